@@ -1,0 +1,62 @@
+"""diffproof: certified and empirical robustness of image classifiers with diffusion models.
+
+Everything a user needs is in this namespace and loads on first use, so that importing the package is quick.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from diffproof.classifiers.protocol import Classifier as Classifier
+    from diffproof.classifiers.saved import load_classifier as load_classifier
+    from diffproof.data import load_data as load_data
+    from diffproof.defenses.dds import DDS as DDS
+    from diffproof.defenses.densepure import DensePure as DensePure
+    from diffproof.defenses.named import load_defense as load_defense
+    from diffproof.defenses.protocol import Defense as Defense
+    from diffproof.defenses.undefended import Undefended as Undefended
+    from diffproof.denoisers.diffusers import from_unet as from_unet
+    from diffproof.denoisers.empirical import EmpiricalDenoiser as EmpiricalDenoiser
+    from diffproof.denoisers.gaussian_mixture import GaussianMixtureDenoiser as GaussianMixtureDenoiser
+    from diffproof.denoisers.network import NetworkDenoiser as NetworkDenoiser
+    from diffproof.denoisers.protocol import Denoiser as Denoiser
+    from diffproof.denoisers.saved import load_denoiser as load_denoiser
+    from diffproof.denoisers.schedules import DiscreteSchedule as DiscreteSchedule
+    from diffproof.smoothing.bounds import Bound as Bound
+    from diffproof.smoothing.certificate import Certificate as Certificate
+    from diffproof.smoothing.smoothed import Smoothed as Smoothed
+
+_HOMES = {
+    "Bound": "smoothing.bounds",
+    "Certificate": "smoothing.certificate",
+    "Classifier": "classifiers.protocol",
+    "DDS": "defenses.dds",
+    "Defense": "defenses.protocol",
+    "Denoiser": "denoisers.protocol",
+    "DensePure": "defenses.densepure",
+    "DiscreteSchedule": "denoisers.schedules",
+    "EmpiricalDenoiser": "denoisers.empirical",
+    "GaussianMixtureDenoiser": "denoisers.gaussian_mixture",
+    "NetworkDenoiser": "denoisers.network",
+    "Smoothed": "smoothing.smoothed",
+    "Undefended": "defenses.undefended",
+    "from_unet": "denoisers.diffusers",
+    "load_classifier": "classifiers.saved",
+    "load_data": "data",
+    "load_defense": "defenses.named",
+    "load_denoiser": "denoisers.saved",
+}
+
+__all__ = sorted(_HOMES)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'diffproof' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"diffproof.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

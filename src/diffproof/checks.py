@@ -1,0 +1,66 @@
+"""Checks of arguments, shared by all rooms: every message names the argument, expected and got."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+T = TypeVar("T")
+
+
+def unknown_name(kind: str, name: str, known: Iterable[str]) -> ValueError:
+    """The error for a name that is in no table: it lists the nearest known names, or else all of them."""
+    names = sorted(known)
+    near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
+    hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(names)}"
+    return ValueError(f"{kind}: unknown name {name!r}; {hint}")
+
+
+def check_at_least(name: str, value: int, minimum: int) -> int:
+    """An integer of at least `minimum`, or ValueError."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
+        raise ValueError(f"{name}: expected an integer ≥ {minimum}, got {value!r}")
+    return value
+
+
+def check_probability(name: str, value: float) -> float:
+    """A number strictly between 0 and 1, or ValueError."""
+    if not 0.0 < value < 1.0:
+        raise ValueError(f"{name}: expected a number in (0, 1), got {value!r}")
+    return value
+
+
+def check_positive(name: str, value: float) -> float:
+    """A finite number above 0, or ValueError."""
+    if not 0.0 < value < float("inf"):
+        raise ValueError(f"{name}: expected a finite number > 0, got {value!r}")
+    return value
+
+
+def check_pixels(images: Tensor, name: str = "images") -> Tensor:
+    """Clean images: floating point, N×C×H×W, finite and in [0, 1]; else ValueError."""
+    if not images.is_floating_point():
+        raise ValueError(f"{name}: expected floats in [0, 1], got {images.dtype}; divide 8-bit pixels by 255")
+    if images.ndim != 4:
+        raise ValueError(f"{name}: expected N×C×H×W, got shape {tuple(images.shape)}")
+    if images.numel() == 0:
+        raise ValueError(f"{name}: expected at least one image, got shape {tuple(images.shape)}")
+    low, high = float(images.min()), float(images.max())
+    if not torch.isfinite(images).all():
+        raise ValueError(f"{name}: expected finite pixels, got NaN or infinity")
+    if low < 0.0 or high > 1.0:
+        raise ValueError(f"{name}: expected pixels in [0, 1], got [{low:.4g}, {high:.4g}]")
+    return images
+
+
+def check_shape(images: Tensor, expected: tuple[int, int, int] | None, owner: str) -> None:
+    """A batch N×C×H×W whose C×H×W is what `owner` takes (None: anything); else ValueError."""
+    if images.ndim != 4:
+        raise ValueError(f"images: expected N×C×H×W, got shape {tuple(images.shape)}")
+    if expected is not None and tuple(images.shape[1:]) != expected:
+        want, got = ("×".join(map(str, shape)) for shape in (expected, images.shape[1:]))
+        raise ValueError(f"images: the {owner} takes {want} (channels×height×width), got {got}")

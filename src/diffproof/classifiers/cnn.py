@@ -1,0 +1,33 @@
+"""A small convolutional network for small images."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+
+class SmallCNN(nn.Module):
+    """Three 3×3 convolutions with batch normalisation, one halving of the resolution, global mean, linear.
+
+    Args:
+        channels: input channels. num_classes: outputs. width: channels of the first layer.
+    """
+
+    def __init__(self, channels: int, num_classes: int, width: int) -> None:
+        super().__init__()
+        self.features = nn.Sequential(
+            *self._layer(channels, width, 1),
+            *self._layer(width, 2 * width, 2),
+            *self._layer(2 * width, 2 * width, 1),
+        )
+        self.head = nn.Linear(2 * width, num_classes)
+
+    @staticmethod
+    def _layer(inputs: int, outputs: int, stride: int) -> list[nn.Module]:
+        convolution = nn.Conv2d(inputs, outputs, 3, stride=stride, padding=1, bias=False)
+        return [convolution, nn.BatchNorm2d(outputs), nn.ReLU()]
+
+    def forward(self, images: Tensor) -> Tensor:
+        """N×C×H×W → N×num_classes logits."""
+        features: Tensor = self.features(images)
+        logits: Tensor = self.head(features.mean((2, 3)))
+        return logits

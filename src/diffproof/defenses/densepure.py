@@ -1,0 +1,161 @@
+"""DensePure: K reverse-diffusion samples of one noisy image, classified, majority vote (Xiao et al. 2023)."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from diffproof.checks import check_at_least
+from diffproof.defenses.protocol import Defense, Labelled
+from diffproof.defenses.voting import NOT_CAST, votes_needed, winner
+from diffproof.denoisers.protocol import Denoiser, Estimate
+from diffproof.noise import Noise
+from diffproof.reverse import StepRule, first_estimate, posterior_sample, select_sigmas
+
+
+class DensePure(Defense):
+    """Majority vote over `votes` posterior samples of the same noisy draw (DensePure, algorithm 2).
+
+    The first denoiser evaluation is the same for all votes and done once, and voting on a draw stops as soon
+    as the outstanding votes cannot change its winner; neither changes a label. Vote k of a draw uses noise
+    rows with vote index k + 1.
+
+    Args:
+        denoiser: any denoiser. classifier, sigma: see Defense.
+        steps: denoiser evaluations of one sample (b), None for every trained level.
+        votes: samples of a draw (K).
+        consensus: stop a draw after so many consecutive equal votes (appendix D.8), which may change labels;
+            None for the plain majority.
+        step_rule: which timesteps the samples visit.
+        eta: 1 for the ancestral process of the paper, 0 for deterministic DDIM, whose votes all agree.
+
+    Raises:
+        ValueError: steps, votes or consensus < 1, consensus > votes, eta outside [0, 1], unknown step rule.
+    """
+
+    method = "densepure"
+
+    def __init__(
+        self,
+        denoiser: Denoiser,
+        classifier: nn.Module,
+        *,
+        steps: int | None = 10,
+        votes: int = 40,
+        consensus: int | None = None,
+        step_rule: StepRule | str = StepRule.AUTHORS,
+        eta: float = 1.0,
+        sigma: float | None = None,
+    ) -> None:
+        super().__init__(classifier, denoiser, sigma)
+        self.denoiser: Denoiser
+        self.steps = None if steps is None else check_at_least("steps", steps, 1)
+        self.votes = check_at_least("votes", votes, 1)
+        if consensus is not None and check_at_least("consensus", consensus, 1) > votes:
+            raise ValueError(f"consensus: expected consensus ≤ votes = {votes}, got {consensus}")
+        self.consensus = consensus
+        try:
+            self.step_rule = StepRule(step_rule)
+        except ValueError:
+            raise ValueError(f"step_rule: expected one of {', '.join(StepRule)}, got {step_rule!r}") from None
+        if not 0.0 <= eta <= 1.0:
+            raise ValueError(f"eta: expected a number in [0, 1], got {eta!r}")
+        self.eta = eta
+
+    def sigmas(self, sigma: float) -> list[float]:
+        """The noise levels a sample visits from sigma."""
+        return select_sigmas(self.denoiser, sigma, self.steps, self.step_rule)
+
+    def check_sigma(self, sigma: float) -> None:
+        """Raise ValueError unless the reverse process can start at sigma with these steps."""
+        super().check_sigma(sigma)
+        self.sigmas(sigma)
+
+    def evaluations_per_draw(self, sigma: float) -> tuple[int, int]:
+        """K·b denoiser and K classifier evaluations."""
+        return self.votes * len(self.sigmas(sigma)), self.votes
+
+    def settings(self) -> dict[str, Any]:
+        """Method, votes, steps and what else fixes a sample."""
+        return {
+            "method": self.method,
+            "votes": self.votes,
+            "steps": self.steps,
+            "step_rule": self.step_rule.value,
+            "consensus": self.consensus,
+            "eta": self.eta,
+        }
+
+    def classify(self, noisy: Tensor, sigma: float, noise: Noise) -> Labelled:
+        """The label that wins the vote of each noisy image, and the evaluations spent."""
+        ballots, spent = self._vote(noisy, sigma, noise, all_votes=False)
+        labels = winner(ballots, self.num_classes, self.consensus)
+        cast = int((ballots != NOT_CAST).sum())
+        return Labelled(labels, spent, cast)
+
+    def vote_shares(self, noisy: Tensor, sigma: float, noise: Noise) -> Tensor:
+        """Shares of all K votes that each class gets, N×num_classes; no early stop, no gradient."""
+        ballots, _ = self._vote(noisy, sigma, noise, all_votes=True)
+        return nn.functional.one_hot(ballots, self.num_classes).to(noisy.dtype).mean(1)
+
+    def logits(self, noisy: Tensor, sigma: float, noise: Noise) -> Tensor:
+        """Log of the mean class probability over all K samples: the differentiable form of the vote."""
+        rows = len(noisy)
+        start = first_estimate(self.denoiser, noisy, sigma)
+        draw = torch.arange(rows, device=noisy.device).repeat_interleave(self.votes)
+        vote = torch.arange(self.votes, device=noisy.device).repeat(rows)
+        samples = self._samples(noisy, start, self.sigmas(sigma), noise.to(noisy.device), draw, vote)
+        log_shares = self.classifier_logits(samples).log_softmax(1).reshape(rows, self.votes, -1)
+        return torch.logsumexp(log_shares, 1) - math.log(self.votes)
+
+    def _vote(self, noisy: Tensor, sigma: float, noise: Noise, *, all_votes: bool) -> tuple[Tensor, int]:
+        """Ballots N×K in the order of voting, and the denoiser evaluations spent."""
+        sigmas = self.sigmas(sigma)
+        start = first_estimate(self.denoiser, noisy, sigma)
+        spent = len(noisy)
+        noise = noise.to(noisy.device)
+        ballots = torch.full((len(noisy), self.votes), NOT_CAST, dtype=torch.int64, device=noisy.device)
+        if len(sigmas) == 1 or self.eta == 0.0:
+            # Without noise between the steps all votes are one and the same sample.
+            first = torch.arange(len(noisy), device=noisy.device)
+            sample = self._samples(noisy, start, sigmas, noise, first, torch.zeros_like(first))
+            label = self.classifier_labels(sample)
+            spent += len(noisy) * (len(sigmas) - 1)
+            if all_votes:
+                return label[:, None].expand(-1, self.votes), spent
+            ballots[:, 0] = label
+            return ballots, spent
+
+        cast = torch.zeros(len(noisy), dtype=torch.int64, device=noisy.device)
+        while True:
+            needed = (
+                self.votes - cast if all_votes else votes_needed(ballots, self.num_classes, self.consensus)
+            )
+            if not bool(needed.any()):
+                return ballots, spent
+            draw = torch.repeat_interleave(needed)
+            before = needed.cumsum(0) - needed
+            vote = torch.arange(len(draw), device=noisy.device) - before[draw] + cast[draw]
+            # The caller's batch bounds the memory: votes of all draws run together, len(noisy) at a time.
+            for rows in torch.arange(len(draw), device=noisy.device).split(len(noisy)):
+                samples = self._samples(noisy, start, sigmas, noise, draw[rows], vote[rows])
+                ballots[draw[rows], vote[rows]] = self.classifier_labels(samples)
+            spent += len(draw) * (len(sigmas) - 1)
+            cast += needed
+
+    def _samples(
+        self, noisy: Tensor, start: Estimate, sigmas: list[float], noise: Noise, draw: Tensor, vote: Tensor
+    ) -> Tensor:
+        """Posterior samples of the given votes of the given rows."""
+        mix = start.log_variance_mix
+        return posterior_sample(
+            self.denoiser,
+            noisy[draw],
+            sigmas,
+            noise.rows(draw, vote + 1),
+            eta=self.eta,
+            start=Estimate(start.clean[draw], None if mix is None else mix[draw]),
+        )

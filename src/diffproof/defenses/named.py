@@ -1,0 +1,52 @@
+"""Defences by name, and their precision."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from diffproof.checks import unknown_name
+from diffproof.defenses.dds import DDS
+from diffproof.defenses.densepure import DensePure
+from diffproof.defenses.protocol import Defense
+from diffproof.defenses.undefended import Undefended
+from diffproof.denoisers.protocol import Denoiser
+
+METHODS: dict[str, type[Defense]] = {cls.method: cls for cls in (Undefended, DDS, DensePure)}
+
+
+def load_defense(
+    method: str, *, classifier: nn.Module, denoiser: Denoiser | None = None, **settings: Any
+) -> Defense:
+    """A defence by name.
+
+    Args:
+        method: "none", "dds" or "densepure".
+        classifier: see Defense. denoiser: needed by all methods but "none".
+        settings: the method's own keyword arguments.
+
+    Raises:
+        ValueError: unknown method, a missing denoiser, or a setting out of range.
+    """
+    if method not in METHODS:
+        raise unknown_name("method", method, METHODS)
+    if method == Undefended.method:
+        return Undefended(classifier, **settings)
+    if denoiser is None:
+        raise ValueError(f"denoiser: the method {method!r} needs one, got None")
+    return (
+        DDS(denoiser, classifier, **settings)
+        if method == "dds"
+        else DensePure(denoiser, classifier, **settings)
+    )
+
+
+def set_precision(defense: Defense, dtype: torch.dtype) -> Defense:
+    """Run both networks in `dtype`; images, noise, votes and statistics stay as they are."""
+    for part in (defense.classifier, defense.denoiser):
+        network = getattr(part, "network", None)
+        if isinstance(network, nn.Module):
+            network.to(dtype)
+    return defense

@@ -1,0 +1,133 @@
+"""What every defence is: a module from images to logits that can also label noisy draws for certification."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from diffproof.checks import check_positive
+from diffproof.classifiers.protocol import check_logits, predicted_labels
+from diffproof.denoisers.protocol import Denoiser
+from diffproof.noise import Noise, Stream
+
+
+class Labelled(NamedTuple):
+    """Labels of a batch of noisy draws and what they cost.
+
+    Attributes:
+        labels: N int64.
+        denoiser_evaluations, classifier_evaluations: images that went through either network.
+    """
+
+    labels: Tensor
+    denoiser_evaluations: int
+    classifier_evaluations: int
+
+
+class Defense(nn.Module):
+    """A classifier, perhaps behind a denoiser. Subclasses write `classify` and `logits`.
+
+    Args:
+        classifier: images N×C×H×W in [0, 1] → logits; wrap a plain module in `Classifier`.
+        denoiser: the diffusion model, or None.
+        sigma: noise that calling the module adds to its images before purifying them; None leaves the call
+            unavailable, while `Smoothed` brings its own sigma.
+
+    Raises:
+        ValueError: the classifier does not say its number of classes, or the two take different images.
+    """
+
+    method: str
+
+    def __init__(
+        self, classifier: nn.Module, denoiser: Denoiser | None = None, sigma: float | None = None
+    ) -> None:
+        super().__init__()
+        num_classes = getattr(classifier, "num_classes", None)
+        if not isinstance(num_classes, int):
+            raise ValueError(
+                "classifier: expected a module with num_classes; wrap yours as"
+                " diffproof.Classifier(module, num_classes)"
+            )
+        self.classifier = classifier
+        self.denoiser = denoiser
+        self.num_classes: int = num_classes
+        wanted: tuple[int, int, int] | None = getattr(classifier, "image_shape", None)
+        given = None if denoiser is None else denoiser.image_shape
+        if wanted is not None and given is not None and wanted != given:
+            raise ValueError(f"classifier: takes {wanted} images, but the denoiser gives {given}")
+        self.image_shape = wanted or given
+        self.sigma = None if sigma is None else check_positive("sigma", sigma)
+
+    def classify(self, noisy: Tensor, sigma: float, noise: Noise) -> Labelled:
+        """Label each noisy image; see `labels`. Written by subclasses."""
+        raise TypeError(f"{type(self).__name__} does not define classify()")
+
+    def logits(self, noisy: Tensor, sigma: float, noise: Noise) -> Tensor:
+        """Differentiable N×num_classes logits of noisy images. Written by subclasses."""
+        raise TypeError(f"{type(self).__name__} does not define logits()")
+
+    def check_sigma(self, sigma: float) -> None:
+        """Raise ValueError unless the defence can label images with this noise."""
+        check_positive("sigma", sigma)
+        if self.denoiser is not None:
+            self.denoiser.check_sigma(sigma)
+
+    def labels(self, noisy: Tensor, sigma: float, noise: Noise) -> Tensor:
+        """The label of each noisy image: the base classifier of randomized smoothing.
+
+        Args:
+            noisy: N×C×H×W, image + sigma·N(0, I). At most N images go through a network at once.
+            sigma: the noise level.
+            noise: where further noise comes from, one row an image.
+
+        Returns:
+            N int64 labels, a pure function of the arguments.
+
+        Raises:
+            ValueError: the networks cannot take the images or sigma, or the classifier returns NaN.
+        """
+        return self.classify(noisy, sigma, noise).labels
+
+    def evaluations_per_draw(self, sigma: float) -> tuple[int, int]:
+        """Denoiser and classifier evaluations a draw that a plain implementation would spend."""
+        return (0 if self.denoiser is None else 1), 1
+
+    def settings(self) -> dict[str, Any]:
+        """What a certificate states of this defence."""
+        return {"method": self.method}
+
+    def forward(self, images: Tensor, noise: Noise | None = None) -> Tensor:
+        """Logits of images under the defence's own noise `sigma`.
+
+        Args:
+            images: N×C×H×W in [0, 1].
+            noise: one row an image; None draws afresh from torch's global generator, so that the defence is
+                random. Give the same noise twice to evaluate the same function twice.
+
+        Returns:
+            N×num_classes. Gradients flow to the images.
+
+        Raises:
+            ValueError: the defence was built without sigma.
+        """
+        if self.sigma is None:
+            raise ValueError("sigma: expected a noise level when the defence is built, to call it, got None")
+        if noise is None:
+            seed = int(torch.randint(2**62, ()))
+            index = torch.arange(len(images))
+            noise = Noise.for_rows(seed, Stream.FORWARD, torch.zeros_like(index), index)
+        noise = noise.to(images.device)
+        noisy = images + self.sigma * noise.normal(images.shape[1:], 0, images.dtype)
+        return self.logits(noisy, self.sigma, noise)
+
+    def classifier_logits(self, images: Tensor) -> Tensor:
+        """The classifier's logits, checked for shape."""
+        logits: Tensor = self.classifier(images)
+        return check_logits(logits, len(images), self.num_classes)
+
+    def classifier_labels(self, images: Tensor) -> Tensor:
+        """The classifier's labels, checked for shape and NaN."""
+        return predicted_labels(self.classifier_logits(images))

@@ -1,0 +1,1 @@
+"""Diffusion models as one function: the protocol, schedules, adapters, closed forms."""

@@ -1,0 +1,97 @@
+"""diffusers.UNet2DModel as a denoiser, with the β table and prediction type of its scheduler."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from diffproof.denoisers.network import NetworkDenoiser
+from diffproof.denoisers.schedules import DiscreteSchedule, Schedule
+
+
+class UNet(nn.Module):
+    """Calls a diffusers.UNet2DModel as network(x, timestep, label) → tensor."""
+
+    def __init__(self, unet: nn.Module) -> None:
+        super().__init__()
+        self.unet = unet
+
+    def forward(self, x: Tensor, timestep: Tensor, label: Tensor | None) -> Tensor:
+        """The model's output, N×C×H×W or N×2C×H×W."""
+        if label is None:
+            return self.unet(x, timestep, return_dict=False)[0]  # type: ignore[no-any-return]
+        return self.unet(x, timestep, class_labels=label, return_dict=False)[0]  # type: ignore[no-any-return]
+
+
+def from_unet(
+    unet: nn.Module,
+    schedule: Schedule,
+    *,
+    prediction: str = "epsilon",
+    num_classes: int | None = None,
+    null_label: int | None = None,
+) -> NetworkDenoiser:
+    """A diffusers.UNet2DModel trained on [−1, 1] pixels as a denoiser.
+
+    Args:
+        unet: the model; twice as many output as input channels means a learned variance.
+        schedule: its noise schedule.
+        prediction: "epsilon", "sample" or "v_prediction".
+        num_classes: labels it takes; None reads it off the model (its embeddings, less the null label).
+        null_label: the label trained as "unconditional".
+
+    Raises:
+        ValueError: the labels do not fit the model's class embedding.
+    """
+    config: Any = unet.config
+    embeddings: int | None = config.num_class_embeds
+    if embeddings is None and (num_classes is not None or null_label is not None):
+        raise ValueError("num_classes: this U-Net has no class embedding, expected None")
+    if embeddings is not None:
+        if null_label is not None and not 0 <= null_label < embeddings:
+            raise ValueError(f"null_label: expected 0 ≤ null_label < {embeddings}, got {null_label}")
+        num_classes = embeddings - (null_label is not None) if num_classes is None else num_classes
+        if not 1 <= num_classes <= embeddings:
+            raise ValueError(f"num_classes: expected 1 to {embeddings} (the embeddings), got {num_classes}")
+    size: int | list[int] | tuple[int, int] | None = config.sample_size
+    shape = None
+    if size is not None:
+        height, width = (size, size) if isinstance(size, int) else size
+        shape = (int(config.in_channels), int(height), int(width))
+    return NetworkDenoiser(
+        UNet(unet),
+        schedule,
+        prediction=prediction,
+        image_shape=shape,
+        num_classes=num_classes,
+        null_label=null_label,
+    )
+
+
+def load_folder(folder: Path) -> NetworkDenoiser:
+    """A pipeline folder as diffusers saves it (unet/ and scheduler/, safetensors), without network access.
+
+    The scheduler's β table and prediction type are honoured.
+
+    Raises:
+        ValueError: the folder is no such pipeline, or its weights do not fit its configuration.
+    """
+    from diffusers import DDPMScheduler, UNet2DModel
+
+    for part in ("unet/config.json", "scheduler/scheduler_config.json"):
+        if not (folder / part).is_file():
+            raise ValueError(
+                f"denoiser: {folder} is no diffusers pipeline of a UNet2DModel: {part} is missing"
+            )
+    try:
+        unet = UNet2DModel.from_pretrained(folder / "unet", local_files_only=True, use_safetensors=True)
+        scheduler = DDPMScheduler.from_pretrained(folder / "scheduler", local_files_only=True)
+    except (OSError, RuntimeError, ValueError, KeyError, TypeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ValueError(f"denoiser: cannot load {folder}: {reason}") from None
+    betas: Tensor = torch.as_tensor(scheduler.betas, dtype=torch.float64)
+    schedule = DiscreteSchedule.from_betas(betas)
+    return from_unet(unet, schedule, prediction=str(scheduler.config.prediction_type)).eval()

@@ -1,0 +1,110 @@
+"""The exact denoiser of a Gaussian mixture: a closed-form oracle."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from diffproof.denoisers.protocol import Denoiser, Estimate, Sigma
+
+
+class GaussianMixtureDenoiser(Denoiser):
+    """E[x | x + sigma·N(0, I)] for x ~ Σ_k w_k·N(μ_k, Σ_k), exact to rounding.
+
+    Args:
+        means: K×C×H×W.
+        covariances: K×D×D with D = C·H·W, positive semi-definite; or K variances of isotropic components.
+        weights: K positive numbers that sum to 1; None for equal ones.
+        component_labels: class of each component in [0, number of classes), which makes it conditional.
+        sigmas: ascending noise levels to pretend a timestep grid, so that the step rules apply; None for
+            continuous.
+
+    Raises:
+        ValueError: shapes do not fit, a covariance is not positive semi-definite, weights do not sum to 1.
+    """
+
+    def __init__(
+        self,
+        means: Tensor,
+        covariances: Tensor,
+        weights: Tensor | Sequence[float] | None = None,
+        *,
+        component_labels: Sequence[int] | None = None,
+        sigmas: Tensor | None = None,
+    ) -> None:
+        super().__init__()
+        if means.ndim != 4:
+            raise ValueError(f"means: expected K×C×H×W, got shape {tuple(means.shape)}")
+        components, dimension = len(means), means[0].numel()
+        flat = means.double().reshape(components, dimension)
+        if covariances.shape == (components,):
+            covariances = covariances.double()[:, None, None] * torch.eye(dimension, dtype=torch.float64)
+        if covariances.shape != (components, dimension, dimension):
+            raise ValueError(
+                f"covariances: expected {components} variances or {components}×{dimension}×{dimension},"
+                f" got shape {tuple(covariances.shape)}"
+            )
+        variances, axes = torch.linalg.eigh(covariances.double())
+        if bool((variances < -1e-10 * variances.abs().max()).any()):
+            raise ValueError("covariances: expected positive semi-definite matrices")
+        weight = torch.as_tensor([1 / components] * components if weights is None else weights).double()
+        if (
+            weight.shape != (components,)
+            or not bool((weight > 0).all())
+            or abs(float(weight.sum()) - 1) > 1e-6
+        ):
+            raise ValueError(
+                f"weights: expected {components} positive numbers that sum to 1, got {weight.tolist()}"
+            )
+        if component_labels is not None:
+            if len(component_labels) != components or min(component_labels) < 0:
+                raise ValueError(
+                    f"component_labels: expected {components} labels ≥ 0, got {component_labels}"
+                )
+            self.num_classes = max(component_labels) + 1
+            self.null_label = self.num_classes
+        self.image_shape = (means.shape[1], means.shape[2], means.shape[3])
+        if sigmas is not None:
+            self.sigmas = sigmas.double()
+            self.sigma_min, self.sigma_max = float(self.sigmas[0]), float(self.sigmas[-1])
+        self.register_buffer("means", flat)
+        self.register_buffer("variances", variances.clamp(min=0.0))
+        self.register_buffer("axes", axes)
+        self.register_buffer("log_weights", weight.log())
+        self.register_buffer(
+            "labels", None if component_labels is None else torch.tensor(list(component_labels))
+        )
+        self.means: Tensor
+        self.variances: Tensor
+        self.axes: Tensor
+        self.log_weights: Tensor
+        self.labels: Tensor | None
+
+    def component_posterior(
+        self, noisy: Tensor, sigma: Sigma, label: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Posterior of the component given the noisy image, and each component's posterior mean.
+
+        Args:
+            noisy: N×C×H×W. sigma: one or N. label: N integers, or None for all components.
+
+        Returns:
+            Shares N×K that sum to 1, and means N×K×D, in the dtype of `noisy`.
+        """
+        flat = noisy.flatten(1)
+        means, variances, axes = (tensor.to(flat.dtype) for tensor in (self.means, self.variances, self.axes))
+        noise_variance = torch.as_tensor(sigma, dtype=flat.dtype, device=flat.device).reshape(-1, 1, 1) ** 2
+        offset = torch.einsum("nkd,kde->nke", flat[:, None] - means, axes)
+        total = variances + noise_variance
+        log_density = -0.5 * (offset**2 / total + total.log()).sum(-1) + self.log_weights.to(flat.dtype)
+        if label is not None and self.labels is not None:
+            log_density = log_density.masked_fill(self.labels != label[:, None], float("-inf"))
+        posterior = means + torch.einsum("nke,kde->nkd", offset * variances / total, axes)
+        return torch.softmax(log_density, dim=1), posterior
+
+    def estimate(self, noisy: Tensor, sigma: Sigma, label: Tensor | None) -> Estimate:
+        """The posterior mean."""
+        shares, posterior = self.component_posterior(noisy, sigma, label)
+        return Estimate(torch.einsum("nk,nkd->nd", shares, posterior).reshape(noisy.shape))

@@ -1,0 +1,125 @@
+"""Any ε-, x0- or v-predicting network as a denoiser: all conventions are adapted here, once."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+import torch
+from torch import Tensor, nn
+
+from diffproof.denoisers.protocol import Denoiser, Estimate, Sigma, per_row
+from diffproof.denoisers.schedules import Schedule
+
+
+class Prediction(StrEnum):
+    """What a network outputs, in the names that diffusers gives them."""
+
+    EPSILON = "epsilon"
+    CLEAN = "sample"
+    V = "v_prediction"
+
+
+class NetworkDenoiser(Denoiser):
+    """A network (scaled input, timestep, label) → prediction, as a denoiser of [0, 1] pixels.
+
+    Args:
+        network: module called as network(x, timestep, label): x is N×C×H×W, timestep N values, label N
+            integers or None. It runs in the dtype of its parameters, whatever the dtype of the images.
+        schedule: the noise schedule it was trained with, in units of `data_range`.
+        prediction: what it outputs; with 2C output channels, the last C are the learned log-variance mix
+            in [−1, 1] (Nichol & Dhariwal 2021, eq. 15).
+        data_range: pixel range of its training data.
+        image_shape: (C, H, W).
+        num_classes: labels it takes, None if unconditional.
+        null_label: the label it was trained with for "unconditional", if any.
+
+    The network is conditioned on the trained timestep nearest to sigma, while its input is scaled and its
+    prediction converted with sigma exactly as asked.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        schedule: Schedule,
+        *,
+        prediction: Prediction | str = Prediction.EPSILON,
+        data_range: tuple[float, float] = (-1.0, 1.0),
+        image_shape: tuple[int, int, int] | None = None,
+        num_classes: int | None = None,
+        null_label: int | None = None,
+    ) -> None:
+        super().__init__()
+        try:
+            self.prediction = Prediction(prediction)
+        except ValueError:
+            known = ", ".join(Prediction)
+            raise ValueError(f"prediction: expected one of {known}, got {prediction!r}") from None
+        if not data_range[0] < data_range[1]:
+            raise ValueError(f"data_range: expected (low, high) with low < high, got {data_range}")
+        self.network = network
+        self.schedule = schedule
+        self.data_range = data_range
+        self.image_shape = image_shape
+        self.num_classes = num_classes
+        self.null_label = null_label
+        self._scale = data_range[1] - data_range[0]
+        self.sigmas = None if schedule.sigmas is None else schedule.sigmas / self._scale
+        self.first_timestep = schedule.first_timestep
+        self.sigma_min, self.sigma_max = (sigma / self._scale for sigma in schedule.sigma_range)
+
+    def estimate(self, noisy: Tensor, sigma: Sigma, label: Tensor | None) -> Estimate:
+        """One network evaluation, converted to a clean estimate in pixels."""
+        # The factor between pixel ranges: [0, 1] pixels and their sigma both stretch by the range's width.
+        noisy_data = noisy * self._scale + self.data_range[0]
+        sigma_data = (
+            torch.as_tensor(sigma, dtype=torch.float64, device=noisy.device).reshape(-1) * self._scale
+        )
+
+        timestep = self.schedule.timestep(sigma_data).expand(len(noisy))
+        input_scale = per_row(self.schedule.input_scale(sigma_data), noisy)
+        sigma_rows = per_row(sigma_data, noisy)
+        if label is None and self.null_label is not None:
+            label = torch.full((len(noisy),), self.null_label, dtype=torch.int64, device=noisy.device)
+        scaled = noisy_data * input_scale
+        parameter = next(self.parameters(), None)
+        dtype = noisy.dtype if parameter is None else parameter.dtype
+        output = self.network(scaled.to(dtype), timestep, label).to(noisy.dtype)
+
+        channels = noisy.shape[1]
+        if output.shape[0] != len(noisy) or output.shape[1] not in (channels, 2 * channels):
+            raise ValueError(
+                f"network: expected {channels} or {2 * channels} output channels for {channels} input channels,"
+                f" got output shape {tuple(output.shape)}"
+            )
+        mix = (output[:, channels:] + 1) / 2 if output.shape[1] == 2 * channels else None
+        output = output[:, :channels]
+        if self.prediction is Prediction.EPSILON:
+            clean = noisy_data - sigma_rows * output
+        elif self.prediction is Prediction.CLEAN:
+            clean = output
+        else:
+            # v = √ᾱ·ε − √(1−ᾱ)·x0 with √ᾱ the input scale (Salimans & Ho 2022, appendix D).
+            clean = input_scale * scaled - input_scale * sigma_rows * output
+        return Estimate((clean - self.data_range[0]) / self._scale, mix)
+
+    def start_timestep(self, sigma: float) -> float:
+        """As the schedule has it, in the network's units of sigma."""
+        self.check_sigma(sigma)
+        return self.schedule.start_timestep(sigma * self._scale)
+
+    def learned_variance(self, estimate: Estimate, sigma: float, next_sigma: float) -> Tensor | None:
+        """exp(mix·log β + (1 − mix)·log β̃) of the step, in noisy = image + sigma·N(0, I) coordinates.
+
+        In √ᾱ coordinates β = 1 − ᾱ(sigma)/ᾱ(next_sigma) and β̃ = β·(1 − ᾱ(next))/(1 − ᾱ(sigma)); dividing
+        by ᾱ(next_sigma) changes coordinates.
+        """
+        if estimate.log_variance_mix is None:
+            return None
+        high, low = (sigma * self._scale) ** 2, (next_sigma * self._scale) ** 2
+        upper = (1 + low) * (high - low) / (1 + high)
+        lower = low * (high - low) / high
+        log_upper, log_lower = (
+            torch.tensor(value, dtype=torch.float64).log().item() for value in (upper, lower)
+        )
+        log_variance = estimate.log_variance_mix * (log_upper - log_lower) + log_lower
+        return torch.exp(log_variance) / self._scale**2

@@ -1,0 +1,57 @@
+"""Denoisers by name, by weights file, by diffusers folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from diffproof.checks import unknown_name
+from diffproof.denoisers.network import NetworkDenoiser
+from diffproof.denoisers.schedules import named_schedule
+from diffproof.weights import load_into, load_weights, packaged
+
+
+def build_denoiser(description: dict[str, Any]) -> NetworkDenoiser:
+    """The denoiser that a weights file describes, with fresh weights.
+
+    Raises:
+        ValueError: the description is of something else, or incomplete.
+    """
+    from diffusers import UNet2DModel
+
+    from diffproof.denoisers.diffusers import from_unet
+
+    if description.get("kind") != "denoiser":
+        raise ValueError(f"denoiser: the weights file describes {description.get('kind', 'nothing')!r}")
+    try:
+        unet = UNet2DModel(**description["network"])
+        schedule = named_schedule(**description["schedule"])
+        return from_unet(
+            unet, schedule, prediction=description["prediction"], null_label=description["null_label"]
+        )
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"denoiser: the weights file's description is incomplete: {error}") from None
+
+
+def load_denoiser(spec: str) -> NetworkDenoiser:
+    """A denoiser, in evaluation mode.
+
+    Args:
+        spec: a packaged name ("digits"), a .safetensors file written by `diffproof train denoiser`, or the
+            folder of a diffusers pipeline with a UNet2DModel.
+
+    Raises:
+        ValueError: unknown name, unreadable file, or weights that do not fit.
+    """
+    known = packaged("denoiser")
+    path = known.get(spec, Path(spec))
+    if path.is_dir():
+        from diffproof.denoisers.diffusers import load_folder
+
+        return load_folder(path)
+    if not path.exists() and path.suffix == "" and "/" not in spec:
+        raise unknown_name("denoiser", spec, known)
+    tensors, description = load_weights(path)
+    denoiser = build_denoiser(description)
+    load_into(denoiser.network, {name: tensor.float() for name, tensor in tensors.items()}, str(path))
+    return denoiser.eval()

@@ -1,0 +1,1 @@
+"""Run folders: settings, result store, certification that resumes, reports, exports, verification."""

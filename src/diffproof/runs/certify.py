@@ -1,0 +1,165 @@
+"""A certification run: from settings to a run folder, resumable at any moment."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from diffproof.classifiers.saved import load_classifier
+from diffproof.data import ImageData, load_data, parse_indices
+from diffproof.defenses.named import load_defense, set_precision
+from diffproof.denoisers.saved import load_denoiser
+from diffproof.noise import Stream
+from diffproof.runs.settings import CertifySettings
+from diffproof.runs.store import ImageResult, Partial, RunStore
+from diffproof.smoothing.bounds import largest_radius
+from diffproof.smoothing.smoothed import Smoothed, Tally
+
+# Seconds between commits of partial tallies: what a crash can lose.
+COMMIT_EVERY = 2.0
+
+OnDraws = Callable[[int], None]
+
+
+@dataclass(frozen=True)
+class Job:
+    """A run ready to start: everything is loaded and has proved to fit together."""
+
+    settings: CertifySettings
+    data: ImageData
+    indices: list[int]
+    smoothed: Smoothed
+    device: torch.device
+
+    @property
+    def draws_per_image(self) -> int:
+        """Selection and estimation draws of one image."""
+        return self.settings.n0 + self.settings.n
+
+    @property
+    def largest_radius(self) -> float:
+        """The largest radius that n and alpha allow."""
+        return largest_radius(self.settings.n, self.settings.alpha, self.settings.sigma)
+
+
+def prepare(settings: CertifySettings) -> Job:
+    """Load what a run needs and label one draw of its first image, so that misfits show before any write.
+
+    Raises:
+        ValueError: anything that is unknown, unreadable or does not fit together.
+    """
+    data = load_data(settings.data, settings.split)
+    spec = settings.indices or f"0:{len(data)}"
+    indices = parse_indices(spec, len(data))
+    classifier = load_classifier(settings.classifier)
+    if classifier.num_classes != len(data.class_names):
+        raise ValueError(
+            f"classifier: has {classifier.num_classes} classes, but {data.name} has {len(data.class_names)}"
+        )
+    denoiser = None if settings.denoiser is None else load_denoiser(settings.denoiser)
+    options = {
+        name: getattr(settings, name)
+        for name in ("steps", "votes", "consensus", "step_rule")
+        if settings.method == "densepure"
+    }
+    defense = load_defense(settings.method, classifier=classifier, denoiser=denoiser, **options)
+    device = resolve_device(settings.device)
+    defense = set_precision(defense, getattr(torch, settings.precision)).to(device)
+    smoothed = Smoothed(defense, settings.sigma)
+    job = Job(settings, data, indices, smoothed, device)
+    first = data.images[indices[0]].to(device)
+    for _ in smoothed.tally(first, 1, stream=Stream.SELECTION, seed=settings.seed, image_index=indices[0]):
+        pass
+    return job
+
+
+def resolve_device(name: str) -> torch.device:
+    """The device of a --device value: auto takes CUDA where there is one.
+
+    Raises:
+        ValueError: cuda without a CUDA device.
+    """
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ValueError("device: no CUDA device is available; expected cpu or auto")
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(name)
+
+
+def run(job: Job, folder: Path, on_draws: OnDraws = lambda draws: None) -> list[ImageResult]:
+    """Certify every image of the job that the run folder does not hold yet.
+
+    Args:
+        job: from `prepare`.
+        folder: the run folder, new or of the same settings.
+        on_draws: called with the number of draws that came to be counted, stored ones included.
+
+    Returns:
+        The results of all images, by index.
+
+    Raises:
+        ValueError: the folder holds another run, another process works in it, or the store is corrupt.
+        OSError: the folder cannot be written.
+        MemoryError: not even one image fits into memory.
+    """
+    with RunStore.writing(folder, job.settings) as store:
+        finished = store.finished()
+        on_draws(len(finished.intersection(job.indices)) * job.draws_per_image)
+        for index in job.indices:
+            if index not in finished:
+                store.save_result(_certify_image(job, store, index, on_draws))
+        return store.results()
+
+
+def _certify_image(job: Job, store: RunStore, index: int, on_draws: OnDraws) -> ImageResult:
+    """Certify one image, committing its tallies every few seconds and when interrupted."""
+    settings, smoothed = job.settings, job.smoothed
+    image = job.data.images[index].to(job.device)
+    saved = store.partial(index)
+    started = time.monotonic() - saved.seconds
+    tallies: dict[Stream, Tally] = {}
+    committed = time.monotonic()
+
+    def so_far() -> Partial:
+        seconds = time.monotonic() - started
+        return Partial(tallies.get(Stream.SELECTION), tallies.get(Stream.ESTIMATION), seconds)
+
+    plan = (
+        (Stream.SELECTION, settings.n0, saved.selection),
+        (Stream.ESTIMATION, settings.n, saved.estimation),
+    )
+    try:
+        for stream, draws, done in plan:
+            counted = 0
+            for tally in smoothed.tally(
+                image,
+                draws,
+                stream=stream,
+                seed=settings.seed,
+                image_index=index,
+                batch_size=settings.batch_size,
+                done=done,
+            ):
+                on_draws(tally.draws - counted)
+                counted = tally.draws
+                tallies[stream] = tally
+                if time.monotonic() - committed > COMMIT_EVERY:
+                    store.save_partial(index, so_far())
+                    committed = time.monotonic()
+    except KeyboardInterrupt:
+        store.save_partial(index, so_far())
+        raise
+    certificate = smoothed.certificate(
+        image,
+        tallies[Stream.SELECTION],
+        tallies[Stream.ESTIMATION],
+        alpha=settings.alpha,
+        seed=settings.seed,
+        image_index=index,
+        bound=settings.bound,
+    )
+    return ImageResult(index, int(job.data.labels[index]), certificate, so_far().seconds)

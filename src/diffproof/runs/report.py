@@ -1,0 +1,233 @@
+"""Tables and curves of certified accuracy from run folders."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from diffproof.data import load_data, parse_indices
+from diffproof.runs.settings import CertifySettings
+from diffproof.runs.store import ImageResult, RunStore
+from diffproof.smoothing.bounds import largest_radius
+
+# Okabe & Ito's palette, told apart with every form of colour blindness; each method has its own line style too.
+_COLOURS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+_STYLES: tuple[Any, ...] = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)))
+
+
+@dataclass(frozen=True)
+class Row:
+    """One run in a table.
+
+    Attributes:
+        folder: the run folder. settings: its settings. results: its finished images.
+        planned: how many images the run is to have.
+    """
+
+    folder: Path
+    settings: CertifySettings
+    results: list[ImageResult]
+    planned: int
+
+    @property
+    def largest_radius(self) -> float:
+        """The largest radius that n and alpha allow at this sigma."""
+        return largest_radius(self.settings.n, self.settings.alpha, self.settings.sigma)
+
+    def certified_accuracy(self, radius: float) -> float:
+        """Share of images that are certified correctly with at least this radius; abstentions count as wrong."""
+        hits = sum(result.correct and result.certificate.radius >= radius for result in self.results)
+        return hits / len(self.results)
+
+    @property
+    def average_radius(self) -> float:
+        """Average certified radius (ACR): mean radius, 0 where wrong or abstained (Zhai et al. 2020)."""
+        return float(np.mean([result.certificate.radius * result.correct for result in self.results]))
+
+    @property
+    def abstained(self) -> float:
+        """Share of images without a certificate."""
+        return float(np.mean([result.certificate.abstained for result in self.results]))
+
+
+@dataclass(frozen=True)
+class Report:
+    """Rows by sigma and method, the radii of the columns, and remarks that the reader needs."""
+
+    rows: list[Row]
+    radii: tuple[float, ...]
+    remarks: list[str]
+
+
+def load_report(folders: Sequence[Path], radii: Sequence[float]) -> Report:
+    """Read run folders.
+
+    Args:
+        folders: run folders, finished or not.
+        radii: the ε at which certified accuracy is wanted, each ≥ 0.
+
+    Raises:
+        ValueError: no folder, a folder that is no run or has no finished image, or a negative radius.
+    """
+    if not folders:
+        raise ValueError("runs: expected at least one run folder")
+    if not radii or any(not 0.0 <= radius < float("inf") for radius in radii):
+        raise ValueError(f"at: expected radii ≥ 0, got {list(radii)}")
+    rows = sorted((_load_row(folder) for folder in folders), key=_order)
+    remarks = [
+        f"{row.folder}: {len(row.results)} of {row.planned} images are finished"
+        for row in rows
+        if len(row.results) < row.planned
+    ]
+    image_sets = {
+        (row.settings.data, row.settings.split, tuple(r.image_index for r in row.results)) for row in rows
+    }
+    if len(image_sets) > 1:
+        remarks.append("the runs are over different images: their rows do not compare")
+    for row in rows:
+        beyond = [radius for radius in radii if radius > row.largest_radius]
+        if beyond:
+            remarks.append(
+                f"{row.settings.describe()}, sigma = {row.settings.sigma:g}: n = {row.settings.n} and alpha ="
+                f" {row.settings.alpha:g} allow no radius above {row.largest_radius:.3f} (shown as –)"
+            )
+    return Report(rows, tuple(radii), remarks)
+
+
+def _load_row(folder: Path) -> Row:
+    with RunStore.reading(folder) as store:
+        settings, results = store.settings, store.results()
+    if not results:
+        raise ValueError(f"run: {folder} has no finished image yet")
+    size = len(load_data(settings.data, settings.split))
+    planned = size if settings.indices is None else len(parse_indices(settings.indices, size))
+    return Row(folder, settings, results, planned)
+
+
+def _order(row: Row) -> tuple[float, int, str]:
+    rank = {"none": 0, "dds": 1, "densepure": 2}
+    return row.settings.sigma, rank[row.settings.method], row.settings.describe()
+
+
+def header(report: Report) -> list[str]:
+    """Column names of the table."""
+    return ["method", "sigma", "images", *(f"ε={radius:g}" for radius in report.radii), "ACR", "abstained"]
+
+
+def cells(report: Report, row: Row) -> list[str]:
+    """One row of the table as people read it: percentages, – where no radius that large can be proved."""
+    accuracies = [
+        f"{row.certified_accuracy(radius):.1%}" if radius <= row.largest_radius else "–"
+        for radius in report.radii
+    ]
+    settings = row.settings
+    return [
+        settings.describe(),
+        f"{settings.sigma:g}",
+        str(len(row.results)),
+        *accuracies,
+        f"{row.average_radius:.3f}",
+        f"{row.abstained:.1%}",
+    ]
+
+
+def write_table(report: Report, path: Path) -> None:
+    """The table as CSV, with shares in [0, 1], the statistics of each run, and its folder."""
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        radii = [f"certified_accuracy_at_{radius:g}" for radius in report.radii]
+        writer.writerow(["method", "sigma", "images", *radii, "acr", "abstained", "n0", "n", "alpha", "run"])
+        for row in report.rows:
+            s = row.settings
+            accuracies = [f"{row.certified_accuracy(radius):.6f}" for radius in report.radii]
+            shares = [f"{row.average_radius:.6f}", f"{row.abstained:.6f}"]
+            head = [s.describe(), s.sigma, len(row.results)]
+            writer.writerow([*head, *accuracies, *shares, s.n0, s.n, s.alpha, row.folder])
+
+
+def draw_curves(report: Report, path: Path) -> None:
+    """Certified accuracy over radius as PNG, one panel for each sigma, one line a method."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    sigmas = sorted({row.settings.sigma for row in report.rows})
+    methods = list(dict.fromkeys(row.settings.describe() for row in report.rows))
+    figure = Figure(figsize=(max(5.0, 3.6 * len(sigmas)), 3.8), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(1, len(sigmas), sharey=True, squeeze=False)[0]
+    for axis, sigma in zip(axes, sigmas, strict=True):
+        panel = [row for row in report.rows if row.settings.sigma == sigma]
+        largest = max(row.largest_radius for row in panel)
+        for row in panel:
+            which = methods.index(row.settings.describe())
+            radii, shares = curve(row)
+            axis.step(
+                [*radii, max(largest, *radii)],
+                [*(100 * share for share in shares), 100 * shares[-1]],
+                where="post",
+                color=_COLOURS[which % len(_COLOURS)],
+                linestyle=_STYLES[which % len(_STYLES)],
+                linewidth=1.8,
+                label=row.settings.describe(),
+            )
+        axis.set_title(f"σ = {sigma:g}")
+        axis.set_xlabel("certified ℓ2 radius ε, pixels in [0, 1]")
+        axis.set_xlim(0, largest * 1.02 or 1.0)
+        axis.set_ylim(0, 102)
+        axis.grid(alpha=0.3)
+    axes[0].set_ylabel("certified accuracy (%)")
+    handles = {
+        label: handle
+        for axis in axes
+        for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)
+    }
+    figure.legend(
+        handles.values(),
+        handles.keys(),
+        loc="outside lower center",
+        ncols=min(4, len(handles)),
+        frameon=False,
+    )
+    first = report.rows[0].settings
+    counts = {len(row.results) for row in report.rows}
+    images = str(counts.pop()) if len(counts) == 1 else f"{min(counts)} to {max(counts)}"
+    figure.suptitle(
+        f"{first.data} ({first.split}), {images} images, n = {first.n}, α = {first.alpha:g}", fontsize=10
+    )
+    figure.savefig(path, dpi=150)
+
+
+def curve(row: Row) -> tuple[list[float], list[float]]:
+    """Breakpoints of the certified-accuracy step function and its value from each breakpoint on."""
+    certified = sorted(result.certificate.radius for result in row.results if result.correct)
+    total = len(row.results)
+    radii, shares = [0.0], [len(certified) / total]
+    for i, radius in enumerate(certified, start=1):
+        radii.append(radius)
+        shares.append((len(certified) - i) / total)
+    return radii, shares
+
+
+def write_report(report: Report, folder: Path, *, force: bool) -> tuple[Path, Path]:
+    """Write table.csv and curve.png.
+
+    Returns:
+        The two paths.
+
+    Raises:
+        ValueError: one of them is there already and `force` is not given.
+        OSError: the folder cannot be written.
+    """
+    table, picture = folder / "table.csv", folder / "curve.png"
+    for path in (table, picture):
+        if path.exists() and not force:
+            raise ValueError(f"out: {path} exists; --force overwrites it")
+    folder.mkdir(parents=True, exist_ok=True)
+    write_table(report, table)
+    draw_curves(report, picture)
+    return table, picture

@@ -1,0 +1,113 @@
+"""Verification of a run: radii from counts, images and weights by their hashes, some images drawn again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from diffproof.runs.certify import Job, prepare
+from diffproof.runs.settings import CertifySettings
+from diffproof.runs.store import ImageResult, RunStore
+from diffproof.weights import hash_tensors
+
+# Share of draws that may fall to another label when drawn again: floating-point ties between machines.
+TOLERANCE = 0.001
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What was checked and what was found wrong, a line each."""
+
+    checked: int
+    resampled: list[int]
+    failures: list[str]
+    remarks: list[str]
+
+
+def verify(
+    folder: Path, *, resample: int = 0, device: str = "auto", on_image: Callable[[], None] = lambda: None
+) -> Verification:
+    """Check every certificate of a run.
+
+    Recomputes each radius from its counts, compares the certificate's statistics with the run's settings and
+    its hashes with the data and weights as they are now, and draws `resample` images again, spread evenly.
+
+    Raises:
+        ValueError: no run folder, nothing finished in it, or its models or data are not to be had.
+    """
+    with RunStore.reading(folder) as store:
+        settings, results = store.settings, store.results()
+    if not results:
+        raise ValueError(f"run: {folder} has no finished image yet")
+    if resample < 0:
+        raise ValueError(f"resample: expected a number ≥ 0, got {resample}")
+    job = prepare(replace(settings, device=device))
+    failures = [failure for result in results for failure in check(result, settings, job)]
+    remarks: list[str] = []
+    count = min(resample, len(results))
+    chosen = [results[i * len(results) // count] for i in range(count)]
+    for result in chosen:
+        flips = _draw_again(result, job)
+        if flips > TOLERANCE:
+            failures.append(f"image {result.image_index}: drawn again, {flips:.2%} of its draws differ")
+        elif flips > 0:
+            remarks.append(
+                f"image {result.image_index}: drawn again, {flips:.2%} of its draws fell otherwise"
+            )
+        on_image()
+    return Verification(len(results), [result.image_index for result in chosen], failures, remarks)
+
+
+def check(result: ImageResult, settings: CertifySettings, job: Job) -> list[str]:
+    """What is wrong with one result, a line each."""
+    certificate = result.certificate
+    found = []
+    fixed = ("sigma", "n0", "n", "alpha", "bound", "seed")
+    for name in fixed:
+        if getattr(certificate, name) != getattr(settings, name):
+            found.append(f"{name} is {getattr(certificate, name)}, the run's is {getattr(settings, name)}")
+    if (sum(certificate.selection_counts), sum(certificate.counts)) != (certificate.n0, certificate.n):
+        found.append("its counts do not add up to n0 and n")
+    elif max(certificate.selection_counts) != certificate.selection_counts[certificate.selected]:
+        found.append("the selected class did not get the most selection draws")
+    else:
+        proved = certificate.recompute()
+        label = certificate.selected if proved.radius > 0 else None
+        stored = (certificate.p_a_lower, certificate.p_b_upper, certificate.radius)
+        # Other releases of scipy may differ in the last places of a quantile.
+        if any(abs(a - b) > 1e-9 for a, b in zip(proved, stored, strict=True)) or label != certificate.label:
+            found.append(
+                f"its counts prove radius {proved.radius:.6f}, the certificate says {certificate.radius:.6f}"
+            )
+    if certificate.settings != job.smoothed.certificate_settings():
+        found.append("it was made by a defence with other settings")
+    if certificate.weights_hash != job.smoothed.weights_hash():
+        found.append("the weights are not those it was made with")
+    if not 0 <= result.image_index < len(job.data):
+        found.append("the data has no such image")
+    else:
+        if certificate.image_hash != hash_tensors({"image": job.data.images[result.image_index]}):
+            found.append("the image is not the one it was made for")
+        if int(job.data.labels[result.image_index]) != result.true_label:
+            found.append("the data gives another true label")
+    return [f"image {result.image_index}: {what}" for what in found]
+
+
+def _draw_again(result: ImageResult, job: Job) -> float:
+    """Share of the estimation draws that fall to another label than before."""
+    certificate, settings = result.certificate, job.settings
+    again = job.smoothed.certify(
+        job.data.images[result.image_index].to(job.device),
+        n0=certificate.n0,
+        n=certificate.n,
+        alpha=certificate.alpha,
+        seed=certificate.seed,
+        image_index=result.image_index,
+        batch_size=settings.batch_size,
+        bound=certificate.bound,
+    )
+    old, new = torch.tensor(certificate.counts), torch.tensor(again.counts)
+    return float((old - new).abs().sum()) / 2 / certificate.n

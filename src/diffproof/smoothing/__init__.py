@@ -1,0 +1,1 @@
+"""Randomized smoothing: bounds, certificates, certify and predict."""

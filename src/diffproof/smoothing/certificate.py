@@ -1,0 +1,89 @@
+"""A certificate: what was proved for one image, and all that is needed to recompute it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from diffproof.smoothing.bounds import RadiusBound, radius_bound
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """A label that does not change within an ℓ2 ball, proved up to a stated failure probability.
+
+    What it says: with probability at least 1 − alpha over the draws, the *smoothed* classifier gives `label`
+    to every image within `radius` (ℓ2, [0, 1] pixels, at the resolution where noise is added). The
+    probability is per image, not for a whole data set. What it does not cover: rounding in the networks'
+    floating-point arithmetic, normal noise truncated at 6.4 standard deviations, and the base classifier
+    without smoothing.
+
+    Attributes:
+        label: the certified class, None if abstained.
+        radius: certified ℓ2 radius, 0 if abstained.
+        p_a_lower, p_b_upper: bounds of the class probabilities.
+        selected: the class that the selection draws chose, even if abstained.
+        selection_counts, counts: labels of the n0 selection and n estimation draws by class.
+        n0, n, alpha, bound: statistics; alpha is the failure probability of this certificate.
+        sigma: noise level asked for and drawn. grid_sigma: the denoiser's nearest trained level, None
+            without a denoiser.
+        seed, image_index: with the draw number they fix all noise.
+        settings: what the defence states of itself: method, votes, steps, …
+        denoiser_evaluations, classifier_evaluations: images that went through the networks.
+        naive_denoiser_evaluations, naive_classifier_evaluations: what K·b and K a draw would have been.
+        weights_hash: SHA-256 of the defence's weights, None for a plain function.
+        image_hash: SHA-256 of the image. version: of this package.
+    """
+
+    label: int | None
+    radius: float
+    p_a_lower: float
+    p_b_upper: float
+    selected: int
+    selection_counts: tuple[int, ...]
+    counts: tuple[int, ...]
+    n0: int
+    n: int
+    alpha: float
+    bound: str
+    sigma: float
+    grid_sigma: float | None
+    seed: int
+    image_index: int
+    settings: dict[str, Any]
+    denoiser_evaluations: int
+    classifier_evaluations: int
+    naive_denoiser_evaluations: int
+    naive_classifier_evaluations: int
+    weights_hash: str | None
+    image_hash: str
+    version: str
+
+    @property
+    def abstained(self) -> bool:
+        """Whether no class could be certified."""
+        return self.label is None
+
+    def recompute(self) -> RadiusBound:
+        """Bounds and radius from the counts alone, as at certification."""
+        return radius_bound(self.counts, self.selected, self.alpha, self.sigma, self.bound)
+
+    def to_json(self) -> str:
+        """All fields as JSON; floats survive exactly."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> Certificate:
+        """The inverse of `to_json`.
+
+        Raises:
+            ValueError: the text is no certificate.
+        """
+        try:
+            fields = json.loads(text)
+            for name in ("selection_counts", "counts"):
+                fields[name] = tuple(fields[name])
+            return cls(**fields)
+        except (TypeError, KeyError, json.JSONDecodeError) as error:
+            raise ValueError(f"certificate: not readable: {error}") from None

@@ -1,0 +1,273 @@
+"""Randomized smoothing of any base classifier: CERTIFY and PREDICT of Cohen et al. (2019)."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from diffproof.checks import check_at_least, check_pixels, check_positive, check_probability, check_shape
+from diffproof.defenses.protocol import Defense, Labelled
+from diffproof.noise import Noise, Stream
+from diffproof.smoothing.bounds import Bound, prediction, radius_bound
+from diffproof.smoothing.certificate import Certificate
+from diffproof.weights import hash_tensors
+
+BATCH_SIZE = 256
+
+
+@dataclass(frozen=True)
+class Tally:
+    """Labels counted so far over the draws 0 … draws − 1 of one stream, and what they cost."""
+
+    counts: tuple[int, ...]
+    draws: int = 0
+    denoiser_evaluations: int = 0
+    classifier_evaluations: int = 0
+
+    def add(self, labelled: Labelled, num_classes: int) -> Tally:
+        """The tally with one more batch."""
+        batch = torch.bincount(labelled.labels, minlength=num_classes).tolist()
+        return Tally(
+            tuple(a + b for a, b in zip(self.counts, batch, strict=True)),
+            self.draws + len(labelled.labels),
+            self.denoiser_evaluations + labelled.denoiser_evaluations,
+            self.classifier_evaluations + labelled.classifier_evaluations,
+        )
+
+
+class Smoothed:
+    """The smoothed classifier: the class that `base` gives most often to image + sigma·N(0, I).
+
+    Args:
+        base: a Defense, or any function from noisy images N×C×H×W to N integer labels.
+        sigma: standard deviation of the noise in [0, 1] pixels.
+        num_classes: number of labels; needed for a function, read off a defence.
+
+    Raises:
+        ValueError: sigma ≤ 0 or outside the denoiser's range, or num_classes missing.
+
+    Warns:
+        UserWarning: the denoiser's nearest trained noise level is over 1% from sigma.
+    """
+
+    def __init__(
+        self,
+        base: Defense | Callable[[Tensor], Tensor],
+        sigma: float,
+        *,
+        num_classes: int | None = None,
+    ) -> None:
+        self.sigma = check_positive("sigma", sigma)
+        self.grid_sigma: float | None = None
+        self._weights_hash: str | None = None
+        if isinstance(base, Defense):
+            if num_classes is not None and num_classes != base.num_classes:
+                raise ValueError(f"num_classes: the defence has {base.num_classes}, got {num_classes}")
+            base.check_sigma(sigma)
+            num_classes = base.num_classes
+            if base.denoiser is not None:
+                self.grid_sigma = base.denoiser.nearest(sigma)
+                distance = abs(self.grid_sigma - sigma) / sigma
+                if distance > 0.01:
+                    warnings.warn(
+                        f"sigma: the denoiser's nearest trained level is {self.grid_sigma:.5g},"
+                        f" {distance:.1%} from {sigma:g}",
+                        stacklevel=2,
+                    )
+        elif num_classes is None:
+            raise ValueError("num_classes: expected the number of labels of the base function, got None")
+        self.base = base
+        self.num_classes = check_at_least("num_classes", num_classes, 2)
+
+    def certify(
+        self,
+        image: Tensor,
+        *,
+        n0: int = 100,
+        n: int = 10_000,
+        alpha: float = 0.001,
+        seed: int = 0,
+        image_index: int = 0,
+        batch_size: int = BATCH_SIZE,
+        bound: Bound | str = Bound.ONE_SIDED,
+    ) -> Certificate:
+        """Certify one image: n0 draws choose a class, n independent draws bound its probability.
+
+        Args:
+            image: C×H×W floats in [0, 1].
+            n0, n: selection and estimation draws.
+            alpha: probability, over the draws, that the certificate is wrong.
+            seed, image_index: fix the noise; use an image's index in its data set.
+            batch_size: most images that go through a network at once; the result does not depend on it.
+            bound: see Bound.
+
+        Returns:
+            A Certificate; `label` is None where it abstains.
+
+        Raises:
+            ValueError: an argument is out of range, or the base classifier's output is not what it should be.
+            MemoryError: not even one image fits into memory.
+        """
+        bound = Bound(bound)
+        check_probability("alpha", alpha)
+        tallies = []
+        for stream, draws in ((Stream.SELECTION, n0), (Stream.ESTIMATION, n)):
+            *_, tally = self.tally(
+                image, draws, stream=stream, seed=seed, image_index=image_index, batch_size=batch_size
+            )
+            tallies.append(tally)
+        return self.certificate(image, *tallies, alpha=alpha, seed=seed, image_index=image_index, bound=bound)
+
+    def predict(
+        self,
+        image: Tensor,
+        *,
+        n: int = 1_000,
+        alpha: float = 0.001,
+        seed: int = 0,
+        image_index: int = 0,
+        batch_size: int = BATCH_SIZE,
+    ) -> int | None:
+        """The smoothed classifier's label, or None to abstain.
+
+        It returns a label other than the smoothed classifier's with probability at most alpha. Arguments
+        and errors as in `certify`.
+        """
+        check_probability("alpha", alpha)
+        *_, tally = self.tally(
+            image, n, stream=Stream.PREDICTION, seed=seed, image_index=image_index, batch_size=batch_size
+        )
+        return prediction(tally.counts, alpha)
+
+    def tally(
+        self,
+        image: Tensor,
+        draws: int,
+        *,
+        stream: Stream,
+        seed: int,
+        image_index: int,
+        batch_size: int = BATCH_SIZE,
+        done: Tally | None = None,
+    ) -> Iterator[Tally]:
+        """Count the labels of `draws` noisy draws, yielding the tally so far after each batch.
+
+        Args:
+            image: C×H×W floats in [0, 1].
+            draws: how many, in all.
+            stream, seed, image_index: fix the noise of each draw.
+            batch_size: most images that go through a network at once. When memory runs out it is halved, with
+                a warning.
+            done: an earlier tally of the same draws to continue from.
+
+        Raises:
+            ValueError, MemoryError: as in `certify`.
+        """
+        check_at_least("n", draws, 1)
+        check_at_least("batch_size", batch_size, 1)
+        check_at_least("seed", seed, 0)
+        check_at_least("image_index", image_index, 0)
+        check_pixels(image[None], "image")
+        if isinstance(self.base, Defense):
+            check_shape(image[None], self.base.image_shape, "model")
+        tally = done or Tally((0,) * self.num_classes)
+        yield tally
+        while tally.draws < draws:
+            stop = min(tally.draws + batch_size, draws)
+            noise = Noise.for_draws(seed, stream, image_index, tally.draws, stop).to(image.device)
+            try:
+                labelled = self._label(image, noise)
+            except (MemoryError, RuntimeError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                if batch_size == 1:
+                    raise MemoryError("no memory for a batch of one image") from None
+                batch_size = (stop - tally.draws + 1) // 2
+                warnings.warn(f"no memory for the batch: going on with {batch_size} images", stacklevel=2)
+                continue
+            tally = tally.add(labelled, self.num_classes)
+            yield tally
+
+    def _label(self, image: Tensor, noise: Noise) -> Labelled:
+        # Counts of labels have no gradient, and a graph would only take memory and time.
+        with torch.no_grad():
+            noisy = image + self.sigma * noise.normal(image.shape, 0, image.dtype)
+            if isinstance(self.base, Defense):
+                return self.base.classify(noisy, self.sigma, noise)
+            labels = self.base(noisy)
+        if labels.is_floating_point() or labels.shape != (len(noisy),):
+            raise ValueError(
+                f"base: expected {len(noisy)} integer labels, got shape {tuple(labels.shape)}, {labels.dtype}"
+            )
+        if not 0 <= int(labels.min()) <= int(labels.max()) < self.num_classes:
+            raise ValueError(
+                f"base: expected labels in [0, {self.num_classes}), got {int(labels.min())} to {int(labels.max())}"
+            )
+        return Labelled(labels, 0, len(noisy))
+
+    def certificate(
+        self,
+        image: Tensor,
+        selection: Tally,
+        estimation: Tally,
+        *,
+        alpha: float,
+        seed: int,
+        image_index: int,
+        bound: Bound | str = Bound.ONE_SIDED,
+    ) -> Certificate:
+        """The certificate that two complete tallies prove; `certify` in its last step."""
+        counts = selection.counts
+        selected = counts.index(max(counts))
+        proved = radius_bound(estimation.counts, selected, alpha, self.sigma, bound)
+        draws = selection.draws + estimation.draws
+        is_defense = isinstance(self.base, Defense)
+        naive = self.base.evaluations_per_draw(self.sigma) if isinstance(self.base, Defense) else (0, 1)
+        return Certificate(
+            label=selected if proved.radius > 0 else None,
+            radius=proved.radius,
+            p_a_lower=proved.p_a_lower,
+            p_b_upper=proved.p_b_upper,
+            selected=selected,
+            selection_counts=selection.counts,
+            counts=estimation.counts,
+            n0=selection.draws,
+            n=estimation.draws,
+            alpha=alpha,
+            bound=str(Bound(bound)),
+            sigma=self.sigma,
+            grid_sigma=self.grid_sigma,
+            seed=seed,
+            image_index=image_index,
+            settings=self.certificate_settings(),
+            denoiser_evaluations=selection.denoiser_evaluations + estimation.denoiser_evaluations,
+            classifier_evaluations=selection.classifier_evaluations + estimation.classifier_evaluations,
+            naive_denoiser_evaluations=draws * naive[0],
+            naive_classifier_evaluations=draws * naive[1],
+            weights_hash=self.weights_hash() if is_defense else None,
+            image_hash=hash_tensors({"image": image}),
+            version=version("diffproof"),
+        )
+
+    def certificate_settings(self) -> dict[str, Any]:
+        """What the base classifier states of itself in certificates."""
+        return self.base.settings() if isinstance(self.base, Defense) else {"method": "function"}
+
+    def weights_hash(self) -> str | None:
+        """SHA-256 of the defence's weights (computed once), None for a plain function."""
+        if self._weights_hash is None and isinstance(self.base, Defense):
+            self._weights_hash = hash_tensors(dict(self.base.state_dict()))
+        return self._weights_hash
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an exception of torch or Python means that memory ran out."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)

@@ -1,0 +1,100 @@
+"""Weights files: safetensors with a description in their metadata, loaded as data and never as code."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import pickle
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+_ASSETS = Path(__file__).parent / "assets"
+
+
+class Weights(NamedTuple):
+    """Tensors by name, and what the file says about them ("kind", "network", "training", …)."""
+
+    tensors: dict[str, Tensor]
+    description: dict[str, Any]
+
+
+def packaged(kind: str) -> dict[str, Path]:
+    """The files of one kind ("denoiser", "classifier") that ship with the package, by name."""
+    return {
+        path.stem.removesuffix(f"-{kind}"): path for path in sorted(_ASSETS.glob(f"*-{kind}.safetensors"))
+    }
+
+
+def save_weights(path: Path, tensors: dict[str, Tensor], description: dict[str, Any]) -> None:
+    """Write a safetensors file whose metadata holds `description` as JSON."""
+    from safetensors.torch import save_file
+
+    contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    save_file(contiguous, path, metadata={"diffproof": json.dumps(description, sort_keys=True)})
+
+
+def load_weights(path: Path) -> Weights:
+    """Read a weights file as data.
+
+    Args:
+        path: safetensors, or a file of torch.save that holds only tensors and plain containers.
+
+    Raises:
+        ValueError: the file is missing, truncated, holds code, or is no weights file.
+    """
+    if not path.is_file():
+        raise ValueError(f"weights: no such file: {path}")
+    if path.suffix == ".safetensors":
+        from safetensors import SafetensorError, safe_open
+
+        try:
+            with safe_open(path, framework="pt") as file:
+                metadata = file.metadata() or {}
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            return Weights(tensors, json.loads(metadata.get("diffproof", "{}")))
+        except (SafetensorError, OSError, json.JSONDecodeError) as error:
+            raise ValueError(f"weights: {path} is unreadable or truncated: {error}") from None
+    try:
+        loaded = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:
+        raise ValueError(
+            f"weights: {path} is a pickle that holds code, or is damaged, and was not loaded; if you trust its"
+            " source, load it there once and save its state_dict with safetensors.torch.save_file"
+        ) from None
+    except (RuntimeError, EOFError, OSError, KeyError) as error:
+        reason = " ".join(str(error).split())[:160]
+        raise ValueError(f"weights: {path} is unreadable or truncated: {reason}") from None
+    if not isinstance(loaded, dict) or not all(isinstance(value, Tensor) for value in loaded.values()):
+        raise ValueError(f"weights: {path} holds no flat state dict of tensors")
+    return Weights(loaded, {})
+
+
+def load_into(module: nn.Module, tensors: dict[str, Tensor], source: str) -> None:
+    """Fill a module; every key and shape must fit.
+
+    Raises:
+        ValueError: missing, unexpected or misshapen tensors; the first few are named.
+    """
+    own = module.state_dict()
+    problems = {
+        "missing": [name for name in own if name not in tensors],
+        "unexpected": [name for name in tensors if name not in own],
+        "misshapen": [name for name in own if name in tensors and own[name].shape != tensors[name].shape],
+    }
+    found = [f"{kind} {', '.join(names[:3])}" for kind, names in problems.items() if names]
+    if found:
+        raise ValueError(f"weights: {source} does not fit the network: {'; '.join(found)}")
+    module.load_state_dict(tensors)
+
+
+def hash_tensors(tensors: dict[str, Tensor]) -> str:
+    """SHA-256 over names, dtypes, shapes and bytes, independent of device and order."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        digest.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
