@@ -49,7 +49,7 @@ _HOMES = {
     "load_denoiser": "denoisers.saved",
 }
 
-__all__ = sorted(_HOMES)
+__all__ = list(_HOMES)
 
 
 def __getattr__(name: str) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 from diffproof.defenses.protocol import Defense, Labelled
@@ -25,9 +26,10 @@ class DDS(Defense):
         super().__init__(classifier, denoiser, sigma)
         self.denoiser: Denoiser
 
-    def classify(self, noisy: Tensor, sigma: float, noise: Noise) -> Labelled:
+    def classify(self, noisy: Tensor, sigma: float, noise: Noise, batch_size: int) -> Labelled:
         """One denoiser and one classifier evaluation an image."""
-        labels = self.classifier_labels(one_shot(self.denoiser, noisy, sigma))
+        parts = noisy.split(batch_size)
+        labels = torch.cat([self.classifier_labels(one_shot(self.denoiser, part, sigma)) for part in parts])
         return Labelled(labels, len(noisy), len(noisy))
 
     def logits(self, noisy: Tensor, sigma: float, noise: Noise) -> Tensor:

@@ -89,16 +89,16 @@ class DensePure(Defense):
             "eta": self.eta,
         }
 
-    def classify(self, noisy: Tensor, sigma: float, noise: Noise) -> Labelled:
+    def classify(self, noisy: Tensor, sigma: float, noise: Noise, batch_size: int) -> Labelled:
         """The label that wins the vote of each noisy image, and the evaluations spent."""
-        ballots, spent = self._vote(noisy, sigma, noise, all_votes=False)
+        ballots, spent = self._vote(noisy, sigma, noise, batch_size, all_votes=False)
         labels = winner(ballots, self.num_classes, self.consensus)
         cast = int((ballots != NOT_CAST).sum())
         return Labelled(labels, spent, cast)
 
     def vote_shares(self, noisy: Tensor, sigma: float, noise: Noise) -> Tensor:
         """Shares of all K votes that each class gets, N×num_classes; no early stop, no gradient."""
-        ballots, _ = self._vote(noisy, sigma, noise, all_votes=True)
+        ballots, _ = self._vote(noisy, sigma, noise, len(noisy), all_votes=True)
         return nn.functional.one_hot(ballots, self.num_classes).to(noisy.dtype).mean(1)
 
     def logits(self, noisy: Tensor, sigma: float, noise: Noise) -> Tensor:
@@ -111,40 +111,34 @@ class DensePure(Defense):
         log_shares = self.classifier_logits(samples).log_softmax(1).reshape(rows, self.votes, -1)
         return torch.logsumexp(log_shares, 1) - math.log(self.votes)
 
-    def _vote(self, noisy: Tensor, sigma: float, noise: Noise, *, all_votes: bool) -> tuple[Tensor, int]:
+    def _vote(
+        self, noisy: Tensor, sigma: float, noise: Noise, batch_size: int, *, all_votes: bool
+    ) -> tuple[Tensor, int]:
         """Ballots N×K in the order of voting, and the denoiser evaluations spent."""
         sigmas = self.sigmas(sigma)
-        start = first_estimate(self.denoiser, noisy, sigma)
+        parts = [first_estimate(self.denoiser, part, sigma) for part in noisy.split(batch_size)]
+        mixes = [part.log_variance_mix for part in parts if part.log_variance_mix is not None]
+        start = Estimate(torch.cat([part.clean for part in parts]), torch.cat(mixes) if mixes else None)
         spent = len(noisy)
         noise = noise.to(noisy.device)
-        ballots = torch.full((len(noisy), self.votes), NOT_CAST, dtype=torch.int64, device=noisy.device)
-        if len(sigmas) == 1 or self.eta == 0.0:
-            # Without noise between the steps all votes are one and the same sample.
-            first = torch.arange(len(noisy), device=noisy.device)
-            sample = self._samples(noisy, start, sigmas, noise, first, torch.zeros_like(first))
-            label = self.classifier_labels(sample)
-            spent += len(noisy) * (len(sigmas) - 1)
-            if all_votes:
-                return label[:, None].expand(-1, self.votes), spent
-            ballots[:, 0] = label
-            return ballots, spent
-
+        # Without noise between the steps all votes are one and the same sample.
+        votes = 1 if len(sigmas) == 1 or self.eta == 0.0 else self.votes
+        ballots = torch.full((len(noisy), votes), NOT_CAST, dtype=torch.int64, device=noisy.device)
         cast = torch.zeros(len(noisy), dtype=torch.int64, device=noisy.device)
         while True:
-            needed = (
-                self.votes - cast if all_votes else votes_needed(ballots, self.num_classes, self.consensus)
-            )
+            needed = votes - cast if all_votes else votes_needed(ballots, self.num_classes, self.consensus)
             if not bool(needed.any()):
-                return ballots, spent
+                break
             draw = torch.repeat_interleave(needed)
             before = needed.cumsum(0) - needed
             vote = torch.arange(len(draw), device=noisy.device) - before[draw] + cast[draw]
-            # The caller's batch bounds the memory: votes of all draws run together, len(noisy) at a time.
-            for rows in torch.arange(len(draw), device=noisy.device).split(len(noisy)):
+            # Votes that all draws still need run together, whatever draw they belong to.
+            for rows in torch.arange(len(draw), device=noisy.device).split(batch_size):
                 samples = self._samples(noisy, start, sigmas, noise, draw[rows], vote[rows])
                 ballots[draw[rows], vote[rows]] = self.classifier_labels(samples)
             spent += len(draw) * (len(sigmas) - 1)
             cast += needed
+        return ballots, spent
 
     def _samples(
         self, noisy: Tensor, start: Estimate, sigmas: list[float], noise: Noise, draw: Tensor, vote: Tensor

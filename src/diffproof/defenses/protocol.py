@@ -61,8 +61,8 @@ class Defense(nn.Module):
         self.image_shape = wanted or given
         self.sigma = None if sigma is None else check_positive("sigma", sigma)
 
-    def classify(self, noisy: Tensor, sigma: float, noise: Noise) -> Labelled:
-        """Label each noisy image; see `labels`. Written by subclasses."""
+    def classify(self, noisy: Tensor, sigma: float, noise: Noise, batch_size: int) -> Labelled:
+        """As `labels`, with the cost, at most `batch_size` images in a network at once. Written by subclasses."""
         raise TypeError(f"{type(self).__name__} does not define classify()")
 
     def logits(self, noisy: Tensor, sigma: float, noise: Noise) -> Tensor:
@@ -89,7 +89,7 @@ class Defense(nn.Module):
         Raises:
             ValueError: the networks cannot take the images or sigma, or the classifier returns NaN.
         """
-        return self.classify(noisy, sigma, noise).labels
+        return self.classify(noisy, sigma, noise, len(noisy)).labels
 
     def evaluations_per_draw(self, sigma: float) -> tuple[int, int]:
         """Denoiser and classifier evaluations a draw that a plain implementation would spend."""

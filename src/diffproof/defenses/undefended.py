@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 from diffproof.defenses.protocol import Defense, Labelled
@@ -20,9 +21,10 @@ class Undefended(Defense):
     def __init__(self, classifier: nn.Module, *, sigma: float | None = None) -> None:
         super().__init__(classifier, None, sigma)
 
-    def classify(self, noisy: Tensor, sigma: float, noise: Noise) -> Labelled:
+    def classify(self, noisy: Tensor, sigma: float, noise: Noise, batch_size: int) -> Labelled:
         """One classifier evaluation an image."""
-        return Labelled(self.classifier_labels(noisy), 0, len(noisy))
+        labels = torch.cat([self.classifier_labels(part) for part in noisy.split(batch_size)])
+        return Labelled(labels, 0, len(noisy))
 
     def logits(self, noisy: Tensor, sigma: float, noise: Noise) -> Tensor:
         """The classifier's logits on the noisy image."""

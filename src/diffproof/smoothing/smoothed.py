@@ -182,24 +182,24 @@ class Smoothed:
             stop = min(tally.draws + batch_size, draws)
             noise = Noise.for_draws(seed, stream, image_index, tally.draws, stop).to(image.device)
             try:
-                labelled = self._label(image, noise)
+                labelled = self._label(image, noise, batch_size)
             except (MemoryError, RuntimeError) as error:
                 if not is_out_of_memory(error):
                     raise
                 if batch_size == 1:
                     raise MemoryError("no memory for a batch of one image") from None
-                batch_size = (stop - tally.draws + 1) // 2
+                batch_size //= 2
                 warnings.warn(f"no memory for the batch: going on with {batch_size} images", stacklevel=2)
                 continue
             tally = tally.add(labelled, self.num_classes)
             yield tally
 
-    def _label(self, image: Tensor, noise: Noise) -> Labelled:
+    def _label(self, image: Tensor, noise: Noise, batch_size: int) -> Labelled:
         # Counts of labels have no gradient, and a graph would only take memory and time.
         with torch.no_grad():
             noisy = image + self.sigma * noise.normal(image.shape, 0, image.dtype)
             if isinstance(self.base, Defense):
-                return self.base.classify(noisy, self.sigma, noise)
+                return self.base.classify(noisy, self.sigma, noise, batch_size)
             labels = self.base(noisy)
         if labels.is_floating_point() or labels.shape != (len(noisy),):
             raise ValueError(

@@ -1,0 +1,82 @@
+"""diffproof certify."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from diffproof.cli.config import config_option
+
+
+@click.command(context_settings={"show_default": True})
+@config_option
+@click.option("--data", required=True, help="Data set: digits.")
+@click.option("--split", default="test", help="train or test.")
+@click.option("--indices", help="Images: start:stop, start:stop:step, numbers, commas. [default: all]")
+@click.option("--denoiser", help="digits, a weights file, or a diffusers folder; not used by none.")
+@click.option("--classifier", required=True, help="digits, or a weights file.")
+@click.option("--method", required=True, help="none (plain smoothing), dds or densepure.")
+@click.option("--sigma", required=True, type=float, help="Standard deviation of the noise, [0, 1] pixels.")
+@click.option("--steps", default="10", help="Denoiser evaluations of a sample, or full; densepure only.")
+@click.option("--votes", default=40, help="Samples that vote on a draw; densepure only.")
+@click.option("--consensus", type=int, help="Stop after so many equal votes in a row; densepure only.")
+@click.option("--step-rule", default="authors", help="authors, paper or log-sigma; densepure only.")
+@click.option("--n0", default=100, help="Draws that choose the class.")
+@click.option("--n", default=10_000, help="Draws that bound its probability.")
+@click.option("--alpha", default=0.001, help="Failure probability of each image's certificate.")
+@click.option("--bound", default="one-sided", help="one-sided, or two-sided for the bound with p_B.")
+@click.option("--seed", default=0, help="Seed of all noise.")
+@click.option("--batch-size", default=256, help="Most images in a network at once; changes no result.")
+@click.option("--device", default="auto", help="cpu, cuda or auto.")
+@click.option("--precision", default="float32", help="Of the networks: float32 or bfloat16.")
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="Run folder, new or to continue.")
+def certify(out: Path, steps: str, **flags: Any) -> None:
+    """Certify images of a data set into a run folder.
+
+    The same command continues an interrupted run; nothing finished is done again. The folder's settings.yaml
+    repeats the run: diffproof certify --config settings.yaml --out elsewhere.
+    """
+    from diffproof.runs.certify import prepare
+    from diffproof.runs.progress import run_with_progress
+    from diffproof.runs.settings import CertifySettings
+
+    settings = CertifySettings(**flags, steps=parse_steps(steps))
+    job = prepare(settings)
+    limit = f"n = {settings.n} and alpha = {settings.alpha:g} allow radii up to {job.largest_radius:.4f}"
+    if job.largest_radius <= 0.0:
+        click.echo(f"diffproof: warning: {limit}: n is too small to certify any radius", err=True)
+    results = run_with_progress(job, out)
+    correct = sum(result.correct for result in results) / len(results)
+    abstained = sum(result.certificate.abstained for result in results) / len(results)
+    radius = sum(result.certificate.radius * result.correct for result in results) / len(results)
+    click.echo(
+        f"{settings.describe()}, sigma = {settings.sigma:g}: {len(results)} images, certified accuracy"
+        f" {correct:.1%}, average certified radius {radius:.3f}, abstained {abstained:.1%} ({limit})"
+    )
+    spent = [sum(getattr(r.certificate, name) for r in results) for name in _EVALUATIONS]
+    if settings.method == "densepure":
+        click.echo(
+            f"evaluations: denoiser {spent[0]:,} instead of {spent[1]:,} ({spent[0] / spent[1]:.0%}),"
+            f" classifier {spent[2]:,} instead of {spent[3]:,} ({spent[2] / spent[3]:.0%})"
+        )
+    click.echo(f"run folder: {out}")
+
+
+_EVALUATIONS = (
+    "denoiser_evaluations",
+    "naive_denoiser_evaluations",
+    "classifier_evaluations",
+    "naive_classifier_evaluations",
+)
+
+
+def parse_steps(text: str) -> int | None:
+    """A number of steps, or None for "full"."""
+    if text == "full":
+        return None
+    try:
+        return int(text)
+    except ValueError:
+        raise click.UsageError(f"steps: expected a number or full, got {text!r}") from None

@@ -1,0 +1,67 @@
+"""Entry point: the command group, and errors as one line."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from collections.abc import Sequence
+
+import click
+
+from diffproof.cli.certify import certify
+from diffproof.cli.results import export, report, verify
+from diffproof.cli.train import train
+
+USER_ERROR = 2
+INTERRUPTED = 130
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="diffproof")
+def diffproof() -> None:
+    """Certified and empirical robustness of image classifiers with diffusion models.
+
+    A first run, on the packaged digits:
+
+    \b
+      diffproof certify --data digits --indices 0:20 --denoiser digits \\
+          --classifier digits --method densepure --sigma 0.5 --steps 2 \\
+          --votes 10 --n 1000 --out runs/a
+      diffproof report runs/a --out report
+    """
+
+
+for command in (certify, report, export, verify, train):
+    diffproof.add_command(command)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line and exit: 0 done, 1 a verification failed, 2 a user's mistake, 130 interrupted."""
+    sys.exit(run(arguments))
+
+
+def run(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit status. A mistake of the user's becomes one line."""
+    warnings.showwarning = _show_warning
+    try:
+        status = diffproof.main(args=arguments, prog_name="diffproof", standalone_mode=False)
+        return status if isinstance(status, int) else 0
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message(), err=True)
+        return USER_ERROR
+    except click.ClickException as error:
+        return _complain(error.format_message())
+    except (ValueError, OSError, MemoryError) as error:
+        return _complain(str(error) or type(error).__name__)
+    except (KeyboardInterrupt, click.Abort):
+        click.echo("diffproof: interrupted; the same command continues where it stopped", err=True)
+        return INTERRUPTED
+
+
+def _complain(message: str) -> int:
+    click.echo(f"diffproof: error: {' '.join(message.split())}", err=True)
+    return USER_ERROR
+
+
+def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
+    click.echo(f"diffproof: warning: {' '.join(str(message).split())}", err=True)

@@ -1,0 +1,71 @@
+"""diffproof report, export and verify: what to do with run folders."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+FOLDER = click.Path(path_type=Path)
+
+
+@click.command()
+@click.argument("runs", nargs=-1, required=True, type=FOLDER)
+@click.option("--at", default="0,0.25,0.5,0.75,1", show_default=True, help="Radii ε of the table's columns.")
+@click.option("--out", type=FOLDER, help="Folder for table.csv and curve.png.")
+@click.option("--force", is_flag=True, help="Overwrite them.")
+def report(runs: tuple[Path, ...], at: str, out: Path | None, force: bool) -> None:
+    """Compare RUNS: table of certified accuracy and average certified radius (ACR), and curves."""
+    from diffproof.runs.progress import print_report
+    from diffproof.runs.report import load_report, write_report
+
+    try:
+        radii = [float(radius) for radius in at.split(",")]
+    except ValueError:
+        raise click.UsageError(f"at: expected numbers with commas between, got {at!r}") from None
+    loaded = load_report(runs, radii)
+    written = () if out is None else write_report(loaded, out, force=force)
+    print_report(loaded)
+    for path in written:
+        click.echo(f"written: {path}")
+
+
+@click.command()
+@click.argument("run", type=FOLDER)
+@click.option("--format", "form", default="cohen", show_default=True, help="cohen: TSV of Cohen et al. 2019.")
+@click.option("--out", type=FOLDER, help="File to write instead of standard output.")
+@click.option("--force", is_flag=True, help="Overwrite it.")
+def export(run: Path, form: str, out: Path | None, force: bool) -> None:
+    """Write the results of RUN in another project's format."""
+    from diffproof.runs.export import export as export_run
+
+    text = export_run(run, form)
+    if out is None:
+        click.echo(text, nl=False)
+        return
+    if out.exists() and not force:
+        raise ValueError(f"out: {out} exists; --force overwrites it")
+    out.write_text(text, encoding="utf-8")
+    click.echo(f"written: {out}")
+
+
+@click.command()
+@click.argument("run", type=FOLDER)
+@click.option("--resample", default=0, show_default=True, help="Draw so many images again.")
+@click.option("--device", default="auto", show_default=True, help="cpu, cuda or auto.")
+def verify(run: Path, resample: int, device: str) -> int:
+    """Recompute every radius of RUN from its counts, check hashes, draw some images again.
+
+    Exit status 1 if anything does not hold.
+    """
+    from diffproof.runs.verify import verify as verify_run
+
+    outcome = verify_run(run, resample=resample, device=device)
+    for line in (*outcome.remarks, *outcome.failures):
+        click.echo(line)
+    again = f", {len(outcome.resampled)} drawn again" if outcome.resampled else ""
+    if outcome.failures:
+        click.echo(f"{len(outcome.failures)} failures in {outcome.checked} certificates{again}")
+        return 1
+    click.echo(f"{outcome.checked} certificates hold{again}")
+    return 0

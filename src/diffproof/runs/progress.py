@@ -1,0 +1,79 @@
+"""What a person sees of a run: progress bars with the time left, and the table of a report."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+
+from diffproof.runs.certify import Job, run
+from diffproof.runs.report import Report, cells, header
+from diffproof.runs.store import ImageResult
+
+
+def _progress() -> Progress:
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[unit]}"),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+    )
+
+
+def run_with_progress(job: Job, folder: Path) -> list[ImageResult]:
+    """`certify.run` under a progress bar that counts draws."""
+    title = f"{job.settings.describe()} σ={job.settings.sigma:g}"
+    with _progress() as progress:
+        task = progress.add_task(title, total=len(job.indices) * job.draws_per_image, unit="draws")
+        return run(job, folder, lambda draws: progress.advance(task, draws))
+
+
+@contextmanager
+def training_progress(iterations: int) -> Iterator[Callable[[int, float], None]]:
+    """A progress bar with the loss; yields what training calls after each step."""
+    with _progress() as progress:
+        task = progress.add_task("loss –", total=iterations, unit="steps")
+        mean = 0.0
+
+        def on_step(step: int, loss: float) -> None:
+            nonlocal mean
+            weight = max(0.01, 1 / step)
+            mean += weight * (loss - mean)
+            progress.update(task, completed=step, description=f"loss {mean:.4f}")
+
+        yield on_step
+
+
+def print_report(report: Report) -> None:
+    """The table on standard output, remarks below it."""
+    table = Table(title="certified accuracy at ℓ2 radius ε, and average certified radius")
+    for i, name in enumerate(header(report)):
+        table.add_column(name, justify="left" if i == 0 else "right", no_wrap=True)
+    previous = None
+    for row in report.rows:
+        if previous is not None and row.settings.sigma != previous:
+            table.add_section()
+        previous = row.settings.sigma
+        table.add_row(*cells(report, row))
+    # A table piped into a file must not be cut to the width of a terminal that is not there.
+    width = None if sys.stdout.isatty() else 200
+    console = Console(width=width)
+    console.print(table)
+    for remark in report.remarks:
+        console.print(f"note: {remark}", highlight=False, soft_wrap=True)
