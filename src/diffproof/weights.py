@@ -33,7 +33,10 @@ def save_weights(path: Path, tensors: dict[str, Tensor], description: dict[str, 
     from safetensors.torch import save_file
 
     contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    save_file(contiguous, path, metadata={"diffproof": json.dumps(description, sort_keys=True)})
+    # Written beside and renamed: an interruption leaves the old file or the new one, never half of it.
+    fresh = path.with_name(f"{path.name}.new")
+    save_file(contiguous, fresh, metadata={"diffproof": json.dumps(description, sort_keys=True)})
+    fresh.rename(path)
 
 
 def load_weights(path: Path) -> Weights:
@@ -61,8 +64,8 @@ def load_weights(path: Path) -> Weights:
         loaded = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
         raise ValueError(
-            f"weights: {path} is a pickle that holds code, or is damaged, and was not loaded; if you trust its"
-            " source, load it there once and save its state_dict with safetensors.torch.save_file"
+            f"weights: {path} is a pickle that holds code, or is damaged, and was not loaded; if you trust"
+            " its source, load it once elsewhere and save its state_dict with safetensors.torch.save_file"
         ) from None
     except (RuntimeError, EOFError, OSError, KeyError) as error:
         reason = " ".join(str(error).split())[:160]

@@ -72,11 +72,9 @@ _EVALUATIONS = (
 )
 
 
-def parse_steps(text: str) -> int | None:
-    """A number of steps, or None for "full"."""
-    if text == "full":
-        return None
+def parse_steps(text: str) -> int | str:
+    """A number where it is one; the settings say what words they take."""
     try:
         return int(text)
     except ValueError:
-        raise click.UsageError(f"steps: expected a number or full, got {text!r}") from None
+        return text

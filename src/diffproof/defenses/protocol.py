@@ -62,7 +62,7 @@ class Defense(nn.Module):
         self.sigma = None if sigma is None else check_positive("sigma", sigma)
 
     def classify(self, noisy: Tensor, sigma: float, noise: Noise, batch_size: int) -> Labelled:
-        """As `labels`, with the cost, at most `batch_size` images in a network at once. Written by subclasses."""
+        """As `labels`, at most `batch_size` images in a network at once. Written by subclasses."""
         raise TypeError(f"{type(self).__name__} does not define classify()")
 
     def logits(self, noisy: Tensor, sigma: float, noise: Noise) -> Tensor:

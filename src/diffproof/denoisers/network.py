@@ -88,7 +88,7 @@ class NetworkDenoiser(Denoiser):
         channels = noisy.shape[1]
         if output.shape[0] != len(noisy) or output.shape[1] not in (channels, 2 * channels):
             raise ValueError(
-                f"network: expected {channels} or {2 * channels} output channels for {channels} input channels,"
+                f"network: expected {channels} or {2 * channels} output channels,"
                 f" got output shape {tuple(output.shape)}"
             )
         mix = (output[:, channels:] + 1) / 2 if output.shape[1] == 2 * channels else None

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -61,11 +62,10 @@ def prepare(settings: CertifySettings) -> Job:
             f"classifier: has {classifier.num_classes} classes, but {data.name} has {len(data.class_names)}"
         )
     denoiser = None if settings.denoiser is None else load_denoiser(settings.denoiser)
-    options = {
-        name: getattr(settings, name)
-        for name in ("steps", "votes", "consensus", "step_rule")
-        if settings.method == "densepure"
-    }
+    options: dict[str, Any] = {}
+    if settings.method == "densepure":
+        options = {name: getattr(settings, name) for name in ("votes", "consensus", "step_rule")}
+        options["steps"] = None if settings.steps == "full" else settings.steps
     defense = load_defense(settings.method, classifier=classifier, denoiser=denoiser, **options)
     device = resolve_device(settings.device)
     defense = set_precision(defense, getattr(torch, settings.precision)).to(device)
@@ -106,7 +106,8 @@ def run(job: Job, folder: Path, on_draws: OnDraws = lambda draws: None) -> list[
         OSError: the folder cannot be written.
         MemoryError: not even one image fits into memory.
     """
-    with RunStore.writing(folder, job.settings) as store:
+    weights_hash = job.smoothed.weights_hash() or ""
+    with RunStore.writing(folder, job.settings, weights_hash) as store:
         finished = store.finished()
         on_draws(len(finished.intersection(job.indices)) * job.draws_per_image)
         for index in job.indices:

@@ -17,8 +17,8 @@ def export(folder: Path, form: str) -> str:
 
     Args:
         folder: the run folder.
-        form: "cohen", the TSV of Cohen et al.'s certify.py, which their analysis code reads: idx, label (the
-            true one), predict (−1 for abstention), radius, correct (0 or 1 in each row), time (h:mm:ss.ffffff).
+        form: "cohen", the TSV of Cohen et al.'s certify.py, which their analysis code reads: idx, label
+            (the true one), predict (−1 for abstention), radius, correct (0 or 1), time (h:mm:ss.ffffff).
             Radii keep all digits where theirs have three.
 
     Raises:

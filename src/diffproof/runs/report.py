@@ -15,7 +15,7 @@ from diffproof.runs.settings import CertifySettings
 from diffproof.runs.store import ImageResult, RunStore
 from diffproof.smoothing.bounds import largest_radius
 
-# Okabe & Ito's palette, told apart with every form of colour blindness; each method has its own line style too.
+# Okabe & Ito's palette, told apart with every form of colour blindness; line styles differ as well.
 _COLOURS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _STYLES: tuple[Any, ...] = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)))
 
@@ -40,7 +40,7 @@ class Row:
         return largest_radius(self.settings.n, self.settings.alpha, self.settings.sigma)
 
     def certified_accuracy(self, radius: float) -> float:
-        """Share of images that are certified correctly with at least this radius; abstentions count as wrong."""
+        """Share of images certified correctly with at least this radius; abstentions count as wrong."""
         hits = sum(result.correct and result.certificate.radius >= radius for result in self.results)
         return hits / len(self.results)
 
@@ -89,13 +89,12 @@ def load_report(folders: Sequence[Path], radii: Sequence[float]) -> Report:
     }
     if len(image_sets) > 1:
         remarks.append("the runs are over different images: their rows do not compare")
-    for row in rows:
-        beyond = [radius for radius in radii if radius > row.largest_radius]
-        if beyond:
-            remarks.append(
-                f"{row.settings.describe()}, sigma = {row.settings.sigma:g}: n = {row.settings.n} and alpha ="
-                f" {row.settings.alpha:g} allow no radius above {row.largest_radius:.3f} (shown as –)"
-            )
+    limits = {(row.settings.sigma, row.settings.n, row.settings.alpha): row.largest_radius for row in rows}
+    remarks.extend(
+        f"sigma = {sigma:g}: n = {n} and alpha = {alpha:g} allow no radius above {limit:.3f} (– in the table)"
+        for (sigma, n, alpha), limit in limits.items()
+        if max(radii) > limit
+    )
     return Report(rows, tuple(radii), remarks)
 
 

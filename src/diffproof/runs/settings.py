@@ -18,7 +18,7 @@ class CertifySettings:
     """What `diffproof certify` is asked for; the fields are its flags.
 
     Fields that a method has no use for are set to None: denoiser for "none"; steps, votes, consensus and
-    step_rule for all but "densepure".
+    step_rule for all but "densepure". steps may be "full".
 
     Raises:
         ValueError: a field out of range.
@@ -31,7 +31,7 @@ class CertifySettings:
     denoiser: str | None = None
     split: str = "test"
     indices: str | None = None
-    steps: int | None = 10
+    steps: int | str | None = 10
     votes: int | None = 40
     consensus: int | None = None
     step_rule: str | None = "authors"
@@ -49,6 +49,8 @@ class CertifySettings:
 
         if self.method not in METHODS:
             raise unknown_name("method", self.method, METHODS)
+        if isinstance(self.steps, str) and self.steps != "full":
+            raise ValueError(f"steps: expected a number or full, got {self.steps!r}")
         if self.method != "densepure":
             for name in ("steps", "votes", "consensus", "step_rule"):
                 object.__setattr__(self, name, None)
@@ -98,7 +100,7 @@ class CertifySettings:
         """The method with what tells it from others, as a row of a table: "densepure b=10 K=40"."""
         if self.method != "densepure":
             return self.method
-        steps = "full" if self.steps is None else f"b={self.steps}"
+        steps = "full" if self.steps == "full" else f"b={self.steps}"
         consensus = "" if self.consensus is None else f" k={self.consensus}"
         rule = "" if self.step_rule == "authors" else f" {self.step_rule}"
         return f"densepure {steps} K={self.votes}{consensus}{rule}"

@@ -20,12 +20,14 @@ STORE = "results.sqlite"
 SETTINGS = "settings.yaml"
 _LOCK = "lock"
 _TABLES = """
-CREATE TABLE settings (json TEXT NOT NULL);
+CREATE TABLE settings (json TEXT NOT NULL, weights_hash TEXT NOT NULL);
 CREATE TABLE images (
-    image_index INTEGER PRIMARY KEY, true_label INTEGER NOT NULL, certificate TEXT NOT NULL, seconds REAL NOT NULL
+    image_index INTEGER PRIMARY KEY, true_label INTEGER NOT NULL, certificate TEXT NOT NULL,
+    seconds REAL NOT NULL
 );
 CREATE TABLE partial (
-    image_index INTEGER, stream TEXT, tally TEXT NOT NULL, seconds REAL NOT NULL, PRIMARY KEY (image_index, stream)
+    image_index INTEGER, stream TEXT, tally TEXT NOT NULL, seconds REAL NOT NULL,
+    PRIMARY KEY (image_index, stream)
 );
 """
 
@@ -64,19 +66,21 @@ class RunStore:
 
     @classmethod
     @contextmanager
-    def writing(cls, folder: Path, settings: CertifySettings) -> Iterator[RunStore]:
-        """Create a run folder, or continue one with the same settings; one process at a time.
+    def writing(cls, folder: Path, settings: CertifySettings, weights_hash: str) -> Iterator[RunStore]:
+        """Create a run folder, or continue one of the same settings and weights; one process at a time.
 
         Raises:
-            ValueError: other settings, another process at work, a folder that is no run, a corrupt store.
+            ValueError: other settings or weights, another process at work, a folder that is no run, a
+                corrupt store.
             OSError: the folder cannot be written.
         """
         if folder.exists() and not folder.is_dir():
             raise ValueError(f"out: {folder} is a file, expected a folder")
-        if folder.is_dir() and any(folder.iterdir()) and not (folder / STORE).exists():
-            # A crash between making the folder and its store leaves only the lock.
-            if {path.name for path in folder.iterdir()} - {_LOCK, SETTINGS, f"{STORE}.new"}:
-                raise ValueError(f"out: {folder} holds other files and is no run folder")
+        # A crash between making the folder and its store leaves only these.
+        begun = {_LOCK, SETTINGS, f"{STORE}.new", f"{STORE}.new-journal"}
+        names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+        if STORE not in names and names - begun:
+            raise ValueError(f"out: {folder} holds other files and is no run folder")
         folder.mkdir(parents=True, exist_ok=True)
         lock = FileLock(folder / _LOCK, timeout=0)
         try:
@@ -85,10 +89,13 @@ class RunStore:
             raise ValueError(f"out: another process is at work in {folder}") from None
         try:
             if not (folder / STORE).exists():
-                _create(folder, settings)
+                _create(folder, settings, weights_hash)
             with _connect(folder) as connection:
-                stored = _read_settings(folder, connection)
-                if different := stored.differences(settings):
+                stored, stored_hash = _read_settings(folder, connection)
+                different = stored.differences(settings)
+                if stored_hash != weights_hash:
+                    different.append("the weights in the files")
+                if different:
                     raise ValueError(f"out: {folder} holds a run with other settings: {', '.join(different)}")
                 yield cls(folder, connection, stored)
         finally:
@@ -105,7 +112,7 @@ class RunStore:
         if not (folder / STORE).is_file():
             raise ValueError(f"run: {folder} is no run folder ({STORE} is missing)")
         with _connect(folder) as connection:
-            yield cls(folder, connection, _read_settings(folder, connection))
+            yield cls(folder, connection, _read_settings(folder, connection)[0])
 
     def results(self) -> list[ImageResult]:
         """All finished images by index.
@@ -165,7 +172,7 @@ class RunStore:
             self._connection.execute("DELETE FROM partial WHERE image_index = ?", (result.image_index,))
 
 
-def _create(folder: Path, settings: CertifySettings) -> None:
+def _create(folder: Path, settings: CertifySettings, weights_hash: str) -> None:
     """Write settings.yaml and the empty store; the store appears whole or not at all."""
     (folder / SETTINGS).write_text(yaml.safe_dump(settings.as_dict(), sort_keys=False))
     fresh = folder / f"{STORE}.new"
@@ -175,7 +182,8 @@ def _create(folder: Path, settings: CertifySettings) -> None:
         try:
             connection.executescript(_TABLES)
             with connection:
-                connection.execute("INSERT INTO settings VALUES (?)", (json.dumps(settings.as_dict()),))
+                row = (json.dumps(settings.as_dict()), weights_hash)
+                connection.execute("INSERT INTO settings VALUES (?, ?)", row)
         finally:
             connection.close()
     fresh.rename(folder / STORE)
@@ -195,12 +203,12 @@ def _connect(folder: Path) -> Iterator[sqlite3.Connection]:
         connection.close()
 
 
-def _read_settings(folder: Path, connection: sqlite3.Connection) -> CertifySettings:
+def _read_settings(folder: Path, connection: sqlite3.Connection) -> tuple[CertifySettings, str]:
     with _reporting(folder):
-        row = connection.execute("SELECT json FROM settings").fetchone()
+        row = connection.execute("SELECT json, weights_hash FROM settings").fetchone()
     if row is None:
         raise ValueError(f"run: the store in {folder} is corrupt: it holds no settings")
-    return CertifySettings.from_dict(json.loads(row[0]))
+    return CertifySettings.from_dict(json.loads(row[0])), row[1]
 
 
 @contextmanager

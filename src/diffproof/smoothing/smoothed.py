@@ -207,7 +207,8 @@ class Smoothed:
             )
         if not 0 <= int(labels.min()) <= int(labels.max()) < self.num_classes:
             raise ValueError(
-                f"base: expected labels in [0, {self.num_classes}), got {int(labels.min())} to {int(labels.max())}"
+                f"base: expected labels in [0, {self.num_classes}),"
+                f" got {int(labels.min())} to {int(labels.max())}"
             )
         return Labelled(labels, 0, len(noisy))
 

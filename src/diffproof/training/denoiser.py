@@ -1,4 +1,4 @@
-"""Training a class-conditional denoiser (Ho et al. 2020, algorithm 1; label dropout of Ho & Salimans 2022)."""
+"""Training a class-conditional denoiser (Ho et al. 2020, algorithm 1; Ho & Salimans 2022, algorithm 1)."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ def epsilon_loss(
     label_dropout: float,
     generator: torch.Generator,
 ) -> Tensor:
-    """Mean of ‖ε_θ(x_t, t, y) − ε‖² over pixels and batch, t uniform over the grid (Ho et al. 2020, eq. 14)."""
+    """Mean of ‖ε_θ(x_t, t, y) − ε‖² over pixels and batch, t uniform on the grid (Ho et al. 2020, eq. 14)."""
     schedule = denoiser.schedule
     assert schedule.sigmas is not None
     timestep = torch.randint(len(schedule.sigmas), (len(images),), generator=generator)

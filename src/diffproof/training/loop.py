@@ -1,4 +1,4 @@
-"""What all training has in common: batches, learning rate, clipping, averaging, a loss that must stay finite."""
+"""What all training shares: batches, learning rate, clipping, averaging, a loss that must stay finite."""
 
 from __future__ import annotations
 

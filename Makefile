@@ -1,0 +1,27 @@
+# `make demo` and `make test` set up .venv first; PYTHON picks the interpreter (3.11 or newer).
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo test lint bench
+
+.venv/ready: pyproject.toml constraints.txt
+	@echo "setting up .venv (once; it takes a minute or two)"
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+demo: .venv/ready
+	$(BIN)/python examples/certified_curve.py
+
+test: .venv/ready
+	$(BIN)/pytest
+
+lint: .venv/ready
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+bench: .venv/ready
+	$(BIN)/python benchmarks/overhead.py
+	$(BIN)/python benchmarks/evaluations.py
+	$(BIN)/python benchmarks/memory.py
