@@ -58,7 +58,7 @@ class Noise:
         vote: int64 tensor of N vote indices, in [0, 2^16); 0 is the noise that is added to the image.
 
     Raises:
-        ValueError: an index lies outside its range, or the tensors differ in shape.
+        ValueError: the seed or an index lies outside its range, or the tensors differ in shape.
     """
 
     seed: int
@@ -66,6 +66,19 @@ class Noise:
     image_index: Tensor
     draw: Tensor
     vote: Tensor
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.seed < 2**64:
+            raise ValueError(f"seed: expected 0 ≤ seed < 2^64, got {self.seed}")
+        for name, index, largest in (
+            ("image_index", self.image_index, MAX_IMAGE_INDEX),
+            ("draw", self.draw, MAX_DRAW),
+            ("vote", self.vote, MAX_VOTE),
+        ):
+            if index.shape != self.draw.shape or index.ndim != 1:
+                raise ValueError(f"{name}: expected one index a row, got shape {tuple(index.shape)}")
+            if index.numel() and not 0 <= int(index.min()) <= int(index.max()) <= largest:
+                raise ValueError(f"{name}: expected 0 ≤ {name} ≤ {largest}, got {index.tolist()[:3]}…")
 
     @classmethod
     def for_draws(cls, seed: int, stream: Stream, image_index: int, start: int, stop: int) -> Noise:
@@ -78,13 +91,6 @@ class Noise:
     @classmethod
     def for_rows(cls, seed: int, stream: Stream, image_index: Tensor, draw: Tensor) -> Noise:
         """Noise of N rows given by their image and draw indices, vote 0."""
-        if not 0 <= seed < 2**64:
-            raise ValueError(f"seed: expected 0 ≤ seed < 2^64, got {seed}")
-        for name, index, largest in (("image_index", image_index, MAX_IMAGE_INDEX), ("draw", draw, MAX_DRAW)):
-            if index.shape != draw.shape or index.ndim != 1:
-                raise ValueError(f"{name}: expected one index a row, got shape {tuple(index.shape)}")
-            if index.numel() and not 0 <= int(index.min()) <= int(index.max()) <= largest:
-                raise ValueError(f"{name}: expected 0 ≤ {name} ≤ {largest}, got {index.tolist()[:3]}…")
         return cls(seed, stream, image_index, draw, torch.zeros_like(draw))
 
     def __len__(self) -> int:

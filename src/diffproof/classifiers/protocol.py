@@ -83,4 +83,6 @@ def predicted_labels(logits: Tensor) -> Tensor:
     """
     if bool(torch.isnan(logits).any()):
         raise ValueError("classifier: expected finite logits, got NaN")
+    if bool(torch.isinf(logits).all(1).any()):
+        raise ValueError("classifier: expected finite logits, got a row of infinities")
     return logits.argmax(dim=1)

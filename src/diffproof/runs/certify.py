@@ -54,7 +54,7 @@ def prepare(settings: CertifySettings) -> Job:
         ValueError: anything that is unknown, unreadable or does not fit together.
     """
     data = load_data(settings.data, settings.split)
-    spec = settings.indices or f"0:{len(data)}"
+    spec = f"0:{len(data)}" if settings.indices is None else settings.indices
     indices = parse_indices(spec, len(data))
     classifier = load_classifier(settings.classifier)
     if classifier.num_classes != len(data.class_names):

@@ -39,9 +39,19 @@ def _progress() -> Progress:
 def run_with_progress(job: Job, folder: Path) -> list[ImageResult]:
     """`certify.run` under a progress bar that counts draws."""
     title = f"{job.settings.describe()} σ={job.settings.sigma:g}"
-    with _progress() as progress:
-        task = progress.add_task(title, total=len(job.indices) * job.draws_per_image, unit="draws")
-        return run(job, folder, lambda draws: progress.advance(task, draws))
+    progress = _progress()
+    task = progress.add_task(title, total=len(job.indices) * job.draws_per_image, unit="draws")
+
+    def on_draws(draws: int) -> None:
+        # The bar appears with the first count, so that a refused run shows its one line only.
+        progress.start()
+        progress.advance(task, draws)
+
+    try:
+        return run(job, folder, on_draws)
+    finally:
+        if progress.live.is_started:
+            progress.stop()
 
 
 @contextmanager

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -192,13 +192,17 @@ def draw_curves(report: Report, path: Path) -> None:
         ncols=min(4, len(handles)),
         frameon=False,
     )
-    first = report.rows[0].settings
-    counts = {len(row.results) for row in report.rows}
-    images = str(counts.pop()) if len(counts) == 1 else f"{min(counts)} to {max(counts)}"
-    figure.suptitle(
-        f"{first.data} ({first.split}), {images} images, n = {first.n}, α = {first.alpha:g}", fontsize=10
-    )
+    data = _either(f"{row.settings.data} ({row.settings.split})" for row in report.rows)
+    images = _either(f"{len(row.results)} images" for row in report.rows)
+    draws = _either(f"n = {row.settings.n}" for row in report.rows)
+    alpha = _either(f"α = {row.settings.alpha:g}" for row in report.rows)
+    figure.suptitle(f"{data}, {images}, {draws}, {alpha}", fontsize=10)
     figure.savefig(path, dpi=150)
+
+
+def _either(texts: Iterable[str]) -> str:
+    """The different texts, in order of appearance."""
+    return " or ".join(dict.fromkeys(texts))
 
 
 def curve(row: Row) -> tuple[list[float], list[float]]:

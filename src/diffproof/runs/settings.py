@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from diffproof.checks import check_at_least, check_positive, check_probability, unknown_name
+from diffproof.smoothing.bounds import Bound
 
 PRECISIONS = ("float32", "bfloat16")
 DEVICES = ("auto", "cpu", "cuda")
@@ -63,7 +64,7 @@ class CertifySettings:
         for name in ("n0", "n", "batch_size"):
             check_at_least(name, getattr(self, name), 1)
         check_at_least("seed", self.seed, 0)
-        for name, known in (("precision", PRECISIONS), ("device", DEVICES)):
+        for name, known in (("bound", tuple(Bound)), ("precision", PRECISIONS), ("device", DEVICES)):
             if getattr(self, name) not in known:
                 raise unknown_name(name, getattr(self, name), known)
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from enum import StrEnum
 from typing import NamedTuple
 
-from scipy.special import ndtri
+from scipy.special import betaincinv, ndtri
 from scipy.stats import binomtest
 
 from diffproof.checks import check_at_least, check_positive, check_probability
@@ -21,6 +21,14 @@ class Bound(StrEnum):
 
     ONE_SIDED = "one-sided"
     TWO_SIDED = "two-sided"
+
+
+def as_bound(bound: Bound | str) -> Bound:
+    """A bound by name, or ValueError."""
+    try:
+        return Bound(bound)
+    except ValueError:
+        raise ValueError(f"bound: expected one of {', '.join(Bound)}, got {bound!r}") from None
 
 
 class RadiusBound(NamedTuple):
@@ -40,7 +48,8 @@ def lower_bound(count: int, n: int, alpha: float) -> float:
         ValueError: n < 1, count outside [0, n], or alpha outside (0, 1).
     """
     _check_counts(count, n, alpha)
-    return float(binomtest(count, n, alternative="greater").proportion_ci(1 - alpha, method="exact").low)
+    # The quantile of Beta(count, n − count + 1) itself: a root search on 1 − alpha loses a small alpha.
+    return float(betaincinv(count, n - count + 1, alpha)) if count else 0.0
 
 
 def upper_bound(count: int, n: int, alpha: float) -> float:
@@ -80,11 +89,7 @@ def radius_bound(
     n = sum(counts)
     if not 0 <= label < len(counts):
         raise ValueError(f"label: expected 0 ≤ label < {len(counts)}, got {label}")
-    try:
-        bound = Bound(bound)
-    except ValueError:
-        raise ValueError(f"bound: expected one of {', '.join(Bound)}, got {bound!r}") from None
-    if bound is Bound.ONE_SIDED:
+    if as_bound(bound) is Bound.ONE_SIDED:
         p_a = lower_bound(counts[label], n, alpha)
         p_b = 1.0 - p_a
     else:

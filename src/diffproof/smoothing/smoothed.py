@@ -14,7 +14,7 @@ from torch import Tensor
 from diffproof.checks import check_at_least, check_pixels, check_positive, check_probability, check_shape
 from diffproof.defenses.protocol import Defense, Labelled
 from diffproof.noise import Noise, Stream
-from diffproof.smoothing.bounds import Bound, prediction, radius_bound
+from diffproof.smoothing.bounds import Bound, as_bound, prediction, radius_bound
 from diffproof.smoothing.certificate import Certificate
 from diffproof.weights import hash_tensors
 
@@ -114,8 +114,10 @@ class Smoothed:
             ValueError: an argument is out of range, or the base classifier's output is not what it should be.
             MemoryError: not even one image fits into memory.
         """
-        bound = Bound(bound)
+        bound = as_bound(bound)
         check_probability("alpha", alpha)
+        check_at_least("n0", n0, 1)
+        check_at_least("n", n, 1)
         tallies = []
         for stream, draws in ((Stream.SELECTION, n0), (Stream.ESTIMATION, n)):
             *_, tally = self.tally(
@@ -201,7 +203,9 @@ class Smoothed:
             if isinstance(self.base, Defense):
                 return self.base.classify(noisy, self.sigma, noise, batch_size)
             labels = self.base(noisy)
-        if labels.is_floating_point() or labels.shape != (len(noisy),):
+        if not isinstance(labels, Tensor):
+            raise ValueError(f"base: expected a tensor of {len(noisy)} labels, got {type(labels).__name__}")
+        if labels.shape != (len(noisy),) or labels.is_floating_point() or labels.dtype == torch.bool:
             raise ValueError(
                 f"base: expected {len(noisy)} integer labels, got shape {tuple(labels.shape)}, {labels.dtype}"
             )
@@ -241,7 +245,7 @@ class Smoothed:
             n0=selection.draws,
             n=estimation.draws,
             alpha=alpha,
-            bound=str(Bound(bound)),
+            bound=as_bound(bound).value,
             sigma=self.sigma,
             grid_sigma=self.grid_sigma,
             seed=seed,
