@@ -1,4 +1,4 @@
-"""Binomial bounds and radii against scipy, statsmodels, the binomial tail itself and Cohen et al.'s Theorem 1."""
+"""Binomial bounds and radii against scipy, statsmodels, the binomial tail and Cohen et al.'s Theorem 1."""
 
 from __future__ import annotations
 
@@ -198,7 +198,8 @@ def test_bounds_refuse(count: int, n: int, alpha: float, message: str) -> None:
         ([3, 4], -1, 0.1, 0.5, "one-sided", r"label: expected 0 ≤ label < 2, got -1"),
         ([3, 4], 0, 0.1, 0.0, "one-sided", r"sigma: expected a finite number > 0, got 0.0"),
         ([3, 4], 0, 0.1, math.inf, "one-sided", r"sigma: expected a finite number > 0, got inf"),
-        ([3, 4], 0, 2.0, 0.5, "two-sided", r"alpha: expected a number in \(0, 1\), got 1.0"),
+        ([3, 4], 0, 2.0, 0.5, "two-sided", r"alpha: expected a number in \(0, 1\), got 2.0"),
+        ([3, 4], 0, 1.5, 0.5, "two-sided", r"alpha: expected a number in \(0, 1\), got 1.5"),
         ([0, 0], 0, 0.1, 0.5, "one-sided", r"n: expected an integer ≥ 1, got 0"),
         ([3, 4], 0, 0.1, 0.5, "both", r"bound: expected one of one-sided, two-sided, got 'both'"),
     ],

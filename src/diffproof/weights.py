@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import pickle
+import warnings
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -30,13 +31,17 @@ def packaged(kind: str) -> dict[str, Path]:
 
 def save_weights(path: Path, tensors: dict[str, Tensor], description: dict[str, Any]) -> None:
     """Write a safetensors file whose metadata holds `description` as JSON."""
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    data = save(contiguous, metadata={"diffproof": json.dumps(description, sort_keys=True)})
     # Written beside and renamed: an interruption leaves the old file or the new one, never half of it.
     fresh = path.with_name(f"{path.name}.new")
-    save_file(contiguous, fresh, metadata={"diffproof": json.dumps(description, sort_keys=True)})
-    fresh.rename(path)
+    try:
+        fresh.write_bytes(data)
+        fresh.replace(path)
+    finally:
+        fresh.unlink(missing_ok=True)
 
 
 def load_weights(path: Path) -> Weights:
@@ -57,17 +62,23 @@ def load_weights(path: Path) -> Weights:
             with safe_open(path, framework="pt") as file:
                 metadata = file.metadata() or {}
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            return Weights(tensors, json.loads(metadata.get("diffproof", "{}")))
+            description = json.loads(metadata.get("diffproof", "{}"))
         except (SafetensorError, OSError, json.JSONDecodeError) as error:
             raise ValueError(f"weights: {path} is unreadable or truncated: {error}") from None
+        if not isinstance(description, dict):
+            raise ValueError(f"weights: the description in {path} is no table of names and values")
+        return Weights(tensors, description)
     try:
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            # torch warns of the pickle's protocol before it refuses it.
+            warnings.simplefilter("ignore")
+            loaded = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
         raise ValueError(
             f"weights: {path} is a pickle that holds code, or is damaged, and was not loaded; if you trust"
             " its source, load it once elsewhere and save its state_dict with safetensors.torch.save_file"
         ) from None
-    except (RuntimeError, EOFError, OSError, KeyError) as error:
+    except Exception as error:  # a damaged pickle ends in almost any exception
         reason = " ".join(str(error).split())[:160]
         raise ValueError(f"weights: {path} is unreadable or truncated: {reason}") from None
     if not isinstance(loaded, dict) or not all(isinstance(value, Tensor) for value in loaded.values()):

@@ -30,8 +30,10 @@ def build_classifier(description: dict[str, Any]) -> Classifier:
             mean=description["mean"],
             std=description["std"],
         )
-    except (KeyError, TypeError) as error:
+    except KeyError as error:
         raise ValueError(f"classifier: the weights file's description is incomplete: {error}") from None
+    except (TypeError, ValueError, AttributeError, RuntimeError) as error:
+        raise ValueError(f"classifier: the weights file's description is wrong: {error}") from None
 
 
 def load_classifier(spec: str) -> Classifier:

@@ -16,16 +16,20 @@ def _load(context: click.Context, parameter: click.Parameter, path: Path | None)
     from diffproof.checks import unknown_name
 
     try:
-        loaded: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
+        # Values stay text, as flags are: YAML's own numbers would turn the indices 10:30 into 630.
+        loaded: Any = yaml.load(path.read_text(encoding="utf-8"), yaml.BaseLoader)
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise click.UsageError(f"config: cannot read {path}: {error}") from None
     if not isinstance(loaded, dict):
         raise click.UsageError(f"config: expected names and values in {path}, got {type(loaded).__name__}")
     known = {option.name for option in context.command.params if option.name} - {"config", "help"}
     values = {str(name).replace("-", "_"): value for name, value in loaded.items()}
-    for name in values:
+    values = {name: value for name, value in values.items() if value not in ("null", "~")}
+    for name, value in values.items():
         if name not in known:
             raise click.UsageError(str(unknown_name("config", name, known)))
+        if not isinstance(value, str):
+            raise click.UsageError(f"config: expected one value for {name}, got {value}")
     context.default_map = {**(context.default_map or {}), **values}
     return path
 

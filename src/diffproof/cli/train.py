@@ -77,7 +77,8 @@ def denoiser(
     with training_progress(iterations) as on_step:
         trained = train_denoiser(images, description, settings, label_dropout=label_dropout, on_step=on_step)
     held_out = load_data(data, "test")
-    errors = denoising_errors(trained, held_out, _HELD_OUT_SIGMAS, seed)
+    sigmas = [sigma for sigma in _HELD_OUT_SIGMAS if trained.sigma_min <= sigma <= trained.sigma_max]
+    errors = denoising_errors(trained, held_out, sigmas, seed)
     command = _command(
         "denoiser",
         {
@@ -97,12 +98,12 @@ def denoiser(
     )
     metrics = {
         f"rms_error_at_{sigma:g}": round(error, 6)
-        for sigma, error in zip(_HELD_OUT_SIGMAS, errors, strict=True)
+        for sigma, error in zip(sigmas, errors, strict=True)
     }
     description["training"] = {"command": command, "seed": seed, "test": metrics}
     save_weights(out, trained.network.state_dict(), description)
     shown = ", ".join(
-        f"{error:.4f} at sigma = {sigma:g}" for sigma, error in zip(_HELD_OUT_SIGMAS, errors, strict=True)
+        f"{error:.4f} at sigma = {sigma:g}" for sigma, error in zip(sigmas, errors, strict=True)
     )
     click.echo(f"root-mean-square error on {len(held_out)} test images: {shown}")
     click.echo(f"written: {out}")

@@ -12,7 +12,7 @@ from diffproof.checks import check_at_least
 from diffproof.defenses.protocol import Defense, Labelled
 from diffproof.defenses.voting import NOT_CAST, votes_needed, winner
 from diffproof.denoisers.protocol import Denoiser, Estimate
-from diffproof.noise import Noise
+from diffproof.noise import MAX_VOTE, Noise
 from diffproof.reverse import StepRule, first_estimate, posterior_sample, select_sigmas
 
 
@@ -33,7 +33,8 @@ class DensePure(Defense):
         eta: 1 for the ancestral process of the paper, 0 for deterministic DDIM, whose votes all agree.
 
     Raises:
-        ValueError: steps, votes or consensus < 1, consensus > votes, eta outside [0, 1], unknown step rule.
+        ValueError: steps, votes or consensus < 1, votes ≥ 2^16, consensus > votes, eta outside [0, 1],
+            unknown step rule.
     """
 
     method = "densepure"
@@ -54,6 +55,8 @@ class DensePure(Defense):
         self.denoiser: Denoiser
         self.steps = None if steps is None else check_at_least("steps", steps, 1)
         self.votes = check_at_least("votes", votes, 1)
+        if votes > MAX_VOTE:
+            raise ValueError(f"votes: expected at most {MAX_VOTE}, got {votes}")
         if consensus is not None and check_at_least("consensus", consensus, 1) > votes:
             raise ValueError(f"consensus: expected consensus ≤ votes = {votes}, got {consensus}")
         self.consensus = consensus

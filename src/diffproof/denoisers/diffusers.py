@@ -87,11 +87,22 @@ def load_folder(folder: Path) -> NetworkDenoiser:
                 f"denoiser: {folder} is no diffusers pipeline of a UNet2DModel: {part} is missing"
             )
     try:
-        unet = UNet2DModel.from_pretrained(folder / "unet", local_files_only=True, use_safetensors=True)
+        unet, loading = UNet2DModel.from_pretrained(
+            folder / "unet",
+            local_files_only=True,
+            use_safetensors=True,
+            low_cpu_mem_usage=False,
+            output_loading_info=True,
+        )
         scheduler = DDPMScheduler.from_pretrained(folder / "scheduler", local_files_only=True)
     except (OSError, RuntimeError, ValueError, KeyError, TypeError) as error:
         reason = " ".join(str(error).split())[:200]
         raise ValueError(f"denoiser: cannot load {folder}: {reason}") from None
+    # diffusers fills missing weights with random ones and only logs it.
+    for problem in ("missing_keys", "unexpected_keys"):
+        if loading[problem]:
+            keys = f"{problem.replace('_', ' ')} {', '.join(sorted(loading[problem])[:3])}"
+            raise ValueError(f"denoiser: the weights in {folder} do not fit: {keys}")
     betas: Tensor = torch.as_tensor(scheduler.betas, dtype=torch.float64)
     schedule = DiscreteSchedule.from_betas(betas)
     return from_unet(unet, schedule, prediction=str(scheduler.config.prediction_type)).eval()

@@ -22,7 +22,8 @@ class GaussianMixtureDenoiser(Denoiser):
             continuous.
 
     Raises:
-        ValueError: shapes do not fit, a covariance is not positive semi-definite, weights do not sum to 1.
+        ValueError: shapes do not fit, a covariance is not positive semi-definite, weights do not sum to 1, a
+            class below the largest label has no component.
     """
 
     def __init__(
@@ -49,7 +50,9 @@ class GaussianMixtureDenoiser(Denoiser):
         variances, axes = torch.linalg.eigh(covariances.double())
         if bool((variances < -1e-10 * variances.abs().max()).any()):
             raise ValueError("covariances: expected positive semi-definite matrices")
-        weight = torch.as_tensor([1 / components] * components if weights is None else weights).double()
+        weight = torch.as_tensor(
+            [1 / components] * components if weights is None else weights, dtype=torch.float64
+        )
         if (
             weight.shape != (components,)
             or not bool((weight > 0).all())
@@ -64,6 +67,11 @@ class GaussianMixtureDenoiser(Denoiser):
                     f"component_labels: expected {components} labels ≥ 0, got {component_labels}"
                 )
             self.num_classes = max(component_labels) + 1
+            if len(set(component_labels)) != self.num_classes:
+                raise ValueError(
+                    f"component_labels: expected every class of 0…{self.num_classes - 1} at least once,"
+                    f" got {component_labels}"
+                )
             self.null_label = self.num_classes
         self.image_shape = (means.shape[1], means.shape[2], means.shape[3])
         if sigmas is not None:

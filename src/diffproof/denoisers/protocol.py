@@ -71,6 +71,8 @@ class Denoiser(nn.Module):
     def checked_estimate(self, noisy: Tensor, sigma: Sigma, label: Tensor | None = None) -> Estimate:
         """As calling the module, with the learned variance where there is one."""
         check_shape(noisy, self.image_shape, "denoiser")
+        if isinstance(sigma, Tensor) and (sigma.ndim > 1 or sigma.numel() not in (1, len(noisy))):
+            raise ValueError(f"sigma: expected one or {len(noisy)} values, got shape {tuple(sigma.shape)}")
         self.check_sigma(sigma)
         if label is None:
             if self.num_classes is not None and self.null_label is None:
@@ -87,9 +89,10 @@ class Denoiser(nn.Module):
 
     def check_sigma(self, sigma: Sigma) -> None:
         """Raise ValueError unless every sigma lies in [sigma_min, sigma_max]."""
-        low, high = (
-            (sigma, sigma) if isinstance(sigma, float | int) else (float(sigma.min()), float(sigma.max()))
-        )
+        if isinstance(sigma, Tensor):
+            low, high = float(sigma.detach().min()), float(sigma.detach().max())
+        else:
+            low = high = sigma
         # One part in 10^9 of slack: a grid end that went through float32 or text is still the grid's end.
         slack = 1e-9
         if not (low > 0.0 and self.sigma_min * (1 - slack) <= low and high <= self.sigma_max * (1 + slack)):

@@ -29,8 +29,10 @@ def build_denoiser(description: dict[str, Any]) -> NetworkDenoiser:
         return from_unet(
             unet, schedule, prediction=description["prediction"], null_label=description["null_label"]
         )
-    except (KeyError, TypeError) as error:
+    except KeyError as error:
         raise ValueError(f"denoiser: the weights file's description is incomplete: {error}") from None
+    except (TypeError, ValueError, AttributeError, RuntimeError) as error:
+        raise ValueError(f"denoiser: the weights file's description is wrong: {error}") from None
 
 
 def load_denoiser(spec: str) -> NetworkDenoiser:

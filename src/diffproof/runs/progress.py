@@ -23,8 +23,10 @@ from diffproof.runs.report import Report, cells, header
 from diffproof.runs.store import ImageResult
 
 
-def _progress() -> Progress:
-    return Progress(
+@contextmanager
+def _shown_once_started() -> Iterator[Progress]:
+    """A bar that appears with the first step, so that what is refused before shows its one line only."""
+    progress = Progress(
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
@@ -34,30 +36,30 @@ def _progress() -> Progress:
         TimeRemainingColumn(),
         console=Console(stderr=True),
     )
-
-
-def run_with_progress(job: Job, folder: Path) -> list[ImageResult]:
-    """`certify.run` under a progress bar that counts draws."""
-    title = f"{job.settings.describe()} σ={job.settings.sigma:g}"
-    progress = _progress()
-    task = progress.add_task(title, total=len(job.indices) * job.draws_per_image, unit="draws")
-
-    def on_draws(draws: int) -> None:
-        # The bar appears with the first count, so that a refused run shows its one line only.
-        progress.start()
-        progress.advance(task, draws)
-
     try:
-        return run(job, folder, on_draws)
+        yield progress
     finally:
         if progress.live.is_started:
             progress.stop()
 
 
+def run_with_progress(job: Job, folder: Path) -> list[ImageResult]:
+    """`certify.run` under a progress bar that counts draws."""
+    title = f"{job.settings.describe()} σ={job.settings.sigma:g}"
+    with _shown_once_started() as progress:
+        task = progress.add_task(title, total=len(job.indices) * job.draws_per_image, unit="draws")
+
+        def on_draws(draws: int) -> None:
+            progress.start()
+            progress.advance(task, draws)
+
+        return run(job, folder, on_draws)
+
+
 @contextmanager
 def training_progress(iterations: int) -> Iterator[Callable[[int, float], None]]:
     """A progress bar with the loss; yields what training calls after each step."""
-    with _progress() as progress:
+    with _shown_once_started() as progress:
         task = progress.add_task("loss –", total=iterations, unit="steps")
         mean = 0.0
 
@@ -65,6 +67,7 @@ def training_progress(iterations: int) -> Iterator[Callable[[int, float], None]]
             nonlocal mean
             weight = max(0.01, 1 / step)
             mean += weight * (loss - mean)
+            progress.start()
             progress.update(task, completed=step, description=f"loss {mean:.4f}")
 
         yield on_step

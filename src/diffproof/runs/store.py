@@ -89,7 +89,12 @@ class RunStore:
             raise ValueError(f"out: another process is at work in {folder}") from None
         try:
             if not (folder / STORE).exists():
-                _create(folder, settings, weights_hash)
+                try:
+                    _create(folder, settings, weights_hash)
+                except OSError:
+                    for name in begun - {_LOCK}:
+                        (folder / name).unlink(missing_ok=True)
+                    raise
             with _connect(folder) as connection:
                 stored, stored_hash = _read_settings(folder, connection)
                 different = stored.differences(settings)
@@ -124,10 +129,10 @@ class RunStore:
             rows = self._connection.execute(
                 "SELECT image_index, true_label, certificate, seconds FROM images ORDER BY image_index"
             ).fetchall()
-        return [
-            ImageResult(index, label, Certificate.from_json(text), seconds)
-            for index, label, text, seconds in rows
-        ]
+            return [
+                ImageResult(index, label, Certificate.from_json(text), seconds)
+                for index, label, text, seconds in rows
+            ]
 
     def finished(self) -> set[int]:
         """Indices of the finished images."""
@@ -140,11 +145,11 @@ class RunStore:
             rows = self._connection.execute(
                 "SELECT stream, tally, seconds FROM partial WHERE image_index = ?", (image_index,)
             ).fetchall()
-        tallies = {stream: json.loads(tally) for stream, tally, _ in rows}
-        loaded = {
-            stream: Tally(**{**fields, "counts": tuple(fields["counts"])})
-            for stream, fields in tallies.items()
-        }
+            tallies = {stream: json.loads(tally) for stream, tally, _ in rows}
+            loaded = {
+                stream: Tally(**{**fields, "counts": tuple(fields["counts"])})
+                for stream, fields in tallies.items()
+            }
         return Partial(
             loaded.get("selection"),
             loaded.get("estimation"),
@@ -206,9 +211,9 @@ def _connect(folder: Path) -> Iterator[sqlite3.Connection]:
 def _read_settings(folder: Path, connection: sqlite3.Connection) -> tuple[CertifySettings, str]:
     with _reporting(folder):
         row = connection.execute("SELECT json, weights_hash FROM settings").fetchone()
-    if row is None:
-        raise ValueError(f"run: the store in {folder} is corrupt: it holds no settings")
-    return CertifySettings.from_dict(json.loads(row[0])), row[1]
+        if row is None:
+            raise ValueError("it holds no settings")
+        return CertifySettings.from_dict(json.loads(row[0])), row[1]
 
 
 @contextmanager
@@ -218,8 +223,8 @@ def _reporting(folder: Path) -> Iterator[None]:
         yield
     except sqlite3.OperationalError as error:
         text = str(error)
-        if "no such table" in text:
+        if text.startswith("no such"):
             raise ValueError(f"run: the store in {folder} is corrupt: {text}") from None
         raise OSError(f"cannot write to {folder}: {text}") from None
-    except sqlite3.DatabaseError as error:
+    except (sqlite3.DatabaseError, ValueError, TypeError, KeyError) as error:
         raise ValueError(f"run: the store in {folder} is corrupt: {error}") from None

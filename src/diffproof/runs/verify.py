@@ -6,8 +6,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import torch
-
 from diffproof.runs.certify import Job, prepare
 from diffproof.runs.settings import CertifySettings
 from diffproof.runs.store import ImageResult, RunStore
@@ -71,7 +69,9 @@ def check(result: ImageResult, settings: CertifySettings, job: Job) -> list[str]
             found.append(f"{name} is {getattr(certificate, name)}, the run's is {getattr(settings, name)}")
     if (sum(certificate.selection_counts), sum(certificate.counts)) != (certificate.n0, certificate.n):
         found.append("its counts do not add up to n0 and n")
-    elif max(certificate.selection_counts) != certificate.selection_counts[certificate.selected]:
+    elif min(*certificate.selection_counts, *certificate.counts) < 0:
+        found.append("it has negative counts")
+    elif certificate.selected != certificate.selection_counts.index(max(certificate.selection_counts)):
         found.append("the selected class did not get the most selection draws")
     else:
         proved = certificate.recompute()
@@ -82,6 +82,10 @@ def check(result: ImageResult, settings: CertifySettings, job: Job) -> list[str]
             found.append(
                 f"its counts prove radius {proved.radius:.6f}, the certificate says {certificate.radius:.6f}"
             )
+    if certificate.image_index != result.image_index:
+        found.append(f"it was made for image {certificate.image_index}")
+    if certificate.grid_sigma != job.smoothed.grid_sigma:
+        found.append(f"grid_sigma is {certificate.grid_sigma}, the denoiser's is {job.smoothed.grid_sigma}")
     if certificate.settings != job.smoothed.certificate_settings():
         found.append("it was made by a defence with other settings")
     if certificate.weights_hash != job.smoothed.weights_hash():
@@ -97,7 +101,7 @@ def check(result: ImageResult, settings: CertifySettings, job: Job) -> list[str]
 
 
 def _draw_again(result: ImageResult, job: Job) -> float:
-    """Share of the estimation draws that fall to another label than before."""
+    """Share of the draws that fall to another label than before."""
     certificate, settings = result.certificate, job.settings
     again = job.smoothed.certify(
         job.data.images[result.image_index].to(job.device),
@@ -109,5 +113,5 @@ def _draw_again(result: ImageResult, job: Job) -> float:
         batch_size=settings.batch_size,
         bound=certificate.bound,
     )
-    old, new = torch.tensor(certificate.counts), torch.tensor(again.counts)
-    return float((old - new).abs().sum()) / 2 / certificate.n
+    old, new = ((*c.selection_counts, *c.counts) for c in (certificate, again))
+    return sum(abs(a - b) for a, b in zip(old, new, strict=True)) / 2 / (certificate.n0 + certificate.n)

@@ -86,6 +86,7 @@ def radius_bound(
         ValueError: alpha, sigma, label or counts out of range, or an unknown bound.
     """
     check_positive("sigma", sigma)
+    check_probability("alpha", alpha)
     n = sum(counts)
     if not 0 <= label < len(counts):
         raise ValueError(f"label: expected 0 ≤ label < {len(counts)}, got {label}")

@@ -9,9 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from diffproof.checks import check_at_least
 from diffproof.data import ImageData
 from diffproof.denoisers.network import NetworkDenoiser
 from diffproof.denoisers.saved import build_denoiser
+from diffproof.denoisers.schedules import named_schedule
 from diffproof.training.loop import OnStep, TrainSettings, fit
 
 
@@ -34,7 +36,7 @@ def describe_denoiser(data: ImageData, unet: UNetSettings, schedule: str, timest
     """What a weights file says of the network it holds, enough to build it again.
 
     Raises:
-        ValueError: the images cannot be halved as often as the U-Net has resolutions.
+        ValueError: the images cannot be halved as often as the U-Net has resolutions, or a setting out of range.
     """
     channels, height, width = data.image_shape
     factor = 2 ** (len(unet.channels) - 1)
@@ -44,6 +46,10 @@ def describe_denoiser(data: ImageData, unet: UNetSettings, schedule: str, timest
         )
     if any(width_ % 8 or width_ < 8 for width_ in unet.channels):
         raise ValueError(f"channels: expected multiples of 8, got {list(unet.channels)}")
+    check_at_least("layers", unet.layers, 1)
+    if not 0.0 <= unet.dropout < 1.0:
+        raise ValueError(f"dropout: expected a number in [0, 1), got {unet.dropout}")
+    named_schedule(schedule, timesteps=timesteps)
     num_classes = len(data.class_names)
     return {
         "kind": "denoiser",

@@ -1,0 +1,77 @@
+"""What several test files share: tiny weights made by the real commands, and a small run."""
+
+from __future__ import annotations
+
+import os
+
+# The networks here are so small that threads only wait for each other, and a process that is forked from one
+# with threads may hang; set before torch loads.
+os.environ["OMP_NUM_THREADS"] = "1"
+
+import sqlite3
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from diffproof.cli.main import run
+
+# Unlike the demo's runs, small enough to repeat in every test; still some wrong, some certified.
+SMALL_RUN: dict[str, object] = {
+    "data": "digits",
+    "indices": "0:40:8",
+    "classifier": "digits",
+    "method": "densepure",
+    "sigma": 0.25,
+    "steps": 2,
+    "votes": 5,
+    "n0": 20,
+    "n": 100,
+    "seed": 3,
+}
+
+
+def certify_flags(out: Path, **changes: object) -> list[str]:
+    """The command line of SMALL_RUN with other values; None leaves a flag out."""
+    flags = {**SMALL_RUN, "out": out, **changes}
+    words = ["certify"]
+    for name, value in flags.items():
+        if value is not None:
+            words += [f"--{name.replace('_', '-')}", str(value)]
+    return words
+
+
+def rows(folder: Path, columns: str = "image_index, true_label, certificate") -> list[tuple[Any, ...]]:
+    """The finished images of a run folder, read without diffproof."""
+    connection = sqlite3.connect(folder / "results.sqlite")
+    try:
+        return connection.execute(f"SELECT {columns} FROM images ORDER BY image_index").fetchall()
+    finally:
+        connection.close()
+
+
+def change(folder: Path, statement: str, *values: object) -> None:
+    """Edit a run's store behind diffproof's back."""
+    connection = sqlite3.connect(folder / "results.sqlite")
+    try:
+        with connection:
+            connection.execute(statement, values)
+    finally:
+        connection.close()
+
+
+@pytest.fixture(scope="session")
+def denoiser(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A denoiser good enough to certify something, trained in seconds by the real command."""
+    path = tmp_path_factory.mktemp("weights") / "denoiser.safetensors"
+    flags = "--data digits --channels 8,16 --batch-size 64 --learning-rate 0.005 --iterations 100"
+    assert run(["train", "denoiser", *flags.split(), "--out", str(path)]) == 0
+    return path
+
+
+@pytest.fixture(scope="session")
+def small_run(tmp_path_factory: pytest.TempPathFactory, denoiser: Path) -> Path:
+    """A finished run of SMALL_RUN; read only, copy it to change it."""
+    folder = tmp_path_factory.mktemp("runs") / "small"
+    assert run(certify_flags(folder, denoiser=denoiser)) == 0
+    return folder

@@ -1,0 +1,255 @@
+"""Runs that are killed, interrupted, doubled or out of disk: the store stays whole and the run goes on."""
+
+from __future__ import annotations
+
+import os
+import random
+import resource
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import certify_flags, rows
+
+from diffproof.cli.main import run
+from diffproof.runs import certify
+from diffproof.runs.certify import prepare
+from diffproof.runs.report import load_report
+from diffproof.runs.settings import CertifySettings
+from diffproof.runs.store import RunStore
+
+INDICES = [0, 100, 200]
+N = 240
+# Many small batches, so that most of the time is spent in the middle of an image.
+LONG: dict[str, object] = {"indices": "0:300:100", "votes": 3, "n0": 20, "n": N, "batch_size": 16}
+PLAIN: dict[str, object] = {"method": "none", "denoiser": None, "steps": None, "votes": None}
+
+
+def forked(work: Callable[[], int], errors: int | None = None) -> int:
+    """Start `work` in a child that has everything loaded already; returns its process id."""
+    pid = os.fork()
+    if pid:
+        return pid
+    status = 70
+    try:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        os.dup2(os.open(os.devnull, os.O_WRONLY) if errors is None else errors, 2)
+        # pytest's captured streams belong to the parent.
+        sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", closefd=False)  # noqa: SIM115
+        status = work()
+        sys.stderr.flush()
+    finally:
+        os._exit(status)
+
+
+def exit_status(pid: int) -> int:
+    """Wait for a child; negative is the signal that ended it."""
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+def certify_often(folder: Path, denoiser: Path) -> int:
+    """The command with a commit after every batch."""
+    certify.COMMIT_EVERY = 0.0
+    return run(certify_flags(folder, denoiser=denoiser, **LONG))
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory, denoiser: Path) -> tuple[list[tuple[Any, ...]], float]:
+    """The rows of the run that nobody interrupts, and the seconds it takes."""
+    folder = tmp_path_factory.mktemp("runs") / "whole"
+    started = time.monotonic()
+    assert exit_status(forked(lambda: certify_often(folder, denoiser))) == 0
+    return rows(folder), time.monotonic() - started
+
+
+def test_twenty_kills_leave_the_store_of_an_uninterrupted_run(
+    tmp_path: Path, denoiser: Path, whole: tuple[list[tuple[Any, ...]], float]
+) -> None:
+    expected, seconds = whole
+    source = random.Random(20)
+    folders = [tmp_path / "run-0"]
+    killed = in_image = before_store = 0
+    # A fresh folder where one run got to its end; the bound only guards against endless waiting.
+    for _ in range(200):
+        folder = folders[-1]
+        pid = forked(lambda folder=folder: certify_often(folder, denoiser))  # type: ignore[misc]
+        time.sleep(source.uniform(0, 0.35 * seconds))
+        os.kill(pid, signal.SIGKILL)
+        if exit_status(pid) == 0:
+            folders.append(tmp_path / f"run-{len(folders)}")
+            continue
+        killed += 1
+        if not (folder / "results.sqlite").exists():
+            before_store += 1
+            continue
+        # Readable, with nothing but finished images in their final form, in order.
+        with RunStore.reading(folder) as store:
+            finished = [result.image_index for result in store.results()]
+            assert finished == INDICES[: len(finished)]
+            partials = {index: store.partial(index) for index in INDICES}
+        assert rows(folder) == expected[: len(finished)]
+        assert all(partials[index].selection is None for index in finished)
+        working = [index for index, partial in partials.items() if partial.selection is not None]
+        assert working in ([], [i for i in INDICES if i not in finished][:1])
+        estimation = partials[working[0]].estimation if working else None
+        in_image += estimation is not None and 0 < estimation.draws < N
+        if killed >= 20 and in_image >= 5:
+            break
+    assert killed >= 20
+    assert in_image >= 5
+    for folder in folders:
+        assert exit_status(forked(lambda folder=folder: certify_often(folder, denoiser))) == 0  # type: ignore[misc]
+        assert rows(folder) == expected
+        assert {path.name for path in folder.iterdir()} == {"settings.yaml", "results.sqlite", "lock"}
+        with RunStore.reading(folder) as store:
+            assert all(store.partial(index).estimation is None for index in INDICES)
+            # Time before a kill counts too, but only what was committed.
+            assert all(result.seconds > 0 for result in store.results())
+
+
+@pytest.mark.parametrize(
+    "left", ["lock", "settings.yaml", "results.sqlite.new", "results.sqlite.new-journal"]
+)
+def test_what_a_kill_during_creation_leaves_is_no_obstacle(tmp_path: Path, left: str) -> None:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / left).write_bytes(b"half of somethi" if left != "lock" else b"")
+    assert run(certify_flags(folder, **PLAIN, indices="0", n=10)) == 0
+    assert len(rows(folder)) == 1
+    assert {path.name for path in folder.iterdir()} == {"settings.yaml", "results.sqlite", "lock"}
+
+
+PROGRAM = """
+import signal
+from diffproof.runs import certify
+from diffproof.cli import main
+signal.signal(signal.SIGINT, signal.default_int_handler)
+certify.COMMIT_EVERY = 0.05
+main()
+"""
+
+
+def test_an_interrupt_saves_says_so_and_continues(
+    tmp_path: Path, denoiser: Path, whole: tuple[list[tuple[Any, ...]], float]
+) -> None:
+    folder = tmp_path / "run"
+    flags = certify_flags(folder, denoiser=denoiser, **{**LONG, "batch_size": 1})
+    process = subprocess.Popen(
+        [sys.executable, "-c", PROGRAM, *flags], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        # A real process from its start, stopped once it has saved tallies of its first image.
+        saved = 0
+        while not saved and process.poll() is None:
+            time.sleep(0.05)
+            if (folder / "results.sqlite").exists():
+                with RunStore.reading(folder) as store:
+                    partial = store.partial(0).estimation
+                    saved = 0 if partial is None else partial.draws
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 130
+    assert out == ""
+    lines = [line for line in err.splitlines() if line.strip() and "draws" not in line]
+    assert lines == ["diffproof: interrupted; the same command continues where it stopped"]
+    with RunStore.reading(folder) as store:
+        kept = store.partial(0).estimation
+        # The interrupt itself saves what was counted since the last commit.
+        assert store.finished() or (kept is not None and kept.draws >= saved > 0)
+    assert run(certify_flags(folder, denoiser=denoiser, **LONG)) == 0
+    assert rows(folder) == whole[0]
+
+
+def test_two_processes_at_once(
+    tmp_path: Path,
+    denoiser: Path,
+    whole: tuple[list[tuple[Any, ...]], float],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    folder, go_on = tmp_path / "run", tmp_path / "go-on"
+    flags = certify_flags(folder, denoiser=denoiser, **LONG)
+    fields = {name: value for name, value in LONG.items() if name != "batch_size"}
+    settings = CertifySettings(
+        data="digits",
+        classifier="digits",
+        method="densepure",
+        denoiser=str(denoiser),
+        sigma=0.25,
+        steps=2,
+        seed=3,
+        **fields,  # type: ignore[arg-type]
+    )
+    job = prepare(settings)
+
+    def first() -> int:
+        counted = 0
+
+        def wait(draws: int) -> None:
+            nonlocal counted
+            counted += draws
+            # Stop and wait in the middle of the second image.
+            while counted >= 20 + N + 100 and not go_on.exists():
+                time.sleep(0.01)
+
+        certify.run(job, folder, wait)
+        return 0
+
+    pid = forked(first)
+    try:
+        while not (folder / "results.sqlite").exists() or not rows(folder):
+            time.sleep(0.02)
+        assert run(flags) == 2
+        refusal = f"diffproof: error: out: another process is at work in {folder}\n"
+        assert capsys.readouterr().err == refusal
+        # So does a process with nothing in common with the first.
+        second = subprocess.run([sys.executable, "-c", PROGRAM, *flags], capture_output=True, text=True)
+        assert (second.returncode, second.stdout, second.stderr) == (2, "", refusal)
+        # Reading is allowed meanwhile.
+        (row,) = load_report([folder], [0.0]).rows
+        assert [result.image_index for result in row.results] == [0]
+    finally:
+        go_on.touch()
+        status = exit_status(pid)
+    assert status == 0
+    assert rows(folder) == whole[0]
+    assert run(flags) == 0
+
+
+@pytest.mark.parametrize("limit", [0, 2_000, 10_000, 24_576, 33_000])
+def test_a_full_disk_ends_in_one_line_and_loses_nothing(tmp_path: Path, limit: int) -> None:
+    """No file may grow beyond the limit: before the settings, within the empty store, within the run."""
+    folder = tmp_path / "run"
+    flags = certify_flags(folder, **PLAIN, indices="0:40", n0=5, n=20)
+    expected = certify_flags(tmp_path / "whole", **PLAIN, indices="0:40", n0=5, n=20)
+    assert run(expected) == 0
+    assert (tmp_path / "whole" / "results.sqlite").stat().st_size > 40_000
+    reader, writer = os.pipe()
+
+    def with_limit() -> int:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
+        return run(flags)
+
+    pid = forked(with_limit, writer)
+    os.close(writer)
+    with open(reader, encoding="utf-8") as stream:
+        lines = [line for line in stream.read().splitlines() if " draws " not in line]
+    assert exit_status(pid) == 2
+    assert len(lines) == 1
+    assert lines[0].startswith("diffproof: error: ")
+    assert str(folder) in lines[0] or "File too large" in lines[0]
+    if limit > 20_000:
+        with RunStore.reading(folder) as store:
+            count = len(store.results())
+        assert 0 < count < 40
+        assert rows(folder) == rows(tmp_path / "whole")[:count]
+    else:
+        assert {path.name for path in folder.iterdir()} <= {"lock"}
+    assert run(flags) == 0
+    assert rows(folder) == rows(tmp_path / "whole")

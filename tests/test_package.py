@@ -1,0 +1,138 @@
+"""The package as a whole: what importing it loads, its names, its command line's texts, its weights."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+import pytest
+import torch
+
+import diffproof as dp
+from diffproof.cli.main import diffproof as command_group
+from diffproof.weights import load_weights, packaged
+
+HEAVY = ("diffusers", "sklearn", "matplotlib", "click", "rich", "torch", "scipy", "filelock", "yaml")
+
+
+def loaded_by(statement: str) -> set[str]:
+    """Top-level modules that a fresh interpreter holds after a statement."""
+    program = (
+        "import sys, json, io, contextlib\nwith contextlib.redirect_stdout(io.StringIO()):\n"
+        f"    {statement}\n"
+        "print(json.dumps(sorted({name.split('.')[0] for name in sys.modules})))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    return set(json.loads(done.stdout))
+
+
+def test_importing_the_package_loads_nothing_heavy() -> None:
+    assert not loaded_by("import diffproof").intersection(HEAVY)
+
+
+def test_loading_data_needs_no_network_library() -> None:
+    loaded = loaded_by("import diffproof; diffproof.load_data('digits')")
+    assert "sklearn" in loaded
+    assert not loaded.intersection({"diffusers", "matplotlib", "click"})
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [[], ["--help"], ["--version"], ["certify", "--help"], ["report", "--help"], ["train", "denoiser", "-h"]],
+)
+def test_help_loads_only_click(arguments: list[str]) -> None:
+    loaded = loaded_by(f"from diffproof.cli.main import run; run({arguments})")
+    assert "click" in loaded
+    assert not loaded.intersection(set(HEAVY) - {"click"})
+
+
+def test_every_public_name_resolves() -> None:
+    assert len(dp.__all__) == len(set(dp.__all__)) >= 15
+    for name in dp.__all__:
+        thing = getattr(dp, name)
+        assert getattr(thing, "__name__", None) == name
+        assert thing.__module__.startswith("diffproof.")
+        assert thing.__doc__, name
+    assert dir(dp) == sorted(dp.__all__)
+
+
+def test_an_unknown_public_name_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="module 'diffproof' has no attribute 'DensPure'"):
+        _ = dp.DensPure
+
+
+def commands(command: click.Command, name: str) -> Iterator[tuple[str, click.Command]]:
+    yield name, command
+    if isinstance(command, click.Group):
+        for child, sub in command.commands.items():
+            yield from commands(sub, f"{name} {child}")
+
+
+@pytest.mark.parametrize(("name", "command"), list(commands(command_group, "diffproof")))
+def test_every_command_and_flag_is_documented(name: str, command: click.Command) -> None:
+    assert command.help
+    assert command.help.strip().endswith((".", "report")), f"{name}: {command.help}"
+    for parameter in command.params:
+        if isinstance(parameter, click.Option):
+            assert parameter.help, f"{name} {parameter.name}"
+            assert parameter.help.rstrip("]").strip().endswith((".", "all")), f"{name} {parameter.name}"
+
+
+def packaged_files() -> list[tuple[str, Path]]:
+    return [(kind, packaged(kind).get("digits", Path("missing"))) for kind in ("denoiser", "classifier")]
+
+
+def test_packaged_weights_are_small() -> None:
+    sizes = [path.stat().st_size for _, path in packaged_files()]
+    assert min(sizes) > 0
+    assert sum(sizes) <= 2 * 1024 * 1024
+
+
+@pytest.mark.parametrize("kind", ["denoiser", "classifier"])
+def test_packaged_weights_name_their_command_and_seed(kind: str) -> None:
+    tensors, description = load_weights(packaged(kind)["digits"])
+    assert tensors
+    assert all(tensor.isfinite().all() for tensor in tensors.values() if tensor.is_floating_point())
+    training = description["training"]
+    words = shlex.split(training["command"])
+    assert words[:3] == ["diffproof", "train", kind]
+    flags = dict(zip(words[3::2], words[4::2], strict=True))
+    assert flags["--seed"] == str(training["seed"])
+    assert flags["--out"] == f"digits-{kind}.safetensors"
+    # Each recorded flag is one that the command takes today.
+    group = command_group.commands["train"]
+    assert isinstance(group, click.Group)
+    known = {name for option in group.commands[kind].params for name in option.opts}
+    assert set(flags) <= known
+
+
+def test_packaged_classifier_on_the_clean_test_split() -> None:
+    images, labels = dp.load_data("digits", split="test")
+    classifier = dp.load_classifier("digits")
+    assert not classifier.training
+    share = float((classifier(images).argmax(1) == labels).double().mean())
+    assert share >= 0.97
+    recorded = load_weights(packaged("classifier")["digits"]).description["training"]["test"]["accuracy"]
+    assert share == pytest.approx(recorded, abs=1e-6)
+
+
+def test_packaged_denoiser_denoises_and_fits_the_classifier() -> None:
+    images, _ = dp.load_data("digits", split="test")
+    denoiser = dp.load_denoiser("digits")
+    assert not denoiser.training
+    assert denoiser.image_shape == dp.load_classifier("digits").image_shape == (1, 8, 8)
+    assert denoiser.num_classes == denoiser.null_label == 10
+    generator = torch.Generator().manual_seed(5)
+    noise = torch.randn(images.shape, generator=generator)
+    mean = dp.load_data("digits", split="train").images.mean(0)
+    guess = float((mean - images).pow(2).mean().sqrt())
+    for sigma in (0.25, 0.5, 1.0):
+        error = float((denoiser(images + sigma * noise, sigma) - images).detach().pow(2).mean().sqrt())
+        # Better than leaving the image alone, and than the mean image, which sees nothing.
+        assert error < sigma
+        assert error < guess

@@ -1,0 +1,353 @@
+"""Training by the real commands: it learns, repeats itself to the bit, and fails cleanly."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import math
+import shlex
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import diffproof as dp
+from diffproof.classifiers.saved import build_classifier
+from diffproof.cli.main import run
+from diffproof.denoisers.saved import build_denoiser
+from diffproof.training.classifier import accuracy, describe_classifier, train_classifier
+from diffproof.training.denoiser import (
+    UNetSettings,
+    denoising_errors,
+    describe_denoiser,
+    epsilon_loss,
+    train_denoiser,
+)
+from diffproof.training.loop import TrainSettings, fit
+from diffproof.weights import hash_tensors, load_weights
+
+DENOISER = "train denoiser --data digits --channels 8 --batch-size 16 --iterations 5"
+CLASSIFIER = "train classifier --data digits --width 4 --batch-size 32 --iterations 10"
+COMMANDS = pytest.mark.parametrize("command", [DENOISER, CLASSIFIER], ids=["denoiser", "classifier"])
+
+
+def train(command: str, out: Path) -> int:
+    return run([*shlex.split(command), "--out", str(out)])
+
+
+@COMMANDS
+def test_the_same_command_gives_the_same_bytes(tmp_path: Path, command: str) -> None:
+    hashes: list[str] = []
+    for folder in ("a", "b", "c"):
+        (tmp_path / folder).mkdir()
+        # What else drew from torch's generator before must not matter.
+        torch.rand(len(hashes) + 1)
+        assert (
+            train(command + (" --seed 1" if folder == "c" else ""), tmp_path / folder / "w.safetensors") == 0
+        )
+        hashes.append(hashlib.sha256((tmp_path / folder / "w.safetensors").read_bytes()).hexdigest())
+    assert hashes[0] == hashes[1] != hashes[2]
+
+
+@COMMANDS
+def test_training_leaves_the_global_generator_alone(tmp_path: Path, command: str) -> None:
+    torch.manual_seed(0)
+    expected = torch.rand(3)
+    torch.manual_seed(0)
+    assert train(command, tmp_path / "w.safetensors") == 0
+    assert torch.equal(torch.rand(3), expected)
+
+
+@COMMANDS
+def test_the_recorded_command_runs_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    path = tmp_path / "my weights.safetensors"
+    assert train(f"{command} --seed 7", path) == 0
+    description = load_weights(path).description
+    assert description["training"]["seed"] == 7
+    words = shlex.split(description["training"]["command"])
+    assert words[0] == "diffproof"
+    (tmp_path / "again").mkdir()
+    monkeypatch.chdir(tmp_path / "again")
+    assert run(words[1:]) == 0
+    assert (tmp_path / "again" / path.name).read_bytes() == path.read_bytes()
+
+
+@COMMANDS
+def test_a_loss_that_blows_up_ends_in_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], command: str
+) -> None:
+    assert train(f"{command} --learning-rate 1e30", tmp_path / "w.safetensors") == 2
+    lines = capsys.readouterr().err.splitlines()
+    errors = [line for line in lines if line.startswith("diffproof: error:")]
+    assert len(errors) == 1
+    assert lines[-1] == errors[0]
+    assert "training: the loss is nan at iteration" in errors[0] or "the loss is inf" in errors[0]
+    assert list(tmp_path.iterdir()) == []
+
+
+@COMMANDS
+def test_nothing_is_overwritten_without_force(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], command: str
+) -> None:
+    path = tmp_path / "w.safetensors"
+    path.write_text("precious")
+    assert train(command, path) == 2
+    assert capsys.readouterr().err == f"diffproof: error: out: {path} exists; --force overwrites it\n"
+    assert path.read_text() == "precious"
+    assert train(f"{command} --force", path) == 0
+    assert load_weights(path).tensors
+
+
+def test_the_denoiser_command_learns(tmp_path: Path, denoiser: Path) -> None:
+    assert train(DENOISER.replace("iterations 5", "iterations 1"), tmp_path / "w.safetensors") == 0
+    before, after = (
+        load_weights(path).description["training"]["test"] for path in (tmp_path / "w.safetensors", denoiser)
+    )
+    assert set(before) == set(after) == {f"rms_error_at_{sigma}" for sigma in ("0.1", "0.25", "0.5", "1")}
+    for name, error in after.items():
+        assert error < 0.9 * before[name]
+
+
+def test_the_recorded_errors_are_those_of_the_network(denoiser: Path) -> None:
+    recorded = load_weights(denoiser).description["training"]["test"]
+    model = dp.load_denoiser(str(denoiser))
+    images = dp.load_data("digits", split="test").images
+    noise = torch.randn(images.shape, generator=torch.Generator().manual_seed(99))
+    for sigma in (0.1, 0.25, 0.5, 1.0):
+        error = float((model(images + sigma * noise, sigma) - images).detach().square().mean().sqrt())
+        # Other noise than the recorded error's: 33,000 pixels agree to a few percent.
+        assert error == pytest.approx(recorded[f"rms_error_at_{sigma:g}"], rel=0.05)
+
+
+def test_a_schedule_too_short_for_the_reported_sigmas_still_trains(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "w.safetensors"
+    assert train(f"{DENOISER} --schedule linear --timesteps 100", path) == 0
+    assert capsys.readouterr().out.startswith("root-mean-square error on 514 test images: ")
+    largest = dp.load_denoiser(str(path)).sigma_max
+    assert largest < 1.0
+    names = load_weights(path).description["training"]["test"]
+    assert all(float(name.removeprefix("rms_error_at_")) <= largest for name in names)
+
+
+def test_losses_go_down() -> None:
+    data = dp.load_data("digits", split="train")
+    losses: dict[str, list[float]] = {"classifier": [], "denoiser": []}
+    settings = TrainSettings(60, batch_size=64, learning_rate=0.005)
+    trained = train_classifier(
+        data, describe_classifier(data, 8), settings, lambda _, loss: losses["classifier"].append(loss)
+    )
+    train_denoiser(
+        data,
+        describe_denoiser(data, UNetSettings((8,)), "cosine", 1000),
+        settings,
+        on_step=lambda _, loss: losses["denoiser"].append(loss),
+    )
+    for name, curve in losses.items():
+        assert len(curve) == 60
+        assert sum(curve[-10:]) < 0.7 * sum(curve[:10]), name
+    # Ten classes at random start near log 10, and unit noise guessed as about zero near 1.
+    assert losses["classifier"][0] == pytest.approx(math.log(10), rel=0.25)
+    assert losses["denoiser"][0] == pytest.approx(1.0, rel=0.5)
+    assert accuracy(trained, data) > 0.5
+    assert not trained.training
+
+
+def test_the_denoising_loss_against_ddpm() -> None:
+    """The loss of Ho et al.'s algorithm 1, written out in √ᾱ coordinates with the same draws."""
+    data = dp.load_data("digits", split="train")
+    model = build_denoiser(describe_denoiser(data, UNetSettings((8,)), "linear", 1000))
+    betas = torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64)
+    bars = torch.cumprod(1 - betas, 0)
+    images, labels = data.images[:12], data.labels[:12]
+    seen: list[tuple[Tensor, Tensor]] = []
+
+    class Recorder(nn.Module):
+        def forward(self, x: Tensor, timestep: Tensor, label: Tensor) -> Tensor:
+            seen.append((x, timestep))
+            assert torch.equal(label, labels)
+            return torch.zeros_like(x)
+
+    loss = epsilon_loss(model, Recorder(), images, labels, 0.0, torch.Generator().manual_seed(1))
+    x, timestep = seen[0]
+    bar = bars[timestep].float().reshape(-1, 1, 1, 1)
+    # x_t = √ᾱ·x_0 + √(1 − ᾱ)·ε with x_0 in [−1, 1]; a prediction of zero leaves the mean of ε².
+    epsilon = (x - bar.sqrt() * (2 * images - 1)) / (1 - bar).sqrt()
+    assert float(loss) == pytest.approx(float(epsilon.square().mean()), rel=1e-4)
+    # 768 standard normal values: mean 0 ± 0.036, mean square 1 ± 0.051; five sigma, one false alarm in 10^6.
+    assert abs(float(epsilon.mean())) < 5 * 0.036
+    assert abs(float(loss) - 1) < 5 * 0.051
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
+def test_labels_are_dropped_at_the_asked_share(share: float) -> None:
+    data = dp.load_data("digits", split="train")
+    model = build_denoiser(describe_denoiser(data, UNetSettings((8,)), "cosine", 1000))
+    given: list[Tensor] = []
+    times: list[Tensor] = []
+
+    class Recorder(nn.Module):
+        def forward(self, x: Tensor, timestep: Tensor, label: Tensor) -> Tensor:
+            given.append(label)
+            times.append(timestep)
+            return torch.zeros_like(x)
+
+    epsilon_loss(model, Recorder(), data.images, data.labels, share, torch.Generator().manual_seed(2))
+    dropped = given[0] == 10
+    # 1,283 labels: standard deviation at most 0.0128; five sigma, one false alarm in 10^6.
+    assert float(dropped.double().mean()) == pytest.approx(
+        share, abs=5 * math.sqrt(share * (1 - share) / 1283)
+    )
+    assert torch.equal(given[0][~dropped], data.labels[~dropped])
+    assert int(times[0].min()) >= 0
+    assert int(times[0].max()) <= 999
+    # Uniform on 0 … 999: mean 499.5, standard error 8.06.
+    assert abs(float(times[0].double().mean()) - 499.5) < 5 * 8.06
+
+
+def test_denoising_errors_of_a_perfect_denoiser_are_its_noise() -> None:
+    data = dp.load_data("digits", split="test")
+
+    class Lazy(dp.NetworkDenoiser):
+        def forward(self, noisy: Tensor, sigma: float | Tensor, label: Tensor | None = None) -> Tensor:
+            return noisy
+
+    model = build_denoiser(describe_denoiser(data, UNetSettings((8,)), "cosine", 1000))
+    lazy = Lazy(model.network, model.schedule)
+    # 32,896 pixels: a relative standard error of 0.0039.
+    for sigma, error in zip((0.1, 1.0), denoising_errors(lazy, data, (0.1, 1.0), 4), strict=True):
+        assert error == pytest.approx(sigma, rel=5 * 0.0039)
+
+
+def test_weights_kept_are_the_moving_average() -> None:
+    """One parameter and a fixed gradient: AdamW, the clipping and the average by hand."""
+    network = nn.Linear(1, 1, bias=False)
+    nn.init.constant_(network.weight, 3.0)
+    states: list[float] = []
+
+    def loss_of_batch(module: nn.Module, images: Tensor, labels: Tensor, _: torch.Generator) -> Tensor:
+        assert module.training
+        states.append(float(network.weight.detach()))
+        result: Tensor = module(images).mean()
+        return result
+
+    settings = TrainSettings(40, batch_size=4, learning_rate=0.1, ema_decay=0.5)
+    kept = fit(network, torch.ones(5, 1), torch.zeros(5), loss_of_batch, settings)
+    states.append(float(network.weight.detach()))
+    # The first update copies; decay min(0.5, (1 + updates)/(10 + updates)) after that.
+    mean = states[1]
+    for updates, state in enumerate(states[2:], start=1):
+        decay = min(0.5, (1 + updates) / (10 + updates))
+        mean = decay * mean + (1 - decay) * state
+    assert float(next(kept.parameters()).detach()) == pytest.approx(mean, rel=1e-5)
+    assert not kept.training
+    # Cosine from the peak to zero: Adam's steps of a constant gradient are the learning rate itself.
+    steps = [a - b for a, b in itertools.pairwise(states)]
+    for i, step in enumerate(steps):
+        rate = 0.1 * 0.5 * (1 + math.cos(math.pi * i / 40))
+        assert step == pytest.approx(rate * (1 + 0.01 * states[i]), rel=1e-3, abs=1e-6)
+
+
+def test_normalisation_is_that_of_the_training_images() -> None:
+    data = dp.load_data("digits", split="train")
+    description = describe_classifier(data, 4)
+    classifier = build_classifier(description)
+    normalised = (data.images - classifier.mean) / classifier.std
+    assert float(normalised.mean()) == pytest.approx(0.0, abs=1e-4)
+    assert float(normalised.std()) == pytest.approx(1.0, abs=1e-4)
+    assert description["num_classes"] == 10
+    assert description["image_shape"] == [1, 8, 8]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"iterations": 0}, "iterations: expected an integer ≥ 1, got 0"),
+        ({"batch_size": 0}, "batch_size: expected an integer ≥ 1, got 0"),
+        ({"learning_rate": 0.0}, "learning_rate: expected a finite number > 0, got 0.0"),
+        ({"learning_rate": float("nan")}, "learning_rate: expected a finite number > 0, got nan"),
+        ({"ema_decay": 1.0}, r"ema_decay: expected a number in \(0, 1\), got 1.0"),
+        ({"seed": -1}, "seed: expected an integer ≥ 0, got -1"),
+    ],
+)
+def test_settings_out_of_range(changes: dict[str, float], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        TrainSettings(**{"iterations": 10, **changes})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ("--channels 8,9", "channels: expected multiples of 8, got [8, 9]"),
+        ("--channels 0", "channels: expected multiples of 8, got [0]"),
+        ("--channels 8,8,8,8,8", "channels: 5 resolutions need images of k·16 square pixels"),
+        ("--channels 8;8", "channels: expected numbers with commas between, got '8;8'"),
+        ("--channels ''", "channels: expected numbers with commas between, got ''"),
+        ("--layers 0", "layers: expected an integer ≥ 1, got 0"),
+        ("--dropout 1.5", "dropout: expected a number in [0, 1), got 1.5"),
+        ("--schedule cosin", "schedule: unknown name 'cosin'; did you mean cosine?"),
+        ("--timesteps 0", "timesteps: expected an integer ≥ 1, got 0"),
+        ("--label-dropout 1.1", "label_dropout: expected a number in [0, 1], got 1.1"),
+        ("--iterations 0", "iterations: expected an integer ≥ 1, got 0"),
+        ("--batch-size 0", "batch_size: expected an integer ≥ 1, got 0"),
+        ("--learning-rate 0", "learning_rate: expected a finite number > 0, got 0.0"),
+        ("--seed -1", "seed: expected an integer ≥ 0, got -1"),
+        ("--data digit", "data: unknown name 'digit'; did you mean digits?"),
+        ("--out w.bin", "out: expected a .safetensors file, got w.bin"),
+        ("--out none/w.safetensors", "out: no such folder: none"),
+    ],
+)
+def test_bad_flags_of_the_denoiser_end_in_one_line(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    flags: str,
+    message: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run(shlex.split(f"{DENOISER} --out w.safetensors {flags}")) == 2
+    captured = capsys.readouterr()
+    assert captured.err == f"diffproof: error: {message}\n"
+    assert captured.out == ""
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ("--width 0", "width: expected an integer ≥ 1, got 0"),
+        ("--iterations -5", "iterations: expected an integer ≥ 1, got -5"),
+        ("--data mnist", "data: unknown name 'mnist'; known: digits"),
+        ("--out .", "out: expected a .safetensors file, got ."),
+    ],
+)
+def test_bad_flags_of_the_classifier_end_in_one_line(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    flags: str,
+    message: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run(shlex.split(f"{CLASSIFIER} --out w.safetensors {flags}")) == 2
+    assert capsys.readouterr().err == f"diffproof: error: {message}\n"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_label_dropout_is_checked_in_the_library_too() -> None:
+    data = dp.load_data("digits", split="train")
+    description = describe_denoiser(data, UNetSettings((8,)), "cosine", 1000)
+    with pytest.raises(ValueError, match=r"label_dropout: expected a number in \[0, 1\], got -0.1"):
+        train_denoiser(data, description, TrainSettings(1), label_dropout=-0.1)
+
+
+def test_a_trained_network_is_the_saved_one(tmp_path: Path) -> None:
+    data = dp.load_data("digits", split="train")
+    trained = train_classifier(data, describe_classifier(data, 4), TrainSettings(10, 32, 0.002))
+    assert train(CLASSIFIER, tmp_path / "w.safetensors") == 0
+    saved = load_weights(tmp_path / "w.safetensors").tensors
+    assert hash_tensors(saved) == hash_tensors(trained.network.state_dict())
