@@ -95,7 +95,7 @@ def refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
         ({"step_rule": "log"}, "step_rule: expected one of authors, paper, log-sigma, got 'log'"),
         ({"bound": "twosided"}, "bound: unknown name 'twosided'; did you mean two-sided or one-sided?"),
         ({"precision": "float16"}, "precision: unknown name 'float16'; did you mean bfloat16 or float32?"),
-        ({"device": "cpu0"}, "device: unknown name 'cpu0'; did you mean cpu?"),
+        ({"device": "cpu0"}, "device: unknown name 'cpu0'; did you mean cpu or cuda?"),
         ({"indices": "0:515"}, "indices: the data has 514 images (0 to 513), got '0:515'"),
         ({"indices": "514"}, "indices: the data has 514 images (0 to 513), got '514'"),
         ({"indices": "5:5"}, "indices: expected 0 ≤ start < stop and step ≥ 1, got '5:5'"),
@@ -167,13 +167,13 @@ def test_certify_refuses_a_config_that_is_no_text(refused: Refused, content: byt
 # Weights
 
 
-def edited(
-    path: Path, kind: str, change_tensors: Callable[[str, torch.Tensor], torch.Tensor], **entries: object
-) -> str:
+Change = Callable[[str, torch.Tensor], torch.Tensor]
+
+
+def edited(source: Path, how: Change, entries: dict[str, object]) -> str:
     """A copy of weights with other tensors and description."""
-    source = packaged("classifier")["digits"] if kind == "classifier" else path
     tensors, description = load_weights(source)
-    changed = {name: change_tensors(name, tensor) for name, tensor in tensors.items()}
+    changed = {name: how(name, tensor) for name, tensor in tensors.items()}
     save_weights(Path("edited.safetensors"), changed, {**description, **entries})
     return "edited.safetensors"
 
@@ -228,25 +228,24 @@ def seven_classes(name: str, tensor: torch.Tensor) -> torch.Tensor:
             "prediction: expected one of epsilon, sample, v_prediction",
         ),
         ("denoiser", same, {"null_label": 11}, "null_label: expected 0 ≤ null_label < 11, got 11"),
-        ("denoiser", same, {"network": {}}, "edited.safetensors does not fit the network: missing "),
+        ("denoiser", same, {"network": {}}, "this U-Net has no class embedding, expected None"),
     ],
 )
 def test_certify_refuses_weights_that_do_not_fit(
     refused: Refused,
     denoiser: Path,
     kind: str,
-    tensors: Callable[[str, torch.Tensor], torch.Tensor],
+    tensors: Change,
     entries: dict[str, object],
     message: str,
 ) -> None:
-    path = edited(denoiser, kind, tensors, **entries)
+    source = packaged("classifier")["digits"] if kind == "classifier" else denoiser
+    path = edited(source, tensors, entries)
     assert message in refused(certify_flags(Path("out"), **{"denoiser": denoiser, kind: path}))
 
 
-def test_a_classifier_of_other_images_is_refused_without_a_denoiser_too(
-    refused: Refused, denoiser: Path
-) -> None:
-    path = edited(denoiser, "classifier", same, image_shape=[1, 16, 16])
+def test_a_classifier_of_other_images_is_refused_without_a_denoiser_too(refused: Refused) -> None:
+    path = edited(packaged("classifier")["digits"], same, {"image_shape": [1, 16, 16]})
     message = refused(certify_flags(Path("out"), **PLAIN, classifier=path))
     assert message == "images: the model takes 1×16×16 (channels×height×width), got 1×8×8"
 
@@ -504,19 +503,15 @@ PROGRAM = "from diffproof.cli import main; main()"
 
 
 def in_a_process(
-    *arguments: str, program: str = PROGRAM, stdout: int | None = subprocess.PIPE
+    *arguments: str, program: str = PROGRAM, stdout: int = subprocess.DEVNULL
 ) -> tuple[int, str]:
-    done = subprocess.run(
-        [sys.executable, "-c", program, *arguments],
-        stdout=stdout,
-        stderr=subprocess.PIPE,
-        text=True,
-        check=False,
-    )
+    """Exit status and standard error of a real process."""
+    words = [sys.executable, "-c", program, *arguments]
+    done = subprocess.run(words, stdout=stdout, stderr=subprocess.PIPE, text=True, check=False)
     return done.returncode, done.stderr
 
 
-def test_real_processes_end_in_one_line(tmp_path: Path, small_run: Path, denoiser: Path) -> None:
+def test_real_processes_end_in_one_line(tmp_path: Path, denoiser: Path) -> None:
     out = tmp_path / "out"
     status, err = in_a_process(*certify_flags(out, **PLAIN, sigma=-1))
     assert (status, err) == (2, "diffproof: error: sigma: expected a finite number > 0, got -1.0\n")
@@ -525,8 +520,6 @@ def test_real_processes_end_in_one_line(tmp_path: Path, small_run: Path, denoise
     assert err.startswith("diffproof: error: steps: ")
     assert err.count("\n") == 1
     assert not out.exists()
-    status, err = in_a_process("verify", str(small_run), "--resample", "1")
-    assert (status, err) == (0, "")
 
 
 def test_a_full_standard_output_is_one_line(small_run: Path) -> None:
@@ -536,7 +529,7 @@ def test_a_full_standard_output_is_one_line(small_run: Path) -> None:
 
 
 def test_no_memory_for_the_batch_halves_it_and_says_so(
-    tmp_path: Path, small_run: Path, denoiser: Path
+    tmp_path: Path,
 ) -> None:
     """A real process in an address space that is too small for the batch asked for."""
     program = """
@@ -548,7 +541,7 @@ prepare = certify.prepare
 def limited(settings):
     job = prepare(settings)
     used = int(open('/proc/self/statm').read().split()[0]) * resource.getpagesize()
-    resource.setrlimit(resource.RLIMIT_AS, (used + 48 * 2**20, resource.RLIM_INFINITY))
+    resource.setrlimit(resource.RLIMIT_AS, (used + 192 * 2**20, resource.RLIM_INFINITY))
     return job
 certify.prepare = limited
 main()
@@ -570,9 +563,7 @@ main()
 def test_the_store_is_plain_sqlite(small_run: Path) -> None:
     connection = sqlite3.connect(small_run / "results.sqlite")
     try:
-        tables = {
-            name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
-        }
+        names = connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall()
     finally:
         connection.close()
-    assert tables == {"settings", "images", "partial"}
+    assert {name for (name,) in names} == {"settings", "images", "partial"}

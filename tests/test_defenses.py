@@ -249,6 +249,10 @@ def test_densepure_on_a_unet_with_learned_variance(consensus: int | None) -> Non
             spent = tuple(now - then for now, then in zip(read(), before, strict=True))
             assert (made.denoiser_evaluations, made.classifier_evaluations) == spent
             assert spent[0] == rows + 3 * spent[1] < rows * 7 * 4
+        # A label may survive a wrong variance, the probabilities do not.
+        samples = [plain_sample(defense, noisy, sigma, noise, 0, vote) for vote in range(7)]
+        mean = torch.cat([defense.classifier(sample).softmax(1) for sample in samples]).mean(0)
+        assert torch.allclose(defense.logits(noisy[:1], sigma, noise_of(1, seed=2)).exp()[0], mean, rtol=1e-9)
 
 
 def test_early_stop_spends_what_the_one_by_one_rule_would() -> None:
