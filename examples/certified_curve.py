@@ -32,10 +32,10 @@ def main() -> None:
                 method=method,
                 sigma=sigma,
                 steps=2,
-                votes=10,
+                votes=5,
                 n0=50,
                 n=350,
-                batch_size=512,
+                batch_size=1024,
             )
             folder = FOLDER / f"{method}-{sigma:g}"
             run_with_progress(prepare(settings), folder)

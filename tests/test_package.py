@@ -90,7 +90,7 @@ def packaged_files() -> list[tuple[str, Path]]:
 def test_packaged_weights_are_small() -> None:
     sizes = [path.stat().st_size for _, path in packaged_files()]
     assert min(sizes) > 0
-    assert sum(sizes) <= 2 * 1024 * 1024
+    assert sum(sizes) <= 2_000_000
 
 
 @pytest.mark.parametrize("kind", ["denoiser", "classifier"])

@@ -315,6 +315,8 @@ def test_report_numbers_against_a_recomputation(
             share = (data.correct & (data.radius >= radius)).mean()
             assert float(row[f"certified_accuracy_at_{radius:g}"]) == pytest.approx(share, abs=1e-6)
         assert float(row["acr"]) == pytest.approx((data.radius * data.correct).mean(), abs=1e-6)
+        wrong = (~data.correct & (data.predict != -1)).mean()
+        assert float(row["wrong"]) == pytest.approx(wrong, abs=1e-6)
         assert float(row["abstained"]) == pytest.approx((data.predict == -1).mean(), abs=1e-6)
         assert (row["n0"], row["n"], row["alpha"]) == ("20", "100", "0.001")
     # What a person reads has the same numbers, and a dash beyond what 100 draws can prove.
@@ -327,7 +329,9 @@ def test_report_numbers_against_a_recomputation(
     ]
     acr = (mixed.radius * mixed.correct).mean()
     abstained = (mixed.predict == -1).mean()
-    assert read == ["dds", "0.35", "40", *shares, f"{acr:.3f}", f"{abstained:.1%}"]
+    wrong = (~mixed.correct & (mixed.predict != -1)).mean()
+    assert wrong > 0
+    assert read == ["dds", "0.35", "40", *shares, f"{acr:.3f}", f"{wrong:.1%}", f"{abstained:.1%}"]
     assert shares[-1] == "–" != shares[-2]
     assert "the runs are over different images: their rows do not compare" in shown
     assert f"n = 100 and alpha = 0.001 allow no radius above {largest:.3f}" in shown

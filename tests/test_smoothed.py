@@ -545,7 +545,7 @@ OUT_OF_MEMORY = """
 
 def run_out_of_memory(kind: str, row: int) -> tuple[str, str, list[str]]:
     command = [sys.executable, "-c", textwrap.dedent(OUT_OF_MEMORY), kind, str(row)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr
     unlimited, limited, messages = json.loads(done.stdout)
     return unlimited, limited, messages

@@ -97,8 +97,7 @@ def denoiser(
         },
     )
     metrics = {
-        f"rms_error_at_{sigma:g}": round(error, 6)
-        for sigma, error in zip(sigmas, errors, strict=True)
+        f"rms_error_at_{sigma:g}": round(error, 6) for sigma, error in zip(sigmas, errors, strict=True)
     }
     description["training"] = {"command": command, "seed": seed, "test": metrics}
     save_weights(out, trained.network.state_dict(), description)

@@ -20,7 +20,7 @@ from diffproof.runs.store import ImageResult, Partial, RunStore
 from diffproof.smoothing.bounds import largest_radius
 from diffproof.smoothing.smoothed import Smoothed, Tally
 
-# Seconds between commits of partial tallies: what a crash can lose.
+# Seconds between commits to disk: what a crash can lose.
 COMMIT_EVERY = 2.0
 
 OnDraws = Callable[[int], None]
@@ -110,20 +110,35 @@ def run(job: Job, folder: Path, on_draws: OnDraws = lambda draws: None) -> list[
     with RunStore.writing(folder, job.settings, weights_hash) as store:
         finished = store.finished()
         on_draws(len(finished.intersection(job.indices)) * job.draws_per_image)
+        recorder = _Recorder(store)
         for index in job.indices:
             if index not in finished:
-                store.save_result(_certify_image(job, store, index, on_draws))
+                store.save_result(_certify_image(job, recorder, index, on_draws))
         return store.results()
 
 
-def _certify_image(job: Job, store: RunStore, index: int, on_draws: OnDraws) -> ImageResult:
-    """Certify one image, committing its tallies every few seconds and when interrupted."""
+class _Recorder:
+    """Records partial tallies and commits every few seconds: a commit can cost more than a batch."""
+
+    def __init__(self, store: RunStore) -> None:
+        self.store = store
+        self._committed = time.monotonic()
+
+    def step(self, index: int, partial: Partial) -> None:
+        """Commit what is recorded, and these tallies with it, if the last commit is a while ago."""
+        if time.monotonic() - self._committed > COMMIT_EVERY:
+            self.store.save_partial(index, partial)
+            self.store.commit()
+            self._committed = time.monotonic()
+
+
+def _certify_image(job: Job, recorder: _Recorder, index: int, on_draws: OnDraws) -> ImageResult:
+    """Certify one image, recording its tallies every few seconds and when interrupted."""
     settings, smoothed = job.settings, job.smoothed
     image = job.data.images[index].to(job.device)
-    saved = store.partial(index)
+    saved = recorder.store.partial(index)
     started = time.monotonic() - saved.seconds
     tallies: dict[Stream, Tally] = {}
-    committed = time.monotonic()
 
     def so_far() -> Partial:
         seconds = time.monotonic() - started
@@ -148,11 +163,9 @@ def _certify_image(job: Job, store: RunStore, index: int, on_draws: OnDraws) -> 
                 on_draws(tally.draws - counted)
                 counted = tally.draws
                 tallies[stream] = tally
-                if time.monotonic() - committed > COMMIT_EVERY:
-                    store.save_partial(index, so_far())
-                    committed = time.monotonic()
+                recorder.step(index, so_far())
     except KeyboardInterrupt:
-        store.save_partial(index, so_far())
+        recorder.store.save_partial(index, so_far())
         raise
     certificate = smoothed.certificate(
         image,

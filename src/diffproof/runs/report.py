@@ -50,6 +50,11 @@ class Row:
         return float(np.mean([result.certificate.radius * result.correct for result in self.results]))
 
     @property
+    def wrong(self) -> float:
+        """Share of images whose certificate gives a wrong label."""
+        return float(np.mean([not r.certificate.abstained and not r.correct for r in self.results]))
+
+    @property
     def abstained(self) -> float:
         """Share of images without a certificate."""
         return float(np.mean([result.certificate.abstained for result in self.results]))
@@ -115,7 +120,15 @@ def _order(row: Row) -> tuple[float, int, str]:
 
 def header(report: Report) -> list[str]:
     """Column names of the table."""
-    return ["method", "sigma", "images", *(f"ε={radius:g}" for radius in report.radii), "ACR", "abstained"]
+    return [
+        "method",
+        "sigma",
+        "images",
+        *(f"ε={radius:g}" for radius in report.radii),
+        "ACR",
+        "wrong",
+        "abstained",
+    ]
 
 
 def cells(report: Report, row: Row) -> list[str]:
@@ -131,6 +144,7 @@ def cells(report: Report, row: Row) -> list[str]:
         str(len(row.results)),
         *accuracies,
         f"{row.average_radius:.3f}",
+        f"{row.wrong:.1%}",
         f"{row.abstained:.1%}",
     ]
 
@@ -140,11 +154,13 @@ def write_table(report: Report, path: Path) -> None:
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         radii = [f"certified_accuracy_at_{radius:g}" for radius in report.radii]
-        writer.writerow(["method", "sigma", "images", *radii, "acr", "abstained", "n0", "n", "alpha", "run"])
+        writer.writerow(
+            ["method", "sigma", "images", *radii, "acr", "wrong", "abstained", "n0", "n", "alpha", "run"]
+        )
         for row in report.rows:
             s = row.settings
             accuracies = [f"{row.certified_accuracy(radius):.6f}" for radius in report.radii]
-            shares = [f"{row.average_radius:.6f}", f"{row.abstained:.6f}"]
+            shares = [f"{value:.6f}" for value in (row.average_radius, row.wrong, row.abstained)]
             head = [s.describe(), s.sigma, len(row.results)]
             writer.writerow([*head, *accuracies, *shares, s.n0, s.n, s.alpha, row.folder])
 

@@ -102,7 +102,11 @@ class RunStore:
                     different.append("the weights in the files")
                 if different:
                     raise ValueError(f"out: {folder} holds a run with other settings: {', '.join(different)}")
-                yield cls(folder, connection, stored)
+                store = cls(folder, connection, stored)
+                try:
+                    yield store
+                finally:
+                    store.commit()
         finally:
             lock.release()
 
@@ -157,24 +161,29 @@ class RunStore:
         )
 
     def save_partial(self, image_index: int, partial: Partial) -> None:
-        """Commit the tallies of the image in work."""
+        """Record the tallies of the image in work; kept from the next commit on."""
         tallies = {"selection": partial.selection, "estimation": partial.estimation}
         rows = [
             (image_index, stream, json.dumps(asdict(tally)), partial.seconds)
             for stream, tally in tallies.items()
             if tally is not None
         ]
-        with _reporting(self.folder), self._connection:
+        with _reporting(self.folder):
             self._connection.executemany("INSERT OR REPLACE INTO partial VALUES (?, ?, ?, ?)", rows)
 
     def save_result(self, result: ImageResult) -> None:
-        """Commit a finished image and drop its partial tallies, in one transaction."""
-        with _reporting(self.folder), self._connection:
+        """Record a finished image and drop its partial tallies; kept from the next commit on."""
+        with _reporting(self.folder):
             self._connection.execute(
                 "INSERT INTO images VALUES (?, ?, ?, ?)",
                 (result.image_index, result.true_label, result.certificate.to_json(), result.seconds),
             )
             self._connection.execute("DELETE FROM partial WHERE image_index = ?", (result.image_index,))
+
+    def commit(self) -> None:
+        """Make all that was recorded survive a crash."""
+        with _reporting(self.folder):
+            self._connection.commit()
 
 
 def _create(folder: Path, settings: CertifySettings, weights_hash: str) -> None:

@@ -36,7 +36,8 @@ def describe_denoiser(data: ImageData, unet: UNetSettings, schedule: str, timest
     """What a weights file says of the network it holds, enough to build it again.
 
     Raises:
-        ValueError: the images cannot be halved as often as the U-Net has resolutions, or a setting out of range.
+        ValueError: a setting out of range, or images that cannot be halved as often as the U-Net has
+            resolutions.
     """
     channels, height, width = data.image_shape
     factor = 2 ** (len(unet.channels) - 1)
