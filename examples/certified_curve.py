@@ -6,8 +6,10 @@ An interrupted run continues where it stopped.
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
+from diffproof.cli.main import guarded
 from diffproof.runs.certify import prepare
 from diffproof.runs.progress import print_report, run_with_progress
 from diffproof.runs.report import load_report, write_report
@@ -33,8 +35,8 @@ def main() -> None:
                 sigma=sigma,
                 steps=2,
                 votes=5,
-                n0=50,
-                n=350,
+                n0=30,
+                n=300,
                 batch_size=1024,
             )
             folder = FOLDER / f"{method}-{sigma:g}"
@@ -48,4 +50,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(guarded(main))

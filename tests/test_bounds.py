@@ -82,6 +82,10 @@ def test_largest_radius_is_the_largest() -> None:
     # Six draws cannot prove anything at alpha = 0.001, ten can: (1/2)^10 < 0.001.
     assert largest_radius(6, 0.001, 1.0) == 0.0
     assert largest_radius(10, 0.001, 1.0) > 0.0
+    # Two-sided, p_A has only half of alpha.
+    assert largest_radius(10, 0.001, 1.0, "two-sided") == 0.0
+    both = radius_bound([1000, 0, 0], 0, 0.001, 1.0, "two-sided").radius
+    assert largest_radius(1000, 0.001, 1.0, "two-sided", 3) == both < largest_radius(1000, 0.001, 1.0)
 
 
 @pytest.mark.parametrize("alpha", [0.2, 0.05, 0.001])

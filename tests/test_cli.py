@@ -218,8 +218,8 @@ def seven_classes(name: str, tensor: torch.Tensor) -> torch.Tensor:
         ("classifier", same, {"width": -1}, "classifier: the weights file's description is wrong: "),
         ("classifier", same, {"width": "16"}, "classifier: the weights file's description is wrong: "),
         ("classifier", same, {"std": [0.0]}, "std: expected positive values, got [0.0]"),
-        ("classifier", same, {"kind": "denoiser"}, "classifier: the weights file describes 'denoiser'"),
-        ("denoiser", same, {"kind": "guide"}, "denoiser: the weights file describes 'guide'"),
+        ("classifier", same, {"kind": "denoiser"}, "classifier: this one describes 'denoiser'"),
+        ("denoiser", same, {"kind": "guide"}, "denoiser: this one describes 'guide'"),
         ("denoiser", same, {"schedule": {"name": "x"}}, "schedule: unknown name 'x'; known: cosine"),
         (
             "denoiser",

@@ -736,3 +736,31 @@ def test_unknown_names_come_with_the_nearest_known() -> None:
         "kind: unknown name 'digit'; did you mean digits?"
     )
     assert str(unknown_name("kind", "qqq", ["b", "a"])) == "kind: unknown name 'qqq'; known: a, b"
+
+
+class Broken(dp.GaussianMixtureDenoiser):
+    """Estimates NaN."""
+
+    def estimate(self, noisy: Tensor, sigma: Any, label: Tensor | None) -> Any:
+        return super().estimate(noisy * math.nan, sigma, label)
+
+
+@pytest.mark.parametrize("method", ["dds", "densepure"])
+def test_a_denoiser_that_gives_nan_is_named(method: str) -> None:
+    broken = Broken(torch.zeros(1, *SHAPE), torch.ones(1), sigmas=GRID)
+    # A classifier whose logits stay finite would hide it.
+    deaf = Returns(lambda images: torch.ones(len(images), 3))
+    defense = dp.load_defense(method, denoiser=broken, classifier=deaf)
+    with pytest.raises(ValueError, match="denoiser: expected finite estimates, got NaN"):
+        defense.labels(torch.rand(2, *SHAPE, dtype=torch.float64), SIGMA, noise_of(2))
+
+
+@pytest.mark.parametrize("method", ["none", "dds", "densepure"])
+def test_calls_with_bad_images_or_noise_are_refused(method: str) -> None:
+    defense = built(method)
+    with pytest.raises(ValueError, match=r"images: expected finite floats in .*, got torch.uint8"):
+        defense(torch.zeros(2, *SHAPE, dtype=torch.uint8))
+    with pytest.raises(ValueError, match="images: expected finite floats"):
+        defense(torch.full((2, *SHAPE), math.nan, dtype=torch.float64))
+    with pytest.raises(ValueError, match="noise: expected one row for each of 4 images, got 1"):
+        defense(torch.rand(4, *SHAPE, dtype=torch.float64), noise_of(1))

@@ -731,3 +731,68 @@ def test_closed_forms_keep_the_dtype_of_the_images(make: Callable[[], Denoiser])
 def test_estimate_is_not_clipped() -> None:
     three = torch.full((1, *SHAPE), 3.0)
     assert torch.equal(GaussianMixtureDenoiser(three, torch.ones(1))(three, 0.5), three)
+
+
+def change_scheduler(folder: Path, **settings: Any) -> None:
+    file = folder / "scheduler" / "scheduler_config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), **settings}))
+
+
+def test_folder_of_another_kind_of_scheduler_is_refused(tmp_path: Path) -> None:
+    save_folder(tmp_path, small_unet())
+    change_scheduler(tmp_path, _class_name="DDIMScheduler")
+    load_folder(tmp_path)
+    change_scheduler(tmp_path, _class_name="ScoreSdeVeScheduler")
+    with pytest.raises(
+        ValueError, match=r"the scheduler in .* is ScoreSdeVeScheduler, expected DDPMScheduler"
+    ):
+        load_folder(tmp_path)
+    (tmp_path / "scheduler" / "scheduler_config.json").write_text("[")
+    with pytest.raises(ValueError, match=r"denoiser: cannot read .*scheduler_config.json"):
+        load_folder(tmp_path)
+
+
+def test_folder_of_another_learned_variance_is_refused(tmp_path: Path) -> None:
+    save_folder(tmp_path, small_unet(out_channels=2), variance_type="learned_range")
+    load_folder(tmp_path)
+    change_scheduler(tmp_path, variance_type="learned")
+    with pytest.raises(ValueError, match=r"learned variance in .*: expected learned_range, got learned"):
+        load_folder(tmp_path)
+
+
+class Timestep(nn.Module):
+    """A float32 network that is linear in its timestep and keeps the dtype it came in."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(1, 1)
+        self.seen: list[torch.dtype] = []
+
+    def forward(self, x: Tensor, timestep: Tensor, label: Tensor | None) -> Tensor:
+        self.seen.append(timestep.dtype)
+        output: Tensor = x + self.linear(timestep[:, None].to(self.linear.weight.dtype))[:, :, None, None]
+        return output
+
+
+def test_continuous_timesteps_come_in_the_precision_of_the_network() -> None:
+    network = Timestep()
+    denoiser = NetworkDenoiser(network, VariancePreservingSchedule())
+    for dtype in (torch.float32, torch.bfloat16, torch.float64):
+        network.to(dtype)
+        assert denoiser(torch.rand(2, 1, 4, 4), 0.5).dtype == torch.float32
+    assert network.seen == [torch.float32, torch.float32, torch.float64]
+
+
+def test_description_tells_adapters_apart() -> None:
+    network = Timestep()
+    variants = [
+        NetworkDenoiser(network, LINEAR),
+        NetworkDenoiser(network, LINEAR, prediction="v_prediction"),
+        NetworkDenoiser(network, LINEAR, data_range=(0.0, 1.0)),
+        NetworkDenoiser(network, DiscreteSchedule.linear(999)),
+        NetworkDenoiser(network, VariancePreservingSchedule()),
+        NetworkDenoiser(network, VariancePreservingSchedule(beta_max=19.0)),
+    ]
+    descriptions = [denoiser.describe() for denoiser in variants]
+    assert len(set(descriptions)) == len(variants)
+    assert descriptions == [denoiser.describe() for denoiser in variants]

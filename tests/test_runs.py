@@ -488,7 +488,12 @@ def shifted(folder: Path, index: int, field: str, move: int) -> tuple[int, ...]:
         (lambda c: {"counts": [100 if i == c.selected else 0 for i in range(10)]}, "its counts prove radius"),
         (lambda c: {"counts": [*c.counts[:9], c.counts[9] + 1]}, "its counts do not add up to n0 and n"),
         (lambda c: {"selection_counts": [0] * 10}, "its counts do not add up to n0 and n"),
-        (lambda c: {"counts": [-1, *c.counts[1:9], c.counts[9] + c.counts[0] + 1]}, "negative counts"),
+        (
+            lambda c: {"counts": [-1, *c.counts[1:9], c.counts[9] + c.counts[0] + 1]},
+            "not those of 10 classes",
+        ),
+        (lambda c: {"counts": [*c.counts, 0]}, "not those of 10 classes"),
+        (lambda c: {"alpha": 2.0}, "alpha is 2.0, the run's is 0.001"),
         (lambda c: {"selected": (c.selected + 1) % 10}, "did not get the most selection draws"),
         (lambda c: {"selected": 17}, "did not get the most selection draws"),
         (lambda c: {"selected": c.selected - 10}, "did not get the most selection draws"),
@@ -534,6 +539,32 @@ def test_verify_catches_changed_rows(copy: Path, capsys: pytest.CaptureFixture[s
     assert "image 25: it was made for image 24" in out
 
 
+@pytest.mark.parametrize("radius", ["NaN", "Infinity", '"x"', "null"])
+def test_a_certificate_with_no_number_for_a_radius_is_named(
+    copy: Path, capsys: pytest.CaptureFixture[str], radius: str
+) -> None:
+    (text,) = [row[2] for row in rows(copy) if row[0] == 8]
+    stored = json.loads(text)["radius"]
+    spoilt = text.replace(f'"radius": {stored!r}', f'"radius": {radius}')
+    assert spoilt != text
+    change(copy, "UPDATE images SET certificate = ? WHERE image_index = 8", spoilt)
+    for command in (["verify"], ["report"], ["export"]):
+        assert run([*command, str(copy)]) == 2
+        error = capsys.readouterr().err
+        assert error.startswith(
+            f"diffproof: error: run: the store in {copy} is corrupt: certificate: not readable"
+        )
+        assert error.count("\n") == 1
+
+
+def test_unfinished_runs_say_so(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    change(copy, "DELETE FROM images WHERE image_index = 32")
+    assert run(["verify", str(copy)]) == 0
+    assert "4 of 5 images are finished" in capsys.readouterr().out
+    assert run(["export", str(copy)]) == 0
+    assert capsys.readouterr().err == f"diffproof: warning: {copy}: 4 of 5 images are finished\n"
+
+
 @pytest.mark.parametrize("field", ["counts", "selection_counts"])
 def test_only_drawing_again_catches_consistent_lies(
     copy: Path, capsys: pytest.CaptureFixture[str], field: str
@@ -549,7 +580,7 @@ def test_only_drawing_again_catches_consistent_lies(
     capsys.readouterr()
     assert run(["verify", str(copy), "--resample", "1"]) == 1
     # 3 of 120 draws moved.
-    assert "image 0: drawn again, 2.50% of its draws differ" in capsys.readouterr().out
+    assert "image 0: drawn again, at least 3 of 120 draws fell otherwise" in capsys.readouterr().out
 
 
 def test_verify_refuses(small_run: Path, tmp_path: Path) -> None:

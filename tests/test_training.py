@@ -50,6 +50,16 @@ def test_the_same_command_gives_the_same_bytes(tmp_path: Path, command: str) -> 
     assert hashes[0] == hashes[1] != hashes[2]
 
 
+def test_dropout_follows_the_seed(tmp_path: Path) -> None:
+    command = "denoiser --data digits --channels 8,8 --iterations 3 --batch-size 8 --dropout 0.5"
+    weights = []
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        torch.rand(7)
+        assert train(f"{command} --seed {seed}", tmp_path / f"{name}.safetensors") == 0
+        weights.append(hash_tensors(load_weights(tmp_path / f"{name}.safetensors").tensors))
+    assert weights[0] == weights[1] != weights[2]
+
+
 @COMMANDS
 def test_training_leaves_the_global_generator_alone(tmp_path: Path, command: str) -> None:
     torch.manual_seed(0)

@@ -24,6 +24,14 @@ if TYPE_CHECKING:
     from diffproof.denoisers.protocol import Denoiser as Denoiser
     from diffproof.denoisers.saved import load_denoiser as load_denoiser
     from diffproof.denoisers.schedules import DiscreteSchedule as DiscreteSchedule
+    from diffproof.denoisers.schedules import VarianceExplodingSchedule as VarianceExplodingSchedule
+    from diffproof.denoisers.schedules import VariancePreservingSchedule as VariancePreservingSchedule
+    from diffproof.noise import Noise as Noise
+    from diffproof.noise import Stream as Stream
+    from diffproof.reverse import StepRule as StepRule
+    from diffproof.reverse import one_shot as one_shot
+    from diffproof.reverse import posterior_sample as posterior_sample
+    from diffproof.reverse import select_sigmas as select_sigmas
     from diffproof.smoothing.bounds import Bound as Bound
     from diffproof.smoothing.certificate import Certificate as Certificate
     from diffproof.smoothing.smoothed import Smoothed as Smoothed
@@ -40,13 +48,21 @@ _HOMES = {
     "EmpiricalDenoiser": "denoisers.empirical",
     "GaussianMixtureDenoiser": "denoisers.gaussian_mixture",
     "NetworkDenoiser": "denoisers.network",
+    "Noise": "noise",
     "Smoothed": "smoothing.smoothed",
+    "StepRule": "reverse",
+    "Stream": "noise",
     "Undefended": "defenses.undefended",
+    "VarianceExplodingSchedule": "denoisers.schedules",
+    "VariancePreservingSchedule": "denoisers.schedules",
     "from_unet": "denoisers.diffusers",
     "load_classifier": "classifiers.saved",
     "load_data": "data",
     "load_defense": "defenses.named",
     "load_denoiser": "denoisers.saved",
+    "one_shot": "reverse",
+    "posterior_sample": "reverse",
+    "select_sigmas": "reverse",
 }
 
 __all__ = list(_HOMES)

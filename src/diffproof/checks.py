@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import operator
 from collections.abc import Iterable
 from typing import TypeVar
 
@@ -22,9 +23,13 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> ValueError:
 
 def check_at_least(name: str, value: int, minimum: int) -> int:
     """An integer of at least `minimum`, or ValueError."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
+    try:
+        number = operator.index(value)
+    except TypeError:
+        number = minimum - 1
+    if isinstance(value, bool) or number < minimum:
         raise ValueError(f"{name}: expected an integer ≥ {minimum}, got {value!r}")
-    return value
+    return number
 
 
 def check_probability(name: str, value: float) -> float:

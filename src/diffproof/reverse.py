@@ -85,7 +85,6 @@ def select_sigmas(
         return _continuous_sigmas(denoiser, sigma, steps, rule)
 
     start = denoiser.nearest_index(sigma)
-    # A grid neighbour above sigma must not become the second level.
     if steps is None:
         indices = list(range(start, -1, -1))
     elif steps > start + 1:

@@ -6,11 +6,14 @@ import hashlib
 import json
 import pickle
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+
+from diffproof.files import replacing
 
 _ASSETS = Path(__file__).parent / "assets"
 
@@ -35,13 +38,8 @@ def save_weights(path: Path, tensors: dict[str, Tensor], description: dict[str, 
 
     contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     data = save(contiguous, metadata={"diffproof": json.dumps(description, sort_keys=True)})
-    # Written beside and renamed: an interruption leaves the old file or the new one, never half of it.
-    fresh = path.with_name(f"{path.name}.new")
-    try:
+    with replacing(path) as fresh:
         fresh.write_bytes(data)
-        fresh.replace(path)
-    finally:
-        fresh.unlink(missing_ok=True)
 
 
 def load_weights(path: Path) -> Weights:
@@ -52,6 +50,8 @@ def load_weights(path: Path) -> Weights:
 
     Raises:
         ValueError: the file is missing, truncated, holds code, or is no weights file.
+
+    Only safetensors written by `save_weights` carry a description; that of other files is empty.
     """
     if not path.is_file():
         raise ValueError(f"weights: no such file: {path}")
@@ -104,9 +104,9 @@ def load_into(module: nn.Module, tensors: dict[str, Tensor], source: str) -> Non
     module.load_state_dict(tensors)
 
 
-def hash_tensors(tensors: dict[str, Tensor]) -> str:
-    """SHA-256 over names, dtypes, shapes and bytes, independent of device and order."""
-    digest = hashlib.sha256()
+def hash_tensors(tensors: Mapping[str, Tensor], description: str = "") -> str:
+    """SHA-256 over names, dtypes, shapes, bytes and a description, independent of device and order."""
+    digest = hashlib.sha256(description.encode())
     for name in sorted(tensors):
         tensor = tensors[name].detach().cpu().contiguous()
         digest.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())

@@ -44,10 +44,14 @@ class Classifier(nn.Module):
             raise ValueError(f"mean, std: expected {channels} values each, got {len(means)} and {len(stds)}")
         if not all(value > 0 for value in stds):
             raise ValueError(f"std: expected positive values, got {stds}")
-        self.register_buffer("mean", torch.tensor(means).reshape(1, -1, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(stds).reshape(1, -1, 1, 1), persistent=False)
+        self.register_buffer("mean", torch.tensor(means).reshape(1, -1, 1, 1))
+        self.register_buffer("std", torch.tensor(stds).reshape(1, -1, 1, 1))
         self.mean: Tensor
         self.std: Tensor
+
+    def describe(self) -> str:
+        """What defines the function besides its tensors."""
+        return f"classes {self.num_classes}, images {self.image_shape}"
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits N×num_classes.

@@ -18,7 +18,10 @@ def build_classifier(description: dict[str, Any]) -> Classifier:
         ValueError: the description is of something else, or incomplete.
     """
     if description.get("kind") != "classifier":
-        raise ValueError(f"classifier: the weights file describes {description.get('kind', 'nothing')!r}")
+        raise ValueError(
+            f"classifier: expected a file of `diffproof train classifier`, which describes its network;"
+            f" this one describes {description.get('kind', 'nothing')}"
+        )
     try:
         channels, height, width = description["image_shape"]
         num_classes = description["num_classes"]

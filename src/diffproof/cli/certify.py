@@ -47,7 +47,10 @@ def certify(out: Path, steps: str, **flags: Any) -> None:
     limit = f"n = {settings.n} and alpha = {settings.alpha:g} allow radii up to {job.largest_radius:.4f}"
     if job.largest_radius <= 0.0:
         click.echo(f"diffproof: warning: {limit}: n is too small to certify any radius", err=True)
-    results = run_with_progress(job, out)
+    try:
+        results = run_with_progress(job, out)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt("the same command continues where it stopped") from None
     correct = sum(result.correct for result in results) / len(results)
     abstained = sum(result.certificate.abstained for result in results) / len(results)
     radius = sum(result.certificate.radius * result.correct for result in results) / len(results)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import click
 
@@ -41,10 +41,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def run(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line and return its exit status. A mistake of the user's becomes one line."""
+    """Run the command line and return its exit status."""
+    return guarded(lambda: diffproof.main(args=arguments, prog_name="diffproof", standalone_mode=False))
+
+
+def guarded(work: Callable[[], object]) -> int:
+    """Do some work and return its exit status. A mistake of the user's becomes one line."""
     warnings.showwarning = _show_warning
     try:
-        status = diffproof.main(args=arguments, prog_name="diffproof", standalone_mode=False)
+        status = work()
         return status if isinstance(status, int) else 0
     except click.exceptions.NoArgsIsHelpError as error:
         click.echo(error.format_message(), err=True)
@@ -53,8 +58,9 @@ def run(arguments: Sequence[str] | None = None) -> int:
         return _complain(error.format_message())
     except (ValueError, OSError, MemoryError) as error:
         return _complain(str(error) or type(error).__name__)
-    except (KeyboardInterrupt, click.Abort):
-        click.echo("diffproof: interrupted; the same command continues where it stopped", err=True)
+    except (KeyboardInterrupt, click.Abort) as error:
+        hint = f"; {error}" if str(error) else ""
+        click.echo(f"diffproof: interrupted{hint}", err=True)
         return INTERRUPTED
 
 

@@ -37,6 +37,7 @@ def report(runs: tuple[Path, ...], at: str, out: Path | None, force: bool) -> No
 @click.option("--force", is_flag=True, help="Overwrite it.")
 def export(run: Path, form: str, out: Path | None, force: bool) -> None:
     """Write the results of RUN in another project's format."""
+    from diffproof.files import replacing
     from diffproof.runs.export import export as export_run
 
     text = export_run(run, form)
@@ -45,7 +46,8 @@ def export(run: Path, form: str, out: Path | None, force: bool) -> None:
         return
     if out.exists() and not force:
         raise ValueError(f"out: {out} exists; --force overwrites it")
-    out.write_text(text, encoding="utf-8")
+    with replacing(out) as fresh:
+        fresh.write_text(text, encoding="utf-8")
     click.echo(f"written: {out}")
 
 

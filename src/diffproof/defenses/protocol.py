@@ -6,9 +6,10 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.dropout import _DropoutNd
 
 from diffproof.checks import check_positive
-from diffproof.classifiers.protocol import check_logits, predicted_labels
+from diffproof.classifiers.protocol import Classifier, check_logits, predicted_labels
 from diffproof.denoisers.protocol import Denoiser
 from diffproof.noise import Noise, Stream
 
@@ -75,6 +76,20 @@ class Defense(nn.Module):
         if self.denoiser is not None:
             self.denoiser.check_sigma(sigma)
 
+    def check_evaluation_mode(self) -> None:
+        """Raise ValueError if batch normalisation or dropout would make a label depend on its batch."""
+        for name, module in self.named_modules():
+            if module.training and isinstance(module, nn.modules.batchnorm._BatchNorm | _DropoutNd):
+                part, kind = name.split(".")[0], type(module).__name__
+                raise ValueError(
+                    f"{part}: {kind} is in training mode, so labels depend on their batch; call .eval() first"
+                )
+
+    def describe(self) -> str:
+        """What defines the function besides its tensors and settings, for the hash in certificates."""
+        parts = (self.classifier, self.denoiser)
+        return "; ".join(part.describe() for part in parts if isinstance(part, Classifier | Denoiser))
+
     def labels(self, noisy: Tensor, sigma: float, noise: Noise) -> Tensor:
         """The label of each noisy image: the base classifier of randomized smoothing.
 
@@ -111,7 +126,8 @@ class Defense(nn.Module):
             N×num_classes. Gradients flow to the images.
 
         Raises:
-            ValueError: the defence was built without sigma.
+            ValueError: the defence was built without sigma, the images are not finite floats, or the noise
+                has another number of rows.
         """
         if self.sigma is None:
             raise ValueError("sigma: expected a noise level when the defence is built, to call it, got None")
@@ -119,6 +135,10 @@ class Defense(nn.Module):
             seed = int(torch.randint(2**62, ()))
             index = torch.arange(len(images))
             noise = Noise.for_rows(seed, Stream.FORWARD, torch.zeros_like(index), index)
+        if not images.is_floating_point() or not bool(torch.isfinite(images).all()):
+            raise ValueError(f"images: expected finite floats in [0, 1], got {images.dtype} or NaN")
+        if len(noise) != len(images):
+            raise ValueError(f"noise: expected one row for each of {len(images)} images, got {len(noise)}")
         noise = noise.to(images.device)
         noisy = images + self.sigma * noise.normal(images.shape[1:], 0, images.dtype)
         return self.logits(noisy, self.sigma, noise)
@@ -129,5 +149,7 @@ class Defense(nn.Module):
         return check_logits(logits, len(images), self.num_classes)
 
     def classifier_labels(self, images: Tensor) -> Tensor:
-        """The classifier's labels, checked for shape and NaN."""
+        """The classifier's labels, with its logits checked for shape and NaN, and so its images."""
+        if not bool(torch.isfinite(images).all()):
+            raise ValueError("denoiser: expected finite estimates, got NaN or infinity")
         return predicted_labels(self.classifier_logits(images))

@@ -109,8 +109,8 @@ def votes_needed(ballots: Tensor, num_classes: int, consensus: int | None) -> Te
 
 def winner(ballots: Tensor, num_classes: int, consensus: int | None) -> Tensor:
     """The label of each decided row: that of the consensus where there is one, else the majority's."""
-    now = standing(ballots, num_classes)
     if consensus is None:
-        return now.leader
+        return majority(ballots, num_classes)
+    now = standing(ballots, num_classes)
     last = ballots.gather(1, (now.cast - 1)[:, None])[:, 0]
     return torch.where(trailing_run(ballots, now.cast) >= consensus, last, now.leader)

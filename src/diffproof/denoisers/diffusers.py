@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -71,13 +72,31 @@ def from_unet(
     )
 
 
+# Schedulers whose configuration is a variance-preserving chain of β, as DDPMScheduler reads it.
+_VP_SCHEDULERS = (
+    "DDPMScheduler",
+    "DDIMScheduler",
+    "PNDMScheduler",
+    "DPMSolverMultistepScheduler",
+    "DPMSolverSinglestepScheduler",
+    "UniPCMultistepScheduler",
+)
+
+
+def _scheduler_kind(path: Path) -> str:
+    try:
+        return str(json.loads(path.read_text(encoding="utf-8")).get("_class_name", "DDPMScheduler"))
+    except (OSError, ValueError, AttributeError) as error:
+        raise ValueError(f"denoiser: cannot read {path}: {error}") from None
+
+
 def load_folder(folder: Path) -> NetworkDenoiser:
     """A pipeline folder as diffusers saves it (unet/ and scheduler/, safetensors), without network access.
 
     The scheduler's β table and prediction type are honoured.
 
     Raises:
-        ValueError: the folder is no such pipeline, or its weights do not fit its configuration.
+        ValueError: the folder is no such pipeline, its scheduler is no chain of β, or its weights do not fit.
     """
     from diffusers import DDPMScheduler, UNet2DModel
 
@@ -86,6 +105,11 @@ def load_folder(folder: Path) -> NetworkDenoiser:
             raise ValueError(
                 f"denoiser: {folder} is no diffusers pipeline of a UNet2DModel: {part} is missing"
             )
+    kind = _scheduler_kind(folder / "scheduler" / "scheduler_config.json")
+    if kind not in _VP_SCHEDULERS:
+        raise ValueError(
+            f"denoiser: the scheduler in {folder} is {kind}, expected {', '.join(_VP_SCHEDULERS)}"
+        )
     try:
         unet, loading = UNet2DModel.from_pretrained(
             folder / "unet",
@@ -105,4 +129,7 @@ def load_folder(folder: Path) -> NetworkDenoiser:
             raise ValueError(f"denoiser: the weights in {folder} do not fit: {keys}")
     betas: Tensor = torch.as_tensor(scheduler.betas, dtype=torch.float64)
     schedule = DiscreteSchedule.from_betas(betas)
+    variance = scheduler.config.variance_type
+    if unet.config.out_channels == 2 * unet.config.in_channels and variance != "learned_range":
+        raise ValueError(f"denoiser: learned variance in {folder}: expected learned_range, got {variance}")
     return from_unet(unet, schedule, prediction=str(scheduler.config.prediction_type)).eval()

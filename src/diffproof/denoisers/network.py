@@ -23,8 +23,9 @@ class NetworkDenoiser(Denoiser):
     """A network (scaled input, timestep, label) → prediction, as a denoiser of [0, 1] pixels.
 
     Args:
-        network: module called as network(x, timestep, label): x is N×C×H×W, timestep N values, label N
-            integers or None. It runs in the dtype of its parameters, whatever the dtype of the images.
+        network: module called as network(x, timestep, label): x is N×C×H×W, timestep N values (int64, or
+            floats of a continuous schedule), label N integers or None. It runs in the dtype of its
+            parameters, whatever the dtype of the images.
         schedule: the noise schedule it was trained with, in units of `data_range`.
         prediction: what it outputs; with 2C output channels, the last C are the learned log-variance mix
             in [−1, 1] (Nichol & Dhariwal 2021, eq. 15).
@@ -83,6 +84,9 @@ class NetworkDenoiser(Denoiser):
         scaled = noisy_data * input_scale
         parameter = next(self.parameters(), None)
         dtype = noisy.dtype if parameter is None else parameter.dtype
+        if timestep.is_floating_point():
+            # Half precision cannot tell one timestep from the next.
+            timestep = timestep.to(torch.promote_types(dtype, torch.float32))
         output = self.network(scaled.to(dtype), timestep, label).to(noisy.dtype)
 
         channels = noisy.shape[1]
@@ -101,6 +105,11 @@ class NetworkDenoiser(Denoiser):
             # v = √ᾱ·ε − √(1−ᾱ)·x0 with √ᾱ the input scale (Salimans & Ho 2022, appendix D).
             clean = input_scale * scaled - input_scale * sigma_rows * output
         return Estimate((clean - self.data_range[0]) / self._scale, mix)
+
+    def describe(self) -> str:
+        """The adapter's conventions with the schedule's."""
+        schedule = type(self.schedule).__name__ if self.sigmas is not None else repr(self.schedule)
+        return f"{super().describe()}, {self.prediction.value}, data {self.data_range}, {schedule}"
 
     def start_timestep(self, sigma: float) -> float:
         """As the schedule has it, in the network's units of sigma."""

@@ -124,6 +124,13 @@ class Denoiser(nn.Module):
         """The timestep of sigma in the model's own counting, fractional where its schedule has a formula."""
         return self.nearest_index(sigma) + self.first_timestep
 
+    def describe(self) -> str:
+        """What defines the function besides its tensors, for the hash in certificates."""
+        levels = None if self.sigmas is None else self.sigmas.tolist()
+        return (
+            f"classes {self.num_classes}, null {self.null_label}, images {self.image_shape}, sigmas {levels}"
+        )
+
     def learned_variance(self, estimate: Estimate, sigma: float, next_sigma: float) -> Tensor | None:
         """Variance of the reverse step from sigma to next_sigma where the network learned it, else None."""
         return None

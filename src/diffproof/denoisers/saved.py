@@ -22,7 +22,10 @@ def build_denoiser(description: dict[str, Any]) -> NetworkDenoiser:
     from diffproof.denoisers.diffusers import from_unet
 
     if description.get("kind") != "denoiser":
-        raise ValueError(f"denoiser: the weights file describes {description.get('kind', 'nothing')!r}")
+        raise ValueError(
+            f"denoiser: expected a file of `diffproof train denoiser`, which describes its network;"
+            f" this one describes {description.get('kind', 'nothing')}"
+        )
     try:
         unet = UNet2DModel(**description["network"])
         schedule = named_schedule(**description["schedule"])

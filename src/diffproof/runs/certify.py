@@ -44,7 +44,8 @@ class Job:
     @property
     def largest_radius(self) -> float:
         """The largest radius that n and alpha allow."""
-        return largest_radius(self.settings.n, self.settings.alpha, self.settings.sigma)
+        s = self.settings
+        return largest_radius(s.n, s.alpha, s.sigma, s.bound, self.smoothed.num_classes)
 
 
 def prepare(settings: CertifySettings) -> Job:
@@ -72,8 +73,14 @@ def prepare(settings: CertifySettings) -> Job:
     smoothed = Smoothed(defense, settings.sigma)
     job = Job(settings, data, indices, smoothed, device)
     first = data.images[indices[0]].to(device)
-    for _ in smoothed.tally(first, 1, stream=Stream.SELECTION, seed=settings.seed, image_index=indices[0]):
-        pass
+    try:
+        for _ in smoothed.tally(
+            first, 1, stream=Stream.SELECTION, seed=settings.seed, image_index=indices[0]
+        ):
+            pass
+    except RuntimeError as error:
+        # A network that cannot take the images says so in torch's words.
+        raise ValueError(f"the networks cannot label {data.name}: {str(error).splitlines()[0]}") from None
     return job
 
 

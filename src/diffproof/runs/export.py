@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from datetime import timedelta
 from pathlib import Path
 
@@ -23,11 +24,16 @@ def export(folder: Path, form: str) -> str:
 
     Raises:
         ValueError: no run folder, or an unknown format.
+
+    Warns:
+        UserWarning: the run is not finished.
     """
     if form not in FORMATS:
         raise unknown_name("format", form, FORMATS)
     with RunStore.reading(folder) as store:
-        results = store.results()
+        results, planned = store.results(), len(store.settings.planned_indices())
+    if len(results) < planned:
+        warnings.warn(f"{folder}: {len(results)} of {planned} images are finished", stacklevel=2)
     lines = ["idx\tlabel\tpredict\tradius\tcorrect\ttime"]
     for result in results:
         label = result.certificate.label

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from diffproof.data import load_data, parse_indices
+from diffproof.files import replacing
 from diffproof.runs.settings import CertifySettings
 from diffproof.runs.store import ImageResult, RunStore
 from diffproof.smoothing.bounds import largest_radius
@@ -37,7 +37,8 @@ class Row:
     @property
     def largest_radius(self) -> float:
         """The largest radius that n and alpha allow at this sigma."""
-        return largest_radius(self.settings.n, self.settings.alpha, self.settings.sigma)
+        s, num_classes = self.settings, len(self.results[0].certificate.counts)
+        return largest_radius(s.n, s.alpha, s.sigma, s.bound, num_classes)
 
     def certified_accuracy(self, radius: float) -> float:
         """Share of images certified correctly with at least this radius; abstentions count as wrong."""
@@ -108,9 +109,7 @@ def _load_row(folder: Path) -> Row:
         settings, results = store.settings, store.results()
     if not results:
         raise ValueError(f"run: {folder} has no finished image yet")
-    size = len(load_data(settings.data, settings.split))
-    planned = size if settings.indices is None else len(parse_indices(settings.indices, size))
-    return Row(folder, settings, results, planned)
+    return Row(folder, settings, results, len(settings.planned_indices()))
 
 
 def _order(row: Row) -> tuple[float, int, str]:
@@ -151,7 +150,7 @@ def cells(report: Report, row: Row) -> list[str]:
 
 def write_table(report: Report, path: Path) -> None:
     """The table as CSV, with shares in [0, 1], the statistics of each run, and its folder."""
-    with path.open("w", newline="", encoding="utf-8") as file:
+    with replacing(path) as fresh, fresh.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         radii = [f"certified_accuracy_at_{radius:g}" for radius in report.radii]
         writer.writerow(
@@ -213,7 +212,8 @@ def draw_curves(report: Report, path: Path) -> None:
     draws = _either(f"n = {row.settings.n}" for row in report.rows)
     alpha = _either(f"α = {row.settings.alpha:g}" for row in report.rows)
     figure.suptitle(f"{data}, {images}, {draws}, {alpha}", fontsize=10)
-    figure.savefig(path, dpi=150)
+    with replacing(path) as fresh:
+        figure.savefig(fresh, dpi=150, format="png")
 
 
 def _either(texts: Iterable[str]) -> str:

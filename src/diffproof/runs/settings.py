@@ -97,6 +97,13 @@ class CertifySettings:
             if name not in _FREE and mine[name] != others[name]
         ]
 
+    def planned_indices(self) -> list[int]:
+        """Indices of the images that the run is to have."""
+        from diffproof.data import load_data, parse_indices
+
+        size = len(load_data(self.data, self.split))
+        return list(range(size)) if self.indices is None else parse_indices(self.indices, size)
+
     def describe(self) -> str:
         """The method with what tells it from others, as a row of a table: "densepure b=10 K=40"."""
         if self.method != "densepure":

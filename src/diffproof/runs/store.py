@@ -81,6 +81,7 @@ class RunStore:
         names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
         if STORE not in names and names - begun:
             raise ValueError(f"out: {folder} holds other files and is no run folder")
+        new = not folder.exists()
         folder.mkdir(parents=True, exist_ok=True)
         lock = FileLock(folder / _LOCK, timeout=0)
         try:
@@ -92,8 +93,10 @@ class RunStore:
                 try:
                     _create(folder, settings, weights_hash)
                 except OSError:
-                    for name in begun - {_LOCK}:
+                    for name in begun if new else begun - {_LOCK}:
                         (folder / name).unlink(missing_ok=True)
+                    if new:
+                        folder.rmdir()
                     raise
             with _connect(folder) as connection:
                 stored, stored_hash = _read_settings(folder, connection)
@@ -113,7 +116,7 @@ class RunStore:
     @classmethod
     @contextmanager
     def reading(cls, folder: Path) -> Iterator[RunStore]:
-        """Open a run folder, finished or live, without writing to it.
+        """Open a run folder, finished or live, to read its results.
 
         Raises:
             ValueError: no run folder, or a corrupt store.

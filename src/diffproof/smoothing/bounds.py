@@ -102,10 +102,15 @@ def radius_bound(
     return RadiusBound(p_a, p_b, float(sigma * (ndtri(p_a) - ndtri(p_b)) / 2))
 
 
-def largest_radius(n: int, alpha: float, sigma: float) -> float:
-    """The radius of n unanimous draws, sigma·Φ⁻¹(alpha^(1/n)): no certificate can be larger; 0 at least."""
-    check_positive("sigma", sigma)
-    return max(0.0, float(sigma * ndtri(lower_bound(n, n, alpha))))
+def largest_radius(
+    n: int, alpha: float, sigma: float, bound: Bound | str = Bound.ONE_SIDED, num_classes: int = 2
+) -> float:
+    """The radius of n unanimous draws, above which no certificate can be; 0 at least.
+
+    One-sided: sigma·Φ⁻¹(alpha^(1/n)).
+    """
+    check_at_least("n", n, 1)
+    return radius_bound((n, *[0] * (num_classes - 1)), 0, alpha, sigma, bound).radius
 
 
 def prediction(counts: Sequence[int], alpha: float) -> int | None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+import math
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from diffproof.smoothing.bounds import RadiusBound, radius_bound
@@ -51,7 +52,7 @@ class Certificate:
     grid_sigma: float | None
     seed: int
     image_index: int
-    settings: dict[str, Any]
+    settings: dict[str, Any] = field(hash=False)
     denoiser_evaluations: int
     classifier_evaluations: int
     naive_denoiser_evaluations: int
@@ -71,7 +72,7 @@ class Certificate:
 
     def to_json(self) -> str:
         """All fields as JSON; floats survive exactly."""
-        return json.dumps(asdict(self))
+        return json.dumps(asdict(self), allow_nan=False)
 
     @classmethod
     def from_json(cls, text: str) -> Certificate:
@@ -83,7 +84,10 @@ class Certificate:
         try:
             fields = json.loads(text)
             for name in ("selection_counts", "counts"):
-                fields[name] = tuple(fields[name])
+                fields[name] = tuple(int(count) for count in fields[name])
+            for name in ("radius", "p_a_lower", "p_b_upper", "alpha", "sigma"):
+                if not math.isfinite(fields[name]):
+                    raise ValueError(f"{name} is {fields[name]}")
             return cls(**fields)
-        except (TypeError, KeyError, json.JSONDecodeError) as error:
+        except (TypeError, KeyError, ValueError) as error:
             raise ValueError(f"certificate: not readable: {error}") from None

@@ -84,6 +84,8 @@ class Smoothed:
             raise ValueError("num_classes: expected the number of labels of the base function, got None")
         self.base = base
         self.num_classes = check_at_least("num_classes", num_classes, 2)
+        # The batch size that memory allowed last, once it ran out.
+        self._fitting_batch: int | None = None
 
     def certify(
         self,
@@ -165,7 +167,7 @@ class Smoothed:
             draws: how many, in all.
             stream, seed, image_index: fix the noise of each draw.
             batch_size: most images that go through a network at once. When memory runs out it is halved, with
-                a warning.
+                a warning, for the rest of this object's life.
             done: an earlier tally of the same draws to continue from.
 
         Raises:
@@ -178,6 +180,8 @@ class Smoothed:
         check_pixels(image[None], "image")
         if isinstance(self.base, Defense):
             check_shape(image[None], self.base.image_shape, "model")
+            self.base.check_evaluation_mode()
+        batch_size = min(batch_size, self._fitting_batch or batch_size)
         tally = done or Tally((0,) * self.num_classes)
         yield tally
         while tally.draws < draws:
@@ -190,7 +194,7 @@ class Smoothed:
                     raise
                 if batch_size == 1:
                     raise MemoryError("no memory for a batch of one image") from None
-                batch_size //= 2
+                batch_size = self._fitting_batch = batch_size // 2
                 warnings.warn(f"no memory for the batch: going on with {batch_size} images", stacklevel=2)
                 continue
             tally = tally.add(labelled, self.num_classes)
@@ -265,9 +269,12 @@ class Smoothed:
         return self.base.settings() if isinstance(self.base, Defense) else {"method": "function"}
 
     def weights_hash(self) -> str | None:
-        """SHA-256 of the defence's weights (computed once), None for a plain function."""
+        """SHA-256 of the defence's weights and adapters, None for a plain function.
+
+        Computed once: weights must not change while they are certified.
+        """
         if self._weights_hash is None and isinstance(self.base, Defense):
-            self._weights_hash = hash_tensors(dict(self.base.state_dict()))
+            self._weights_hash = hash_tensors(self.base.state_dict(), self.base.describe())
         return self._weights_hash
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -142,8 +142,3 @@ def denoising_errors(
             float((denoiser(data.images + sigma * noise, sigma) - data.images).pow(2).mean().sqrt())
             for sigma in sigmas
         ]
-
-
-def settings_record(unet: UNetSettings, settings: TrainSettings, label_dropout: float) -> dict[str, Any]:
-    """The settings of a training, for the weights' metadata."""
-    return {**asdict(unet), **asdict(settings), "label_dropout": label_dropout}

@@ -14,6 +14,9 @@ from diffproof.checks import check_at_least, check_positive, check_probability
 
 OnStep = Callable[[int, float], None]
 
+# Added to the seed for dropout masks, so that they are not the numbers of the initialisation again.
+_DROPOUT_SEED = 2**32
+
 
 @dataclass(frozen=True)
 class TrainSettings:
@@ -24,7 +27,7 @@ class TrainSettings:
         batch_size: images a step, drawn with replacement.
         learning_rate: peak of AdamW's learning rate; linear warm-up over 2% of the steps, then cosine to 0.
         ema_decay: decay of the exponential moving average of the weights, which is what is kept.
-        seed: seed of initialisation, batches and noise.
+        seed: seed of initialisation, batches, noise and dropout.
     """
 
     iterations: int
@@ -54,7 +57,7 @@ def fit(
     Args:
         network: what is trained.
         images, labels: the training set, in memory.
-        loss_of_batch: (network, images, labels, generator) → scalar; all randomness from the generator.
+        loss_of_batch: (network, images, labels, generator) → scalar; its randomness from the generator.
         settings: see TrainSettings.
         on_step: called after each step with its number (from 1) and loss.
 
@@ -78,18 +81,23 @@ def fit(
 
     average = AveragedModel(network, avg_fn=moving_average, use_buffers=True)
     network.train()
-    for step in range(1, settings.iterations + 1):
-        chosen = torch.randint(len(images), (settings.batch_size,), generator=generator)
-        loss = loss_of_batch(network, images[chosen], labels[chosen], generator)
-        value = float(loss.detach())
-        if not math.isfinite(value):
-            raise ValueError(f"training: the loss is {value} at iteration {step}; lower the learning rate")
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
-        optimiser.step()
-        scheduler.step()
-        average.update_parameters(network)
-        on_step(step, value)
+    with torch.random.fork_rng(devices=[]):
+        # Dropout knows no generator of its own.
+        torch.manual_seed(_DROPOUT_SEED + settings.seed)
+        for step in range(1, settings.iterations + 1):
+            chosen = torch.randint(len(images), (settings.batch_size,), generator=generator)
+            loss = loss_of_batch(network, images[chosen], labels[chosen], generator)
+            value = float(loss.detach())
+            if not math.isfinite(value):
+                raise ValueError(
+                    f"training: the loss is {value} at iteration {step}; lower the learning rate"
+                )
+            optimiser.zero_grad(set_to_none=True)
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+            optimiser.step()
+            scheduler.step()
+            average.update_parameters(network)
+            on_step(step, value)
     module: nn.Module = average.module
     return module.eval()
