@@ -51,7 +51,7 @@ def test_the_same_command_gives_the_same_bytes(tmp_path: Path, command: str) -> 
 
 
 def test_dropout_follows_the_seed(tmp_path: Path) -> None:
-    command = "denoiser --data digits --channels 8,8 --iterations 3 --batch-size 8 --dropout 0.5"
+    command = "train denoiser --data digits --channels 8,8 --iterations 3 --batch-size 8 --dropout 0.5"
     weights = []
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
         torch.rand(7)

@@ -47,7 +47,13 @@ def run(arguments: Sequence[str] | None = None) -> int:
 
 def guarded(work: Callable[[], object]) -> int:
     """Do some work and return its exit status. A mistake of the user's becomes one line."""
-    warnings.showwarning = _show_warning
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", UserWarning)
+        warnings.showwarning = _show_warning
+        return _status_of(work)
+
+
+def _status_of(work: Callable[[], object]) -> int:
     try:
         status = work()
         return status if isinstance(status, int) else 0
