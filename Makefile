@@ -25,3 +25,4 @@ bench: .venv/ready
 	$(BIN)/python benchmarks/overhead.py
 	$(BIN)/python benchmarks/evaluations.py
 	$(BIN)/python benchmarks/memory.py
+	$(BIN)/python benchmarks/noise_limit.py

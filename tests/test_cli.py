@@ -403,9 +403,34 @@ def test_export_refuses(refused: Refused, small_run: Path) -> None:
     assert refused(arguments) == "out: run.tsv exists; --force overwrites it"
     assert run([*arguments, "--force"]) == 0
     assert Path("run.tsv").read_text().startswith("idx\tlabel\tpredict\tradius\tcorrect\ttime\n")
-    assert "No space left on device" in refused(["export", str(small_run), "--out", "/dev/full", "--force"])
+    # A device is written to, never replaced; through a link, so that a mistake costs no device.
+    Path("full").symlink_to("/dev/full")
+    assert "No space left on device" in refused(["export", str(small_run), "--out", "full", "--force"])
+    assert Path("full").is_char_device()
     Path("folder").mkdir()
     assert "Is a directory" in refused(["export", str(small_run), "--out", "folder", "--force"])
+
+
+def test_export_writes_through_links_and_pipes(
+    tmp_path: Path, small_run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["export", str(small_run)]) == 0
+    expected = capsys.readouterr().out
+    (tmp_path / "target.tsv").write_text("old")
+    (tmp_path / "link.tsv").symlink_to("target.tsv")
+    assert run(["export", str(small_run), "--out", str(tmp_path / "link.tsv"), "--force"]) == 0
+    assert (tmp_path / "link.tsv").is_symlink()
+    assert (tmp_path / "target.tsv").read_text() == expected
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        assert run(["export", str(small_run), "--out", str(pipe), "--force"]) == 0
+        assert os.read(reader, 1 << 16).decode() == expected
+    finally:
+        os.close(reader)
+    assert pipe.is_fifo()
+    assert {path.name for path in tmp_path.iterdir()} == {"target.tsv", "link.tsv", "pipe"}
 
 
 @pytest.mark.parametrize("there", ["table.csv", "curve.png"])
@@ -547,8 +572,8 @@ def limited(settings):
 certify.prepare = limited
 main()
 """
-    # 30,000 draws in one batch take over 100 MB for one layer; the halves of them soon fit.
-    flags = certify_flags(tmp_path / "run", **PLAIN, n=30_000, batch_size=30_000, indices="0")
+    # 60,000 draws in one batch take over 200 MB for one layer; the halves of them soon fit.
+    flags = certify_flags(tmp_path / "run", **PLAIN, n=60_000, batch_size=60_000, indices="0")
     status, err = in_a_process(*flags, program=program)
     assert status == 0, err
     lines = [line for line in err.splitlines() if " draws " not in line]
@@ -556,9 +581,9 @@ main()
     assert all(
         line.startswith("diffproof: warning: no memory for the batch: going on with ") for line in lines
     )
-    assert run(certify_flags(tmp_path / "whole", **PLAIN, n=30_000, batch_size=1000, indices="0")) == 0
+    assert run(certify_flags(tmp_path / "whole", **PLAIN, n=60_000, batch_size=1000, indices="0")) == 0
     limited, whole = (json.loads(rows(tmp_path / name)[0][2]) for name in ("run", "whole"))
-    assert limited["n"] == whole["n"] == sum(limited["counts"]) == 30_000
+    assert limited["n"] == whole["n"] == sum(limited["counts"]) == 60_000
     # The same draws; a convolution rounds otherwise in another batch shape, which may turn a tie.
     moved = sum(abs(a - b) for a, b in zip(limited["counts"], whole["counts"], strict=True)) // 2
     assert moved <= 3

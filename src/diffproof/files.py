@@ -9,7 +9,14 @@ from pathlib import Path
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yield a path beside `path` to write to; it takes the place of `path` only if all went well."""
+    """Yield a path beside `path` to write to; it takes the place of `path` only if all went well.
+
+    A device or a pipe is written to itself, and a link keeps its name: renaming would destroy either.
+    """
+    if path.exists() and not path.is_file():
+        yield path
+        return
+    path = path.resolve()
     fresh = path.with_name(f"{path.name}.new")
     try:
         yield fresh
