@@ -65,8 +65,9 @@ def _status_of(work: Callable[[], object]) -> int:
     except (ValueError, OSError, MemoryError) as error:
         return _complain(str(error) or type(error).__name__)
     except (KeyboardInterrupt, click.Abort) as error:
-        hint = f"; {error}" if str(error) else ""
-        click.echo(f"diffproof: interrupted{hint}", err=True)
+        # click turns a KeyboardInterrupt into an Abort that has it as its cause.
+        hint = str(error) or str(error.__cause__ or "")
+        click.echo(f"diffproof: interrupted{'; ' * bool(hint)}{hint}", err=True)
         return INTERRUPTED
 
 

@@ -86,7 +86,7 @@ class Certificate:
             for name in ("selection_counts", "counts"):
                 fields[name] = tuple(int(count) for count in fields[name])
             for name in ("radius", "p_a_lower", "p_b_upper", "alpha", "sigma"):
-                if not math.isfinite(fields[name]):
+                if not math.isfinite(fields.get(name, 0.0)):
                     raise ValueError(f"{name} is {fields[name]}")
             return cls(**fields)
         except (TypeError, KeyError, ValueError) as error:
