@@ -403,10 +403,6 @@ def test_export_refuses(refused: Refused, small_run: Path) -> None:
     assert refused(arguments) == "out: run.tsv exists; --force overwrites it"
     assert run([*arguments, "--force"]) == 0
     assert Path("run.tsv").read_text().startswith("idx\tlabel\tpredict\tradius\tcorrect\ttime\n")
-    # A device is written to, never replaced; through a link, so that a mistake costs no device.
-    Path("full").symlink_to("/dev/full")
-    assert "No space left on device" in refused(["export", str(small_run), "--out", "full", "--force"])
-    assert Path("full").is_char_device()
     Path("folder").mkdir()
     assert "Is a directory" in refused(["export", str(small_run), "--out", "folder", "--force"])
 
@@ -546,6 +542,23 @@ def test_real_processes_end_in_one_line(tmp_path: Path, denoiser: Path) -> None:
     assert err.startswith("diffproof: error: steps: ")
     assert err.count("\n") == 1
     assert not out.exists()
+
+
+@pytest.mark.parametrize("command", ["export", "report"])
+def test_a_full_disk_costs_no_old_file(tmp_path: Path, small_run: Path, command: str) -> None:
+    program = (
+        "import resource; from diffproof.cli import main;"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (100, resource.RLIM_INFINITY)); main()"
+    )
+    out = tmp_path / "out"
+    assert run([command, str(small_run), "--out", str(out)]) == 0
+    before = tree(tmp_path)
+    status, err = in_a_process(command, str(small_run), "--out", str(out), "--force", program=program)
+    assert status == 2
+    assert err.startswith("diffproof: error: ")
+    assert "File too large" in err
+    assert err.count("\n") == 1
+    assert tree(tmp_path) == before
 
 
 def test_a_full_standard_output_is_one_line(small_run: Path) -> None:
