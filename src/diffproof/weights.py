@@ -78,6 +78,8 @@ def load_weights(path: Path) -> Weights:
             f"weights: {path} is a pickle that holds code, or is damaged, and was not loaded; if you trust"
             " its source, load it once elsewhere and save its state_dict with safetensors.torch.save_file"
         ) from None
+    except MemoryError:
+        raise  # a sound file that does not fit is not a damaged one
     except Exception as error:  # a damaged pickle ends in almost any exception
         reason = " ".join(str(error).split())[:160]
         raise ValueError(f"weights: {path} is unreadable or truncated: {reason}") from None
