@@ -10,12 +10,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from diffproof.files import replacing
 
 _ASSETS = Path(__file__).parent / "assets"
+
+
+class CodeInPickleError(ValueError):
+    """A file was not loaded because it is a pickle with more than data in it, or damaged."""
 
 
 class Weights(NamedTuple):
@@ -53,39 +58,73 @@ def load_weights(path: Path) -> Weights:
 
     Only safetensors written by `save_weights` carry a description; that of other files is empty.
     """
+    _check_file(path)
+    if path.suffix == ".safetensors":
+        return _read_safetensors(path)
+    loaded = _read_pickle_as_data(path)
+    if not isinstance(loaded, dict) or not all(isinstance(value, Tensor) for value in loaded.values()):
+        raise ValueError(f"weights: {path} holds no flat state dict of tensors")
+    return Weights(loaded, {})
+
+
+def load_nested(path: Path) -> Any:
+    """Read a training checkpoint as data: tensors and numbers in nested dicts and lists, as it holds them.
+
+    Raises:
+        ValueError: as `load_weights`, but any plain content will do.
+    """
+    _check_file(path)
+    if path.suffix == ".safetensors":
+        return _read_safetensors(path).tensors
+    return _read_pickle_as_data(path)
+
+
+def _check_file(path: Path) -> None:
     if not path.is_file():
         raise ValueError(f"weights: no such file: {path}")
-    if path.suffix == ".safetensors":
-        from safetensors import SafetensorError, safe_open
 
-        try:
-            with safe_open(path, framework="pt") as file:
-                metadata = file.metadata() or {}
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            description = json.loads(metadata.get("diffproof", "{}"))
-        except (SafetensorError, OSError, json.JSONDecodeError) as error:
-            raise ValueError(f"weights: {path} is unreadable or truncated: {error}") from None
-        if not isinstance(description, dict):
-            raise ValueError(f"weights: the description in {path} is no table of names and values")
-        return Weights(tensors, description)
+
+def _read_safetensors(path: Path) -> Weights:
+    from safetensors import SafetensorError, safe_open
+
     try:
-        with warnings.catch_warnings():
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        description = json.loads(metadata.get("diffproof", "{}"))
+    except (SafetensorError, OSError, json.JSONDecodeError) as error:
+        raise ValueError(f"weights: {path} is unreadable or truncated: {error}") from None
+    if not isinstance(description, dict):
+        raise ValueError(f"weights: the description in {path} is no table of names and values")
+    return Weights(tensors, description)
+
+
+# Optimiser states hold learning rates as NumPy numbers, which torch does not count as data by itself.
+_NUMPY_SCALAR: Any = np.float64(0).__reduce__()[0]
+_NUMPY_NUMBERS: list[Any] = [
+    (_NUMPY_SCALAR, "numpy.core.multiarray.scalar"),
+    (_NUMPY_SCALAR, "numpy._core.multiarray.scalar"),
+    np.dtype,
+    type(np.dtype(np.float64)),
+]
+
+
+def _read_pickle_as_data(path: Path) -> Any:
+    try:
+        with warnings.catch_warnings(), torch.serialization.safe_globals(_NUMPY_NUMBERS):
             # torch warns of the pickle's protocol before it refuses it.
             warnings.simplefilter("ignore")
-            loaded = torch.load(path, map_location="cpu", weights_only=True)
+            return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
-        raise ValueError(
+        raise CodeInPickleError(
             f"weights: {path} is a pickle that holds code, or is damaged, and was not loaded; if you trust"
-            " its source, load it once elsewhere and save its state_dict with safetensors.torch.save_file"
+            " its source, `diffproof convert` turns it into safetensors (as safetensors.torch.save_file does)"
         ) from None
     except MemoryError:
         raise  # a sound file that does not fit is not a damaged one
     except Exception as error:  # a damaged pickle ends in almost any exception
         reason = " ".join(str(error).split())[:160]
         raise ValueError(f"weights: {path} is unreadable or truncated: {reason}") from None
-    if not isinstance(loaded, dict) or not all(isinstance(value, Tensor) for value in loaded.values()):
-        raise ValueError(f"weights: {path} holds no flat state dict of tensors")
-    return Weights(loaded, {})
 
 
 def load_into(module: nn.Module, tensors: dict[str, Tensor], source: str) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 import click
 
 from diffproof.cli.certify import certify
+from diffproof.cli.convert import convert
 from diffproof.cli.results import export, report, verify
 from diffproof.cli.train import train
 
@@ -31,7 +32,7 @@ def diffproof() -> None:
     """
 
 
-for command in (certify, report, export, verify, train):
+for command in (certify, report, export, verify, train, convert):
     diffproof.add_command(command)
 
 
