@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from diffproof.classifiers.protocol import Classifier as Classifier
     from diffproof.classifiers.saved import load_classifier as load_classifier
-    from diffproof.data import load_data as load_data
+    from diffproof.data.named import load_data as load_data
     from diffproof.defenses.dds import DDS as DDS
     from diffproof.defenses.densepure import DensePure as DensePure
     from diffproof.defenses.named import load_defense as load_defense
@@ -57,7 +57,7 @@ _HOMES = {
     "VariancePreservingSchedule": "denoisers.schedules",
     "from_unet": "denoisers.diffusers",
     "load_classifier": "classifiers.saved",
-    "load_data": "data",
+    "load_data": "data.named",
     "load_defense": "defenses.named",
     "load_denoiser": "denoisers.saved",
     "one_shot": "reverse",

@@ -8,23 +8,30 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from diffproof.denoisers.network import NetworkDenoiser
 from diffproof.denoisers.schedules import DiscreteSchedule, Schedule
 
 
 class UNet(nn.Module):
-    """Calls a diffusers.UNet2DModel as network(x, timestep, label) → tensor."""
+    """Calls a diffusers.UNet2DModel as network(x, timestep, label) → tensor.
 
-    def __init__(self, unet: nn.Module) -> None:
+    Args:
+        unet: the model. patch: it sees squares of patch × patch pixels as channels.
+    """
+
+    def __init__(self, unet: nn.Module, patch: int = 1) -> None:
         super().__init__()
         self.unet = unet
+        self.patch = patch
 
     def forward(self, x: Tensor, timestep: Tensor, label: Tensor | None) -> Tensor:
         """The model's output, N×C×H×W or N×2C×H×W."""
-        if label is None:
-            return self.unet(x, timestep, return_dict=False)[0]  # type: ignore[no-any-return]
-        return self.unet(x, timestep, class_labels=label, return_dict=False)[0]  # type: ignore[no-any-return]
+        labels = {} if label is None else {"class_labels": label}
+        x = functional.pixel_unshuffle(x, self.patch) if self.patch > 1 else x
+        output: Tensor = self.unet(x, timestep, return_dict=False, **labels)[0]
+        return functional.pixel_shuffle(output, self.patch) if self.patch > 1 else output
 
 
 def from_unet(
@@ -34,6 +41,7 @@ def from_unet(
     prediction: str = "epsilon",
     num_classes: int | None = None,
     null_label: int | None = None,
+    patch: int = 1,
 ) -> NetworkDenoiser:
     """A diffusers.UNet2DModel trained on [−1, 1] pixels as a denoiser.
 
@@ -43,6 +51,7 @@ def from_unet(
         prediction: "epsilon", "sample" or "v_prediction".
         num_classes: labels it takes; None reads it off the model (its embeddings, less the null label).
         null_label: the label trained as "unconditional".
+        patch: the model's channels are squares of patch × patch pixels (torch's pixel_unshuffle).
 
     Raises:
         ValueError: the labels do not fit the model's class embedding.
@@ -61,9 +70,9 @@ def from_unet(
     shape = None
     if size is not None:
         height, width = (size, size) if isinstance(size, int) else size
-        shape = (int(config.in_channels), int(height), int(width))
+        shape = (int(config.in_channels) // patch**2, int(height) * patch, int(width) * patch)
     return NetworkDenoiser(
-        UNet(unet),
+        UNet(unet, patch),
         schedule,
         prediction=prediction,
         image_shape=shape,

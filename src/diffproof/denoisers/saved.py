@@ -30,7 +30,11 @@ def build_denoiser(description: dict[str, Any]) -> NetworkDenoiser:
         unet = UNet2DModel(**description["network"])
         schedule = named_schedule(**description["schedule"])
         return from_unet(
-            unet, schedule, prediction=description["prediction"], null_label=description["null_label"]
+            unet,
+            schedule,
+            prediction=description["prediction"],
+            null_label=description["null_label"],
+            patch=description.get("patch", 1),
         )
     except KeyError as error:
         raise ValueError(f"denoiser: the weights file's description is incomplete: {error}") from None

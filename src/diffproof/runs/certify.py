@@ -11,7 +11,9 @@ from typing import Any
 import torch
 
 from diffproof.classifiers.saved import load_classifier
-from diffproof.data import ImageData, load_data, parse_indices
+from diffproof.data.images import ImageData
+from diffproof.data.indices import parse_indices
+from diffproof.data.named import load_data
 from diffproof.defenses.named import load_defense, set_precision
 from diffproof.denoisers.saved import load_denoiser
 from diffproof.noise import Stream

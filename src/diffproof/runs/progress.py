@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +22,9 @@ from rich.table import Table
 from diffproof.runs.certify import Job, run
 from diffproof.runs.report import Report, cells, header
 from diffproof.runs.store import ImageResult
+
+# Seconds between lines where there is no terminal for a bar.
+_LINE_EVERY = 60.0
 
 
 @contextmanager
@@ -58,17 +62,24 @@ def run_with_progress(job: Job, folder: Path) -> list[ImageResult]:
 
 @contextmanager
 def training_progress(iterations: int) -> Iterator[Callable[[int, float], None]]:
-    """A progress bar with the loss; yields what training calls after each step."""
+    """A progress bar with the loss; yields what training calls after each step.
+
+    Where standard error is no terminal, a line a minute takes its place.
+    """
     with _shown_once_started() as progress:
         task = progress.add_task("loss –", total=iterations, unit="steps")
-        mean = 0.0
+        mean, terminal, shown = 0.0, sys.stderr.isatty(), time.monotonic()
 
         def on_step(step: int, loss: float) -> None:
-            nonlocal mean
+            nonlocal mean, shown
             weight = max(0.01, 1 / step)
             mean += weight * (loss - mean)
-            progress.start()
-            progress.update(task, completed=step, description=f"loss {mean:.4f}")
+            if terminal:
+                progress.start()
+                progress.update(task, completed=step, description=f"loss {mean:.4f}")
+            elif time.monotonic() - shown > _LINE_EVERY:
+                print(f"iteration {step} of {iterations}, loss {mean:.4f}", file=sys.stderr, flush=True)
+                shown = time.monotonic()
 
         yield on_step
 

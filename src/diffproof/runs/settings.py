@@ -99,7 +99,8 @@ class CertifySettings:
 
     def planned_indices(self) -> list[int]:
         """Indices of the images that the run is to have."""
-        from diffproof.data import load_data, parse_indices
+        from diffproof.data.indices import parse_indices
+        from diffproof.data.named import load_data
 
         size = len(load_data(self.data, self.split))
         return list(range(size)) if self.indices is None else parse_indices(self.indices, size)

@@ -1,4 +1,4 @@
-"""Training an ordinary classifier: cross-entropy on clean images."""
+"""Training a classifier: cross-entropy on clean images, or on noisy ones (Cohen et al. 2019, section 4)."""
 
 from __future__ import annotations
 
@@ -10,47 +10,76 @@ from torch import Tensor, nn
 from diffproof.checks import check_at_least
 from diffproof.classifiers.protocol import Classifier
 from diffproof.classifiers.saved import build_classifier
-from diffproof.data import ImageData
-from diffproof.training.loop import OnStep, TrainSettings, fit
+from diffproof.data.images import ImageData
+from diffproof.training.batches import Batch, Mixture
+from diffproof.training.loop import Progress, TrainSettings, fit
+
+# Images that normalisation is measured on, and that are labelled at once.
+_MEASURED = 10_000
+_AT_ONCE = 256
 
 
 def describe_classifier(data: ImageData, width: int) -> dict[str, Any]:
-    """What a weights file says of the network it holds; normalisation from the training images."""
+    """What a weights file says of the network it holds; normalisation from the first 10,000 images."""
     check_at_least("width", width, 1)
+    images = data.batch(range(min(len(data), _MEASURED)))
     return {
         "kind": "classifier",
         "image_shape": list(data.image_shape),
         "num_classes": len(data.class_names),
         "width": width,
-        "mean": [round(value, 6) for value in data.images.mean((0, 2, 3)).tolist()],
-        "std": [round(value, 6) for value in data.images.std((0, 2, 3)).tolist()],
+        "mean": [round(value, 6) for value in images.mean((0, 2, 3)).tolist()],
+        "std": [round(value, 6) for value in images.std((0, 2, 3)).tolist()],
     }
 
 
 def train_classifier(
-    data: ImageData,
+    data: Mixture,
     description: dict[str, Any],
     settings: TrainSettings,
-    on_step: OnStep = lambda step, loss: None,
+    *,
+    noise_sigma: float = 0.0,
+    progress: Progress | None = None,
 ) -> Classifier:
     """Train the classifier that `description` describes.
 
+    Args:
+        data: training images. description: from `describe_classifier`. settings: see TrainSettings.
+        noise_sigma: standard deviation of the Gaussian noise added to each image, in [0, 1] pixels; 0 for
+            none. With it the classifier is the baseline of plain randomized smoothing.
+        progress: see Progress.
+
     Raises:
-        ValueError: bad settings, or a loss that is not finite.
+        ValueError: bad settings, data that cannot be read, or a loss that is not finite.
     """
+    if not 0.0 <= noise_sigma < float("inf"):
+        raise ValueError(f"noise_sigma: expected a finite number ≥ 0, got {noise_sigma}")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
         classifier = build_classifier(description)
 
-    def loss_of_batch(network: nn.Module, images: Tensor, labels: Tensor, _: torch.Generator) -> Tensor:
-        normalised = (images - classifier.mean) / classifier.std
-        return torch.nn.functional.cross_entropy(network(normalised), labels)
+    def loss_of_batch(network: nn.Module, batch: Batch, generator: torch.Generator) -> Tensor:
+        images = batch.images
+        if noise_sigma:
+            drawn = torch.randn((batch.size, *images.shape[1:]), generator=generator)
+            images = images + noise_sigma * batch.mine(drawn)
+        normalised = (images - classifier.mean.to(images)) / classifier.std.to(images)
+        return nn.functional.cross_entropy(network(normalised).float(), batch.labels)
 
-    classifier.network = fit(classifier.network, data.images, data.labels, loss_of_batch, settings, on_step)
+    identity = {"description": description, "noise_sigma": noise_sigma}
+    classifier.network = fit(classifier.network, data, loss_of_batch, settings, progress, identity=identity)
     return classifier.eval()
 
 
-def accuracy(classifier: nn.Module, data: ImageData) -> float:
-    """Share of clean images classified correctly."""
+def accuracy(classifier: nn.Module, data: ImageData, noise_sigma: float = 0.0, seed: int = 0) -> float:
+    """Share of images classified correctly, with Gaussian noise of `noise_sigma` if it is not 0."""
+    generator = torch.Generator().manual_seed(seed)
+    correct = 0
     with torch.no_grad():
-        return float((classifier(data.images).argmax(1) == data.labels).float().mean())
+        for start in range(0, len(data), _AT_ONCE):
+            chosen = range(start, min(start + _AT_ONCE, len(data)))
+            images = data.batch(chosen)
+            if noise_sigma:
+                images = images + noise_sigma * torch.randn(images.shape, generator=generator)
+            correct += int((classifier(images).argmax(1) == data.labels[start : chosen.stop]).sum())
+    return correct / len(data)

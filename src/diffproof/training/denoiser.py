@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,26 +11,31 @@ import torch
 from torch import Tensor, nn
 
 from diffproof.checks import check_at_least
-from diffproof.data import ImageData
+from diffproof.data.images import ImageData
 from diffproof.denoisers.network import NetworkDenoiser
 from diffproof.denoisers.saved import build_denoiser
 from diffproof.denoisers.schedules import named_schedule
-from diffproof.training.loop import OnStep, TrainSettings, fit
+from diffproof.training.batches import Batch, Mixture
+from diffproof.training.loop import Progress, TrainSettings, fit
 
 
 @dataclass(frozen=True)
 class UNetSettings:
-    """Size of a U-Net without attention.
+    """Size of a U-Net.
 
     Attributes:
         channels: channels at each resolution, halving it from one to the next; multiples of 8.
         layers: residual blocks at each resolution.
         dropout: dropout inside the residual blocks.
+        patch: the network sees squares of patch × patch pixels as channels, at 1/patch of the resolution.
+        attention: self-attention at the lowest resolution.
     """
 
     channels: Sequence[int] = (16, 32, 48)
     layers: int = 1
     dropout: float = 0.0
+    patch: int = 1
+    attention: bool = False
 
 
 def describe_denoiser(data: ImageData, unet: UNetSettings, schedule: str, timesteps: int) -> dict[str, Any]:
@@ -40,10 +46,12 @@ def describe_denoiser(data: ImageData, unet: UNetSettings, schedule: str, timest
             resolutions.
     """
     channels, height, width = data.image_shape
-    factor = 2 ** (len(unet.channels) - 1)
+    check_at_least("patch", unet.patch, 1)
+    factor = unet.patch * 2 ** (len(unet.channels) - 1)
     if height != width or height % factor:
         raise ValueError(
-            f"channels: {len(unet.channels)} resolutions need images of k·{factor} square pixels"
+            f"channels: {len(unet.channels)} resolutions and patch {unet.patch} need images of k·{factor}"
+            f" square pixels, got {height}×{width}"
         )
     if any(width_ % 8 or width_ < 8 for width_ in unet.channels):
         raise ValueError(f"channels: expected multiples of 8, got {list(unet.channels)}")
@@ -52,83 +60,104 @@ def describe_denoiser(data: ImageData, unet: UNetSettings, schedule: str, timest
         raise ValueError(f"dropout: expected a number in [0, 1), got {unet.dropout}")
     named_schedule(schedule, timesteps=timesteps)
     num_classes = len(data.class_names)
-    return {
+    network: dict[str, Any] = {
+        "sample_size": height // unet.patch,
+        "in_channels": channels * unet.patch**2,
+        "out_channels": channels * unet.patch**2,
+        "block_out_channels": list(unet.channels),
+        "down_block_types": ["DownBlock2D"] * len(unet.channels),
+        "up_block_types": ["UpBlock2D"] * len(unet.channels),
+        "layers_per_block": unet.layers,
+        "dropout": unet.dropout,
+        "norm_num_groups": 8,
+        "add_attention": unet.attention,
+        "num_class_embeds": num_classes + 1,
+    }
+    description = {
         "kind": "denoiser",
-        "network": {
-            "sample_size": height,
-            "in_channels": channels,
-            "out_channels": channels,
-            "block_out_channels": list(unet.channels),
-            "down_block_types": ["DownBlock2D"] * len(unet.channels),
-            "up_block_types": ["UpBlock2D"] * len(unet.channels),
-            "layers_per_block": unet.layers,
-            "dropout": unet.dropout,
-            "norm_num_groups": 8,
-            "add_attention": False,
-            "num_class_embeds": num_classes + 1,
-        },
+        "network": network,
         "schedule": {"name": schedule, "timesteps": timesteps},
         "prediction": "epsilon",
         "null_label": num_classes,
     }
+    if unet.attention:
+        network["attention_head_dim"] = math.gcd(unet.channels[-1], 64)
+    return description | ({"patch": unet.patch} if unet.patch > 1 else {})
+
+
+_EMBEDDING = "unet.class_embedding.weight"
 
 
 def train_denoiser(
-    data: ImageData,
+    data: Mixture,
     description: dict[str, Any],
     settings: TrainSettings,
     *,
     label_dropout: float = 0.1,
-    on_step: OnStep = lambda step, loss: None,
+    progress: Progress | None = None,
 ) -> NetworkDenoiser:
     """Train the denoiser that `description` describes, predicting ε at uniformly drawn timesteps.
+
+    The second data set of a mixture has class embeddings of its own, which are dropped in the end: it
+    teaches the network, but does not mark what is denoised with the labels of the first.
 
     Args:
         data: training images.
         description: from `describe_denoiser`.
         settings: see TrainSettings.
         label_dropout: probability with which a label is replaced by the null label.
-        on_step: called after each step with its number and loss.
+        progress: see Progress.
 
     Raises:
-        ValueError: bad settings, or a loss that is not finite.
+        ValueError: bad settings, data that cannot be read, or a loss that is not finite.
     """
     if not 0.0 <= label_dropout <= 1.0:
         raise ValueError(f"label_dropout: expected a number in [0, 1], got {label_dropout}")
+    embeddings = description["network"]["num_class_embeds"]
+    network = description["network"] | {"num_class_embeds": embeddings * len(data.sources)}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
         denoiser = build_denoiser(description)
+        trained = build_denoiser(description | {"network": network}) if len(data.sources) > 1 else denoiser
 
-    def loss_of_batch(
-        network: nn.Module, images: Tensor, labels: Tensor, generator: torch.Generator
-    ) -> Tensor:
-        return epsilon_loss(denoiser, network, images, labels, label_dropout, generator)
+    def loss_of_batch(network: nn.Module, batch: Batch, generator: torch.Generator) -> Tensor:
+        return epsilon_loss(denoiser, network, batch, label_dropout, generator)
 
-    denoiser.network = fit(denoiser.network, data.images, data.labels, loss_of_batch, settings, on_step)
+    identity = {"description": description, "label_dropout": label_dropout}
+    state = fit(trained.network, data, loss_of_batch, settings, progress, identity=identity).state_dict()
+    if len(data.sources) > 1:
+        state[_EMBEDDING] = state[_EMBEDDING][:embeddings]
+    denoiser.network.load_state_dict(state)
     return denoiser.eval()
 
 
 def epsilon_loss(
     denoiser: NetworkDenoiser,
     network: nn.Module,
-    images: Tensor,
-    labels: Tensor,
+    batch: Batch,
     label_dropout: float,
     generator: torch.Generator,
 ) -> Tensor:
-    """Mean of ‖ε_θ(x_t, t, y) − ε‖² over pixels and batch, t uniform on the grid (Ho et al. 2020, eq. 14)."""
+    """Mean of ‖ε_θ(x_t, t, y) − ε‖² over pixels and batch, t uniform on the grid (Ho et al. 2020, eq. 14).
+
+    Images of source s have the labels y + s·(number of classes + 1).
+    """
     schedule = denoiser.schedule
     assert schedule.sigmas is not None
-    timestep = torch.randint(len(schedule.sigmas), (len(images),), generator=generator)
-    dropped = torch.rand(len(images), generator=generator) < label_dropout
-    epsilon = torch.randn(images.shape, generator=generator)
-    sigma = schedule.sigmas[timestep]
+    assert denoiser.num_classes is not None
+    assert denoiser.null_label is not None
+    images, shape = batch.images, batch.images.shape
+    timestep = batch.mine(torch.randint(len(schedule.sigmas), (batch.size,), generator=generator))
+    dropped = batch.mine(torch.rand(batch.size, generator=generator) < label_dropout)
+    epsilon = batch.mine(torch.randn((batch.size, *shape[1:]), generator=generator))
+    sigma = schedule.sigmas.to(images.device)[timestep]
     scale = schedule.input_scale(sigma).to(images.dtype).reshape(-1, 1, 1, 1)
     low, high = denoiser.data_range
     noisy = images * (high - low) + low + sigma.to(images.dtype).reshape(-1, 1, 1, 1) * epsilon
-    given = torch.where(dropped, torch.full_like(labels, denoiser.null_label or 0), labels)
+    given = torch.where(dropped, torch.full_like(batch.labels, denoiser.null_label), batch.labels)
+    given = given + batch.sources * (denoiser.num_classes + 1)
     predicted: Tensor = network(noisy * scale, timestep, given)
-    return torch.nn.functional.mse_loss(predicted, epsilon)
+    return torch.nn.functional.mse_loss(predicted.float(), epsilon)
 
 
 def denoising_errors(
@@ -136,9 +165,9 @@ def denoising_errors(
 ) -> list[float]:
     """Root-mean-square pixel error of the unconditional denoiser on held-out images, at each sigma."""
     generator = torch.Generator().manual_seed(seed)
-    noise = torch.randn(data.images.shape, generator=generator)
+    images = data.images
+    noise = torch.randn(images.shape, generator=generator)
     with torch.no_grad():
         return [
-            float((denoiser(data.images + sigma * noise, sigma) - data.images).pow(2).mean().sqrt())
-            for sigma in sigmas
+            float((denoiser(images + sigma * noise, sigma) - images).pow(2).mean().sqrt()) for sigma in sigmas
         ]

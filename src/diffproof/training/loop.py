@@ -1,19 +1,26 @@
-"""What all training shares: batches, learning rate, clipping, averaging, a loss that must stay finite."""
+"""What all training shares: steps, learning rate, clipping, averaging, precision, a finite loss."""
 
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
-from diffproof.checks import check_at_least, check_positive, check_probability
+from diffproof.checks import check_at_least, check_positive, check_probability, unknown_name
+from diffproof.training.batches import Batch, Mixture
+from diffproof.training.checkpoint import Checkpoint, Identity
+from diffproof.training.processes import Processes
 
 OnStep = Callable[[int, float], None]
+LossOfBatch = Callable[[nn.Module, Batch, torch.Generator], Tensor]
 
+PRECISIONS = ("float32", "bfloat16")
 # Added to the seed for dropout masks, so that they are not the numbers of the initialisation again.
 _DROPOUT_SEED = 2**32
 
@@ -24,10 +31,14 @@ class TrainSettings:
 
     Attributes:
         iterations: optimiser steps.
-        batch_size: images a step, drawn with replacement.
+        batch_size: images a step, drawn with replacement; over all processes.
         learning_rate: peak of AdamW's learning rate; linear warm-up over 2% of the steps, then cosine to 0.
         ema_decay: decay of the exponential moving average of the weights, which is what is kept.
         seed: seed of initialisation, batches, noise and dropout.
+        precision: "float32", or "bfloat16" for mixed precision (weights stay float32).
+
+    Raises:
+        ValueError: a setting out of range.
     """
 
     iterations: int
@@ -35,6 +46,7 @@ class TrainSettings:
     learning_rate: float = 1e-3
     ema_decay: float = 0.999
     seed: int = 0
+    precision: str = "float32"
 
     def __post_init__(self) -> None:
         check_at_least("iterations", self.iterations, 1)
@@ -42,62 +54,164 @@ class TrainSettings:
         check_positive("learning_rate", self.learning_rate)
         check_probability("ema_decay", self.ema_decay)
         check_at_least("seed", self.seed, 0)
+        if self.precision not in PRECISIONS:
+            raise unknown_name("precision", self.precision, PRECISIONS)
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a training reports to and what it survives with.
+
+    Attributes:
+        on_step: called after each step with its number (from 1) and loss; after a continuation first with
+            the steps that were done already.
+        checkpoint: file that all state is saved to every `checkpoint_every` seconds and on an interrupt,
+            and that a training continues from; None for none.
+        checkpoint_every: seconds.
+        device: where to train.
+    """
+
+    on_step: OnStep = lambda step, loss: None
+    checkpoint: Path | None = None
+    checkpoint_every: float = 180.0
+    device: torch.device = torch.device("cpu")
 
 
 def fit(
     network: nn.Module,
-    images: Tensor,
-    labels: Tensor,
-    loss_of_batch: Callable[[nn.Module, Tensor, Tensor, torch.Generator], Tensor],
+    data: Mixture,
+    loss_of_batch: LossOfBatch,
     settings: TrainSettings,
-    on_step: OnStep = lambda step, loss: None,
+    progress: Progress | None = None,
+    *,
+    identity: Identity | None = None,
 ) -> nn.Module:
-    """Train `network` in place and return its moving average, in evaluation mode.
+    """Train `network` in place and return its moving average, on the CPU and in evaluation mode.
+
+    A training that continues from its checkpoint ends with the weights and losses of one that was never
+    interrupted, on the same machine. Under a launcher such as `accelerate launch` all its processes share
+    each step.
 
     Args:
         network: what is trained.
-        images, labels: the training set, in memory.
-        loss_of_batch: (network, images, labels, generator) → scalar; its randomness from the generator.
-        settings: see TrainSettings.
-        on_step: called after each step with its number (from 1) and loss.
+        data: where batches come from.
+        loss_of_batch: (network, batch, generator) → scalar; its randomness from the generator.
+        settings: see TrainSettings. progress: see Progress.
+        identity: what else must be the same for a checkpoint to be continued.
 
     Raises:
-        ValueError: the loss stopped being finite.
+        ValueError: the loss stopped being finite, data that cannot be read, or the checkpoint is of another
+            training.
     """
-    generator = torch.Generator().manual_seed(settings.seed)
-    optimiser = torch.optim.AdamW(network.parameters(), lr=settings.learning_rate)
+    progress = progress or Progress()
+    with Processes.joined(progress.device) as processes, torch.random.fork_rng():
+        network.to(processes.device).train()
+        return _Fit(network, data, loss_of_batch, settings, progress, processes, identity or {}).run()
+
+
+def _learning_rate(settings: TrainSettings) -> Callable[[int], float]:
     warmup = max(1, settings.iterations // 50)
 
     def rate(step: int) -> float:
         decay = 0.5 * (1 + math.cos(math.pi * step / settings.iterations))
         return min(1.0, (step + 1) / warmup) * decay
 
-    scheduler = torch.optim.lr_scheduler.LambdaLR(optimiser, rate)
+    return rate
 
-    def moving_average(mean: Tensor, current: Tensor, updates: Tensor | int) -> Tensor:
+
+def _moving_average(decay: float) -> Callable[[Tensor, Tensor, Tensor | int], Tensor]:
+    def average(mean: Tensor, current: Tensor, updates: Tensor | int) -> Tensor:
         # A decay that grows with the updates forgets the random initialisation early.
-        decay = min(settings.ema_decay, (1 + int(updates)) / (10 + int(updates)))
-        return torch.lerp(mean, current.to(mean.dtype), 1 - decay) if mean.is_floating_point() else current
+        kept = min(decay, (1 + int(updates)) / (10 + int(updates)))
+        return torch.lerp(mean, current.to(mean.dtype), 1 - kept) if mean.is_floating_point() else current
 
-    average = AveragedModel(network, avg_fn=moving_average, use_buffers=True)
-    network.train()
-    with torch.random.fork_rng(devices=[]):
-        # Dropout knows no generator of its own.
-        torch.manual_seed(_DROPOUT_SEED + settings.seed)
-        for step in range(1, settings.iterations + 1):
-            chosen = torch.randint(len(images), (settings.batch_size,), generator=generator)
-            loss = loss_of_batch(network, images[chosen], labels[chosen], generator)
-            value = float(loss.detach())
-            if not math.isfinite(value):
-                raise ValueError(
-                    f"training: the loss is {value} at iteration {step}; lower the learning rate"
-                )
-            optimiser.zero_grad(set_to_none=True)
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
-            optimiser.step()
-            scheduler.step()
-            average.update_parameters(network)
-            on_step(step, value)
-    module: nn.Module = average.module
-    return module.eval()
+    return average
+
+
+class _Fit:
+    """The state of one training."""
+
+    def __init__(
+        self,
+        network: nn.Module,
+        data: Mixture,
+        loss_of_batch: LossOfBatch,
+        settings: TrainSettings,
+        progress: Progress,
+        processes: Processes,
+        identity: Identity,
+    ) -> None:
+        self.network, self.data, self.loss_of_batch = network, data, loss_of_batch
+        self.settings, self.progress, self.processes = settings, progress, processes
+        self.generator = torch.Generator().manual_seed(settings.seed)
+        # Dropout knows no generator of its own; processes must not share masks.
+        torch.manual_seed(_DROPOUT_SEED + settings.seed + (processes.rank << 33))
+        self.optimiser = torch.optim.AdamW(network.parameters(), lr=settings.learning_rate)
+        self.scheduler = torch.optim.lr_scheduler.LambdaLR(self.optimiser, _learning_rate(settings))
+        self.average = AveragedModel(network, avg_fn=_moving_average(settings.ema_decay), use_buffers=True)
+        self.losses: list[float] = []
+        self.shared = processes.share(network)
+        self.checkpoint = Checkpoint(
+            progress.checkpoint,
+            parts={
+                "network": network,
+                "optimiser": self.optimiser,
+                "scheduler": self.scheduler,
+                "average": self.average,
+            },
+            generator=self.generator,
+            processes=processes,
+            identity=identity
+            | {"settings": {**vars(settings)}, "data": data.identity(), "processes": processes.count},
+        )
+
+    def run(self) -> nn.Module:
+        self.losses = self.checkpoint.restore()
+        for step, loss in enumerate(self.losses, start=1):
+            self.progress.on_step(step, loss)
+        saved = time.monotonic()
+        try:
+            while len(self.losses) < self.settings.iterations:
+                due = time.monotonic() - saved > self.progress.checkpoint_every
+                loss, due = self.step(due)
+                self.progress.on_step(len(self.losses), loss)
+                if due:
+                    self.checkpoint.save(self.losses)
+                    saved = time.monotonic()
+        except KeyboardInterrupt:
+            if self.progress.checkpoint is None or self.processes.count > 1:
+                raise
+            self.checkpoint.save(self.losses)
+            raise KeyboardInterrupt(
+                f"{len(self.losses)} of {self.settings.iterations} iterations are saved; the same command"
+                " continues"
+            ) from None
+        module: nn.Module = self.average.module
+        return module.cpu().eval()
+
+    def step(self, checkpoint_due: bool) -> tuple[float, bool]:
+        """One optimiser step; its loss, and whether any process wants a checkpoint."""
+        batch = self.data.draw(
+            self.settings.batch_size,
+            self.processes.rows(self.settings.batch_size),
+            self.processes.device,
+            self.generator,
+        )
+        with torch.autocast(
+            self.processes.device.type, torch.bfloat16, enabled=self.settings.precision == "bfloat16"
+        ):
+            loss = self.loss_of_batch(self.shared, batch, self.generator)
+        value, due = self.processes.mean(float(loss.detach()), float(checkpoint_due))
+        if not math.isfinite(value):
+            raise ValueError(
+                f"training: the loss is {value} at iteration {len(self.losses) + 1}; lower the learning rate"
+                f"{self.checkpoint.hint()}"
+            )
+        self.optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.network.parameters(), 1.0)
+        self.optimiser.step()
+        self.scheduler.step()
+        self.average.update_parameters(self.network)
+        self.losses.append(value)
+        return value, due > 0

@@ -1,0 +1,177 @@
+"""What the training commands share: their options, the file they write, the command they record."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+if TYPE_CHECKING:
+    from diffproof.data.images import ImageData
+    from diffproof.training.batches import Mixture
+    from diffproof.training.loop import TrainSettings
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+# Options that say where to compute, not what.
+_NOT_RECORDED = ("force", "device", "checkpoint_every")
+
+
+def training_options(*, iterations: int, learning_rate: float) -> Callable[[Command], Command]:
+    """The options of every training command, as one decorator."""
+    options = [
+        click.option("--data", required=True, help="Training images: see diffproof certify --help."),
+        click.option("--split", help="Split to train on. [default: train, or the only one]"),
+        click.option("--indices", help="Which of them: start:stop, start:stop:step, commas. [default: all]"),
+        click.option("--limit", type=int, help="At most so many of them."),
+        click.option("--image-size", type=int, help="Bring images to this size (shorter side, then centre)."),
+        click.option("--flip", is_flag=True, help="Mirror each image with probability ½."),
+        click.option("--test-data", help="Images to measure on. [default: test split of a named data set]"),
+        click.option(
+            "--out", required=True, type=click.Path(path_type=Path), help="Weights file, .safetensors."
+        ),
+        click.option("--half", is_flag=True, help="Keep the weights in half precision."),
+        click.option("--iterations", default=iterations, help="Optimiser steps."),
+        click.option("--batch-size", default=128, help="Images a step."),
+        click.option("--learning-rate", default=learning_rate, help="Peak learning rate."),
+        click.option("--ema-decay", default=0.999, help="Decay of the moving average of the weights."),
+        click.option("--precision", default="float32", help="float32, or bfloat16 (mixed precision)."),
+        click.option("--seed", default=0, help="Seed of initialisation, batches and noise."),
+        click.option("--device", default="auto", help="auto, cpu or cuda."),
+        click.option("--checkpoint-every", default=180.0, help="Seconds between checkpoints."),
+        click.option("--force", is_flag=True, help="Start anew: ignore a checkpoint, overwrite the weights."),
+    ]
+
+    def decorate(command: Command) -> Command:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return decorate
+
+
+@dataclass(frozen=True)
+class TrainingOptions:
+    """The values of these options, as click hands them over."""
+
+    data: str
+    split: str | None
+    indices: str | None
+    limit: int | None
+    image_size: int | None
+    flip: bool
+    test_data: str | None
+    out: Path
+    half: bool
+    iterations: int
+    batch_size: int
+    learning_rate: float
+    ema_decay: float
+    precision: str
+    seed: int
+    device: str
+    checkpoint_every: float
+    force: bool
+
+    def check(self) -> None:
+        """Refuse an output that cannot be written, before anything is computed.
+
+        Raises:
+            ValueError: no .safetensors name, no such folder, or a file that is there already.
+        """
+        if self.out.suffix != ".safetensors":
+            raise ValueError(f"out: expected a .safetensors file, got {self.out}")
+        if not self.out.parent.is_dir():
+            raise ValueError(f"out: no such folder: {self.out.parent}")
+        if self.out.exists() and not self.force:
+            raise ValueError(f"out: {self.out} exists; --force overwrites it")
+        if not self.checkpoint_every > 0:
+            raise ValueError(f"checkpoint_every: expected a number > 0, got {self.checkpoint_every}")
+
+    @property
+    def checkpoint(self) -> Path:
+        """Where the state is kept until the training is done."""
+        return self.out.with_suffix(".checkpoint")
+
+    def settings(self) -> TrainSettings:
+        """The settings of the loop."""
+        from diffproof.training.loop import TrainSettings
+
+        return TrainSettings(
+            self.iterations, self.batch_size, self.learning_rate, self.ema_decay, self.seed, self.precision
+        )
+
+    def training_images(self) -> ImageData:
+        """The training images."""
+        from diffproof.data.named import HUB_NAMES, SHIPPED, load_data
+
+        split = self.split or ("train" if self.data in (*SHIPPED, *HUB_NAMES) else None)
+        return load_data(self.data, split, indices=self.indices, limit=self.limit, image_size=self.image_size)
+
+    def held_out(self) -> ImageData | None:
+        """The images to measure on, if any."""
+        from diffproof.data.named import HUB_NAMES, SHIPPED, load_data
+
+        if self.test_data is not None:
+            return load_data(self.test_data, image_size=self.image_size)
+        if self.data in (*SHIPPED, *HUB_NAMES):
+            return load_data(self.data, "test", image_size=self.image_size)
+        return None
+
+
+def fit_with_progress(options: TrainingOptions, train: Callable[..., Any]) -> tuple[Any, list[float]]:
+    """Call train(progress=…) under a progress bar; what it returns, and the losses."""
+    from diffproof.runs.certify import resolve_device
+    from diffproof.runs.progress import training_progress
+    from diffproof.training.loop import Progress
+
+    if options.force:
+        options.checkpoint.unlink(missing_ok=True)
+    losses: list[float] = []
+    with training_progress(options.iterations) as show:
+
+        def on_step(step: int, loss: float) -> None:
+            losses.append(loss)
+            show(step, loss)
+
+        progress = Progress(
+            on_step, options.checkpoint, options.checkpoint_every, resolve_device(options.device)
+        )
+        return train(progress=progress), losses
+
+
+def write_weights(
+    options: TrainingOptions,
+    tensors: dict[str, Any],
+    description: dict[str, Any],
+    losses: list[float],
+    metrics: dict[str, float],
+) -> None:
+    """Write the weights with how they were made and the loss curve; then the checkpoint is not needed."""
+    from diffproof.training.sheets import save_losses
+    from diffproof.weights import save_weights
+
+    if options.half:
+        tensors = {name: t.half() if t.is_floating_point() else t for name, t in tensors.items()}
+    training = {"command": recorded_command(), "seed": options.seed, "test": metrics}
+    save_losses(options.out.with_suffix(".loss.csv"), losses)
+    save_weights(options.out, tensors, description | {"training": training})
+    options.checkpoint.unlink(missing_ok=True)
+    click.echo(f"written: {options.out}")
+
+
+def recorded_command() -> str:
+    """The running command with every option that is not at its default, as one could type it."""
+    context = click.get_current_context()
+    words = [context.command_path]
+    for parameter in context.command.params:
+        value = context.params.get(parameter.name or "")
+        if parameter.name in _NOT_RECORDED or value is None or value == parameter.get_default(context):
+            continue
+        flag = parameter.opts[0]
+        words.append(flag if value is True else f"{flag} {shlex.quote(str(value))}")
+    return " ".join(words)

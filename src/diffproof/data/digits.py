@@ -1,0 +1,36 @@
+"""The handwritten digits that scikit-learn ships."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from diffproof.checks import unknown_name
+from diffproof.data.images import ImageData
+
+SPLITS = ("train", "test")
+
+
+def load_digits(split: str | None) -> ImageData:
+    """scikit-learn's 1,797 8×8 handwritten digits; test is every image whose index is 0 or 3 modulo 7.
+
+    The digits come in runs of 0…9; a step of 7 is coprime to that and keeps both splits balanced.
+
+    Args:
+        split: "train", "test", or None for "test".
+
+    Raises:
+        ValueError: unknown split.
+    """
+    from sklearn.datasets import load_digits as load_bunch
+
+    split = split or "test"
+    if split not in SPLITS:
+        raise unknown_name("split", split, SPLITS)
+    bunch = load_bunch()
+    index = np.arange(len(bunch.target))
+    in_test = np.isin(index % 7, (0, 3))
+    chosen = index[in_test] if split == "test" else index[~in_test]
+    images = torch.from_numpy(bunch.images[chosen]).float()[:, None] / 16
+    labels = torch.from_numpy(bunch.target[chosen]).long()
+    return ImageData("digits", split, images, labels, tuple("0123456789"))

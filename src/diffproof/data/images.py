@@ -1,0 +1,139 @@
+"""Images with labels, decoded when they are asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+
+class Pixels(Protocol):
+    """A sequence of images that decodes on access."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Tensor:
+        """One image: C×H×W float32 in [0, 1]."""
+
+
+class TensorPixels:
+    """Images that sit in memory.
+
+    Args:
+        images: N×C×H×W, float32 in [0, 1] or uint8.
+    """
+
+    def __init__(self, images: Tensor) -> None:
+        self.images = images
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int | Tensor) -> Tensor:
+        chosen = self.images[index]
+        return chosen.float() / 255 if chosen.dtype == torch.uint8 else chosen
+
+
+class ImageData:
+    """Images and labels; unpacks as `images, labels = data`, which decodes every image.
+
+    Args:
+        name, split: where they come from.
+        pixels: N images, decoded one by one.
+        labels: N int64.
+        class_names: the name of each label.
+        classes_named: whether the data itself names its classes; if not, there may be more of them than
+            its largest label tells.
+
+    Raises:
+        ValueError: no image, or labels that do not fit.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        split: str,
+        pixels: Pixels | Tensor,
+        labels: Tensor,
+        class_names: Sequence[str],
+        *,
+        classes_named: bool = True,
+    ) -> None:
+        self.name = name
+        self.split = split
+        self.pixels: Pixels = TensorPixels(pixels) if isinstance(pixels, Tensor) else pixels
+        self.labels = labels
+        self.class_names = tuple(class_names)
+        self.classes_named = classes_named
+        if len(self.pixels) == 0:
+            raise ValueError(f"data: {name} has no image in split {split!r}")
+        if labels.shape != (len(self.pixels),):
+            raise ValueError(f"data: {name} has {len(self.pixels)} images but {labels.numel()} labels")
+        if int(labels.min()) < 0 or int(labels.max()) >= len(self.class_names):
+            bad = int(labels.min()) if int(labels.min()) < 0 else int(labels.max())
+            raise ValueError(
+                f"data: {name} has the label {bad}, expected 0 to {len(self.class_names) - 1}"
+                f" (a split without labels?)"
+            )
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return iter((self.images, self.labels))
+
+    def batch(self, indices: Sequence[int] | Tensor) -> Tensor:
+        """Some of the images, N×C×H×W float32 in [0, 1].
+
+        Raises:
+            ValueError: their shapes differ, or an image cannot be decoded.
+        """
+        if isinstance(self.pixels, TensorPixels):
+            return self.pixels[torch.as_tensor(indices)]
+        images = [self.pixels[int(index)] for index in indices]
+        for index, image in zip(indices, images, strict=True):
+            if image.shape != images[0].shape:
+                one, other = ("×".join(map(str, shape.shape)) for shape in (images[0], image))
+                raise ValueError(
+                    f"data: image {int(index)} of {self.name} is {other} (channels×height×width), others are"
+                    f" {one}; an image size brings them to one"
+                )
+        return torch.stack(images)
+
+    @property
+    def images(self) -> Tensor:
+        """All images, N×C×H×W float32 in [0, 1], decoded now and held in memory."""
+        return self.batch(range(len(self)))
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of the first image."""
+        channels, height, width = self.pixels[0].shape
+        return channels, height, width
+
+    def select(self, indices: Sequence[int]) -> ImageData:
+        """The images of these indices, in this order."""
+        chosen = list(indices)
+        return ImageData(
+            self.name,
+            self.split,
+            _Chosen(self.pixels, chosen),
+            self.labels[chosen],
+            self.class_names,
+            classes_named=self.classes_named,
+        )
+
+
+class _Chosen:
+    """Some images of a sequence."""
+
+    def __init__(self, pixels: Pixels, indices: list[int]) -> None:
+        self.pixels, self.indices = pixels, indices
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, index: int) -> Tensor:
+        return self.pixels[self.indices[index]]

@@ -1,0 +1,87 @@
+"""Data sets by name or path."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+from diffproof.checks import check_at_least, unknown_name
+from diffproof.data.digits import load_digits
+from diffproof.data.images import ImageData
+from diffproof.data.indices import parse_indices
+
+
+class HubName(NamedTuple):
+    """A short name for a Hub data set."""
+
+    id: str
+    # The split that has labels and takes the part of "test".
+    test: str = "test"
+    # Images of several sizes are brought to this one.
+    image_size: int | None = None
+
+
+SHIPPED: dict[str, Callable[[str | None], ImageData]] = {"digits": load_digits}
+HUB_NAMES: dict[str, HubName] = {
+    "cifar10": HubName("uoft-cs/cifar10"),
+    "cifar100": HubName("uoft-cs/cifar100"),
+    # The official test split has no labels; the field reports on the validation images at 256×256.
+    "imagenet": HubName("ILSVRC/imagenet-1k", test="validation", image_size=256),
+}
+
+
+def load_data(
+    source: str,
+    split: str | None = None,
+    *,
+    indices: str | None = None,
+    limit: int | None = None,
+    image_size: int | None = None,
+) -> ImageData:
+    """A data set by name or path; images are decoded when they are asked for.
+
+    Args:
+        source: "digits", "cifar10", "cifar100", "imagenet", a Hub id ("owner/name"), a folder of class
+            folders, a parquet file, or an .npz file. A path wins over a Hub id.
+        split: its name; None takes "test", or the only one there is.
+        indices: which images, as "0:10000:20" or "3,5,7"; None for all.
+        limit: at most so many of these.
+        image_size: bring images to this size: the shorter side by antialiased bicubic interpolation, then
+            the central square. None leaves them as they are (imagenet: 256).
+
+    Raises:
+        ValueError: unknown name or split, unreadable or missing data, bad indices.
+    """
+    if image_size is not None:
+        check_at_least("image_size", image_size, 1)
+    data = _open(source, split, image_size)
+    if indices is not None or limit is not None:
+        chosen = list(range(len(data))) if indices is None else parse_indices(indices, len(data))
+        data = data.select(chosen[: None if limit is None else check_at_least("limit", limit, 1)])
+    return data
+
+
+def _open(source: str, split: str | None, image_size: int | None) -> ImageData:
+    path = Path(source)
+    if source in SHIPPED or path.suffix == ".npz":
+        if image_size is not None:
+            raise ValueError(f"image_size: {source} is read as it is, expected none, got {image_size}")
+        if source in SHIPPED:
+            return SHIPPED[source](split)
+        if not path.is_file():
+            raise ValueError(f"data: no such file: {path}")
+        from diffproof.data.npz import load_npz
+
+        return load_npz(path, split)
+    from diffproof.data.hub import load_hub
+
+    if source in HUB_NAMES:
+        named = HUB_NAMES[source]
+        wanted = named.test if split in (None, "test") else split
+        return load_hub(named.id, wanted, image_size or named.image_size)
+    if path.exists() or source.count("/") == 1 and not source.startswith((".", "/", "~")) and not path.suffix:
+        return load_hub(source, split, image_size)
+    if "/" in source or path.suffix:
+        raise ValueError(f"data: no such file or folder: {source}")
+    raise unknown_name("data", source, [*SHIPPED, *HUB_NAMES])

@@ -1,0 +1,99 @@
+"""Random batches: from one data set or a mixture, whole or this process's share."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from diffproof.checks import check_probability
+from diffproof.data.images import ImageData
+from diffproof.weights import hash_tensors
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One step's images; where several processes share a step, this one's rows of them.
+
+    Attributes:
+        images: R×C×H×W float32 in [0, 1]. labels: R integers. sources: R integers, which data set of the
+            mixture each image is from.
+        size: images of the step over all processes. rows: this process's rows, R integers.
+    """
+
+    images: Tensor
+    labels: Tensor
+    sources: Tensor
+    size: int
+    rows: Tensor
+
+    def mine(self, drawn: Tensor) -> Tensor:
+        """This process's rows of what was drawn for the whole step, on the images' device.
+
+        Every process draws for the whole step, so that the step does not depend on how many share it.
+        """
+        return drawn[self.rows].to(self.images.device)
+
+
+class Mixture:
+    """Images drawn with replacement from one data set, or from a second one with a given probability.
+
+    Args:
+        data: the data set.
+        extra: a second one with the same classes and image shape, or None.
+        extra_share: the probability with which an image is drawn from it.
+        flip: mirror each image left to right with probability ½.
+
+    Raises:
+        ValueError: the two do not fit together, or the share is no probability.
+    """
+
+    def __init__(
+        self,
+        data: ImageData,
+        extra: ImageData | None = None,
+        *,
+        extra_share: float = 0.5,
+        flip: bool = False,
+    ) -> None:
+        self.sources: Sequence[ImageData] = (data,) if extra is None else (data, extra)
+        self.extra_share = check_probability("extra_share", extra_share)
+        self.flip = flip
+        if extra is not None and extra.class_names != data.class_names:
+            raise ValueError(f"extra_data: {extra.name} and {data.name} do not have the same classes")
+        if extra is not None and extra.image_shape != data.image_shape:
+            raise ValueError(
+                f"extra_data: expected images {data.image_shape} as in {data.name}, got {extra.image_shape}"
+            )
+
+    def draw(self, size: int, rows: Tensor, device: torch.device, generator: torch.Generator) -> Batch:
+        """Draw a step of `size` images and decode these rows of it."""
+        first = self.sources[0]
+        if len(self.sources) == 1:
+            source = torch.zeros(size, dtype=torch.int64)
+            index = torch.randint(len(first), (size,), generator=generator)
+        else:
+            source = (torch.rand(size, generator=generator) < self.extra_share).long()
+            lengths = torch.tensor([len(data) for data in self.sources])[source]
+            index = (torch.rand(size, generator=generator, dtype=torch.float64) * lengths).long()
+        mirrored = torch.rand(size, generator=generator) < 0.5 if self.flip else torch.zeros(size).bool()
+
+        source, index, mirrored = source[rows], index[rows], mirrored[rows]
+        images = torch.empty(len(rows), *first.image_shape)
+        labels = torch.empty(len(rows), dtype=torch.int64)
+        for number, data in enumerate(self.sources):
+            chosen = source == number
+            if bool(chosen.any()):
+                images[chosen] = data.batch(index[chosen])
+                labels[chosen] = data.labels[index[chosen]]
+        images = torch.where(mirrored[:, None, None, None], images.flip(3), images)
+        return Batch(images.to(device), labels.to(device), source.to(device), size, rows)
+
+    def identity(self) -> list[Any]:
+        """What tells these images from others, for continuing a training; pixels are not read for it."""
+        return [
+            [data.name, data.split, len(data), hash_tensors({"labels": data.labels})] for data in self.sources
+        ] + [self.extra_share if len(self.sources) > 1 else None, self.flip]

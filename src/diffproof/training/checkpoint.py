@@ -1,0 +1,127 @@
+"""The checkpoint of a training: everything that continues it exactly, in one file."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from diffproof.files import replacing
+from diffproof.training.processes import Processes
+from diffproof.weights import load_nested
+
+Identity = Mapping[str, Any]
+
+
+class Part(Protocol):
+    """Anything with a state: a module, an optimiser, a scheduler."""
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state_dict: Any) -> Any: ...
+
+
+class Checkpoint:
+    """Saves and restores the parts of a training, its random number generators and its losses.
+
+    Args:
+        path: the file; None saves nothing.
+        parts: what has a state, by name.
+        generator: the generator of batches and noise.
+        processes: those that share the training; the first one writes.
+        identity: what must be the same when the training continues.
+    """
+
+    def __init__(
+        self,
+        path: Path | None,
+        *,
+        parts: Mapping[str, Part],
+        generator: torch.Generator,
+        processes: Processes,
+        identity: Identity,
+    ) -> None:
+        self.path, self.parts, self.generator, self.processes = path, parts, generator, processes
+        self.identity = json.loads(json.dumps(identity))
+        self.saved_at: int | None = None
+
+    def save(self, losses: list[float]) -> None:
+        """Write the state after len(losses) steps in place of the previous one.
+
+        All processes call it together. A state with a weight that is not finite is not written.
+        """
+        if self.path is None:
+            return
+        states = self.processes.gather(_random_state(self.processes.device))
+        if self.processes.rank:
+            return
+        state = {name: part.state_dict() for name, part in self.parts.items()}
+        if not all(bool(torch.isfinite(tensor).all()) for tensor in state["network"].values()):
+            return
+        state |= {
+            "identity": json.dumps(self.identity),
+            "losses": torch.tensor(losses, dtype=torch.float64),
+            "generator": self.generator.get_state(),
+            "random": states,
+        }
+        with replacing(self.path) as fresh:
+            torch.save(state, fresh)
+        self.saved_at = len(losses)
+
+    def restore(self) -> list[float]:
+        """Load the state if there is one; the losses so far.
+
+        Raises:
+            ValueError: the file is unreadable, or of a training with other settings.
+        """
+        if self.path is None or not self.path.exists():
+            return []
+        state = load_nested(self.path)
+        expected = {*self.parts, "identity", "losses", "generator", "random"}
+        if not isinstance(state, dict) or set(state) != expected:
+            raise ValueError(f"checkpoint: {self.path} is no checkpoint of a training")
+        theirs: dict[str, Any] = json.loads(state["identity"])
+        differing = _differences(theirs, self.identity)
+        if differing:
+            raise ValueError(
+                f"checkpoint: {self.path} is of another training: {'; '.join(differing[:3])}; --force starts anew"
+            )
+        for name, part in self.parts.items():
+            part.load_state_dict(state[name])
+        self.generator.set_state(state["generator"])
+        _set_random_state(state["random"][self.processes.rank], self.processes.device)
+        losses: list[float] = state["losses"].tolist()
+        self.saved_at = len(losses)
+        return losses
+
+    def hint(self) -> str:
+        """Where the last good state is, as the end of a message."""
+        if self.path is None or self.saved_at is None:
+            return ""
+        return f"; the state after iteration {self.saved_at} is kept in {self.path}"
+
+
+def _differences(theirs: Mapping[str, Any], mine: Mapping[str, Any], prefix: str = "") -> list[str]:
+    found = []
+    for name in sorted({*theirs, *mine}):
+        one, other = theirs.get(name), mine.get(name)
+        if isinstance(one, dict) and isinstance(other, dict):
+            found += _differences(one, other, f"{prefix}{name}.")
+        elif one != other:
+            found.append(f"{prefix}{name} ({one}, now {other})")
+    return found
+
+
+def _random_state(device: torch.device) -> Tensor:
+    return torch.cuda.get_rng_state(device) if device.type == "cuda" else torch.get_rng_state()
+
+
+def _set_random_state(state: Tensor, device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.set_rng_state(state, device)
+    else:
+        torch.set_rng_state(state)

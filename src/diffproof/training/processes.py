@@ -1,0 +1,75 @@
+"""The processes that share a training, one per GPU, as a launcher starts them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, distributed, nn
+
+
+@dataclass(frozen=True)
+class Processes:
+    """This process among those of a training.
+
+    Attributes:
+        rank, count: its number, and how many there are.
+        device: where it computes.
+    """
+
+    rank: int
+    count: int
+    device: torch.device
+
+    @classmethod
+    @contextmanager
+    def joined(cls, device: torch.device) -> Iterator[Processes]:
+        """Join the others that `accelerate launch` or `torchrun` started; alone where none did."""
+        count = int(os.environ.get("WORLD_SIZE", "1"))
+        if count == 1 or not distributed.is_available():
+            yield cls(0, 1, device)
+            return
+        if device.type == "cuda":
+            device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+            torch.cuda.set_device(device)
+        distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
+        try:
+            yield cls(distributed.get_rank(), distributed.get_world_size(), device)
+        finally:
+            distributed.destroy_process_group()
+
+    def rows(self, size: int) -> Tensor:
+        """Which of a step's images this process computes; their shares differ by one at most.
+
+        Raises:
+            ValueError: the number of images is no multiple of the number of processes.
+        """
+        if size % self.count:
+            raise ValueError(f"batch_size: expected a multiple of {self.count} processes, got {size}")
+        return torch.arange(self.rank, size, self.count)
+
+    def share(self, network: nn.Module) -> nn.Module:
+        """The network with gradients averaged over all processes."""
+        if self.count == 1:
+            return network
+        devices = [self.device] if self.device.type == "cuda" else None
+        return nn.parallel.DistributedDataParallel(network, device_ids=devices)
+
+    def mean(self, *values: float) -> list[float]:
+        """The means over all processes, the same bits on each."""
+        if self.count == 1:
+            return list(values)
+        tensor = torch.tensor(values, dtype=torch.float64, device=self.device)
+        distributed.all_reduce(tensor)
+        return (tensor / self.count).tolist()  # type: ignore[no-any-return]
+
+    def gather(self, tensor: Tensor) -> list[Tensor]:
+        """Each process's tensor (CPU), in order."""
+        if self.count == 1:
+            return [tensor]
+        gathered: list[Tensor] = [tensor] * self.count
+        distributed.all_gather_object(gathered, tensor)
+        return gathered
