@@ -63,7 +63,7 @@ def ratio(defense: dp.Defense, image: Tensor, sigma: float, n: int, batch_size: 
 def unet_32() -> tuple[dp.Denoiser, nn.Module]:
     """A U-Net of about a million parameters on 3×32×32 pixels and a small classifier, random weights."""
     from diffproof.classifiers.cnn import SmallCNN
-    from diffproof.data import ImageData
+    from diffproof.data.images import ImageData
     from diffproof.denoisers.saved import build_denoiser
     from diffproof.training.denoiser import describe_denoiser
 

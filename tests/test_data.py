@@ -7,7 +7,7 @@ import torch
 from sklearn.datasets import load_digits
 
 import diffproof as dp
-from diffproof.data import parse_indices
+from diffproof.data.indices import parse_indices
 
 
 def test_digits_are_scikit_learns_over_sixteen() -> None:

@@ -13,7 +13,7 @@ from diffusers import DDPMScheduler, UNet2DModel
 from scipy import integrate, stats
 from torch import Tensor, nn
 
-from diffproof.denoisers.diffusers import from_unet, load_folder
+from diffproof.denoisers.diffusers import from_unet, load
 from diffproof.denoisers.empirical import EmpiricalDenoiser
 from diffproof.denoisers.gaussian_mixture import GaussianMixtureDenoiser
 from diffproof.denoisers.network import NetworkDenoiser
@@ -295,7 +295,7 @@ def save_folder(folder: Path, unet: Any, **scheduler: Any) -> None:
 def test_folder_round_trip(tmp_path: Path) -> None:
     unet = small_unet(7, num_class_embeds=4)
     save_folder(tmp_path, unet, beta_schedule="squaredcos_cap_v2", prediction_type="v_prediction")
-    loaded = load_folder(tmp_path)
+    loaded = load(str(tmp_path))
     assert not loaded.training
     assert loaded.num_classes == 4
     assert loaded.null_label is None
@@ -348,16 +348,16 @@ def change_config(**settings: Any) -> Callable[[Path], None]:
 )
 def test_bad_folders(tmp_path: Path, spoil: Callable[[Path], None], message: str) -> None:
     save_folder(tmp_path, small_unet())
-    load_folder(tmp_path)
+    load(str(tmp_path))
     spoil(tmp_path)
     with pytest.raises(ValueError, match=message):
-        load_folder(tmp_path)
+        load(str(tmp_path))
 
 
 def test_folder_with_a_beta_of_one_is_refused(tmp_path: Path) -> None:
     save_folder(tmp_path, small_unet(), rescale_betas_zero_snr=True)
     with pytest.raises(ValueError, match="betas: expected values"):
-        load_folder(tmp_path)
+        load(str(tmp_path))
 
 
 @pytest.mark.parametrize(
@@ -741,23 +741,23 @@ def change_scheduler(folder: Path, **settings: Any) -> None:
 def test_folder_of_another_kind_of_scheduler_is_refused(tmp_path: Path) -> None:
     save_folder(tmp_path, small_unet())
     change_scheduler(tmp_path, _class_name="DDIMScheduler")
-    load_folder(tmp_path)
+    load(str(tmp_path))
     change_scheduler(tmp_path, _class_name="ScoreSdeVeScheduler")
     with pytest.raises(
         ValueError, match=r"the scheduler in .* is ScoreSdeVeScheduler, expected DDPMScheduler"
     ):
-        load_folder(tmp_path)
+        load(str(tmp_path))
     (tmp_path / "scheduler" / "scheduler_config.json").write_text("[")
     with pytest.raises(ValueError, match=r"denoiser: cannot read .*scheduler_config.json"):
-        load_folder(tmp_path)
+        load(str(tmp_path))
 
 
 def test_folder_of_another_learned_variance_is_refused(tmp_path: Path) -> None:
     save_folder(tmp_path, small_unet(out_channels=2), variance_type="learned_range")
-    load_folder(tmp_path)
+    load(str(tmp_path))
     change_scheduler(tmp_path, variance_type="learned")
     with pytest.raises(ValueError, match=r"learned variance in .*: expected learned_range, got learned"):
-        load_folder(tmp_path)
+        load(str(tmp_path))
 
 
 class Timestep(nn.Module):

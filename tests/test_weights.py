@@ -16,8 +16,10 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
-from diffproof.classifiers.saved import build_classifier, load_classifier
-from diffproof.denoisers.saved import build_denoiser, load_denoiser
+from diffproof.classifiers.named import load_classifier
+from diffproof.classifiers.saved import build_classifier
+from diffproof.denoisers.named import load_denoiser
+from diffproof.denoisers.saved import build_denoiser
 from diffproof.weights import hash_tensors, load_into, load_weights, packaged, save_weights
 
 TENSORS = {

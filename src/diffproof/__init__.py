@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from diffproof.classifiers.protocol import Classifier as Classifier
-    from diffproof.classifiers.saved import load_classifier as load_classifier
+    from diffproof.classifiers.named import load_classifier as load_classifier
     from diffproof.data.named import load_data as load_data
     from diffproof.defenses.dds import DDS as DDS
     from diffproof.defenses.densepure import DensePure as DensePure
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from diffproof.denoisers.gaussian_mixture import GaussianMixtureDenoiser as GaussianMixtureDenoiser
     from diffproof.denoisers.network import NetworkDenoiser as NetworkDenoiser
     from diffproof.denoisers.protocol import Denoiser as Denoiser
-    from diffproof.denoisers.saved import load_denoiser as load_denoiser
+    from diffproof.denoisers.named import load_denoiser as load_denoiser
     from diffproof.denoisers.schedules import DiscreteSchedule as DiscreteSchedule
     from diffproof.denoisers.schedules import VarianceExplodingSchedule as VarianceExplodingSchedule
     from diffproof.denoisers.schedules import VariancePreservingSchedule as VariancePreservingSchedule
@@ -56,10 +56,10 @@ _HOMES = {
     "VarianceExplodingSchedule": "denoisers.schedules",
     "VariancePreservingSchedule": "denoisers.schedules",
     "from_unet": "denoisers.diffusers",
-    "load_classifier": "classifiers.saved",
+    "load_classifier": "classifiers.named",
     "load_data": "data.named",
     "load_defense": "defenses.named",
-    "load_denoiser": "denoisers.saved",
+    "load_denoiser": "denoisers.named",
     "one_shot": "reverse",
     "posterior_sample": "reverse",
     "select_sigmas": "reverse",

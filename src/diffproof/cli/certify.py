@@ -12,11 +12,13 @@ from diffproof.cli.config import config_option
 
 @click.command(context_settings={"show_default": True})
 @config_option
-@click.option("--data", required=True, help="Data set: digits.")
-@click.option("--split", default="test", help="train or test.")
+@click.option("--data", required=True, help="Images; see above.")
+@click.option("--split", help="Split of the data. [default: test, or the only one]")
 @click.option("--indices", help="Images: start:stop, start:stop:step, numbers, commas. [default: all]")
-@click.option("--denoiser", help="digits, a weights file, or a diffusers folder; not used by none.")
-@click.option("--classifier", required=True, help="digits, or a weights file.")
+@click.option("--limit", type=int, help="At most so many of these images.")
+@click.option("--image-size", type=int, help="Bring images to this size: shorter side, then the centre.")
+@click.option("--denoiser", help="Diffusion model; see above. Not used by none.")
+@click.option("--classifier", required=True, help="Classifier; see above.")
 @click.option("--method", required=True, help="none (plain smoothing), dds or densepure.")
 @click.option("--sigma", required=True, type=float, help="Standard deviation of the noise, [0, 1] pixels.")
 @click.option("--steps", default="10", help="Denoiser evaluations of a sample, or full; densepure only.")
@@ -37,6 +39,16 @@ def certify(out: Path, steps: str, **flags: Any) -> None:
 
     The same command continues an interrupted run; nothing finished is done again. The folder's settings.yaml
     repeats the run: diffproof certify --config settings.yaml --out elsewhere.
+
+    \b
+    --data        digits, cifar10, cifar100, imagenet, a Hub id (owner/name),
+                  a folder of class folders, a .parquet or .npz file
+    --denoiser    digits, a file of `diffproof train denoiser`, the folder or
+                  Hub id of a diffusers pipeline, openai:PRESET@FILE,
+                  score_sde:PRESET@FILE, edm:PRESET@FILE
+    --classifier  digits, a file of `diffproof train classifier` or `finetune`,
+                  hf:FOLDER or hf:HUB_ID, resnet56@FILE, timm:NAME,
+                  torchvision:NAME, robustbench:NAME, module.path:factory@FILE
     """
     from diffproof.runs.certify import prepare
     from diffproof.runs.progress import run_with_progress

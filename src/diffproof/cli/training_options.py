@@ -124,10 +124,14 @@ class TrainingOptions:
 
 
 def fit_with_progress(options: TrainingOptions, train: Callable[..., Any]) -> tuple[Any, list[float]]:
-    """Call train(progress=…) under a progress bar; what it returns, and the losses."""
+    """Call train(progress=…) under a progress bar; what it returns, and the losses.
+
+    Where several processes share the training, all but the first end here.
+    """
     from diffproof.runs.certify import resolve_device
     from diffproof.runs.progress import training_progress
     from diffproof.training.loop import Progress
+    from diffproof.training.processes import is_first
 
     if options.force:
         options.checkpoint.unlink(missing_ok=True)
@@ -136,12 +140,16 @@ def fit_with_progress(options: TrainingOptions, train: Callable[..., Any]) -> tu
 
         def on_step(step: int, loss: float) -> None:
             losses.append(loss)
-            show(step, loss)
+            if is_first():
+                show(step, loss)
 
         progress = Progress(
             on_step, options.checkpoint, options.checkpoint_every, resolve_device(options.device)
         )
-        return train(progress=progress), losses
+        trained = train(progress=progress)
+    if not is_first():
+        click.get_current_context().exit()
+    return trained, losses
 
 
 def write_weights(
@@ -173,5 +181,7 @@ def recorded_command() -> str:
         if parameter.name in _NOT_RECORDED or value is None or value == parameter.get_default(context):
             continue
         flag = parameter.opts[0]
+        # The folder that the weights went to is no part of how they were made.
+        value = value.name if isinstance(value, Path) else value
         words.append(flag if value is True else f"{flag} {shlex.quote(str(value))}")
     return " ".join(words)

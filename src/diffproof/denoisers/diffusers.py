@@ -99,35 +99,62 @@ def _scheduler_kind(path: Path) -> str:
         raise ValueError(f"denoiser: cannot read {path}: {error}") from None
 
 
-def load_folder(folder: Path) -> NetworkDenoiser:
-    """A pipeline folder as diffusers saves it (unet/ and scheduler/, safetensors), without network access.
+def load(source: str) -> NetworkDenoiser:
+    """A pipeline with a UNet2DModel as diffusers saves it, from a folder or from the Hub (or its cache).
 
-    The scheduler's β table and prediction type are honoured.
+    The scheduler's β table and prediction type are honoured. Weights must be safetensors.
+
+    Args:
+        source: a folder, or a Hub id ("owner/name").
 
     Raises:
-        ValueError: the folder is no such pipeline, its scheduler is no chain of β, or its weights do not fit.
+        ValueError: not found, no such pipeline, its scheduler is no chain of β, or its weights do not fit.
     """
+    return _load_folder(Path(source) if Path(source).is_dir() else _downloaded(source))
+
+
+def _downloaded(hub_id: str) -> Path:
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(hub_id, allow_patterns=["*.json", "*.safetensors"]))
+    except Exception as error:  # the library's own errors and those of the network
+        reason = " ".join(str(error).split())[:160]
+        raise ValueError(
+            f"denoiser: {hub_id!r} is no folder here and cannot be had from the Hub or its cache: {reason};"
+            " download it once while online (hf download), or give the folder of a diffusers pipeline"
+        ) from None
+
+
+def _part(folder: Path, subfolder: str, config: str) -> Path:
+    """Where a part of the pipeline lies: in its subfolder, or beside everything else."""
+    for place in (folder / subfolder, folder):
+        if (place / config).is_file():
+            return place
+    raise ValueError(
+        f"denoiser: {folder} is no diffusers pipeline of a UNet2DModel: {subfolder}/{config} is missing"
+    )
+
+
+def _load_folder(folder: Path) -> NetworkDenoiser:
     from diffusers import DDPMScheduler, UNet2DModel
 
-    for part in ("unet/config.json", "scheduler/scheduler_config.json"):
-        if not (folder / part).is_file():
-            raise ValueError(
-                f"denoiser: {folder} is no diffusers pipeline of a UNet2DModel: {part} is missing"
-            )
-    kind = _scheduler_kind(folder / "scheduler" / "scheduler_config.json")
+    unet_folder = _part(folder, "unet", "config.json")
+    scheduler_folder = _part(folder, "scheduler", "scheduler_config.json")
+    kind = _scheduler_kind(scheduler_folder / "scheduler_config.json")
     if kind not in _VP_SCHEDULERS:
         raise ValueError(
             f"denoiser: the scheduler in {folder} is {kind}, expected {', '.join(_VP_SCHEDULERS)}"
         )
     try:
         unet, loading = UNet2DModel.from_pretrained(
-            folder / "unet",
+            unet_folder,
             local_files_only=True,
             use_safetensors=True,
             low_cpu_mem_usage=False,
             output_loading_info=True,
         )
-        scheduler = DDPMScheduler.from_pretrained(folder / "scheduler", local_files_only=True)
+        scheduler = DDPMScheduler.from_pretrained(scheduler_folder, local_files_only=True)
     except (OSError, RuntimeError, ValueError, KeyError, TypeError) as error:
         reason = " ".join(str(error).split())[:200]
         raise ValueError(f"denoiser: cannot load {folder}: {reason}") from None

@@ -1,14 +1,13 @@
-"""Denoisers by name, by weights file, by diffusers folder."""
+"""Denoisers as `diffproof train denoiser` writes them."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
-from diffproof.checks import unknown_name
 from diffproof.denoisers.network import NetworkDenoiser
 from diffproof.denoisers.schedules import named_schedule
-from diffproof.weights import load_into, load_weights, packaged
+from diffproof.weights import load_into, load_weights
 
 
 def build_denoiser(description: dict[str, Any]) -> NetworkDenoiser:
@@ -42,24 +41,12 @@ def build_denoiser(description: dict[str, Any]) -> NetworkDenoiser:
         raise ValueError(f"denoiser: the weights file's description is wrong: {error}") from None
 
 
-def load_denoiser(spec: str) -> NetworkDenoiser:
-    """A denoiser, in evaluation mode.
-
-    Args:
-        spec: a packaged name ("digits"), a .safetensors file written by `diffproof train denoiser`, or the
-            folder of a diffusers pipeline with a UNet2DModel.
+def load(path: Path) -> NetworkDenoiser:
+    """The denoiser of a .safetensors file written by `diffproof train denoiser`, in evaluation mode.
 
     Raises:
-        ValueError: unknown name, unreadable file, or weights that do not fit.
+        ValueError: unreadable file, or weights that do not fit.
     """
-    known = packaged("denoiser")
-    path = known.get(spec, Path(spec))
-    if path.is_dir():
-        from diffproof.denoisers.diffusers import load_folder
-
-        return load_folder(path)
-    if not path.exists() and path.suffix == "" and "/" not in spec:
-        raise unknown_name("denoiser", spec, known)
     tensors, description = load_weights(path)
     denoiser = build_denoiser(description)
     load_into(denoiser.network, {name: tensor.float() for name, tensor in tensors.items()}, str(path))

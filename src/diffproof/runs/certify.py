@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from diffproof.classifiers.saved import load_classifier
+from diffproof.classifiers.named import load_classifier
 from diffproof.data.images import ImageData
 from diffproof.data.indices import parse_indices
 from diffproof.data.named import load_data
 from diffproof.defenses.named import load_defense, set_precision
-from diffproof.denoisers.saved import load_denoiser
+from diffproof.denoisers.named import load_denoiser
 from diffproof.noise import Stream
 from diffproof.runs.settings import CertifySettings
 from diffproof.runs.store import ImageResult, Partial, RunStore
@@ -56,14 +56,14 @@ def prepare(settings: CertifySettings) -> Job:
     Raises:
         ValueError: anything that is unknown, unreadable or does not fit together.
     """
-    data = load_data(settings.data, settings.split)
+    data = load_data(settings.data, settings.split, image_size=settings.image_size)
+    settings = replace(settings, split=data.split)
     spec = f"0:{len(data)}" if settings.indices is None else settings.indices
-    indices = parse_indices(spec, len(data))
+    indices = parse_indices(spec, len(data))[: settings.limit]
     classifier = load_classifier(settings.classifier)
-    if classifier.num_classes != len(data.class_names):
-        raise ValueError(
-            f"classifier: has {classifier.num_classes} classes, but {data.name} has {len(data.class_names)}"
-        )
+    classes = len(data.class_names)
+    if classifier.num_classes != classes and (data.classes_named or classifier.num_classes < classes):
+        raise ValueError(f"classifier: has {classifier.num_classes} classes, but {data.name} has {classes}")
     denoiser = None if settings.denoiser is None else load_denoiser(settings.denoiser)
     options: dict[str, Any] = {}
     if settings.method == "densepure":
@@ -74,7 +74,7 @@ def prepare(settings: CertifySettings) -> Job:
     defense = set_precision(defense, getattr(torch, settings.precision)).to(device)
     smoothed = Smoothed(defense, settings.sigma)
     job = Job(settings, data, indices, smoothed, device)
-    first = data.images[indices[0]].to(device)
+    first = data.pixels[indices[0]].to(device)
     try:
         for _ in smoothed.tally(
             first, 1, stream=Stream.SELECTION, seed=settings.seed, image_index=indices[0]
@@ -116,7 +116,7 @@ def run(job: Job, folder: Path, on_draws: OnDraws = lambda draws: None) -> list[
         MemoryError: not even one image fits into memory.
     """
     weights_hash = job.smoothed.weights_hash() or ""
-    with RunStore.writing(folder, job.settings, weights_hash) as store:
+    with RunStore.writing(folder, job.settings, weights_hash=weights_hash, planned=len(job.indices)) as store:
         finished = store.finished()
         on_draws(len(finished.intersection(job.indices)) * job.draws_per_image)
         recorder = _Recorder(store)
@@ -144,7 +144,7 @@ class _Recorder:
 def _certify_image(job: Job, recorder: _Recorder, index: int, on_draws: OnDraws) -> ImageResult:
     """Certify one image, recording its tallies every few seconds and when interrupted."""
     settings, smoothed = job.settings, job.smoothed
-    image = job.data.images[index].to(job.device)
+    image = job.data.pixels[index].to(job.device)
     saved = recorder.store.partial(index)
     started = time.monotonic() - saved.seconds
     tallies: dict[Stream, Tally] = {}

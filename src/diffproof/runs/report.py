@@ -106,10 +106,10 @@ def load_report(folders: Sequence[Path], radii: Sequence[float]) -> Report:
 
 def _load_row(folder: Path) -> Row:
     with RunStore.reading(folder) as store:
-        settings, results = store.settings, store.results()
+        settings, results, planned = store.settings, store.results(), store.planned
     if not results:
         raise ValueError(f"run: {folder} has no finished image yet")
-    return Row(folder, settings, results, len(settings.planned_indices()))
+    return Row(folder, settings, results, planned)
 
 
 def _order(row: Row) -> tuple[float, int, str]:

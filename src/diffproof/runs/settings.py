@@ -30,8 +30,10 @@ class CertifySettings:
     method: str
     sigma: float
     denoiser: str | None = None
-    split: str = "test"
+    split: str | None = None
     indices: str | None = None
+    limit: int | None = None
+    image_size: int | None = None
     steps: int | str | None = 10
     votes: int | None = 40
     consensus: int | None = None
@@ -64,6 +66,9 @@ class CertifySettings:
         for name in ("n0", "n", "batch_size"):
             check_at_least(name, getattr(self, name), 1)
         check_at_least("seed", self.seed, 0)
+        for name in ("limit", "image_size"):
+            if getattr(self, name) is not None:
+                check_at_least(name, getattr(self, name), 1)
         for name, known in (("bound", tuple(Bound)), ("precision", PRECISIONS), ("device", DEVICES)):
             if getattr(self, name) not in known:
                 raise unknown_name(name, getattr(self, name), known)
@@ -96,14 +101,6 @@ class CertifySettings:
             for name in mine
             if name not in _FREE and mine[name] != others[name]
         ]
-
-    def planned_indices(self) -> list[int]:
-        """Indices of the images that the run is to have."""
-        from diffproof.data.indices import parse_indices
-        from diffproof.data.named import load_data
-
-        size = len(load_data(self.data, self.split))
-        return list(range(size)) if self.indices is None else parse_indices(self.indices, size)
 
     def describe(self) -> str:
         """The method with what tells it from others, as a row of a table: "densepure b=10 K=40"."""

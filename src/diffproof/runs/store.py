@@ -20,7 +20,7 @@ STORE = "results.sqlite"
 SETTINGS = "settings.yaml"
 _LOCK = "lock"
 _TABLES = """
-CREATE TABLE settings (json TEXT NOT NULL, weights_hash TEXT NOT NULL);
+CREATE TABLE settings (json TEXT NOT NULL, weights_hash TEXT NOT NULL, planned INTEGER NOT NULL);
 CREATE TABLE images (
     image_index INTEGER PRIMARY KEY, true_label INTEGER NOT NULL, certificate TEXT NOT NULL,
     seconds REAL NOT NULL
@@ -57,16 +57,25 @@ class Partial:
 
 
 class RunStore:
-    """An open run folder; use `RunStore.writing` or `RunStore.reading`."""
+    """An open run folder; use `RunStore.writing` or `RunStore.reading`.
 
-    def __init__(self, folder: Path, connection: sqlite3.Connection, settings: CertifySettings) -> None:
+    Attributes:
+        folder, settings: the run's. planned: how many images it is to have.
+    """
+
+    def __init__(
+        self, folder: Path, connection: sqlite3.Connection, settings: CertifySettings, planned: int
+    ) -> None:
         self.folder = folder
         self.settings = settings
+        self.planned = planned
         self._connection = connection
 
     @classmethod
     @contextmanager
-    def writing(cls, folder: Path, settings: CertifySettings, weights_hash: str) -> Iterator[RunStore]:
+    def writing(
+        cls, folder: Path, settings: CertifySettings, *, weights_hash: str, planned: int
+    ) -> Iterator[RunStore]:
         """Create a run folder, or continue one of the same settings and weights; one process at a time.
 
         Raises:
@@ -91,7 +100,7 @@ class RunStore:
         try:
             if not (folder / STORE).exists():
                 try:
-                    _create(folder, settings, weights_hash)
+                    _create(folder, settings, weights_hash, planned)
                 except OSError:
                     for name in begun if new else begun - {_LOCK}:
                         (folder / name).unlink(missing_ok=True)
@@ -99,13 +108,15 @@ class RunStore:
                         folder.rmdir()
                     raise
             with _connect(folder) as connection:
-                stored, stored_hash = _read_settings(folder, connection)
+                stored, stored_hash, stored_planned = _read_settings(folder, connection)
                 different = stored.differences(settings)
                 if stored_hash != weights_hash:
                     different.append("the weights in the files")
+                if stored_planned != planned:
+                    different.append(f"images ({stored_planned}, now {planned})")
                 if different:
                     raise ValueError(f"out: {folder} holds a run with other settings: {', '.join(different)}")
-                store = cls(folder, connection, stored)
+                store = cls(folder, connection, stored, planned)
                 try:
                     yield store
                 finally:
@@ -124,7 +135,8 @@ class RunStore:
         if not (folder / STORE).is_file():
             raise ValueError(f"run: {folder} is no run folder ({STORE} is missing)")
         with _connect(folder) as connection:
-            yield cls(folder, connection, _read_settings(folder, connection)[0])
+            settings, _, planned = _read_settings(folder, connection)
+            yield cls(folder, connection, settings, planned)
 
     def results(self) -> list[ImageResult]:
         """All finished images by index.
@@ -189,7 +201,7 @@ class RunStore:
             self._connection.commit()
 
 
-def _create(folder: Path, settings: CertifySettings, weights_hash: str) -> None:
+def _create(folder: Path, settings: CertifySettings, weights_hash: str, planned: int) -> None:
     """Write settings.yaml and the empty store; the store appears whole or not at all."""
     (folder / SETTINGS).write_text(yaml.safe_dump(settings.as_dict(), sort_keys=False))
     fresh = folder / f"{STORE}.new"
@@ -199,8 +211,8 @@ def _create(folder: Path, settings: CertifySettings, weights_hash: str) -> None:
         try:
             connection.executescript(_TABLES)
             with connection:
-                row = (json.dumps(settings.as_dict()), weights_hash)
-                connection.execute("INSERT INTO settings VALUES (?, ?)", row)
+                row = (json.dumps(settings.as_dict()), weights_hash, planned)
+                connection.execute("INSERT INTO settings VALUES (?, ?, ?)", row)
         finally:
             connection.close()
     fresh.rename(folder / STORE)
@@ -220,12 +232,12 @@ def _connect(folder: Path) -> Iterator[sqlite3.Connection]:
         connection.close()
 
 
-def _read_settings(folder: Path, connection: sqlite3.Connection) -> tuple[CertifySettings, str]:
+def _read_settings(folder: Path, connection: sqlite3.Connection) -> tuple[CertifySettings, str, int]:
     with _reporting(folder):
-        row = connection.execute("SELECT json, weights_hash FROM settings").fetchone()
+        row = connection.execute("SELECT json, weights_hash, planned FROM settings").fetchone()
         if row is None:
             raise ValueError("it holds no settings")
-        return CertifySettings.from_dict(json.loads(row[0])), row[1]
+        return CertifySettings.from_dict(json.loads(row[0])), row[1], row[2]
 
 
 @contextmanager

@@ -100,7 +100,7 @@ def check(result: ImageResult, settings: CertifySettings, job: Job) -> list[str]
     if not 0 <= result.image_index < len(job.data):
         found.append("the data has no such image")
     else:
-        if certificate.image_hash != hash_tensors({"image": job.data.images[result.image_index]}):
+        if certificate.image_hash != hash_tensors({"image": job.data.pixels[result.image_index]}):
             found.append("the image is not the one it was made for")
         if int(job.data.labels[result.image_index]) != result.true_label:
             found.append("the data gives another true label")
@@ -111,7 +111,7 @@ def _draw_again(result: ImageResult, job: Job) -> int:
     """The least number of draws that must have fallen to another label than before."""
     certificate, settings = result.certificate, job.settings
     again = job.smoothed.certify(
-        job.data.images[result.image_index].to(job.device),
+        job.data.pixels[result.image_index].to(job.device),
         n0=certificate.n0,
         n=certificate.n,
         alpha=certificate.alpha,

@@ -88,7 +88,8 @@ class Checkpoint:
         differing = _differences(theirs, self.identity)
         if differing:
             raise ValueError(
-                f"checkpoint: {self.path} is of another training: {'; '.join(differing[:3])}; --force starts anew"
+                f"checkpoint: {self.path} is of another training: {'; '.join(differing[:3])};"
+                " --force starts anew"
             )
         for name, part in self.parts.items():
             part.load_state_dict(state[name])

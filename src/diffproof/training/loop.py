@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -74,7 +74,7 @@ class Progress:
     on_step: OnStep = lambda step, loss: None
     checkpoint: Path | None = None
     checkpoint_every: float = 180.0
-    device: torch.device = torch.device("cpu")
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
 
 
 def fit(

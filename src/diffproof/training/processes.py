@@ -11,6 +11,11 @@ import torch
 from torch import Tensor, distributed, nn
 
 
+def is_first() -> bool:
+    """Whether this process is the one of a training that reports and writes."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 @dataclass(frozen=True)
 class Processes:
     """This process among those of a training.
