@@ -10,6 +10,7 @@ import click
 
 from diffproof.cli.certify import certify
 from diffproof.cli.convert import convert
+from diffproof.cli.finetune import finetune
 from diffproof.cli.results import export, report, verify
 from diffproof.cli.train import train
 
@@ -32,7 +33,7 @@ def diffproof() -> None:
     """
 
 
-for command in (certify, report, export, verify, train, convert):
+for command in (certify, report, export, verify, train, finetune, convert):
     diffproof.add_command(command)
 
 

@@ -12,7 +12,6 @@ import click
 
 if TYPE_CHECKING:
     from diffproof.data.images import ImageData
-    from diffproof.training.batches import Mixture
     from diffproof.training.loop import TrainSettings
 
 Command = TypeVar("Command", bound=Callable[..., Any])

@@ -80,7 +80,8 @@ def _open(source: str, split: str | None, image_size: int | None) -> ImageData:
         named = HUB_NAMES[source]
         wanted = named.test if split in (None, "test") else split
         return load_hub(named.id, wanted, image_size or named.image_size)
-    if path.exists() or source.count("/") == 1 and not source.startswith((".", "/", "~")) and not path.suffix:
+    hub_id = source.count("/") == 1 and not source.startswith((".", "/", "~")) and not path.suffix
+    if path.exists() or hub_id:
         return load_hub(source, split, image_size)
     if "/" in source or path.suffix:
         raise ValueError(f"data: no such file or folder: {source}")

@@ -20,9 +20,11 @@ Identity = Mapping[str, Any]
 class Part(Protocol):
     """Anything with a state: a module, an optimiser, a scheduler."""
 
-    def state_dict(self) -> dict[str, Any]: ...
+    def state_dict(self) -> dict[str, Any]:
+        """The state."""
 
-    def load_state_dict(self, state_dict: Any) -> Any: ...
+    def load_state_dict(self, state_dict: Any) -> Any:
+        """Take over a state."""
 
 
 class Checkpoint:

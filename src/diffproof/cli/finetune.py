@@ -1,0 +1,71 @@
+"""diffproof finetune."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import click
+
+from diffproof.cli.training_options import (
+    TrainingOptions,
+    fit_with_progress,
+    training_options,
+    write_weights,
+)
+
+
+@click.command(context_settings={"show_default": True})
+@click.option("--classifier", required=True, help="Classifier to start from; see diffproof certify --help.")
+@click.option("--denoiser", required=True, help="Diffusion model; see diffproof certify --help.")
+@click.option("--sigma", required=True, type=float, help="Standard deviation of the noise, [0, 1] pixels.")
+@training_options(iterations=1000, learning_rate=0.0001)
+@click.option("--extra-data", help="Second set of images with the same classes.")
+@click.option("--extra-share", default=0.5, help="Share of images drawn from --extra-data.")
+def finetune(
+    classifier: str,
+    denoiser: str,
+    sigma: float,
+    extra_data: str | None,
+    extra_share: float,
+    **common: Any,
+) -> None:
+    """Fine-tune a classifier on images that were noised and denoised in one shot.
+
+    The weights file is a classifier for diffproof certify, at this sigma. Beside it comes the loss,
+    .loss.csv and .loss.png. An interrupted fine-tuning continues when the same command is given again.
+    """
+    from diffproof.classifiers.named import load_classifier
+    from diffproof.classifiers.saved import describe_base
+    from diffproof.data.named import load_data
+    from diffproof.denoisers.named import load_denoiser
+    from diffproof.training import finetune as finetuning
+    from diffproof.training.batches import Mixture
+
+    options = TrainingOptions(**common)
+    options.check()
+    settings = options.settings()
+    images = options.training_images()
+    extra = None if extra_data is None else load_data(extra_data, image_size=options.image_size)
+    data = Mixture(images, extra, extra_share=extra_share, flip=options.flip)
+    model, diffusion = load_classifier(classifier), load_denoiser(denoiser)
+    if model.num_classes != len(images.class_names):
+        raise ValueError(
+            f"classifier: has {model.num_classes} classes, but {images.name} has {len(images.class_names)}"
+        )
+    diffusion.check_sigma(sigma)
+    held_out = options.held_out()
+    measured = partial(finetuning.denoised_accuracy, data=held_out, sigma=sigma, seed=options.seed)
+    before = None if held_out is None else measured(model, diffusion)
+    tuned, losses = fit_with_progress(
+        options, partial(finetuning.finetune, model, diffusion, data, settings, sigma=sigma)
+    )
+    metrics = {}
+    if held_out is not None:
+        metrics["denoised_accuracy"] = round(measured(tuned, diffusion), 6)
+    write_weights(options, tuned.network.state_dict(), describe_base(classifier), losses, metrics)
+    if held_out is not None:
+        click.echo(
+            f"accuracy on {len(held_out)} denoised test images, sigma = {sigma:g}: {before:.2%} before,"
+            f" {metrics['denoised_accuracy']:.2%} after"
+        )
