@@ -17,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 import torch
-from diffusers.models.attention_processor import Attention
+from diffusers.models.attention_processor import Attention, AttnProcessor
 from golden_recipe import recipe_state
 from torch import Tensor, nn
 
@@ -253,6 +253,18 @@ def test_what_shapes_do_not_tell_matters(tmp_path: Path, kind: str, preset: Pres
     assert error(output, reference.output) > 0.01
 
 
+@pytest.mark.parametrize("kind", ["improved", "guided"])
+def test_attention_that_is_spelt_out_is_the_same(tmp_path: Path, kind: str) -> None:
+    reference = golden(kind)
+    denoiser = loaded(tmp_path, kind)
+    for module in denoiser.modules():
+        if isinstance(module, Attention):
+            module.set_processor(AttnProcessor())
+    with torch.no_grad():
+        output = denoiser.network(reference.x, reference.timestep, None)
+    assert error(output, reference.output) < 1e-5
+
+
 def test_gradients_reach_the_image(tmp_path: Path) -> None:
     reference = golden("improved-classes")
     denoiser = loaded(tmp_path, "improved-classes").double()
@@ -319,6 +331,12 @@ def test_the_fitting_preset_is_named(tmp_path: Path, fitting: str, asked: str, h
     path = save_blank(tmp_path / "weights.pt", expected_shapes(PRESETS[fitting]))
     with pytest.raises(ValueError, match=rf"does not fit preset {asked}: missing .*; {hint}$"):
         load(asked, path)
+
+
+def test_no_preset_is_named_where_only_the_keys_fit(tmp_path: Path) -> None:
+    shapes = {**expected_shapes(PRESETS["cifar10_uncond"]), "out.2.bias": (3,)}
+    with pytest.raises(ValueError, match=r"misshapen out.2.bias \(expected 6, got 3\)$"):
+        load("cifar10_uncond", save_blank(tmp_path / "weights.pt", shapes))
 
 
 def test_unknown_presets_are_refused(tmp_path: Path) -> None:

@@ -54,6 +54,6 @@ def check_keys(
     if not found:
         return
     given = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-    fitting = [name for name, shapes in others if name != preset and dict(shapes) == given]
+    fitting = [name for name, shapes in others if dict(shapes) == given]
     hint = f"; preset {' or '.join(fitting)} fits" if fitting else ""
     raise ValueError(f"weights: {source} does not fit preset {preset}: {found}{hint}")

@@ -244,7 +244,7 @@ def expected_shapes(preset: Preset, unet: nn.Module | None = None) -> dict[str, 
 
 
 def _converted(preset: Preset, unet: nn.Module, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The checkpoint under diffusers' keys, float32; only q, k and v are copied."""
+    """The checkpoint under diffusers' keys, float32; at most q, k and v are copied."""
     own = unet.state_dict()
     result = {}
     for theirs, ours in _keys(preset, unet):
@@ -253,9 +253,9 @@ def _converted(preset: Preset, unet: nn.Module, tensors: dict[str, Tensor]) -> d
             third = next(i for i, part in enumerate(("to_q", "to_k", "to_v")) if part in ours)
             heads = preset.head_count(len(tensor) // 3)
             if preset.split_first:
-                tensor = tensor.unflatten(0, (3, heads, -1))[third].clone()
+                tensor = tensor.unflatten(0, (3, heads, -1))[third]
             else:
-                tensor = tensor.unflatten(0, (heads, 3, -1))[:, third].clone()
+                tensor = tensor.unflatten(0, (heads, 3, -1))[:, third]
         result[ours] = tensor.reshape(own[ours].shape)
     return result
 
