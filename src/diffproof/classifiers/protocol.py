@@ -8,19 +8,28 @@ import torch
 from torch import Tensor, nn
 
 from diffproof.checks import check_at_least, check_shape
+from diffproof.classifiers.preprocessing import Resize
 
 
 class Classifier(nn.Module):
-    """Any torch module with its input normalisation, as a classifier of [0, 1] pixels.
+    """Any torch module with its input resizing and normalisation, as a classifier of [0, 1] pixels.
 
     Args:
         network: N×C×H×W (normalised) → N×num_classes logits. It runs in the dtype of its parameters.
         num_classes: number of classes.
-        image_shape: (C, H, W) that the network takes, None for any.
+        image_shape: (C, H, W) of the images it takes, None for any size.
         mean, std: per-channel normalisation (x − mean)/std of [0, 1] pixels, if the network wants one.
+        resize: brings images of any size to the network's own, inside the classifier, so that a radius stays
+            one of the images that noise was added to. Not together with image_shape.
+        class_names: the name of each class, where known.
+
+    Attributes:
+        channels: channels of the images, None if neither image_shape nor mean says. Images of another number
+            are refused: a grey image is not silently made RGB.
 
     Raises:
-        ValueError: mean and std do not come together or have another number of channels than image_shape.
+        ValueError: mean and std do not come together or have another number of channels than image_shape,
+            image_shape and resize come together, or another number of names than classes.
     """
 
     def __init__(
@@ -31,11 +40,19 @@ class Classifier(nn.Module):
         image_shape: tuple[int, int, int] | None = None,
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
+        resize: Resize | None = None,
+        class_names: Sequence[str] | None = None,
     ) -> None:
         super().__init__()
         self.network = network
         self.num_classes = check_at_least("num_classes", num_classes, 2)
+        if image_shape is not None and resize is not None:
+            raise ValueError("image_shape, resize: expected one of them; resizing takes images of any size")
+        if class_names is not None and len(class_names) != num_classes:
+            raise ValueError(f"class_names: expected {num_classes} names, got {len(class_names)}")
         self.image_shape = image_shape
+        self.resize = resize
+        self.class_names = None if class_names is None else tuple(class_names)
         if (mean is None) != (std is None):
             raise ValueError("mean, std: expected both or neither")
         means, stds = list(mean or [0.0]), list(std or [1.0])
@@ -44,6 +61,7 @@ class Classifier(nn.Module):
             raise ValueError(f"mean, std: expected {channels} values each, got {len(means)} and {len(stds)}")
         if not all(value > 0 for value in stds):
             raise ValueError(f"std: expected positive values, got {stds}")
+        self.channels = channels if mean is not None or image_shape is not None else None
         self.register_buffer("mean", torch.tensor(means).reshape(1, -1, 1, 1))
         self.register_buffer("std", torch.tensor(stds).reshape(1, -1, 1, 1))
         self.mean: Tensor
@@ -51,20 +69,36 @@ class Classifier(nn.Module):
 
     def describe(self) -> str:
         """What defines the function besides its tensors."""
-        return f"classes {self.num_classes}, images {self.image_shape}"
+        resizing = "" if self.resize is None else f", resized {self.resize.describe()}"
+        return f"classes {self.num_classes}, images {self.image_shape}{resizing}"
+
+    def input_size(self, height: int, width: int) -> tuple[int, int]:
+        """The (height, width) at which the network sees an image of height × width."""
+        return (height, width) if self.resize is None else self.resize.output(height, width)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits N×num_classes.
+        """Logits N×num_classes of images N×C×H×W; differentiable.
 
         Raises:
             ValueError: the images' shape does not fit, or the network returns no N×num_classes logits.
         """
-        check_shape(images, self.image_shape, "classifier")
+        normalised = self.network_input(images)
         parameter = next(self.network.parameters(), None)
         dtype = images.dtype if parameter is None else parameter.dtype
-        normalised = (images - self.mean.to(images.dtype)) / self.std.to(images.dtype)
         logits: Tensor = self.network(normalised.to(dtype))
         return check_logits(logits, len(images), self.num_classes).to(images.dtype)
+
+    def network_input(self, images: Tensor) -> Tensor:
+        """Images as the network sees them: resized and normalised.
+
+        Raises:
+            ValueError: the images' shape does not fit.
+        """
+        check_shape(images, self.image_shape, "classifier")
+        if self.channels is not None and images.shape[1] != self.channels:
+            raise ValueError(f"images: the classifier takes {self.channels} channels, got {images.shape[1]}")
+        resized = images if self.resize is None else self.resize(images)
+        return (resized - self.mean.to(images.dtype)) / self.std.to(images.dtype)
 
 
 def check_logits(logits: Tensor, rows: int, num_classes: int) -> Tensor:

@@ -1,30 +1,38 @@
-"""Classifiers by name and by weights file."""
+"""Weights files of classifiers: trained ones, and fine-tuned copies of any other."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
-from diffproof.checks import unknown_name
+from diffproof.classifiers import resnet
 from diffproof.classifiers.cnn import SmallCNN
 from diffproof.classifiers.protocol import Classifier
-from diffproof.weights import load_into, load_weights, packaged
+from diffproof.weights import load_into, load_weights
 
 
 def build_classifier(description: dict[str, Any]) -> Classifier:
-    """The classifier that a weights file describes, with fresh weights.
+    """The classifier that a weights file describes, with fresh weights or those of its base.
+
+    Args:
+        description: "kind" must be "classifier". With "base", the spec of another classifier, that one is
+            loaded; with "architecture", a CIFAR ResNet is built; otherwise a SmallCNN.
 
     Raises:
-        ValueError: the description is of something else, or incomplete.
+        ValueError: the description is of something else, or incomplete, or its base is not to be had.
     """
     if description.get("kind") != "classifier":
         raise ValueError(
             f"classifier: expected a file of `diffproof train classifier`, which describes its network;"
             f" this one describes {description.get('kind', 'nothing')}"
         )
+    if "base" in description:
+        return _load_base(description["base"])
     try:
-        channels, height, width = description["image_shape"]
         num_classes = description["num_classes"]
+        if "architecture" in description:
+            return resnet.build(description["architecture"], num_classes)
+        channels, height, width = description["image_shape"]
         network = SmallCNN(channels, num_classes, description["width"])
         return Classifier(
             network,
@@ -39,20 +47,56 @@ def build_classifier(description: dict[str, Any]) -> Classifier:
         raise ValueError(f"classifier: the weights file's description is wrong: {error}") from None
 
 
-def load_classifier(spec: str) -> Classifier:
-    """A classifier, in evaluation mode.
+def _load_base(spec: object) -> Classifier:
+    from diffproof.classifiers.named import Kind, load_classifier, parse
 
-    Args:
-        spec: a packaged name ("digits"), or a .safetensors file written by `diffproof train classifier`.
+    if not isinstance(spec, str):
+        raise ValueError(f"classifier: the weights file's base is no text: {spec!r}")
+    kind = parse(spec).kind
+    if kind is Kind.CODE:
+        # A file of tensors must not choose which code runs.
+        raise ValueError(
+            f"classifier: the weights file holds weights of {spec}, which is code; if you trust that code,"
+            f" give {spec.partition('@')[0]}@FILE"
+        )
+    if kind is not Kind.LIBRARY:
+        raise ValueError(f"classifier: the weights file's base {spec!r} is no library's classifier")
+    return load_classifier(spec)
+
+
+def describe_base(spec: str) -> dict[str, Any]:
+    """What the description of a weights file must hold for a changed copy of classifier `spec` to load.
+
+    The file then holds the state dict of the copy's `Classifier.network`. Copies of weights files and CIFAR
+    ResNets load without the original's file; those of a library's classifiers ("hf:", …) load the original
+    first; those of code load as "module.path:factory@FILE".
 
     Raises:
-        ValueError: unknown name, unreadable file, or weights that do not fit.
+        ValueError: unknown or unreadable spec.
     """
-    known = packaged("classifier")
-    path = known.get(spec, Path(spec))
-    if not path.exists() and path.suffix == "" and "/" not in spec:
-        raise unknown_name("classifier", spec, known)
+    from diffproof.classifiers.named import Kind, parse
+
+    parsed = parse(spec)
+    if parsed.kind is Kind.FILE:
+        description = load_weights(Path(parsed.name)).description
+        build_classifier(description)
+        return {name: value for name, value in description.items() if name in _STRUCTURE}
+    if parsed.kind is Kind.RESNET:
+        classes = resnet.load(parsed.name, Path(parsed.weights or "")).num_classes
+        return {"kind": "classifier", "architecture": parsed.name, "num_classes": classes}
+    return {"kind": "classifier", "base": spec}
+
+
+_STRUCTURE = ("kind", "base", "architecture", "image_shape", "num_classes", "width", "mean", "std")
+
+
+def load(path: Path) -> Classifier:
+    """The classifier of a weights file.
+
+    Raises:
+        ValueError: unreadable file, no description of a classifier, or weights that do not fit.
+    """
     tensors, description = load_weights(path)
     classifier = build_classifier(description)
     load_into(classifier.network, tensors, str(path))
-    return classifier.eval()
+    return classifier

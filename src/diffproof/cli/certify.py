@@ -70,6 +70,10 @@ def certify(out: Path, steps: str, **flags: Any) -> None:
         f"{settings.describe()}, sigma = {settings.sigma:g}: {len(results)} images, certified accuracy"
         f" {correct:.1%}, average certified radius {radius:.3f}, abstained {abstained:.1%} ({limit})"
     )
+    first = results[0].certificate
+    if first.image_size is not None and first.classifier_size not in (None, first.image_size):
+        noised, seen = ("×".join(map(str, size)) for size in (first.image_size, first.classifier_size))
+        click.echo(f"radii are ℓ2 at {noised}, where noise was added; the classifier works at {seen}")
     spent = [sum(getattr(r.certificate, name) for r in results) for name in _EVALUATIONS]
     if settings.method == "densepure":
         click.echo(

@@ -59,6 +59,9 @@ class Defense(nn.Module):
         given = None if denoiser is None else denoiser.image_shape
         if wanted is not None and given is not None and wanted != given:
             raise ValueError(f"classifier: takes {wanted} images, but the denoiser gives {given}")
+        channels: int | None = getattr(classifier, "channels", None)
+        if channels is not None and given is not None and channels != given[0]:
+            raise ValueError(f"classifier: takes {channels} channels, but the denoiser gives {given[0]}")
         self.image_shape = wanted or given
         self.sigma = None if sigma is None else check_positive("sigma", sigma)
 
@@ -109,6 +112,11 @@ class Defense(nn.Module):
     def evaluations_per_draw(self, sigma: float) -> tuple[int, int]:
         """Denoiser and classifier evaluations a draw that a plain implementation would spend."""
         return (0 if self.denoiser is None else 1), 1
+
+    def classifier_size(self, height: int, width: int) -> tuple[int, int]:
+        """The (height, width) at which the classifier sees an image of height × width, resizing included."""
+        part = self.classifier
+        return part.input_size(height, width) if isinstance(part, Classifier) else (height, width)
 
     def settings(self) -> dict[str, Any]:
         """What a certificate states of this defence."""

@@ -102,6 +102,11 @@ def check(result: ImageResult, settings: CertifySettings, job: Job) -> list[str]
     else:
         if certificate.image_hash != hash_tensors({"image": job.data.pixels[result.image_index]}):
             found.append("the image is not the one it was made for")
+        stated = (certificate.image_size, certificate.classifier_size)
+        sizes = job.smoothed.sizes(job.data.pixels[result.image_index])
+        # Earlier versions stated no sizes.
+        if stated not in (sizes, (None, None)):
+            found.append(f"it states image and classifier sizes {stated}, they are {sizes}")
         if int(job.data.labels[result.image_index]) != result.true_label:
             found.append("the data gives another true label")
     return [f"image {result.image_index}: {what}" for what in found]

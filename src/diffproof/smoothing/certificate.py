@@ -35,6 +35,9 @@ class Certificate:
         naive_denoiser_evaluations, naive_classifier_evaluations: what K·b and K a draw would have been.
         weights_hash: SHA-256 of the defence's weights, None for a plain function.
         image_hash: SHA-256 of the image. version: of this package.
+        image_size: (height, width) at which noise was added: the radius is one of such images.
+        classifier_size: (height, width) at which the classifier saw them, resized inside it; None for a plain
+            function. Both are None in certificates of versions that did not record them.
     """
 
     label: int | None
@@ -60,6 +63,8 @@ class Certificate:
     weights_hash: str | None
     image_hash: str
     version: str
+    image_size: tuple[int, int] | None = None
+    classifier_size: tuple[int, int] | None = None
 
     @property
     def abstained(self) -> bool:
@@ -85,6 +90,10 @@ class Certificate:
             fields = json.loads(text)
             for name in ("selection_counts", "counts"):
                 fields[name] = tuple(int(count) for count in fields[name])
+            for name in ("image_size", "classifier_size"):
+                if fields.get(name) is not None:
+                    height, width = fields[name]
+                    fields[name] = (int(height), int(width))
             for name in ("radius", "p_a_lower", "p_b_upper", "alpha", "sigma"):
                 if not math.isfinite(fields.get(name, 0.0)):
                     raise ValueError(f"{name} is {fields[name]}")

@@ -237,6 +237,7 @@ class Smoothed:
         proved = radius_bound(estimation.counts, selected, alpha, self.sigma, bound)
         draws = selection.draws + estimation.draws
         is_defense = isinstance(self.base, Defense)
+        image_size, classifier_size = self.sizes(image)
         naive = self.base.evaluations_per_draw(self.sigma) if isinstance(self.base, Defense) else (0, 1)
         return Certificate(
             label=selected if proved.radius > 0 else None,
@@ -261,12 +262,22 @@ class Smoothed:
             naive_classifier_evaluations=draws * naive[1],
             weights_hash=self.weights_hash() if is_defense else None,
             image_hash=hash_tensors({"image": image}),
+            image_size=image_size,
+            classifier_size=classifier_size,
             version=version("diffproof"),
         )
 
     def certificate_settings(self) -> dict[str, Any]:
         """What the base classifier states of itself in certificates."""
         return self.base.settings() if isinstance(self.base, Defense) else {"method": "function"}
+
+    def sizes(self, image: Tensor) -> tuple[tuple[int, int], tuple[int, int] | None]:
+        """(height, width) where noise is added to a C×H×W image, and where the classifier sees it.
+
+        The second is None for a plain function.
+        """
+        size = (image.shape[1], image.shape[2])
+        return size, self.base.classifier_size(*size) if isinstance(self.base, Defense) else None
 
     def weights_hash(self) -> str | None:
         """SHA-256 of the defence's weights and adapters, None for a plain function.

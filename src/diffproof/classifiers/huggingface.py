@@ -1,0 +1,194 @@
+"""Image classifiers of transformers, with the preprocessing that their image processor states."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from diffproof.classifiers.optional import import_optional, one_line
+from diffproof.classifiers.preprocessing import Interpolation, Resize
+from diffproof.classifiers.protocol import Classifier
+
+# Pillow's codes.
+_INTERPOLATIONS = {2: Interpolation.BILINEAR, 3: Interpolation.BICUBIC}
+_FILES = ("*.json", "*.safetensors")
+# Pillow rounds to 8 bits after each of its two passes; what is off by more is prepared in another way.
+_LEVELS = 2.5
+
+
+class Logits(nn.Module):
+    """A transformers model as a function from pixel values N×C×H×W to logits."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, pixel_values: Tensor) -> Tensor:
+        """N×C×H×W → N×num_classes."""
+        logits: Tensor = self.model(pixel_values=pixel_values).logits
+        return logits
+
+
+def load(name: str) -> Classifier:
+    """An image classifier of transformers (ViT, BEiT, DeiT, Swin, ConvNeXt, ResNet, …).
+
+    Its image processor's size, crop, interpolation, rescaling and normalisation are done inside the
+    classifier, differentiably, and compared with the processor on one image. No code of a repository runs.
+
+    Args:
+        name: a folder of `save_pretrained`, model and image processor; or a Hub id ("owner/name"), taken from
+            the local cache where it is there, downloaded otherwise.
+
+    Raises:
+        ValueError: transformers is missing, no such folder or Hub id, a model without a trained
+            classification head, weights that do not fit, or images prepared in a way that is not supported.
+    """
+    transformers = import_optional("transformers", "hf")
+    folder = _folder(name)
+    with _quiet(transformers):
+        try:
+            model, found = transformers.AutoModelForImageClassification.from_pretrained(
+                folder,
+                local_files_only=True,
+                trust_remote_code=False,
+                dtype=torch.float32,
+                output_loading_info=True,
+            )
+            processor = transformers.AutoImageProcessor.from_pretrained(
+                folder, local_files_only=True, trust_remote_code=False, backend="pil"
+            )
+        except MemoryError:
+            raise
+        except Exception as error:  # a damaged or foreign file ends in almost any exception
+            raise ValueError(f"hf: cannot load {name}: {one_line(error)}") from None
+    misfits = [*found["missing_keys"], *(str(key) for key in found["mismatched_keys"])]
+    if misfits:
+        raise ValueError(
+            f"hf: {name} has no fitting weights for {', '.join(sorted(misfits)[:3])}:"
+            " it is no trained classifier"
+        )
+    labels = model.config.id2label
+    classifier = Classifier(
+        Logits(model),
+        len(labels),
+        class_names=[str(labels[index]) for index in range(len(labels))],
+        **preprocessing(processor, getattr(model.config, "num_channels", 3)),
+    )
+    check_agreement(classifier, processor, name)
+    return classifier
+
+
+def preprocessing(processor: Any, channels: int) -> dict[str, Any]:
+    """`mean`, `std` and `resize` of a Classifier that do what an image processor does.
+
+    Args:
+        processor: of transformers. channels: of the model's images.
+
+    Raises:
+        ValueError: a size or interpolation that Resize does not have.
+    """
+    settings = processor.to_dict()
+    # The processor works on 8-bit levels: x·255·factor, then normalised.
+    scale = 255.0 * (settings["rescale_factor"] if settings.get("do_rescale") else 1.0)
+    mean, std = [0.0] * channels, [1.0] * channels
+    if settings.get("do_normalize"):
+        mean, std = (_per_channel(settings[name], channels) for name in ("image_mean", "image_std"))
+    resize = _resize(settings) if settings.get("do_resize") else None
+    if resize is None and settings.get("do_center_crop"):
+        raise ValueError("hf: a centre crop without resizing is not supported")
+    return {
+        "mean": [value / scale for value in mean],
+        "std": [value / scale for value in std],
+        "resize": resize,
+    }
+
+
+def _per_channel(value: Any, channels: int) -> list[float]:
+    return [float(value)] * channels if isinstance(value, int | float) else [float(part) for part in value]
+
+
+def _resize(settings: dict[str, Any]) -> Resize:
+    interpolation = _INTERPOLATIONS.get(int(settings.get("resample", 2)))
+    if interpolation is None:
+        raise ValueError(
+            f"hf: expected bilinear (2) or bicubic (3), got Pillow's filter {settings['resample']}"
+        )
+    wanted = {key: value for key, value in dict(settings["size"]).items() if value is not None}
+    crop = None
+    if settings.get("do_center_crop"):
+        crop = settings["crop_size"]["height"], settings["crop_size"]["width"]
+    if set(wanted) == {"height", "width"}:
+        return Resize((wanted["height"], wanted["width"]), crop=crop, interpolation=interpolation)
+    if set(wanted) != {"shortest_edge"}:
+        raise ValueError(f"hf: expected a size by height and width or by shortest_edge, got {wanted}")
+    edge = wanted["shortest_edge"]
+    if settings.get("crop_pct") is None:
+        return Resize(edge, crop=crop, interpolation=interpolation)
+    # ConvNeXt's rule: below 384 the centre of a larger image, from 384 on the whole image, squeezed.
+    if edge >= 384:
+        return Resize((edge, edge), crop=crop, interpolation=interpolation)
+    return Resize(int(edge / settings["crop_pct"]), crop=(edge, edge), interpolation=interpolation)
+
+
+def check_agreement(classifier: Classifier, processor: Any, name: str) -> None:
+    """Compare the classifier's preprocessing with the processor's on one 8-bit image that is not square.
+
+    Raises:
+        ValueError: they differ by more than the rounding of 8-bit images.
+    """
+    channels = classifier.channels or 3
+    rows, columns = torch.meshgrid(torch.arange(40.0), torch.arange(56.0), indexing="ij")
+    waves = [torch.sin(rows / (3.0 + c)) * torch.cos(columns / (4.0 + c)) for c in range(channels)]
+    levels = (127.5 + 60.0 * torch.stack(waves)).round().to(torch.uint8)
+    try:
+        theirs = processor(images=[levels.numpy()], input_data_format="channels_first", return_tensors="pt")
+        expected = theirs["pixel_values"].float()
+    except Exception as error:  # whatever the processor asks for that is not there
+        raise ValueError(f"hf: the image processor of {name} does not run: {one_line(error)}") from None
+    ours = classifier.network_input(levels[None].float() / 255)
+    same = ours.shape == expected.shape
+    if not same or bool(((ours - expected).abs() * classifier.std > _LEVELS / 255).any()):
+        raise ValueError(
+            f"hf: {type(processor).__name__} prepares images in a way that is not supported; build the"
+            " classifier in a module of your own and give module.path:factory"
+        )
+
+
+def _folder(name: str) -> Path:
+    path = Path(name).expanduser()
+    if path.is_dir():
+        return path
+    if name.count("/") != 1 or name.startswith((".", "/", "~")):
+        raise ValueError(f"hf: expected a folder of save_pretrained or a Hub id (owner/name), got {name!r}")
+    hub = import_optional("huggingface_hub", "hf")
+    try:
+        return Path(hub.snapshot_download(name, local_files_only=True, allow_patterns=_FILES))
+    except Exception:  # not in the cache, in the words of many releases
+        pass
+    try:
+        return Path(hub.snapshot_download(name, allow_patterns=_FILES))
+    except Exception as error:
+        raise ValueError(
+            f"hf: {name} is neither a folder nor in the local cache, and cannot be downloaded"
+            f" ({one_line(error, 120)}); run `hf download {name}` where there is a network, or give a folder"
+        ) from None
+
+
+@contextmanager
+def _quiet(transformers: Any) -> Iterator[None]:
+    """Without the library's progress bar and reports: what matters of them becomes errors here."""
+    logging = transformers.utils.logging
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity(logging.CRITICAL)
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()

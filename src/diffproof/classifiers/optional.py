@@ -1,0 +1,28 @@
+"""Libraries that only some classifiers need."""
+
+from __future__ import annotations
+
+import importlib
+from types import ModuleType
+
+
+def import_optional(module: str, extra: str) -> ModuleType:
+    """Import a library of an optional extra.
+
+    Raises:
+        ValueError: it is not installed, or does not import.
+    """
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name is not None and error.name.split(".")[0] == module.split(".")[0]:
+            raise ValueError(f"{module} is not installed; install diffproof[{extra}]") from None
+        raise ValueError(f"{module} does not import: {one_line(error)}") from None
+    except Exception as error:  # a library built for another torch may raise anything
+        raise ValueError(f"{module} is installed but does not import: {one_line(error)}") from None
+
+
+def one_line(error: BaseException, limit: int = 300) -> str:
+    """An exception's text on one line."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= limit else text[: limit - 1] + "…"
