@@ -69,6 +69,21 @@ class Report:
     radii: tuple[float, ...]
     remarks: list[str]
 
+    def label(self, row: Row) -> str:
+        """What tells a row from others: the method, and the networks where they are not all the same."""
+        parts = [row.settings.describe()]
+        for name in ("classifier", "denoiser"):
+            specs = {getattr(other.settings, name) for other in self.rows} - {None}
+            if len(specs) > 1 and getattr(row.settings, name) is not None:
+                parts.append(_short(getattr(row.settings, name)))
+        return ", ".join(parts)
+
+
+def _short(spec: str) -> str:
+    """A network's name without its folders: "resnet56@models/resnet56.th" is "resnet56"."""
+    family, at, path = spec.partition("@")
+    return family if at else Path(path or spec).stem
+
 
 def load_report(folders: Sequence[Path], radii: Sequence[float]) -> Report:
     """Read run folders.
@@ -114,7 +129,7 @@ def _load_row(folder: Path) -> Row:
 
 def _order(row: Row) -> tuple[float, int, str]:
     rank = {"none": 0, "dds": 1, "densepure": 2}
-    return row.settings.sigma, rank[row.settings.method], row.settings.describe()
+    return row.settings.sigma, rank[row.settings.method], row.settings.describe() + row.settings.classifier
 
 
 def header(report: Report) -> list[str]:
@@ -138,7 +153,7 @@ def cells(report: Report, row: Row) -> list[str]:
     ]
     settings = row.settings
     return [
-        settings.describe(),
+        report.label(row),
         f"{settings.sigma:g}",
         str(len(row.results)),
         *accuracies,
@@ -160,7 +175,7 @@ def write_table(report: Report, path: Path) -> None:
             s = row.settings
             accuracies = [f"{row.certified_accuracy(radius):.6f}" for radius in report.radii]
             shares = [f"{value:.6f}" for value in (row.average_radius, row.wrong, row.abstained)]
-            head = [s.describe(), s.sigma, len(row.results)]
+            head = [report.label(row), s.sigma, len(row.results)]
             writer.writerow([*head, *accuracies, *shares, s.n0, s.n, s.alpha, row.folder])
 
 
@@ -170,7 +185,7 @@ def draw_curves(report: Report, path: Path) -> None:
     from matplotlib.figure import Figure
 
     sigmas = sorted({row.settings.sigma for row in report.rows})
-    methods = list(dict.fromkeys(row.settings.describe() for row in report.rows))
+    methods = list(dict.fromkeys(report.label(row) for row in report.rows))
     figure = Figure(figsize=(max(5.0, 3.6 * len(sigmas)), 3.8), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(1, len(sigmas), sharey=True, squeeze=False)[0]
@@ -178,7 +193,7 @@ def draw_curves(report: Report, path: Path) -> None:
         panel = [row for row in report.rows if row.settings.sigma == sigma]
         largest = max(row.largest_radius for row in panel)
         for row in panel:
-            which = methods.index(row.settings.describe())
+            which = methods.index(report.label(row))
             radii, shares = curve(row)
             axis.step(
                 [*radii, max(largest, *radii)],
@@ -187,7 +202,7 @@ def draw_curves(report: Report, path: Path) -> None:
                 color=_COLOURS[which % len(_COLOURS)],
                 linestyle=_STYLES[which % len(_STYLES)],
                 linewidth=1.8,
-                label=row.settings.describe(),
+                label=report.label(row),
             )
         axis.set_title(f"σ = {sigma:g}")
         axis.set_xlabel("certified ℓ2 radius ε, pixels in [0, 1]")
