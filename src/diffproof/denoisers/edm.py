@@ -140,8 +140,7 @@ def denoiser(architecture: Architecture, tensors: Mapping[str, Tensor], source: 
 
 def key_shapes(architecture: Architecture, *, augmented: bool) -> dict[str, tuple[int, ...]]:
     """Shapes under the authors' keys without "model.", for training with their augmentation or without."""
-    with torch.device("meta"):
-        network = NCSNpp(architecture)
+    network = NCSNpp(architecture)
     own = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
     taps = 4 if architecture.smooth else 2
     shapes: dict[str, tuple[int, ...]] = {_AUGMENT: (network.map0.in_features, 9)} if augmented else {}

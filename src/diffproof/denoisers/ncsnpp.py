@@ -45,6 +45,16 @@ class Architecture:
     image_channels: int = 3
 
 
+class _Conv(nn.Conv2d):
+    def reset_parameters(self) -> None:
+        """Nothing: weights come from a file, and drawing random ones first takes longer than reading them."""
+
+
+class _Linear(nn.Linear):
+    def reset_parameters(self) -> None:
+        """Nothing, as in _Conv."""
+
+
 def _norm(channels: int) -> nn.GroupNorm:
     return nn.GroupNorm(min(channels // 4, 32), channels, eps=1e-6)
 
@@ -79,10 +89,10 @@ class Attention(nn.Module):
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.norm = _norm(channels)
-        self.query = nn.Linear(channels, channels)
-        self.key = nn.Linear(channels, channels)
-        self.value = nn.Linear(channels, channels)
-        self.out = nn.Linear(channels, channels)
+        self.query = _Linear(channels, channels)
+        self.key = _Linear(channels, channels)
+        self.value = _Linear(channels, channels)
+        self.out = _Linear(channels, channels)
 
     def forward(self, x: Tensor) -> Tensor:
         """N×C×H×W to the same."""
@@ -107,12 +117,12 @@ class Block(nn.Module):
         super().__init__()
         self.resample = resample
         self.norm0 = _norm(channels_in)
-        self.conv0 = nn.Conv2d(channels_in, channels_out, 3, padding=1)
-        self.affine = nn.Linear(embedding, channels_out)
+        self.conv0 = _Conv(channels_in, channels_out, 3, padding=1)
+        self.affine = _Linear(embedding, channels_out)
         self.norm1 = _norm(channels_out)
-        self.conv1 = nn.Conv2d(channels_out, channels_out, 3, padding=1)
+        self.conv1 = _Conv(channels_out, channels_out, 3, padding=1)
         projects = channels_in != channels_out or resample is not None
-        self.skip = nn.Conv2d(channels_in, channels_out, 1) if projects else None
+        self.skip = _Conv(channels_in, channels_out, 1) if projects else None
         self.attention = Attention(channels_out) if attention else None
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
@@ -131,7 +141,7 @@ class SmoothConv(nn.Module):
 
     def __init__(self, channels_in: int, channels_out: int) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(channels_in, channels_out, 3, stride=2)
+        self.conv = _Conv(channels_in, channels_out, 3, stride=2)
 
     def forward(self, x: Tensor) -> Tensor:
         """N×C×H×W to N×C'×H/2×W/2."""
@@ -139,7 +149,7 @@ class SmoothConv(nn.Module):
 
 
 class NCSNpp(nn.Module):
-    """The network: (x, timestep, label) → what it was trained to predict, N×C×H×W.
+    """The network: (x, timestep, label) → what it was trained to predict, N×C×H×W. Its weights are not set.
 
     The layers of `encoder`, `middle` and `decoder` stand in the order in which the authors number theirs.
     """
@@ -153,12 +163,12 @@ class NCSNpp(nn.Module):
         embedding = 4 * a.channels
         if a.fourier:
             self.register_buffer("frequencies", torch.zeros(a.channels))
-        self.map_label = nn.Linear(a.num_classes, features) if a.num_classes else None
-        self.map0 = nn.Linear(features, embedding)
-        self.map1 = nn.Linear(embedding, embedding)
+        self.map_label = _Linear(a.num_classes, features) if a.num_classes else None
+        self.map0 = _Linear(features, embedding)
+        self.map1 = _Linear(embedding, embedding)
 
         width = a.channels
-        self.first = nn.Conv2d(a.image_channels, width, 3, padding=1)
+        self.first = _Conv(a.image_channels, width, 3, padding=1)
         self.encoder = nn.ModuleList()
         skips = [width]
         image_width = a.image_channels
@@ -189,7 +199,7 @@ class NCSNpp(nn.Module):
             if level > 0:
                 self.decoder.append(Block(width, width, embedding, resample=Resample("up", a.smooth)))
         self.last_norm = _norm(width)
-        self.last = nn.Conv2d(width, a.image_channels, 3, padding=1)
+        self.last = _Conv(width, a.image_channels, 3, padding=1)
 
     def embed(self, timestep: Tensor) -> Tensor:
         """[sin, cos] features of N timesteps, computed in at least float32."""

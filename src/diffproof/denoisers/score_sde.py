@@ -11,7 +11,6 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor, nn
 
 from diffproof.checks import unknown_name
@@ -116,8 +115,7 @@ def denoiser(
 
 def key_shapes(architecture: Architecture) -> dict[str, tuple[int, ...]]:
     """Shapes under the authors' keys, in the order of their parameters; without the buffer `sigmas`."""
-    with torch.device("meta"):
-        network = NCSNpp(architecture)
+    network = NCSNpp(architecture)
     own = network.state_dict()
     return {
         theirs: tuple(own[ours].T.shape if _is_transposed(theirs) else own[ours].shape)
