@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from diffproof.denoisers.network import NetworkDenoiser
 from diffproof.denoisers.schedules import DiscreteSchedule, Schedule
+from diffproof.hub import quick_hub
 
 
 class UNet(nn.Module):
@@ -110,14 +111,21 @@ def load(source: str) -> NetworkDenoiser:
     Raises:
         ValueError: not found, no such pipeline, its scheduler is no chain of β, or its weights do not fit.
     """
-    return _load_folder(Path(source) if Path(source).is_dir() else _downloaded(source))
+    if not source:
+        raise ValueError(f"denoiser: expected diffusers:FOLDER or diffusers:HUB_ID, got 'diffusers:{source}'")
+    if Path(source).is_dir():
+        return _load_folder(Path(source))
+    if source.count("/") != 1 or source.startswith((".", "/", "~")):
+        raise ValueError(f"denoiser: expected a folder or a Hub id (owner/name), got {source!r}")
+    return _load_folder(_downloaded(source))
 
 
 def _downloaded(hub_id: str) -> Path:
     from huggingface_hub import snapshot_download
 
     try:
-        return Path(snapshot_download(hub_id, allow_patterns=["*.json", "*.safetensors"]))
+        with quick_hub():
+            return Path(snapshot_download(hub_id, allow_patterns=["*.json", "*.safetensors"]))
     except Exception as error:  # the library's own errors and those of the network
         reason = " ".join(str(error).split())[:160]
         raise ValueError(
