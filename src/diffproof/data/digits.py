@@ -11,20 +11,19 @@ from diffproof.data.images import ImageData
 SPLITS = ("train", "test")
 
 
-def load_digits(split: str | None) -> ImageData:
+def load_digits(split: str) -> ImageData:
     """scikit-learn's 1,797 8×8 handwritten digits; test is every image whose index is 0 or 3 modulo 7.
 
     The digits come in runs of 0…9; a step of 7 is coprime to that and keeps both splits balanced.
 
     Args:
-        split: "train", "test", or None for "test".
+        split: "train" or "test".
 
     Raises:
         ValueError: unknown split.
     """
     from sklearn.datasets import load_digits as load_bunch
 
-    split = split or "test"
     if split not in SPLITS:
         raise unknown_name("split", split, SPLITS)
     bunch = load_bunch()

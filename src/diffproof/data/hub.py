@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from diffproof.checks import unknown_name
 from diffproof.data.images import ImageData
+from diffproof.hub import quick_hub
 
 # Label columns by name, where no column says that it holds classes; first found wins.
 _LABEL_COLUMNS = ("label", "labels", "fine_label", "class", "target")
@@ -21,14 +23,14 @@ _GREY_MODES = ("L", "1", "LA")
 _COLOUR_MODES = ("RGB", "RGBA", "RGBX", "P", "PA", "CMYK", "YCbCr", "HSV", "LAB")
 
 
-def load_hub(source: str, split: str | None, image_size: int | None) -> ImageData:
+def load_hub(source: str, split: str | None, default: str, image_size: int | None) -> ImageData:
     """A data set through the `datasets` library, decoded image by image.
 
     Args:
         source: a Hub id, a parquet file, or a folder: of class folders (perhaps inside split folders), of
             parquet files, or one that `Dataset.save_to_disk` wrote.
-        split: its name; None takes "test", or the only one there is.
-        image_size: see load_data.
+        split: its name; None takes `default`, or the only one there is.
+        default, image_size: see load_data.
 
     Raises:
         ValueError: not installed, not found, not downloadable, no such split, no image or label column.
@@ -41,7 +43,7 @@ def load_hub(source: str, split: str | None, image_size: int | None) -> ImageDat
         ) from None
     splits = _open(datasets, source)
     if split is None:
-        split = "test" if "test" in splits or len(splits) > 1 else next(iter(splits))
+        split = next(iter(splits)) if len(splits) == 1 else default
     if split not in splits:
         raise unknown_name("split", split, splits)
     table = splits[split]
@@ -57,7 +59,8 @@ def load_hub(source: str, split: str | None, image_size: int | None) -> ImageDat
 def _quiet(datasets: Any) -> Iterator[None]:
     shown, verbosity = datasets.are_progress_bars_disabled(), datasets.logging.get_verbosity()
     datasets.disable_progress_bars()
-    datasets.logging.set_verbosity_error()
+    # It logs as an error what it then raises as well.
+    datasets.logging.set_verbosity(datasets.logging.CRITICAL)
     try:
         yield
     finally:
@@ -75,8 +78,11 @@ def _open(datasets: Any, source: str) -> dict[Any, Any]:
                 found = datasets.load_from_disk(source)
             elif path.is_file():
                 found = datasets.load_dataset("parquet", data_files={"file": str(path.resolve())})
+            elif path.is_dir():
+                found = datasets.load_dataset(str(path.resolve()))
             else:
-                found = datasets.load_dataset(str(path.resolve()) if path.is_dir() else source)
+                with quick_hub():
+                    found = datasets.load_dataset(source)
     except MemoryError:
         raise
     except Exception as error:  # the library's own errors and those of pyarrow, fsspec and the network
@@ -143,24 +149,29 @@ class DecodedPixels:
 
     def __init__(self, table: Any, column: str, name: str, image_size: int | None) -> None:
         self.table, self.column, self.name, self.image_size = table, column, name, image_size
-        self._grey = len(table) > 0 and self._open(0).mode in _GREY_MODES
+
+    @cached_property
+    def _grey(self) -> bool:
+        """Whether the images have one channel, as the first one has."""
+        return self._open(0).mode in _GREY_MODES
 
     def __len__(self) -> int:
         return len(self.table)
 
     def _open(self, index: int) -> Any:
         try:
-            return self.table[index][self.column]
+            image = self.table[index][self.column]
         except MemoryError:
             raise
         except Exception as error:  # whatever a decoder meets in a damaged file
             reason = " ".join(str(error).split())[:160]
             raise ValueError(f"data: image {index} of {self.name} cannot be decoded: {reason}") from None
+        if image is None:
+            raise ValueError(f"data: image {index} of {self.name} is missing")
+        return image
 
     def __getitem__(self, index: int) -> Tensor:
         image = self._open(index)
-        if image is None:
-            raise ValueError(f"data: image {index} of {self.name} is missing")
         if image.mode not in (*_GREY_MODES, *_COLOUR_MODES):
             raise ValueError(
                 f"data: image {index} of {self.name} has the mode {image.mode!r}, expected 8 bits a channel"

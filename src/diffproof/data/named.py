@@ -22,7 +22,7 @@ class HubName(NamedTuple):
     image_size: int | None = None
 
 
-SHIPPED: dict[str, Callable[[str | None], ImageData]] = {"digits": load_digits}
+SHIPPED: dict[str, Callable[[str], ImageData]] = {"digits": load_digits}
 HUB_NAMES: dict[str, HubName] = {
     "cifar10": HubName("uoft-cs/cifar10"),
     "cifar100": HubName("uoft-cs/cifar100"),
@@ -38,51 +38,54 @@ def load_data(
     indices: str | None = None,
     limit: int | None = None,
     image_size: int | None = None,
+    default_split: str = "test",
 ) -> ImageData:
     """A data set by name or path; images are decoded when they are asked for.
 
     Args:
         source: "digits", "cifar10", "cifar100", "imagenet", a Hub id ("owner/name"), a folder of class
             folders, a parquet file, or an .npz file. A path wins over a Hub id.
-        split: its name; None takes "test", or the only one there is.
+        split: its name; None takes `default_split`, or the only one there is.
         indices: which images, as "0:10000:20" or "3,5,7"; None for all.
         limit: at most so many of these.
         image_size: bring images to this size: the shorter side by antialiased bicubic interpolation, then
             the central square. None leaves them as they are (imagenet: 256).
+        default_split: "test", or "train" for images to train on.
 
     Raises:
         ValueError: unknown name or split, unreadable or missing data, bad indices.
     """
     if image_size is not None:
         check_at_least("image_size", image_size, 1)
-    data = _open(source, split, image_size)
+    data = _open(source, split, default_split, image_size)
     if indices is not None or limit is not None:
         chosen = list(range(len(data))) if indices is None else parse_indices(indices, len(data))
         data = data.select(chosen[: None if limit is None else check_at_least("limit", limit, 1)])
     return data
 
 
-def _open(source: str, split: str | None, image_size: int | None) -> ImageData:
+def _open(source: str, split: str | None, default: str, image_size: int | None) -> ImageData:
     path = Path(source)
     if source in SHIPPED or path.suffix == ".npz":
         if image_size is not None:
             raise ValueError(f"image_size: {source} is read as it is, expected none, got {image_size}")
         if source in SHIPPED:
-            return SHIPPED[source](split)
+            return SHIPPED[source](split or default)
         if not path.is_file():
             raise ValueError(f"data: no such file: {path}")
         from diffproof.data.npz import load_npz
 
-        return load_npz(path, split)
+        return load_npz(path, split, default)
     from diffproof.data.hub import load_hub
 
     if source in HUB_NAMES:
         named = HUB_NAMES[source]
-        wanted = named.test if split in (None, "test") else split
-        return load_hub(named.id, wanted, image_size or named.image_size)
-    hub_id = source.count("/") == 1 and not source.startswith((".", "/", "~")) and not path.suffix
-    if path.exists() or hub_id:
-        return load_hub(source, split, image_size)
-    if "/" in source or path.suffix:
+        wanted = split or default
+        wanted = named.test if wanted == "test" else wanted
+        return load_hub(named.id, wanted, default, image_size or named.image_size)
+    file = path.suffix == ".parquet" or source.startswith((".", "/", "~"))
+    if path.exists() or (source.count("/") == 1 and not file):
+        return load_hub(source, split, default, image_size)
+    if "/" in source or file:
         raise ValueError(f"data: no such file or folder: {source}")
     raise unknown_name("data", source, [*SHIPPED, *HUB_NAMES])

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-import zipfile
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -12,32 +14,34 @@ from diffproof.checks import unknown_name
 from diffproof.data.images import ImageData
 
 # Names under which archives keep images and labels; {} stands for the split.
-_NAMES = (("x_{}", "y_{}"), ("{}_images", "{}_labels"), ("images", "labels"), ("x", "y"))
+_NAMES_BY_SPLIT = (("x_{}", "y_{}"), ("{}_images", "{}_labels"))
+_NAMES = (("images", "labels"), ("x", "y"))
 
 
-def load_npz(path: Path, split: str | None) -> ImageData:
+def load_npz(path: Path, split: str | None, default: str) -> ImageData:
     """An .npz file with images and labels, read as data (an archive with pickled objects is refused).
 
     Args:
         path: the file. Arrays are named images and labels, x and y, or with the split: x_test and y_test,
             test_images and test_labels. Images are N×H×W, N×H×W×C or N×C×H×W, uint8 or floats in [0, 1];
             labels N integers.
-        split: which of the splits, None for "test" or for arrays that name none.
+        split: which of the splits; None for `default`, the only one there is, or arrays that name none.
+        default: see load_data.
 
     Raises:
         ValueError: unreadable, no such arrays, or arrays of another form.
     """
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            if not isinstance(archive, np.lib.npyio.NpzFile):
-                raise ValueError("it is no .npz archive")
-            names = list(archive.files)
-            found = _find(path, names, split)
+    # NumPy leaves a damaged file open that it opened itself.
+    with path.open("rb") as file:
+        with _damage_told(path):
+            archive = np.load(file, allow_pickle=False)
+        if not isinstance(archive, np.lib.npyio.NpzFile):
+            raise ValueError(f"data: {path} is no .npz archive")
+        found = _find(path, archive.files, split, default)
+        with _damage_told(path):
             images, labels = archive[found[0]], archive[found[1]]
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, KeyError) as error:
-        raise ValueError(f"data: cannot read {path}: {error}") from None
     pixels = _pixels(path, images)
-    labels = labels.squeeze()
+    labels = labels[:, 0] if labels.ndim == 2 and labels.shape[1] == 1 else labels
     if not np.issubdtype(labels.dtype, np.integer) or labels.ndim != 1:
         raise ValueError(f"data: labels in {path}: expected N integers, got {labels.dtype} {labels.shape}")
     named_split = found[2] or "all"
@@ -53,21 +57,37 @@ def load_npz(path: Path, split: str | None) -> ImageData:
     )
 
 
-def _find(path: Path, names: list[str], split: str | None) -> tuple[str, str, str | None]:
-    for images, labels in _NAMES:
-        with_split = "{}" in images
-        wanted = split or "test"
-        pair = images.format(wanted), labels.format(wanted)
-        if all(name in names for name in pair) and (with_split or split is None):
-            return (*pair, wanted if with_split else None)
-    prefix, suffix = _NAMES[0][0].format(""), _NAMES[1][0].format("")
-    splits = [name.removeprefix(prefix) for name in names if name.startswith(prefix)]
-    splits += [name.removesuffix(suffix) for name in names if name.endswith(suffix)]
+@contextmanager
+def _damage_told(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except MemoryError:
+        raise
+    except Exception as error:  # a damaged archive ends in almost any exception
+        raise ValueError(f"data: cannot read {path}: {' '.join(str(error).split())[:200]}") from None
+
+
+def _find(path: Path, names: list[str], split: str | None, default: str) -> tuple[str, str, str | None]:
+    """The names of the arrays of images and of labels, and of their split if they have one."""
+    splits = {
+        found[1]: (name, labels.format(found[1]))
+        for images, labels in _NAMES_BY_SPLIT
+        for name in names
+        if (found := re.fullmatch(images.format("(.+)"), name)) and labels.format(found[1]) in names
+    }
     if splits:
-        raise unknown_name("split", split or "test", splits)
-    if split is not None and any(pair[0] in names for pair in _NAMES):
-        raise ValueError(f"it has one split only and does not name it; expected no split, got {split!r}")
-    raise ValueError(f"expected arrays images and labels (or x_test and y_test), got {', '.join(names)}")
+        wanted = split or (next(iter(splits)) if len(splits) == 1 else default)
+        if wanted not in splits:
+            raise unknown_name("split", wanted, splits)
+        return (*splits[wanted], wanted)
+    for pair in _NAMES:
+        if set(pair) <= set(names):
+            if split is not None:
+                raise ValueError(f"split: {path} has one set of images without a name, got {split!r}")
+            return (*pair, None)
+    raise ValueError(
+        f"data: {path}: expected arrays images and labels (or x_test and y_test), got {', '.join(names)}"
+    )
 
 
 def _pixels(path: Path, images: np.ndarray) -> torch.Tensor:
