@@ -237,8 +237,8 @@ def test_loading_by_name_and_path(
 
     with pytest.raises(ValueError, match=f"^{kind}: unknown name 'digitz'; did you mean digits"):
         load("digitz")
-    with pytest.raises(ValueError, match="no such file: nowhere/digits"):
-        load("nowhere/digits")
+    with pytest.raises(ValueError, match="no such file: nowhere/digits.pt"):
+        load("nowhere/digits.pt")
     other = packaged("classifier")["digits"] if kind == "denoiser" else denoiser
     with pytest.raises(ValueError, match=rf"^{kind}: expected a file .* describes \w+$"):
         load(str(other))

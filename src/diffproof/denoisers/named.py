@@ -67,5 +67,9 @@ def _load_checkpoint(spec: str, family: str, rest: str) -> NetworkDenoiser:
     return FAMILIES[family].load(preset, Path(path))
 
 
+# What ends so is a file that is not there, not a Hub id; other dots occur in ids.
+_FILES = (".safetensors", ".pt", ".pth", ".pkl", ".ckpt", ".bin")
+
+
 def _is_hub_id(spec: str) -> bool:
-    return spec.count("/") == 1 and not spec.startswith((".", "/", "~")) and not spec.endswith(".safetensors")
+    return spec.count("/") == 1 and not spec.startswith((".", "/", "~")) and not spec.endswith(_FILES)
