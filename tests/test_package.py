@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 import subprocess
 import sys
@@ -76,11 +77,12 @@ def commands(command: click.Command, name: str) -> Iterator[tuple[str, click.Com
 @pytest.mark.parametrize(("name", "command"), list(commands(command_group, "diffproof")))
 def test_every_command_and_flag_is_documented(name: str, command: click.Command) -> None:
     assert command.help
-    assert command.help.strip().endswith((".", "report")), f"{name}: {command.help}"
+    assert command.help.strip().splitlines()[0].endswith("."), f"{name}: {command.help}"
     for parameter in command.params:
         if isinstance(parameter, click.Option):
             assert parameter.help, f"{name} {parameter.name}"
-            assert parameter.help.rstrip("]").strip().endswith((".", "all")), f"{name} {parameter.name}"
+            sentence = re.sub(r" \[default: [^]]*\]$", "", parameter.help)
+            assert sentence.endswith("."), f"{name} {parameter.name}: {parameter.help}"
 
 
 def packaged_files() -> list[tuple[str, Path]]:

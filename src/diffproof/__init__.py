@@ -9,8 +9,10 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from diffproof.classifiers.protocol import Classifier as Classifier
     from diffproof.classifiers.named import load_classifier as load_classifier
+    from diffproof.classifiers.preprocessing import Resize as Resize
+    from diffproof.classifiers.protocol import Classifier as Classifier
+    from diffproof.data.images import ImageData as ImageData
     from diffproof.data.named import load_data as load_data
     from diffproof.defenses.dds import DDS as DDS
     from diffproof.defenses.densepure import DensePure as DensePure
@@ -20,9 +22,9 @@ if TYPE_CHECKING:
     from diffproof.denoisers.diffusers import from_unet as from_unet
     from diffproof.denoisers.empirical import EmpiricalDenoiser as EmpiricalDenoiser
     from diffproof.denoisers.gaussian_mixture import GaussianMixtureDenoiser as GaussianMixtureDenoiser
+    from diffproof.denoisers.named import load_denoiser as load_denoiser
     from diffproof.denoisers.network import NetworkDenoiser as NetworkDenoiser
     from diffproof.denoisers.protocol import Denoiser as Denoiser
-    from diffproof.denoisers.named import load_denoiser as load_denoiser
     from diffproof.denoisers.schedules import DiscreteSchedule as DiscreteSchedule
     from diffproof.denoisers.schedules import VarianceExplodingSchedule as VarianceExplodingSchedule
     from diffproof.denoisers.schedules import VariancePreservingSchedule as VariancePreservingSchedule
@@ -47,8 +49,10 @@ _HOMES = {
     "DiscreteSchedule": "denoisers.schedules",
     "EmpiricalDenoiser": "denoisers.empirical",
     "GaussianMixtureDenoiser": "denoisers.gaussian_mixture",
+    "ImageData": "data.images",
     "NetworkDenoiser": "denoisers.network",
     "Noise": "noise",
+    "Resize": "classifiers.preprocessing",
     "Smoothed": "smoothing.smoothed",
     "StepRule": "reverse",
     "Stream": "noise",

@@ -37,9 +37,6 @@ from diffproof.cli.config import config_option
 def certify(out: Path, steps: str, **flags: Any) -> None:
     """Certify images of a data set into a run folder.
 
-    The same command continues an interrupted run; nothing finished is done again. The folder's settings.yaml
-    repeats the run: diffproof certify --config settings.yaml --out elsewhere.
-
     \b
     --data        digits, cifar10, cifar100, imagenet, a Hub id (owner/name),
                   a folder of class folders, a .parquet or .npz file
@@ -49,6 +46,9 @@ def certify(out: Path, steps: str, **flags: Any) -> None:
     --classifier  digits, a file of `diffproof train classifier` or `finetune`,
                   hf:FOLDER or hf:HUB_ID, resnet56@FILE, timm:NAME,
                   torchvision:NAME, robustbench:NAME, module.path:factory@FILE
+
+    The same command continues an interrupted run; nothing finished is done again. The folder's settings.yaml
+    repeats the run: diffproof certify --config settings.yaml --out elsewhere.
     """
     from diffproof.runs.certify import prepare
     from diffproof.runs.progress import run_with_progress
