@@ -1,4 +1,4 @@
-"""What several test files share: tiny weights made by the real commands, and a small run."""
+"""What several test files share: tiny weights made by the real commands, a small run, child processes."""
 
 from __future__ import annotations
 
@@ -9,6 +9,9 @@ import os
 os.environ["OMP_NUM_THREADS"] = "1"
 
 import sqlite3
+import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +61,36 @@ def change(folder: Path, statement: str, *values: object) -> None:
             connection.execute(statement, values)
     finally:
         connection.close()
+
+
+def forked(work: Callable[[], int], errors: int | None = None) -> int:
+    """Start `work` in a child that has everything loaded already; returns its process id."""
+    pid = os.fork()
+    if pid:
+        return pid
+    status = 70
+    try:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        os.dup2(os.open(os.devnull, os.O_WRONLY) if errors is None else errors, 2)
+        # pytest's captured streams belong to the parent.
+        sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", closefd=False)  # noqa: SIM115
+        status = work()
+        sys.stderr.flush()
+    finally:
+        os._exit(status)
+
+
+def exit_status(pid: int) -> int:
+    """Wait for a child; negative is the signal that ended it."""
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+def until(condition: Callable[[], bool]) -> None:
+    """Wait for another process; a minute without it is a failure, not a wait for ever."""
+    give_up = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < give_up
+        time.sleep(0.02)
 
 
 @pytest.fixture(scope="session")

@@ -9,12 +9,11 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import certify_flags, rows
+from conftest import certify_flags, exit_status, forked, rows, until
 
 from diffproof.cli.main import run
 from diffproof.runs import certify
@@ -28,36 +27,6 @@ N = 240
 # Many small batches, so that most of the time is spent in the middle of an image.
 LONG: dict[str, object] = {"indices": "0:300:100", "votes": 3, "n0": 20, "n": N, "batch_size": 16}
 PLAIN: dict[str, object] = {"method": "none", "denoiser": None, "steps": None, "votes": None}
-
-
-def forked(work: Callable[[], int], errors: int | None = None) -> int:
-    """Start `work` in a child that has everything loaded already; returns its process id."""
-    pid = os.fork()
-    if pid:
-        return pid
-    status = 70
-    try:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        os.dup2(os.open(os.devnull, os.O_WRONLY) if errors is None else errors, 2)
-        # pytest's captured streams belong to the parent.
-        sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", closefd=False)  # noqa: SIM115
-        status = work()
-        sys.stderr.flush()
-    finally:
-        os._exit(status)
-
-
-def exit_status(pid: int) -> int:
-    """Wait for a child; negative is the signal that ended it."""
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-
-
-def until(condition: Callable[[], bool]) -> None:
-    """Wait for another process; a minute without it is a failure, not a wait for ever."""
-    give_up = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < give_up
-        time.sleep(0.02)
 
 
 def certify_often(folder: Path, denoiser: Path) -> int:

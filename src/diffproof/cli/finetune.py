@@ -37,7 +37,6 @@ def finetune(
     """
     from diffproof.classifiers.named import load_classifier
     from diffproof.classifiers.saved import describe_base
-    from diffproof.data.named import load_data
     from diffproof.denoisers.named import load_denoiser
     from diffproof.training import finetune as finetuning
     from diffproof.training.batches import Mixture
@@ -46,13 +45,11 @@ def finetune(
     options.check()
     settings = options.settings()
     images = options.training_images()
-    extra = None if extra_data is None else load_data(extra_data, image_size=options.image_size)
-    data = Mixture(images, extra, extra_share=extra_share, flip=options.flip)
+    data = Mixture(images, options.extra_images(extra_data), extra_share=extra_share, flip=options.flip)
     model, diffusion = load_classifier(classifier), load_denoiser(denoiser)
-    if model.num_classes != len(images.class_names):
-        raise ValueError(
-            f"classifier: has {model.num_classes} classes, but {images.name} has {len(images.class_names)}"
-        )
+    classes = len(images.class_names)
+    if model.num_classes != classes and (images.classes_named or model.num_classes < classes):
+        raise ValueError(f"classifier: has {model.num_classes} classes, but {images.name} has {classes}")
     diffusion.check_sigma(sigma)
     held_out = options.held_out()
     measured = partial(finetuning.denoised_accuracy, data=held_out, sigma=sigma, seed=options.seed)

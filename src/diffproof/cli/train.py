@@ -58,7 +58,6 @@ def denoiser(
     Beside the weights come a sheet of samples, .samples.png (a row for each class, the last without a
     label), and the loss, .loss.csv and .loss.png.
     """
-    from diffproof.data.named import load_data
     from diffproof.training.batches import Mixture
     from diffproof.training.denoiser import UNetSettings, denoising_errors, describe_denoiser, train_denoiser
     from diffproof.training.sheets import draw_samples, save_samples
@@ -71,8 +70,7 @@ def denoiser(
         raise click.UsageError(f"channels: expected numbers with commas between, got {channels!r}") from None
     settings = options.settings()
     images = options.training_images()
-    extra = None if extra_data is None else load_data(extra_data, image_size=options.image_size)
-    data = Mixture(images, extra, extra_share=extra_share, flip=options.flip)
+    data = Mixture(images, options.extra_images(extra_data), extra_share=extra_share, flip=options.flip)
     unet = UNetSettings(widths, layers, dropout, patch, attention)
     description = describe_denoiser(images, unet, schedule, timesteps)
     held_out = options.held_out()

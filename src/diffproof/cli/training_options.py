@@ -80,7 +80,8 @@ class TrainingOptions:
         """Refuse an output that cannot be written, before anything is computed.
 
         Raises:
-            ValueError: no .safetensors name, no such folder, or a file that is there already.
+            ValueError: no .safetensors name, no such folder or none that takes files, or a file that is there
+                already.
         """
         if self.out.suffix != ".safetensors":
             raise ValueError(f"out: expected a .safetensors file, got {self.out}")
@@ -88,6 +89,12 @@ class TrainingOptions:
             raise ValueError(f"out: no such folder: {self.out.parent}")
         if self.out.exists() and not self.force:
             raise ValueError(f"out: {self.out} exists; --force overwrites it")
+        probe = self.checkpoint.with_name(f"{self.checkpoint.name}.new")
+        try:
+            probe.touch()
+            probe.unlink(missing_ok=True)
+        except OSError as error:
+            raise ValueError(f"out: cannot write {self.out}: {error.strerror}") from None
         if not self.checkpoint_every > 0:
             raise ValueError(f"checkpoint_every: expected a number > 0, got {self.checkpoint_every}")
 
@@ -106,10 +113,24 @@ class TrainingOptions:
 
     def training_images(self) -> ImageData:
         """The training images."""
-        from diffproof.data.named import HUB_NAMES, SHIPPED, load_data
+        from diffproof.data.named import load_data
 
-        split = self.split or ("train" if self.data in (*SHIPPED, *HUB_NAMES) else None)
-        return load_data(self.data, split, indices=self.indices, limit=self.limit, image_size=self.image_size)
+        return load_data(
+            self.data,
+            self.split,
+            indices=self.indices,
+            limit=self.limit,
+            image_size=self.image_size,
+            default_split="train",
+        )
+
+    def extra_images(self, source: str | None) -> ImageData | None:
+        """The second set of training images, if any."""
+        from diffproof.data.named import load_data
+
+        if source is None:
+            return None
+        return load_data(source, image_size=self.image_size, default_split="train")
 
     def held_out(self) -> ImageData | None:
         """The images to measure on, if any."""
@@ -127,13 +148,14 @@ def fit_with_progress(options: TrainingOptions, train: Callable[..., Any]) -> tu
 
     Where several processes share the training, all but the first end here.
     """
+    from diffproof.files import remove
     from diffproof.runs.certify import resolve_device
     from diffproof.runs.progress import training_progress
     from diffproof.training.loop import Progress
     from diffproof.training.processes import is_first
 
     if options.force:
-        options.checkpoint.unlink(missing_ok=True)
+        remove(options.checkpoint)
     losses: list[float] = []
     with training_progress(options.iterations) as show:
 
@@ -159,6 +181,7 @@ def write_weights(
     metrics: dict[str, float],
 ) -> None:
     """Write the weights with how they were made and the loss curve; then the checkpoint is not needed."""
+    from diffproof.files import remove
     from diffproof.training.sheets import save_losses
     from diffproof.weights import save_weights
 
@@ -167,7 +190,7 @@ def write_weights(
     training = {"command": recorded_command(), "seed": options.seed, "test": metrics}
     save_losses(options.out.with_suffix(".loss.csv"), losses)
     save_weights(options.out, tensors, description | {"training": training})
-    options.checkpoint.unlink(missing_ok=True)
+    remove(options.checkpoint)
     click.echo(f"written: {options.out}")
 
 

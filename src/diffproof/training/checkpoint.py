@@ -55,13 +55,16 @@ class Checkpoint:
         """Write the state after len(losses) steps in place of the previous one.
 
         All processes call it together. A state with a weight that is not finite is not written.
+
+        Raises:
+            OSError: it cannot be written; the previous state stays.
         """
         if self.path is None:
             return
         states = self.processes.gather(_random_state(self.processes.device))
         if self.processes.rank:
             return
-        state = {name: part.state_dict() for name, part in self.parts.items()}
+        state: dict[str, Any] = {name: part.state_dict() for name, part in self.parts.items()}
         if not all(bool(torch.isfinite(tensor).all()) for tensor in state["network"].values()):
             return
         state |= {
@@ -71,7 +74,11 @@ class Checkpoint:
             "random": states,
         }
         with replacing(self.path) as fresh:
-            torch.save(state, fresh)
+            try:
+                torch.save(state, fresh)
+            except RuntimeError as error:
+                # torch's own writer says so of a full disk.
+                raise OSError(f"checkpoint: cannot write {self.path}: {str(error).splitlines()[0]}") from None
         self.saved_at = len(losses)
 
     def restore(self) -> list[float]:
@@ -82,10 +89,13 @@ class Checkpoint:
         """
         if self.path is None or not self.path.exists():
             return []
-        state = load_nested(self.path)
+        try:
+            state = load_nested(self.path)
+        except ValueError:
+            raise ValueError(f"checkpoint: {self.path} is damaged; --force starts anew") from None
         expected = {*self.parts, "identity", "losses", "generator", "random"}
         if not isinstance(state, dict) or set(state) != expected:
-            raise ValueError(f"checkpoint: {self.path} is no checkpoint of a training")
+            raise ValueError(f"checkpoint: {self.path} is no checkpoint of a training; --force starts anew")
         theirs: dict[str, Any] = json.loads(state["identity"])
         differing = _differences(theirs, self.identity)
         if differing:

@@ -86,6 +86,8 @@ def describe_denoiser(data: ImageData, unet: UNetSettings, schedule: str, timest
 
 
 _EMBEDDING = "unet.class_embedding.weight"
+# Images that are denoised at once for the errors.
+_AT_ONCE = 256
 
 
 def train_denoiser(
@@ -165,9 +167,12 @@ def denoising_errors(
 ) -> list[float]:
     """Root-mean-square pixel error of the unconditional denoiser on held-out images, at each sigma."""
     generator = torch.Generator().manual_seed(seed)
-    images = data.images
-    noise = torch.randn(images.shape, generator=generator)
+    squares, pixels = [0.0] * len(sigmas), 0
     with torch.no_grad():
-        return [
-            float((denoiser(images + sigma * noise, sigma) - images).pow(2).mean().sqrt()) for sigma in sigmas
-        ]
+        for start in range(0, len(data), _AT_ONCE):
+            images = data.batch(range(start, min(start + _AT_ONCE, len(data))))
+            noise = torch.randn(images.shape, generator=generator)
+            pixels += images.numel()
+            for i, sigma in enumerate(sigmas):
+                squares[i] += float((denoiser(images + sigma * noise, sigma) - images).square().sum())
+    return [math.sqrt(total / pixels) for total in squares]

@@ -41,14 +41,13 @@ def finetune(
             a loss that is not finite.
     """
     check_positive("sigma", sigma)
-    device = (progress or Progress()).device
-    denoiser.eval().to(device)
+    denoiser.eval()
 
     def loss_of_batch(network: nn.Module, batch: Batch, generator: torch.Generator) -> Tensor:
         noise = torch.randn((batch.size, *batch.images.shape[1:]), generator=generator)
         with torch.no_grad():  # nothing in the denoiser is trained
             noisy = batch.images + sigma * batch.mine(noise)
-            denoised = one_shot(denoiser, noisy, sigma).float()
+            denoised = one_shot(denoiser.to(noisy.device), noisy, sigma).float()
         return nn.functional.cross_entropy(network(denoised).float(), batch.labels)
 
     identity = {
@@ -57,6 +56,7 @@ def finetune(
         "sigma": sigma,
     }
     tuned = fit(classifier, data, loss_of_batch, settings, progress, identity=identity)
+    denoiser.cpu()
     assert isinstance(tuned, Classifier)
     return tuned
 

@@ -15,6 +15,7 @@ from torch.optim.swa_utils import AveragedModel
 from diffproof.checks import check_at_least, check_positive, check_probability, unknown_name
 from diffproof.training.batches import Batch, Mixture
 from diffproof.training.checkpoint import Checkpoint, Identity
+from diffproof.training.interrupts import InterruptedBetweenStepsError, interrupts_put_off
 from diffproof.training.processes import Processes
 
 OnStep = Callable[[int, float], None]
@@ -104,9 +105,11 @@ def fit(
             training.
     """
     progress = progress or Progress()
-    with Processes.joined(progress.device) as processes, torch.random.fork_rng():
-        network.to(processes.device).train()
-        return _Fit(network, data, loss_of_batch, settings, progress, processes, identity or {}).run()
+    with Processes.joined(progress.device) as processes:
+        cuda = [processes.device] if processes.device.type == "cuda" else []
+        with torch.random.fork_rng(cuda):
+            network.to(processes.device).train()
+            return _Fit(network, data, loss_of_batch, settings, progress, processes, identity or {}).run()
 
 
 def _learning_rate(settings: TrainSettings) -> Callable[[int], float]:
@@ -171,14 +174,16 @@ class _Fit:
             self.progress.on_step(step, loss)
         saved = time.monotonic()
         try:
-            while len(self.losses) < self.settings.iterations:
-                due = time.monotonic() - saved > self.progress.checkpoint_every
-                loss, due = self.step(due)
-                self.progress.on_step(len(self.losses), loss)
-                if due:
-                    self.checkpoint.save(self.losses)
-                    saved = time.monotonic()
-        except KeyboardInterrupt:
+            with interrupts_put_off() as raise_interrupt:
+                while len(self.losses) < self.settings.iterations:
+                    due = time.monotonic() - saved > self.progress.checkpoint_every
+                    loss, due = self.step(due)
+                    self.progress.on_step(len(self.losses), loss)
+                    if due:
+                        self.checkpoint.save(self.losses)
+                        saved = time.monotonic()
+                    raise_interrupt()
+        except InterruptedBetweenStepsError:
             if self.progress.checkpoint is None or self.processes.count > 1:
                 raise
             self.checkpoint.save(self.losses)

@@ -69,7 +69,7 @@ class Processes:
             return list(values)
         tensor = torch.tensor(values, dtype=torch.float64, device=self.device)
         distributed.all_reduce(tensor)
-        return (tensor / self.count).tolist()  # type: ignore[no-any-return]
+        return (tensor / self.count).tolist()
 
     def gather(self, tensor: Tensor) -> list[Tensor]:
         """Each process's tensor (CPU), in order."""

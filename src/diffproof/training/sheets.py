@@ -18,6 +18,8 @@ from diffproof.reverse import StepRule, posterior_sample, select_sigmas
 _STEPS = 50
 _COLUMNS = 8
 _MOST_ROWS = 10
+# Several rows of small images are sampled together.
+_PIXELS_AT_ONCE = 2**18
 
 
 def draw_samples(denoiser: Denoiser, seed: int) -> Tensor:
@@ -32,19 +34,23 @@ def draw_samples(denoiser: Denoiser, seed: int) -> Tensor:
     if denoiser.image_shape is None:
         raise ValueError("denoiser: expected one with an image shape to draw samples of")
     classes = list(range(min(denoiser.num_classes or 0, _MOST_ROWS)))
+    _, height, width = denoiser.image_shape
+    at_once = max(1, _PIXELS_AT_ONCE // (_COLUMNS * height * width))
+    groups = [classes[start : start + at_once] for start in range(0, len(classes), at_once)]
     sigma = denoiser.sigma_max
     sigmas = select_sigmas(denoiser, sigma, _STEPS, StepRule.LOG_SIGMA)
-    rows = []
+    samples, first_row = [], 0
     with torch.no_grad():
-        for row, label in enumerate([*classes, None]):
-            count = torch.arange(_COLUMNS)
-            noise = Noise(
-                seed, Stream.FORWARD, image_index=torch.full((_COLUMNS,), row), draw=count, vote=count
-            )
+        for group in [*groups, [None]]:
+            row = torch.arange(first_row, first_row + len(group)).repeat_interleave(_COLUMNS)
+            column = torch.arange(_COLUMNS).repeat(len(group))
+            noise = Noise(seed, Stream.FORWARD, image_index=row, draw=column, vote=column)
             start = 0.5 + sigma * noise.normal(denoiser.image_shape, 0, torch.float32)
-            labels = None if label is None else torch.full((_COLUMNS,), label)
-            rows.append(posterior_sample(denoiser, start, sigmas, noise, label=labels))
-    return torch.stack(rows)
+            # The row of a class has its number.
+            label = None if group == [None] else row
+            samples.append(posterior_sample(denoiser, start, sigmas, noise, label=label))
+            first_row += len(group)
+    return torch.cat(samples).unflatten(0, (-1, _COLUMNS))
 
 
 def save_samples(path: Path, samples: Tensor) -> None:
