@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, distributed, nn
@@ -68,13 +69,24 @@ class Processes:
         if self.count == 1:
             return list(values)
         tensor = torch.tensor(values, dtype=torch.float64, device=self.device)
-        distributed.all_reduce(tensor)
+        _finish(distributed.all_reduce(tensor, async_op=True))
         return (tensor / self.count).tolist()
 
     def gather(self, tensor: Tensor) -> list[Tensor]:
-        """Each process's tensor (CPU), in order."""
+        """Each process's tensor (CPU, of one shape), in order."""
         if self.count == 1:
             return [tensor]
-        gathered: list[Tensor] = [tensor] * self.count
-        distributed.all_gather_object(gathered, tensor)
-        return gathered
+        mine = tensor.to(self.device)
+        gathered = [torch.empty_like(mine) for _ in range(self.count)]
+        _finish(distributed.all_gather(gathered, mine, async_op=True))
+        return [theirs.cpu() for theirs in gathered]
+
+
+# The last exchange. If gloo's thread let go of its tensors itself, it would need Python's lock for it, while
+# this thread may hold that lock, destroy the group and wait for that thread: for ever.
+_kept: list[Any] = []
+
+
+def _finish(work: Any) -> None:
+    work.wait()
+    _kept[:] = [work]

@@ -38,7 +38,8 @@ def draw_samples(denoiser: Denoiser, seed: int) -> Tensor:
     at_once = max(1, _PIXELS_AT_ONCE // (_COLUMNS * height * width))
     groups = [classes[start : start + at_once] for start in range(0, len(classes), at_once)]
     sigma = denoiser.sigma_max
-    sigmas = select_sigmas(denoiser, sigma, _STEPS, StepRule.LOG_SIGMA)
+    steps = _STEPS if denoiser.sigmas is None else min(_STEPS, len(denoiser.sigmas))
+    sigmas = select_sigmas(denoiser, sigma, steps, StepRule.LOG_SIGMA)
     samples, first_row = [], 0
     with torch.no_grad():
         for group in [*groups, [None]]:
