@@ -8,7 +8,7 @@ import pickle
 import re
 import socket
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -227,7 +227,12 @@ def test_nothing_is_decoded_before_it_is_asked_for(tmp_path: Path) -> None:
     # Index 1 is broken and nothing else.
     for index in (0, 2, 3):
         assert torch.equal(data.pixels[index], pixels_of(expected[index]))
-    for read in (lambda: data.images, lambda: data.pixels[1], lambda: data.batch([3, 1])):
+    reads: list[Callable[[], Tensor]] = [
+        lambda: data.images,
+        lambda: data.pixels[1],
+        lambda: data.batch([3, 1]),
+    ]
+    for read in reads:
         with pytest.raises(ValueError, match=r"^data: image 1 of pets cannot be decoded: .") as caught:
             read()
         assert len(str(caught.value).splitlines()) == 1
@@ -529,7 +534,7 @@ def test_npz_layouts(tmp_path: Path, images: np.ndarray, expected: np.ndarray) -
 def test_npz_names(
     tmp_path: Path, arrays: dict[str, int], options: dict[str, Any], split: str, index: int
 ) -> None:
-    content = {
+    content: dict[str, Any] = {
         name: GREY[i : i + 1] if name[0] == "x" or "images" in name else LABELS[i : i + 1]
         for name, i in arrays.items()
     }
@@ -582,7 +587,7 @@ def test_npz_names(
     ],
 )
 def test_npz_of_other_forms(
-    tmp_path: Path, arrays: dict[str, np.ndarray], options: dict[str, Any], message: str
+    tmp_path: Path, arrays: dict[str, Any], options: dict[str, Any], message: str
 ) -> None:
     np.savez(tmp_path / "few.npz", **arrays)
     with pytest.raises(ValueError, match=re.escape(message)):

@@ -254,7 +254,7 @@ def test_the_checkpoint_of_another_training_is_refused(tmp_path: Path) -> None:
         ("data (", SETTINGS, {"flip": True}),
     ):
         with pytest.raises(ValueError, match=f"^{re.escape(expected + message)}"):
-            train(path, settings, **changes)  # type: ignore[arg-type]
+            train(path, settings, **changes)
         assert path.read_bytes() == before
     train(path)
 

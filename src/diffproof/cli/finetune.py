@@ -51,16 +51,17 @@ def finetune(
     if model.num_classes != classes and (images.classes_named or model.num_classes < classes):
         raise ValueError(f"classifier: has {model.num_classes} classes, but {images.name} has {classes}")
     diffusion.check_sigma(sigma)
+    description = describe_base(classifier)
     held_out = options.held_out()
-    measured = partial(finetuning.denoised_accuracy, data=held_out, sigma=sigma, seed=options.seed)
-    before = None if held_out is None else measured(model, diffusion)
+    measured = partial(finetuning.denoised_accuracy, sigma=sigma, seed=options.seed)
+    before = None if held_out is None else measured(model, diffusion, held_out)
     tuned, losses = fit_with_progress(
         options, partial(finetuning.finetune, model, diffusion, data, settings, sigma=sigma)
     )
     metrics = {}
     if held_out is not None:
-        metrics["denoised_accuracy"] = round(measured(tuned, diffusion), 6)
-    write_weights(options, tuned.network.state_dict(), describe_base(classifier), losses, metrics)
+        metrics["denoised_accuracy"] = round(measured(tuned, diffusion, held_out), 6)
+    write_weights(options, tuned.network.state_dict(), description, losses, metrics)
     if held_out is not None:
         click.echo(
             f"accuracy on {len(held_out)} denoised test images, sigma = {sigma:g}: {before:.2%} before,"

@@ -164,8 +164,12 @@ class _Fit:
             },
             generator=self.generator,
             processes=processes,
-            identity=identity
-            | {"settings": {**vars(settings)}, "data": data.identity(), "processes": processes.count},
+            identity={
+                **identity,
+                "settings": {**vars(settings)},
+                "data": data.identity(),
+                "processes": processes.count,
+            },
         )
 
     def run(self) -> nn.Module:

@@ -33,16 +33,16 @@ def draw_samples(denoiser: Denoiser, seed: int) -> Tensor:
     """
     if denoiser.image_shape is None:
         raise ValueError("denoiser: expected one with an image shape to draw samples of")
-    classes = list(range(min(denoiser.num_classes or 0, _MOST_ROWS)))
+    classes: list[int | None] = list(range(min(denoiser.num_classes or 0, _MOST_ROWS)))
     _, height, width = denoiser.image_shape
     at_once = max(1, _PIXELS_AT_ONCE // (_COLUMNS * height * width))
-    groups = [classes[start : start + at_once] for start in range(0, len(classes), at_once)]
+    groups = [classes[start : start + at_once] for start in range(0, len(classes), at_once)] + [[None]]
     sigma = denoiser.sigma_max
     steps = _STEPS if denoiser.sigmas is None else min(_STEPS, len(denoiser.sigmas))
     sigmas = select_sigmas(denoiser, sigma, steps, StepRule.LOG_SIGMA)
     samples, first_row = [], 0
     with torch.no_grad():
-        for group in [*groups, [None]]:
+        for group in groups:
             row = torch.arange(first_row, first_row + len(group)).repeat_interleave(_COLUMNS)
             column = torch.arange(_COLUMNS).repeat(len(group))
             noise = Noise(seed, Stream.FORWARD, image_index=row, draw=column, vote=column)
@@ -51,7 +51,7 @@ def draw_samples(denoiser: Denoiser, seed: int) -> Tensor:
             label = None if group == [None] else row
             samples.append(posterior_sample(denoiser, start, sigmas, noise, label=label))
             first_row += len(group)
-    return torch.cat(samples).unflatten(0, (-1, _COLUMNS))
+    return torch.cat(samples).reshape(-1, _COLUMNS, *denoiser.image_shape)
 
 
 def save_samples(path: Path, samples: Tensor) -> None:
