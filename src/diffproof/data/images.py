@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import hashlib
+from collections.abc import Iterable, Iterator, Sequence
+from functools import cached_property
 from typing import Protocol
 
 import torch
 from torch import Tensor
+
+from diffproof.weights import hash_tensors
 
 
 class Pixels(Protocol):
@@ -107,11 +111,18 @@ class ImageData:
         """All images, N×C×H×W float32 in [0, 1], decoded now and held in memory."""
         return self.batch(range(len(self)))
 
-    @property
+    @cached_property
     def image_shape(self) -> tuple[int, int, int]:
         """(C, H, W) of the first image."""
         channels, height, width = self.pixels[0].shape
         return channels, height, width
+
+    def fingerprint(self, indices: Iterable[int]) -> str:
+        """SHA-256 of these images and labels: tells them from others under the same name and indices."""
+        digest = hashlib.sha256()
+        for index in indices:
+            digest.update(hash_tensors({"image": self.pixels[index], "label": self.labels[index]}).encode())
+        return digest.hexdigest()
 
     def select(self, indices: Sequence[int]) -> ImageData:
         """The images of these indices, in this order."""

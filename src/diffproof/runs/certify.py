@@ -116,7 +116,10 @@ def run(job: Job, folder: Path, on_draws: OnDraws = lambda draws: None) -> list[
         MemoryError: not even one image fits into memory.
     """
     weights_hash = job.smoothed.weights_hash() or ""
-    with RunStore.writing(folder, job.settings, weights_hash=weights_hash, planned=len(job.indices)) as store:
+    data_hash = job.data.fingerprint(job.indices)
+    with RunStore.writing(
+        folder, job.settings, weights_hash=weights_hash, data_hash=data_hash, planned=len(job.indices)
+    ) as store:
         finished = store.finished()
         on_draws(len(finished.intersection(job.indices)) * job.draws_per_image)
         recorder = _Recorder(store)

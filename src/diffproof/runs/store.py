@@ -20,7 +20,9 @@ STORE = "results.sqlite"
 SETTINGS = "settings.yaml"
 _LOCK = "lock"
 _TABLES = """
-CREATE TABLE settings (json TEXT NOT NULL, weights_hash TEXT NOT NULL, planned INTEGER NOT NULL);
+CREATE TABLE settings (
+    json TEXT NOT NULL, weights_hash TEXT NOT NULL, data_hash TEXT NOT NULL, planned INTEGER NOT NULL
+);
 CREATE TABLE images (
     image_index INTEGER PRIMARY KEY, true_label INTEGER NOT NULL, certificate TEXT NOT NULL,
     seconds REAL NOT NULL
@@ -74,7 +76,7 @@ class RunStore:
     @classmethod
     @contextmanager
     def writing(
-        cls, folder: Path, settings: CertifySettings, *, weights_hash: str, planned: int
+        cls, folder: Path, settings: CertifySettings, *, weights_hash: str, data_hash: str, planned: int
     ) -> Iterator[RunStore]:
         """Create a run folder, or continue one of the same settings and weights; one process at a time.
 
@@ -100,7 +102,7 @@ class RunStore:
         try:
             if not (folder / STORE).exists():
                 try:
-                    _create(folder, settings, weights_hash, planned)
+                    _create(folder, settings, (weights_hash, data_hash, planned))
                 except OSError:
                     for name in begun if new else begun - {_LOCK}:
                         (folder / name).unlink(missing_ok=True)
@@ -108,12 +110,14 @@ class RunStore:
                         folder.rmdir()
                     raise
             with _connect(folder) as connection:
-                stored, stored_hash, stored_planned = _read_settings(folder, connection)
+                stored, stored_weights, stored_data, stored_planned = _read_settings(folder, connection)
                 different = stored.differences(settings)
-                if stored_hash != weights_hash:
+                if stored_weights != weights_hash:
                     different.append("the weights in the files")
                 if stored_planned != planned:
                     different.append(f"images ({stored_planned}, now {planned})")
+                elif stored_data != data_hash:
+                    different.append("the images or labels in the data")
                 if different:
                     raise ValueError(f"out: {folder} holds a run with other settings: {', '.join(different)}")
                 store = cls(folder, connection, stored, planned)
@@ -135,7 +139,7 @@ class RunStore:
         if not (folder / STORE).is_file():
             raise ValueError(f"run: {folder} is no run folder ({STORE} is missing)")
         with _connect(folder) as connection:
-            settings, _, planned = _read_settings(folder, connection)
+            settings, *_, planned = _read_settings(folder, connection)
             yield cls(folder, connection, settings, planned)
 
     def results(self) -> list[ImageResult]:
@@ -201,7 +205,7 @@ class RunStore:
             self._connection.commit()
 
 
-def _create(folder: Path, settings: CertifySettings, weights_hash: str, planned: int) -> None:
+def _create(folder: Path, settings: CertifySettings, identity: tuple[str, str, int]) -> None:
     """Write settings.yaml and the empty store; the store appears whole or not at all."""
     (folder / SETTINGS).write_text(yaml.safe_dump(settings.as_dict(), sort_keys=False))
     fresh = folder / f"{STORE}.new"
@@ -211,8 +215,8 @@ def _create(folder: Path, settings: CertifySettings, weights_hash: str, planned:
         try:
             connection.executescript(_TABLES)
             with connection:
-                row = (json.dumps(settings.as_dict()), weights_hash, planned)
-                connection.execute("INSERT INTO settings VALUES (?, ?, ?)", row)
+                row = (json.dumps(settings.as_dict()), *identity)
+                connection.execute("INSERT INTO settings VALUES (?, ?, ?, ?)", row)
         finally:
             connection.close()
     fresh.rename(folder / STORE)
@@ -232,12 +236,12 @@ def _connect(folder: Path) -> Iterator[sqlite3.Connection]:
         connection.close()
 
 
-def _read_settings(folder: Path, connection: sqlite3.Connection) -> tuple[CertifySettings, str, int]:
+def _read_settings(folder: Path, connection: sqlite3.Connection) -> tuple[CertifySettings, str, str, int]:
     with _reporting(folder):
-        row = connection.execute("SELECT json, weights_hash, planned FROM settings").fetchone()
+        row = connection.execute("SELECT json, weights_hash, data_hash, planned FROM settings").fetchone()
         if row is None:
             raise ValueError("it holds no settings")
-        return CertifySettings.from_dict(json.loads(row[0])), row[1], row[2]
+        return CertifySettings.from_dict(json.loads(row[0])), *row[1:]
 
 
 @contextmanager

@@ -13,6 +13,9 @@ from diffproof.checks import check_probability
 from diffproof.data.images import ImageData
 from diffproof.weights import hash_tensors
 
+# Images of a data set, evenly spaced, that tell it from another: decoding all of them could take hours.
+_FEW = 16
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -87,13 +90,22 @@ class Mixture:
         for number, data in enumerate(self.sources):
             chosen = source == number
             if bool(chosen.any()):
-                images[chosen] = data.batch(index[chosen])
+                found = data.batch(index[chosen])
+                if found.shape[1:] != first.image_shape:
+                    raise ValueError(
+                        f"data: {data.name} has images {tuple(found.shape[1:])} and {first.image_shape}"
+                        " (channels, height, width); an image size brings them to one"
+                    )
+                images[chosen] = found
                 labels[chosen] = data.labels[index[chosen]]
         images = torch.where(mirrored[:, None, None, None], images.flip(3), images)
         return Batch(images.to(device), labels.to(device), source.to(device), size, rows)
 
     def identity(self) -> list[Any]:
-        """What tells these images from others, for continuing a training; pixels are not read for it."""
-        return [
-            [data.name, data.split, len(data), hash_tensors({"labels": data.labels})] for data in self.sources
-        ] + [self.extra_share if len(self.sources) > 1 else None, self.flip]
+        """What tells these images from others, for continuing a training: all labels, and a few images."""
+        told: list[Any] = []
+        for data in self.sources:
+            few = range(0, len(data), max(1, len(data) // _FEW))
+            labels = hash_tensors({"labels": data.labels})
+            told.append([data.name, data.split, len(data), labels, data.fingerprint(few)])
+        return [*told, self.extra_share if len(self.sources) > 1 else None, self.flip]
