@@ -290,7 +290,7 @@ def test_a_damaged_checkpoint_is_one_line(
     (line,) = capsys.readouterr().err.splitlines()
     expected = "is of another training" if kind == "misfit" else "is no checkpoint" if kind == "other" else ""
     assert line.startswith(f"diffproof: error: checkpoint: {path} {expected or 'is damaged'}")
-    assert line.endswith("; --force starts anew")
+    assert line.endswith("; delete it to start anew")
     assert not trap.exists()
     assert run([*command, "--force"]) == 0
     assert not path.exists()

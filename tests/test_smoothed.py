@@ -19,8 +19,8 @@ from scipy.stats import beta, binom, norm
 from torch import Tensor, nn
 
 import diffproof as dp
+from diffproof.errors import is_out_of_memory
 from diffproof.noise import Noise, Stream
-from diffproof.smoothing.smoothed import is_out_of_memory
 
 WEIGHT = torch.tensor([3.0, -4.0], dtype=torch.float64)
 BIAS = 0.5

@@ -237,7 +237,7 @@ def test_loading_by_name_and_path(
 
     with pytest.raises(ValueError, match=f"^{kind}: unknown name 'digitz'; did you mean digits"):
         load("digitz")
-    with pytest.raises(ValueError, match="no such file: nowhere/digits.pt"):
+    with pytest.raises(ValueError, match=r"no such file: nowhere/digits\.pt"):
         load("nowhere/digits.pt")
     other = packaged("classifier")["digits"] if kind == "denoiser" else denoiser
     with pytest.raises(ValueError, match=rf"^{kind}: expected a file .* describes \w+$"):

@@ -36,25 +36,26 @@ def finetune(
     .loss.csv and .loss.png. An interrupted fine-tuning continues when the same command is given again.
     """
     from diffproof.classifiers.named import load_classifier
+    from diffproof.classifiers.protocol import check_classes
     from diffproof.classifiers.saved import describe_base
     from diffproof.denoisers.named import load_denoiser
     from diffproof.training import finetune as finetuning
     from diffproof.training.batches import Mixture
+    from diffproof.training.processes import is_first
 
     options = TrainingOptions(**common)
     options.check()
     settings = options.settings()
     images = options.training_images()
     data = Mixture(images, options.extra_images(extra_data), extra_share=extra_share, flip=options.flip)
-    model, diffusion = load_classifier(classifier), load_denoiser(denoiser)
-    classes = len(images.class_names)
-    if model.num_classes != classes and (images.classes_named or model.num_classes < classes):
-        raise ValueError(f"classifier: has {model.num_classes} classes, but {images.name} has {classes}")
+    device = options.torch_device()
+    model, diffusion = load_classifier(classifier).to(device), load_denoiser(denoiser).to(device)
+    check_classes(model, images.class_names, classes_named=images.classes_named, source=images.name)
     diffusion.check_sigma(sigma)
     description = describe_base(classifier)
     held_out = options.held_out()
     measured = partial(finetuning.denoised_accuracy, sigma=sigma, seed=options.seed)
-    before = None if held_out is None else measured(model, diffusion, held_out)
+    before = measured(model, diffusion, held_out) if held_out is not None and is_first() else None
     tuned, losses = fit_with_progress(
         options, partial(finetuning.finetune, model, diffusion, data, settings, sigma=sigma)
     )

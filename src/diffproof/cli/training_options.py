@@ -11,11 +11,16 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
     from diffproof.data.images import ImageData
     from diffproof.training.loop import TrainSettings
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
+# Most held-out images that a training is measured on.
+_MEASURED = 2000
 # Options that say where to compute, not what.
 _NOT_RECORDED = ("force", "device", "checkpoint_every")
 
@@ -29,7 +34,10 @@ def training_options(*, iterations: int, learning_rate: float) -> Callable[[Comm
         click.option("--limit", type=int, help="At most so many of them."),
         click.option("--image-size", type=int, help="Bring images to this size (shorter side, then centre)."),
         click.option("--flip", is_flag=True, help="Mirror each image with probability ½."),
-        click.option("--test-data", help="Images to measure on. [default: test split of a named data set]"),
+        click.option(
+            "--test-data",
+            help="Images to measure on, 2,000 at most. [default: test split of a named data set]",
+        ),
         click.option(
             "--out", required=True, type=click.Path(path_type=Path), help="Weights file, .safetensors."
         ),
@@ -42,7 +50,7 @@ def training_options(*, iterations: int, learning_rate: float) -> Callable[[Comm
         click.option("--seed", default=0, help="Seed of initialisation, batches and noise."),
         click.option("--device", default="auto", help="auto, cpu or cuda."),
         click.option("--checkpoint-every", default=180.0, help="Seconds between checkpoints."),
-        click.option("--force", is_flag=True, help="Start anew: ignore a checkpoint, overwrite the weights."),
+        click.option("--force", is_flag=True, help="Overwrite the weights file."),
     ]
 
     def decorate(command: Command) -> Command:
@@ -80,8 +88,8 @@ class TrainingOptions:
         """Refuse an output that cannot be written, before anything is computed.
 
         Raises:
-            ValueError: no .safetensors name, no such folder or none that takes files, or a file that is there
-                already.
+            ValueError: no .safetensors name, no such folder or none that takes files, a file that is there
+                already, or an unknown device.
         """
         if self.out.suffix != ".safetensors":
             raise ValueError(f"out: expected a .safetensors file, got {self.out}")
@@ -97,6 +105,7 @@ class TrainingOptions:
             raise ValueError(f"out: cannot write {self.out}: {error.strerror}") from None
         if not self.checkpoint_every > 0:
             raise ValueError(f"checkpoint_every: expected a number > 0, got {self.checkpoint_every}")
+        self.torch_device()
 
     @property
     def checkpoint(self) -> Path:
@@ -132,15 +141,21 @@ class TrainingOptions:
             return None
         return load_data(source, image_size=self.image_size, default_split="train")
 
+    def torch_device(self) -> torch.device:
+        """Where to compute."""
+        from diffproof.runs.certify import resolve_device
+
+        return resolve_device(self.device)
+
     def held_out(self) -> ImageData | None:
-        """The images to measure on, if any."""
+        """The images to measure on, if any: at most 2,000, evenly spaced."""
         from diffproof.data.named import HUB_NAMES, SHIPPED, load_data
 
-        if self.test_data is not None:
-            return load_data(self.test_data, image_size=self.image_size)
-        if self.data in (*SHIPPED, *HUB_NAMES):
-            return load_data(self.data, "test", image_size=self.image_size)
-        return None
+        source = self.test_data or (self.data if self.data in (*SHIPPED, *HUB_NAMES) else None)
+        if source is None:
+            return None
+        data = load_data(source, image_size=self.image_size)
+        return data.select(range(0, len(data), -(-len(data) // _MEASURED)))
 
 
 def fit_with_progress(options: TrainingOptions, train: Callable[..., Any]) -> tuple[Any, list[float]]:
@@ -148,14 +163,10 @@ def fit_with_progress(options: TrainingOptions, train: Callable[..., Any]) -> tu
 
     Where several processes share the training, all but the first end here.
     """
-    from diffproof.files import remove
-    from diffproof.runs.certify import resolve_device
     from diffproof.runs.progress import training_progress
     from diffproof.training.loop import Progress
     from diffproof.training.processes import is_first
 
-    if options.force:
-        remove(options.checkpoint)
     losses: list[float] = []
     with training_progress(options.iterations) as show:
 
@@ -164,13 +175,28 @@ def fit_with_progress(options: TrainingOptions, train: Callable[..., Any]) -> tu
             if is_first():
                 show(step, loss)
 
-        progress = Progress(
-            on_step, options.checkpoint, options.checkpoint_every, resolve_device(options.device)
-        )
+        progress = Progress(on_step, options.checkpoint, options.checkpoint_every, options.torch_device())
         trained = train(progress=progress)
     if not is_first():
         click.get_current_context().exit()
-    return trained, losses
+    if options.half:
+        round_to_half(trained.network)
+    return trained.to(options.torch_device()), losses
+
+
+def round_to_half(network: nn.Module) -> None:
+    """Round weights to half precision in place, so that what is measured is what is written.
+
+    Raises:
+        ValueError: one is too large for it.
+    """
+    import torch
+
+    for name, tensor in network.state_dict().items():
+        if tensor.is_floating_point():
+            tensor.copy_(tensor.half())
+            if not bool(torch.isfinite(tensor).all()):
+                raise ValueError(f"half: {name} has values beyond half precision; leave --half out")
 
 
 def write_weights(

@@ -80,8 +80,7 @@ def _open(source: str, split: str | None, default: str, image_size: int | None) 
 
     if source in HUB_NAMES:
         named = HUB_NAMES[source]
-        wanted = split or default
-        wanted = named.test if wanted == "test" else wanted
+        wanted = split or (named.test if default == "test" else default)
         return load_hub(named.id, wanted, default, image_size or named.image_size)
     file = path.suffix == ".parquet" or source.startswith((".", "/", "~"))
     if path.exists() or (source.count("/") == 1 and not file):

@@ -10,14 +10,16 @@ from typing import Any
 
 import torch
 
+from diffproof.checks import unknown_name
 from diffproof.classifiers.named import load_classifier
+from diffproof.classifiers.protocol import check_classes
 from diffproof.data.images import ImageData
 from diffproof.data.indices import parse_indices
 from diffproof.data.named import load_data
 from diffproof.defenses.named import load_defense, set_precision
 from diffproof.denoisers.named import load_denoiser
 from diffproof.noise import Stream
-from diffproof.runs.settings import CertifySettings
+from diffproof.runs.settings import DEVICES, CertifySettings
 from diffproof.runs.store import ImageResult, Partial, RunStore
 from diffproof.smoothing.bounds import largest_radius
 from diffproof.smoothing.smoothed import Smoothed, Tally
@@ -61,9 +63,7 @@ def prepare(settings: CertifySettings) -> Job:
     spec = f"0:{len(data)}" if settings.indices is None else settings.indices
     indices = parse_indices(spec, len(data))[: settings.limit]
     classifier = load_classifier(settings.classifier)
-    classes = len(data.class_names)
-    if classifier.num_classes != classes and (data.classes_named or classifier.num_classes < classes):
-        raise ValueError(f"classifier: has {classifier.num_classes} classes, but {data.name} has {classes}")
+    check_classes(classifier, data.class_names, classes_named=data.classes_named, source=data.name)
     denoiser = None if settings.denoiser is None else load_denoiser(settings.denoiser)
     options: dict[str, Any] = {}
     if settings.method == "densepure":
@@ -90,8 +90,10 @@ def resolve_device(name: str) -> torch.device:
     """The device of a --device value: auto takes CUDA where there is one.
 
     Raises:
-        ValueError: cuda without a CUDA device.
+        ValueError: another name, or cuda without a CUDA device.
     """
+    if name not in DEVICES:
+        raise unknown_name("device", name, DEVICES)
     if name == "cuda" and not torch.cuda.is_available():
         raise ValueError("device: no CUDA device is available; expected cpu or auto")
     if name == "auto":

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from diffproof.checks import check_at_least, check_pixels, check_positive, check_probability, check_shape
 from diffproof.defenses.protocol import Defense, Labelled
+from diffproof.errors import is_out_of_memory
 from diffproof.noise import Noise, Stream
 from diffproof.smoothing.bounds import Bound, as_bound, prediction, radius_bound
 from diffproof.smoothing.certificate import Certificate
@@ -287,12 +288,3 @@ class Smoothed:
         if self._weights_hash is None and isinstance(self.base, Defense):
             self._weights_hash = hash_tensors(self.base.state_dict(), self.base.describe())
         return self._weights_hash
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an exception of torch or Python means that memory ran out."""
-    if isinstance(error, MemoryError | torch.OutOfMemoryError):
-        return True
-    # The second is all that oneDNN, torch's library for convolutions on CPUs, says of it.
-    signs = ("can't allocate memory", "could not create a primitive")
-    return isinstance(error, RuntimeError) and any(sign in str(error) for sign in signs)

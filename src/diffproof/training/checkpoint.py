@@ -61,7 +61,7 @@ class Checkpoint:
         """
         if self.path is None:
             return
-        states = self.processes.gather(_random_state(self.processes.device))
+        states = [self.processes.gather(state) for state in _random_states(self.processes.device)]
         if self.processes.rank:
             return
         state: dict[str, Any] = {name: part.state_dict() for name, part in self.parts.items()}
@@ -92,21 +92,23 @@ class Checkpoint:
         try:
             state = load_nested(self.path)
         except ValueError:
-            raise ValueError(f"checkpoint: {self.path} is damaged; --force starts anew") from None
+            raise ValueError(f"checkpoint: {self.path} is damaged; delete it to start anew") from None
         expected = {*self.parts, "identity", "losses", "generator", "random"}
         if not isinstance(state, dict) or set(state) != expected:
-            raise ValueError(f"checkpoint: {self.path} is no checkpoint of a training; --force starts anew")
+            raise ValueError(
+                f"checkpoint: {self.path} is no checkpoint of a training; delete it to start anew"
+            )
         theirs: dict[str, Any] = json.loads(state["identity"])
         differing = _differences(theirs, self.identity)
         if differing:
             raise ValueError(
                 f"checkpoint: {self.path} is of another training: {'; '.join(differing[:3])};"
-                " --force starts anew"
+                " delete it to start anew"
             )
         for name, part in self.parts.items():
             part.load_state_dict(state[name])
         self.generator.set_state(state["generator"])
-        _set_random_state(state["random"][self.processes.rank], self.processes.device)
+        _set_random_states([states[self.processes.rank] for states in state["random"]], self.processes.device)
         losses: list[float] = state["losses"].tolist()
         self.saved_at = len(losses)
         return losses
@@ -129,12 +131,13 @@ def _differences(theirs: Mapping[str, Any], mine: Mapping[str, Any], prefix: str
     return found
 
 
-def _random_state(device: torch.device) -> Tensor:
-    return torch.cuda.get_rng_state(device) if device.type == "cuda" else torch.get_rng_state()
+def _random_states(device: torch.device) -> list[Tensor]:
+    """Torch's own generators: the CPU's, and that of the GPU where there is one."""
+    on_gpu = [torch.cuda.get_rng_state(device)] if device.type == "cuda" else []
+    return [torch.get_rng_state(), *on_gpu]
 
 
-def _set_random_state(state: Tensor, device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.set_rng_state(state, device)
-    else:
-        torch.set_rng_state(state)
+def _set_random_states(states: list[Tensor], device: torch.device) -> None:
+    torch.set_rng_state(states[0])
+    if device.type == "cuda" and len(states) > 1:
+        torch.cuda.set_rng_state(states[1], device)

@@ -14,23 +14,36 @@ from diffproof.data.images import ImageData
 from diffproof.training.batches import Batch, Mixture
 from diffproof.training.loop import Progress, TrainSettings, fit
 
-# Images that normalisation is measured on, and that are labelled at once.
+# Most images that normalisation is measured on, and how many are in work at once.
 _MEASURED = 10_000
 _AT_ONCE = 256
 
 
 def describe_classifier(data: ImageData, width: int) -> dict[str, Any]:
-    """What a weights file says of the network it holds; normalisation from the first 10,000 images."""
+    """What a weights file says of the network it holds; normalisation from up to 10,000 images."""
     check_at_least("width", width, 1)
-    images = data.batch(range(min(len(data), _MEASURED)))
+    mean, std = _mean_and_std(data)
     return {
         "kind": "classifier",
         "image_shape": list(data.image_shape),
         "num_classes": len(data.class_names),
         "width": width,
-        "mean": [round(value, 6) for value in images.mean((0, 2, 3)).tolist()],
-        "std": [round(value, 6) for value in images.std((0, 2, 3)).tolist()],
+        "mean": [round(value, 6) for value in mean.tolist()],
+        "std": [round(value, 6) for value in std.tolist()],
     }
+
+
+def _mean_and_std(data: ImageData) -> tuple[Tensor, Tensor]:
+    """Of each channel, over evenly spaced images."""
+    chosen = range(0, len(data), -(-len(data) // _MEASURED))
+    count, total, squares = 0, torch.zeros(1), torch.zeros(1)
+    for start in range(0, len(chosen), _AT_ONCE):
+        images = data.batch(chosen[start : start + _AT_ONCE]).double()
+        count += images[:, 0].numel()
+        total = total + images.sum((0, 2, 3))
+        squares = squares + images.square().sum((0, 2, 3))
+    mean = total / count
+    return mean, ((squares - count * mean.square()) / (count - 1)).clamp(min=1e-12).sqrt()
 
 
 def train_classifier(
@@ -74,6 +87,7 @@ def train_classifier(
 def accuracy(classifier: nn.Module, data: ImageData, noise_sigma: float = 0.0, seed: int = 0) -> float:
     """Share of images classified correctly, with Gaussian noise of `noise_sigma` if it is not 0."""
     generator = torch.Generator().manual_seed(seed)
+    device = next(classifier.parameters()).device
     correct = 0
     with torch.no_grad():
         for start in range(0, len(data), _AT_ONCE):
@@ -81,5 +95,6 @@ def accuracy(classifier: nn.Module, data: ImageData, noise_sigma: float = 0.0, s
             images = data.batch(chosen)
             if noise_sigma:
                 images = images + noise_sigma * torch.randn(images.shape, generator=generator)
-            correct += int((classifier(images).argmax(1) == data.labels[start : chosen.stop]).sum())
+            labels = classifier(images.to(device)).argmax(1).cpu()
+            correct += int((labels == data.labels[start : chosen.stop]).sum())
     return correct / len(data)

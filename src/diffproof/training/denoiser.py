@@ -167,12 +167,14 @@ def denoising_errors(
 ) -> list[float]:
     """Root-mean-square pixel error of the unconditional denoiser on held-out images, at each sigma."""
     generator = torch.Generator().manual_seed(seed)
-    squares, pixels = [0.0] * len(sigmas), 0
+    device = next(denoiser.parameters()).device
+    squares, values = [0.0] * len(sigmas), 0
     with torch.no_grad():
         for start in range(0, len(data), _AT_ONCE):
             images = data.batch(range(start, min(start + _AT_ONCE, len(data))))
-            noise = torch.randn(images.shape, generator=generator)
-            pixels += images.numel()
+            noise = torch.randn(images.shape, generator=generator).to(device)
+            images = images.to(device)
             for i, sigma in enumerate(sigmas):
-                squares[i] += float((denoiser(images + sigma * noise, sigma) - images).square().sum())
-    return [math.sqrt(total / pixels) for total in squares]
+                squares[i] += float((denoiser(images + sigma * noise, sigma) - images).double().pow(2).sum())
+            values += images.numel()
+    return [math.sqrt(square / values) for square in squares]

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from diffproof.checks import check_at_least, check_positive, check_probability, unknown_name
+from diffproof.errors import is_out_of_memory
 from diffproof.training.batches import Batch, Mixture
 from diffproof.training.checkpoint import Checkpoint, Identity
 from diffproof.training.interrupts import InterruptedBetweenStepsError, interrupts_put_off
@@ -54,7 +55,8 @@ class TrainSettings:
         check_at_least("batch_size", self.batch_size, 1)
         check_positive("learning_rate", self.learning_rate)
         check_probability("ema_decay", self.ema_decay)
-        check_at_least("seed", self.seed, 0)
+        if check_at_least("seed", self.seed, 0) >= _DROPOUT_SEED:
+            raise ValueError(f"seed: expected an integer below 2^32, got {self.seed}")
         if self.precision not in PRECISIONS:
             raise unknown_name("precision", self.precision, PRECISIONS)
 
@@ -101,8 +103,9 @@ def fit(
         identity: what else must be the same for a checkpoint to be continued.
 
     Raises:
-        ValueError: the loss stopped being finite, data that cannot be read, or the checkpoint is of another
-            training.
+        ValueError: the loss stopped being finite, data that cannot be read, a network that cannot take it, or
+            the checkpoint is of another training.
+        MemoryError: a step does not fit into memory.
     """
     progress = progress or Progress()
     with Processes.joined(progress.device) as processes:
@@ -181,7 +184,7 @@ class _Fit:
             with interrupts_put_off() as raise_interrupt:
                 while len(self.losses) < self.settings.iterations:
                     due = time.monotonic() - saved > self.progress.checkpoint_every
-                    loss, due = self.step(due)
+                    loss, due = self.checked_step(due)
                     self.progress.on_step(len(self.losses), loss)
                     if due:
                         self.checkpoint.save(self.losses)
@@ -195,8 +198,23 @@ class _Fit:
                 f"{len(self.losses)} of {self.settings.iterations} iterations are saved; the same command"
                 " continues"
             ) from None
+        # What follows a training, such as measurements, can be interrupted, too.
+        self.checkpoint.save(self.losses)
         module: nn.Module = self.average.module
         return module.cpu().eval()
+
+    def checked_step(self, checkpoint_due: bool) -> tuple[float, bool]:
+        """`step`, with what a user can do about torch's errors."""
+        try:
+            return self.step(checkpoint_due)
+        except (RuntimeError, MemoryError) as error:
+            if is_out_of_memory(error):
+                raise MemoryError("training: a step does not fit into memory; lower the batch size") from None
+            if self.losses or self.processes.count > 1:
+                raise
+            # A network that cannot take the images says so in torch's words.
+            reason = str(error).splitlines()[0]
+            raise ValueError(f"training: the network cannot take these images: {reason}") from error
 
     def step(self, checkpoint_due: bool) -> tuple[float, bool]:
         """One optimiser step; its loss, and whether any process wants a checkpoint."""

@@ -14,7 +14,11 @@ from torch import Tensor, distributed, nn
 
 def is_first() -> bool:
     """Whether this process is the one of a training that reports and writes."""
-    return os.environ.get("RANK", "0") == "0"
+    return _count() == 1 or os.environ.get("RANK") == "0"
+
+
+def _count() -> int:
+    return int(os.environ.get("WORLD_SIZE", "1")) if distributed.is_available() else 1
 
 
 @dataclass(frozen=True)
@@ -34,8 +38,7 @@ class Processes:
     @contextmanager
     def joined(cls, device: torch.device) -> Iterator[Processes]:
         """Join the others that `accelerate launch` or `torchrun` started; alone where none did."""
-        count = int(os.environ.get("WORLD_SIZE", "1"))
-        if count == 1 or not distributed.is_available():
+        if _count() == 1:
             yield cls(0, 1, device)
             return
         if device.type == "cuda":

@@ -1,0 +1,14 @@
+"""Telling errors apart."""
+
+from __future__ import annotations
+
+import torch
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an exception of torch or Python means that memory ran out."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    # The second is all that oneDNN, torch's library for convolutions on CPUs, says of it.
+    signs = ("can't allocate memory", "could not create a primitive")
+    return isinstance(error, RuntimeError) and any(sign in str(error) for sign in signs)
