@@ -124,3 +124,31 @@ def predicted_labels(logits: Tensor) -> Tensor:
     if bool(torch.isinf(logits).all(1).any()):
         raise ValueError("classifier: expected finite logits, got a row of infinities")
     return logits.argmax(dim=1)
+
+
+def check_classes(
+    classifier: Classifier, class_names: Sequence[str], *, classes_named: bool, source: str
+) -> None:
+    """Raise unless a classifier's classes can be those of the data.
+
+    Args:
+        classifier: its number of classes, and their names where it has them.
+        class_names: those of the data, by label.
+        classes_named: the data names its classes; if not, the classifier may have more than the data shows.
+        source: the data's name, for the message.
+
+    Raises:
+        ValueError: another number of classes, or the same names (in any case) in another order.
+    """
+    have, wanted = classifier.num_classes, len(class_names)
+    if have != wanted and (classes_named or have < wanted):
+        raise ValueError(f"classifier: has {have} classes, but {source} has {wanted}")
+    if not classes_named or classifier.class_names is None:
+        return
+    ours, theirs = ([name.casefold() for name in names] for names in (classifier.class_names, class_names))
+    if ours != theirs and sorted(ours) == sorted(theirs):
+        label = next(i for i in range(wanted) if ours[i] != theirs[i])
+        raise ValueError(
+            f"classifier: its classes are those of {source} in another order: label {label} is"
+            f" {classifier.class_names[label]!r}, but {class_names[label]!r} in the data"
+        )
