@@ -5,11 +5,14 @@ from __future__ import annotations
 import importlib
 import io
 import json
+import os
 import pickle
 import sys
 from collections.abc import Callable
 from contextlib import nullcontext
+from enum import Enum
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -282,6 +285,16 @@ def test_resnet_files_of_all_shapes_load(tmp_path: Path, prefix: str, nested: bo
     torch.testing.assert_close(classifier(images), expected)
 
 
+def test_a_converted_resnet_loads(tmp_path: Path) -> None:
+    network = randomised(resnet.build("resnet20", 10).network)
+    state = {f"module.{key}": tensor for key, tensor in network.state_dict().items()}
+    torch.save({"state_dict": state, "best_prec1": 91.7}, tmp_path / "w.th")
+    assert run(["convert", str(tmp_path / "w.th"), str(tmp_path / "w.safetensors")]) == 0
+    classifiers = [dp.load_classifier(f"resnet20@{tmp_path / name}") for name in ("w.th", "w.safetensors")]
+    images = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+    torch.testing.assert_close(classifiers[1](images), classifiers[0](images), rtol=0, atol=0)
+
+
 def test_resnet_files_that_do_not_fit(tmp_path: Path) -> None:
     path = tmp_path / "w.th"
     torch.save(resnet.build("resnet20", 10).network.state_dict(), path)
@@ -552,6 +565,54 @@ def test_timm_configurations(changes: dict[str, Any], size: Any, crop: Any) -> N
         resize_of({**config, "interpolation": "lanczos"})
 
 
+def fake_library(monkeypatch: pytest.MonkeyPatch, name: str, load: Callable[..., nn.Module]) -> str:
+    """Put a stand-in for a library in its place whose models come from `load`; returns the spec of one."""
+    fakes: dict[str, dict[str, Any]] = {
+        "timm": {"timm": {"create_model": load}},
+        "torchvision": {
+            "torchvision.models": {
+                "list_models": lambda module: ["net"],
+                "get_model_weights": lambda name: Enum("Weights", ["DEFAULT"]),
+                "get_model": load,
+            }
+        },
+        "robustbench": {
+            "robustbench": {"load_model": load},
+            "robustbench.model_zoo": {"model_dicts": {"cifar10": {"Linf": {"net": {}}}}},
+            "robustbench.model_zoo.enums": {"BenchmarkDataset": str, "ThreatModel": str},
+        },
+    }
+    for module, content in fakes[name].items():
+        fake = ModuleType(module)
+        vars(fake).update(content)
+        monkeypatch.setitem(sys.modules, module, fake)
+    return f"{name}:net"
+
+
+@pytest.mark.parametrize("library", ["timm", "torchvision", "robustbench"])
+@pytest.mark.parametrize("allowed", [True, False])
+def test_libraries_run_no_pickled_code(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, library: str, allowed: bool
+) -> None:
+    force, allow = "TORCH_FORCE_WEIGHTS_ONLY_LOAD", "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"
+    monkeypatch.setenv(allow, "1") if allowed else monkeypatch.delenv(allow, raising=False)
+    monkeypatch.delenv(force, raising=False)
+    marker, path = tmp_path / "ran", tmp_path / "pytorch_model.bin"
+    torch.save({"state_dict": {"a": torch.ones(1)}, "other": Trap(marker)}, path)
+
+    def load(*_: object, **__: object) -> nn.Module:
+        torch.load(path, map_location="cpu", weights_only=False)
+        raise AssertionError("the file has loaded")
+
+    text = fails(fake_library(monkeypatch, library, load))
+    assert text == (
+        f"{library}: cannot load 'net': its weights file is a pickle that holds code, or is damaged, and was"
+        " not loaded"
+    )
+    assert not marker.exists()
+    assert (os.environ.get(force), os.environ.get(allow)) == (None, "1" if allowed else None)
+
+
 @pytest.mark.parametrize("classes", [7, 1000])
 def test_torchvision_models(tmp_path: Path, classes: int) -> None:
     models = imported("torchvision.models")
@@ -704,6 +765,7 @@ def test_own_code_that_fails(user_code: Path, spec: str, message: str) -> None:
         ("hf:folder@1", (Kind.LIBRARY, "hf", "folder@1", None)),
         ("timm:hf-hub:timm/x", (Kind.LIBRARY, "timm", "hf-hub:timm/x", None)),
         ("torchvision:resnet50@IMAGENET1K_V2", (Kind.LIBRARY, "torchvision", "resnet50", "IMAGENET1K_V2")),
+        ("resnet20@runs/w.safetensors", (Kind.RESNET, "", "resnet20", "runs/w.safetensors")),
         ("resnet56@a/b@c.th", (Kind.RESNET, "", "resnet56", "a/b@c.th")),
         ("my.models:make", (Kind.CODE, "my.models", "make", None)),
         ("models:make@a/w.pt", (Kind.CODE, "models", "make", "a/w.pt")),

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import pickle
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -125,6 +127,31 @@ def _read_pickle_as_data(path: Path) -> Any:
     except Exception as error:  # a damaged pickle ends in almost any exception
         reason = " ".join(str(error).split())[:160]
         raise ValueError(f"weights: {path} is unreadable or truncated: {reason}") from None
+
+
+@contextmanager
+def only_data() -> Iterator[None]:
+    """Within this block torch.load runs no code in a pickle, whatever the library that calls it asks for.
+
+    Raises:
+        CodeInPickleError: a file that the block loads holds code, or is damaged.
+    """
+    # torch's own switches: the first overrides every caller, and having both is an error.
+    names = ("TORCH_FORCE_WEIGHTS_ONLY_LOAD", "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD")
+    before = {name: os.environ.pop(name, None) for name in names}
+    os.environ[names[0]] = "1"
+    try:
+        with torch.serialization.safe_globals(_NUMPY_NUMBERS):
+            yield
+    except pickle.UnpicklingError:
+        raise CodeInPickleError(
+            "its weights file is a pickle that holds code, or is damaged, and was not loaded"
+        ) from None
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name, None)
+            if value is not None:
+                os.environ[name] = value
 
 
 def load_into(module: nn.Module, tensors: dict[str, Tensor], source: str) -> None:

@@ -54,8 +54,15 @@ def parse(spec: str) -> Spec:
         ValueError: it has none of the forms, or an unknown name.
     """
     files = packaged("classifier")
-    if spec in files or Path(spec).is_file() or (spec.endswith(".safetensors") and ":" not in spec):
+    if spec in files or Path(spec).is_file():
         return Spec(Kind.FILE, "", str(files.get(spec, spec)), None)
+    name, at, weights = spec.partition("@")
+    if name in resnet.BLOCKS:
+        if not weights:
+            raise ValueError(f"classifier: expected {name}@FILE, got {spec!r}")
+        return Spec(Kind.RESNET, "", name, weights)
+    if spec.endswith(".safetensors") and ":" not in spec:
+        return Spec(Kind.FILE, "", spec, None)
     family, colon, rest = spec.partition(":")
     if colon and family in LIBRARIES:
         name, at, weights = (rest, "", "") if family == "hf" else rest.partition("@")
@@ -64,13 +71,8 @@ def parse(spec: str) -> Spec:
         return Spec(Kind.LIBRARY, family, name, weights or None)
     if match := _CODE.fullmatch(spec):
         return Spec(Kind.CODE, match["module"], match["function"], match["weights"] or None)
-    name, at, weights = spec.partition("@")
-    if at or name in resnet.BLOCKS:
-        if name not in resnet.BLOCKS:
-            raise unknown_name("classifier", name, resnet.BLOCKS)
-        if not weights:
-            raise ValueError(f"classifier: expected {name}@FILE, got {spec!r}")
-        return Spec(Kind.RESNET, "", name, weights)
+    if at:
+        raise unknown_name("classifier", name, resnet.BLOCKS)
     if Path(spec).suffix == "" and "/" not in spec:
         raise unknown_name("classifier", spec, [*files, *resnet.BLOCKS, *(f"{name}:" for name in LIBRARIES)])
     return Spec(Kind.FILE, "", spec, None)

@@ -11,6 +11,7 @@ from diffproof.checks import unknown_name
 from diffproof.classifiers.optional import import_optional, one_line
 from diffproof.classifiers.preprocessing import Interpolation, Resize
 from diffproof.classifiers.protocol import Classifier
+from diffproof.weights import only_data
 
 _CLASSES = {"cifar10": 10, "cifar100": 100, "imagenet": 1000}
 _THREATS = ("Linf", "L2", "corruptions", "corruptions_3d")
@@ -23,7 +24,8 @@ _RESIZES = {
 
 
 def load(name: str, choice: str | None) -> Classifier:
-    """A RobustBench model; normalisation is part of its network. Its weights lie in torch's hub folder.
+    """A RobustBench model; normalisation is part of its network. Its weights lie in torch's hub folder and
+    load as data only.
 
     Args:
         name: its name in the model zoo ("Carmon2019Unlabeled").
@@ -31,8 +33,8 @@ def load(name: str, choice: str | None) -> Classifier:
             or corruptions_3d; None for cifar10/Linf.
 
     Raises:
-        ValueError: robustbench is missing, a name unknown, the weights not to be had, or ImageNet images
-            prepared in a way that is not supported.
+        ValueError: robustbench is missing, a name unknown, the weights not to be had or a pickle with
+            code in it, or ImageNet images prepared in a way that is not supported.
     """
     dataset, _, threat = (choice or "cifar10/Linf").partition("/")
     if dataset not in _CLASSES:
@@ -53,7 +55,8 @@ def load(name: str, choice: str | None) -> Classifier:
         resize = _RESIZES[preparation]
     folder = Path(torch.hub.get_dir()) / "robustbench"
     try:
-        network: nn.Module = zoo.load_model(name, model_dir=folder, dataset=dataset, threat_model=threat)
+        with only_data():
+            network: nn.Module = zoo.load_model(name, model_dir=folder, dataset=dataset, threat_model=threat)
     except MemoryError:
         raise
     except Exception as error:  # a failed download, a damaged file, …

@@ -11,23 +11,24 @@ from torch import nn
 from diffproof.classifiers.optional import import_optional, one_line
 from diffproof.classifiers.preprocessing import Resize, as_interpolation
 from diffproof.classifiers.protocol import Classifier
-from diffproof.weights import load_into, load_weights
+from diffproof.weights import load_into, load_weights, only_data
 
 
 def load(name: str, weights: str | None) -> Classifier:
-    """A timm model with the preprocessing of its own configuration.
+    """A timm model with the preprocessing of its own configuration. Its weights load as data only.
 
     Args:
         name: as timm.create_model takes it, perhaps with a tag: "resnet18.a1_in1k", "hf-hub:owner/model".
         weights: a state dict to load in place of timm's own, of any number of classes; None takes timm's.
 
     Raises:
-        ValueError: timm is missing, the name unknown, the weights not to be had or not fitting, or a
-            preprocessing that torch cannot do.
+        ValueError: timm is missing, the name unknown, the weights not to be had, not fitting or a pickle
+            with code in it, or a preprocessing that torch cannot do.
     """
     timm = import_optional("timm", "timm")
     try:
-        network: nn.Module = timm.create_model(name, pretrained=weights is None)
+        with only_data():
+            network: nn.Module = timm.create_model(name, pretrained=weights is None)
     except MemoryError:
         raise
     except Exception as error:  # an unknown name, a failed download, …

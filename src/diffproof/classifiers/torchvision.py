@@ -11,11 +11,11 @@ from diffproof.checks import unknown_name
 from diffproof.classifiers.optional import import_optional, one_line
 from diffproof.classifiers.preprocessing import Resize, as_interpolation
 from diffproof.classifiers.protocol import Classifier
-from diffproof.weights import load_into, load_weights
+from diffproof.weights import CodeInPickleError, load_into, load_weights, only_data
 
 
 def load(name: str, weights: str | None) -> Classifier:
-    """A torchvision model with the preprocessing of its published weights.
+    """A torchvision model with the preprocessing of its published weights, which load as data only.
 
     Args:
         name: as torchvision.models.get_model takes it ("resnet50").
@@ -23,8 +23,8 @@ def load(name: str, weights: str | None) -> Classifier:
             whose images are prepared as those of the default weights; None takes the default weights.
 
     Raises:
-        ValueError: torchvision is missing, a name unknown, the weights not to be had or not fitting, or the
-            model is no image classifier.
+        ValueError: torchvision is missing, a name unknown, the weights not to be had, not fitting or a
+            pickle with code in it, or the model is no image classifier.
     """
     models = import_optional("torchvision.models", "torchvision")
     known = models.list_models(module=models)
@@ -36,7 +36,8 @@ def load(name: str, weights: str | None) -> Classifier:
         raise unknown_name(f"{name} weights (nor is there a file)", str(weights), published.__members__)
     chosen = published["DEFAULT" if weights is None or is_file else weights]
     try:
-        network: nn.Module = models.get_model(name, weights=None if is_file else chosen)
+        with only_data():
+            network: nn.Module = models.get_model(name, weights=None if is_file else chosen)
         names: list[str] | None = chosen.meta["categories"]
         num_classes = len(chosen.meta["categories"])
         if is_file:
@@ -48,6 +49,8 @@ def load(name: str, weights: str | None) -> Classifier:
                 num_classes = len(head)
                 network = models.get_model(name, weights=None, num_classes=num_classes)
             load_into(network, tensors, str(weights))
+    except CodeInPickleError as error:
+        raise ValueError(f"torchvision: cannot load {name!r}: {error}") from None
     except (ValueError, MemoryError):
         raise
     except Exception as error:  # a failed download, a broken cache, …
