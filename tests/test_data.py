@@ -15,10 +15,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from conftest import rows
 from sklearn.datasets import load_digits
 from torch import Tensor
 
 import diffproof as dp
+from diffproof.cli.main import run
 from diffproof.data.indices import parse_indices
 
 
@@ -523,6 +525,7 @@ def test_npz_layouts(tmp_path: Path, images: np.ndarray, expected: np.ndarray) -
     [
         ({"images": 0, "labels": 0}, {}, "all", 0),
         ({"x": 1, "y": 1}, {"default_split": "train"}, "all", 1),
+        ({"x": 1, "y": 1}, {"split": "all"}, "all", 1),
         ({"x_train": 0, "y_train": 0, "x_test": 1, "y_test": 1}, {}, "test", 1),
         ({"x_train": 0, "y_train": 0, "x_test": 1, "y_test": 1}, {"default_split": "train"}, "train", 0),
         ({"x_train": 0, "y_train": 0, "x_test": 1, "y_test": 1}, {"split": "train"}, "train", 0),
@@ -592,6 +595,20 @@ def test_npz_of_other_forms(
     np.savez(tmp_path / "few.npz", **arrays)
     with pytest.raises(ValueError, match=re.escape(message)):
         dp.load_data(str(tmp_path / "few.npz"), **options)
+
+
+def test_a_run_on_an_archive_repeats_from_its_own_settings(tmp_path: Path) -> None:
+    images, labels = dp.load_data("digits", limit=4)
+    np.savez(tmp_path / "few.npz", images=images.numpy(), labels=labels.numpy())
+    out = tmp_path / "run"
+    flags = ["--data", str(tmp_path / "few.npz"), "--classifier", "digits", "--denoiser", "digits"]
+    flags += ["--method", "dds", "--sigma", "0.25", "--n0", "5", "--n", "20", "--seed", "3"]
+    assert run(["certify", *flags, "--out", str(out)]) == 0
+    assert run(["verify", str(out), "--resample", "1"]) == 0
+    again = tmp_path / "again"
+    assert run(["certify", "--config", str(out / "settings.yaml"), "--out", str(again)]) == 0
+    assert len(rows(out)) == 4
+    assert rows(again) == rows(out)
 
 
 class Bomb:

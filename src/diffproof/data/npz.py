@@ -16,6 +16,8 @@ from diffproof.data.images import ImageData
 # Names under which archives keep images and labels; {} stands for the split.
 _NAMES_BY_SPLIT = (("x_{}", "y_{}"), ("{}_images", "{}_labels"))
 _NAMES = (("images", "labels"), ("x", "y"))
+# The split of arrays that name none.
+_ALL = "all"
 
 
 def load_npz(path: Path, split: str | None, default: str) -> ImageData:
@@ -25,7 +27,8 @@ def load_npz(path: Path, split: str | None, default: str) -> ImageData:
         path: the file. Arrays are named images and labels, x and y, or with the split: x_test and y_test,
             test_images and test_labels. Images are N×H×W, N×H×W×C or N×C×H×W, uint8 or floats in [0, 1];
             labels N integers.
-        split: which of the splits; None for `default`, the only one there is, or arrays that name none.
+        split: which of the splits, "all" for arrays that name none; None for `default`, the only one there
+            is, or arrays that name none.
         default: see load_data.
 
     Raises:
@@ -44,12 +47,11 @@ def load_npz(path: Path, split: str | None, default: str) -> ImageData:
     labels = labels[:, 0] if labels.ndim == 2 and labels.shape[1] == 1 else labels
     if not np.issubdtype(labels.dtype, np.integer) or labels.ndim != 1:
         raise ValueError(f"data: labels in {path}: expected N integers, got {labels.dtype} {labels.shape}")
-    named_split = found[2] or "all"
     count = int(labels.max()) + 1 if len(labels) else 0
     classes = [str(label) for label in range(count)]
     return ImageData(
         path.name,
-        named_split,
+        found[2],
         pixels,
         torch.from_numpy(labels.astype(np.int64)),
         classes,
@@ -67,8 +69,8 @@ def _damage_told(path: Path) -> Iterator[None]:
         raise ValueError(f"data: cannot read {path}: {' '.join(str(error).split())[:200]}") from None
 
 
-def _find(path: Path, names: list[str], split: str | None, default: str) -> tuple[str, str, str | None]:
-    """The names of the arrays of images and of labels, and of their split if they have one."""
+def _find(path: Path, names: list[str], split: str | None, default: str) -> tuple[str, str, str]:
+    """The names of the arrays of images and of labels, and of their split."""
     splits = {
         found[1]: (name, labels.format(found[1]))
         for images, labels in _NAMES_BY_SPLIT
@@ -82,9 +84,12 @@ def _find(path: Path, names: list[str], split: str | None, default: str) -> tupl
         return (*splits[wanted], wanted)
     for pair in _NAMES:
         if set(pair) <= set(names):
-            if split is not None:
-                raise ValueError(f"split: {path} has one set of images without a name, got {split!r}")
-            return (*pair, None)
+            if split not in (None, _ALL):
+                raise ValueError(
+                    f"split: expected none or {_ALL!r}, as {path} has one set of images without a name,"
+                    f" got {split!r}"
+                )
+            return (*pair, _ALL)
     raise ValueError(
         f"data: {path}: expected arrays images and labels (or x_test and y_test), got {', '.join(names)}"
     )
