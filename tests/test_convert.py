@@ -25,6 +25,7 @@ from diffproof.denoisers import edm
 from diffproof.denoisers.named import load_denoiser
 from diffproof.denoisers.ncsnpp import Architecture
 from diffproof.unpickling import USUAL_KEYS, main
+from diffproof.weights import load_weights, packaged
 
 STATE = {"a.weight": torch.arange(6.0).reshape(2, 3), "b": torch.tensor([1, 2]), "c": torch.ones(2).half()}
 
@@ -105,6 +106,7 @@ def assert_holds(path: Path, expected: dict[str, Tensor]) -> None:
         *[({"step": 3, name: STATE, "z": {"x": torch.zeros(1)}}, None, repr(name)) for name in USUAL_KEYS],
         ({"model": {"x": torch.zeros(1)}, "ema": STATE}, None, "'ema'"),
         ({"ema": {"x": torch.zeros(1)}, "model": STATE}, "model", "'model'"),
+        ({0: STATE, 1: {"x": torch.zeros(1)}}, "0", "'0'"),
     ],
 )
 def test_plain_files_need_no_trust(content: object, key: str | None, taken: str, tmp_path: Path) -> None:
@@ -121,6 +123,15 @@ def test_safetensors_and_shared_memory_come_through(tmp_path: Path) -> None:
     convert(tmp_path / "w.pt", tmp_path / "o.safetensors")
     convert(tmp_path / "o.safetensors", tmp_path / "again.safetensors")
     assert_holds(tmp_path / "again.safetensors", tied)
+
+
+def test_a_description_comes_along(tmp_path: Path) -> None:
+    source = packaged("denoiser")["digits"]
+    convert(source, tmp_path / "o.safetensors")
+    assert load_weights(tmp_path / "o.safetensors").description == load_weights(source).description
+    x = torch.rand(1, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    ours, theirs = (load_denoiser(spec)(x, 0.25) for spec in (str(tmp_path / "o.safetensors"), "digits"))
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=0)
 
 
 class Small(nn.Module):

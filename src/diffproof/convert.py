@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
@@ -37,6 +37,8 @@ def convert(
 ) -> Converted:
     """Write the weights in a checkpoint as safetensors, under the names that they have there.
 
+    A safetensors file's description of its network, as diffproof's commands write it, comes along.
+
     A file of tensors in plain containers is read as data. Any other pickle can run any program on this
     machine with the user's rights as it loads, so it is loaded only with `trust_pickle`, and then in a
     separate process: that keeps its code and memory out of this one and this one's environment variables out
@@ -61,8 +63,13 @@ def convert(
         raise ValueError(f"out: {out} exists; --force overwrites it")
     if not out.parent.is_dir():
         raise ValueError(f"out: no such folder: {out.parent}")
+    description: dict[str, Any] = {}
     try:
-        taken, tensors = select(load_nested(source), key)
+        if source.suffix == ".safetensors":
+            loaded, description = load_weights(source)
+        else:
+            loaded = load_nested(source)
+        taken, tensors = select(loaded, key)
     except CodeInPickleError:
         if not trust_pickle:
             raise ValueError(
@@ -72,7 +79,7 @@ def convert(
             ) from None
         taken, tensors = _unpickled_elsewhere(source, key)
     unshared = {name: tensor.contiguous().clone() for name, tensor in tensors.items()}
-    save_weights(out, unshared, {})
+    save_weights(out, unshared, description)
     return Converted(taken, len(tensors), sum(tensor.numel() for tensor in tensors.values()))
 
 

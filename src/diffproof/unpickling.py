@@ -102,14 +102,15 @@ def select(loaded: Any, key: str | None) -> tuple[str, dict[str, Tensor]]:
         whole = named_tensors(loaded)
         if whole:
             return "the whole file", whole
-    names = [str(name) for name in entries] if isinstance(entries, dict) else []
+    # Files may name their entries by numbers, which a command line cannot.
+    named = {str(name): value for name, value in entries.items()} if isinstance(entries, dict) else {}
     if key is None:
-        key = next((usual for usual in USUAL_KEYS if usual in names), None)
-    found = f"the file holds {', '.join(names[:8]) or f'one {type(loaded).__name__}'}"
-    if key is None or key not in names:
+        key = next((usual for usual in USUAL_KEYS if usual in named), None)
+    found = f"the file holds {', '.join(list(named)[:8]) or f'one {type(loaded).__name__}'}"
+    if key is None or key not in named:
         wanted = "a module or state dict" if key is None else repr(key)
         raise ValueError(f"key: expected {wanted}, but {found}")
-    tensors = named_tensors(entries[key])
+    tensors = named_tensors(named[key])
     if not tensors:
         raise ValueError(f"key: {key!r} is neither a module nor a state dict; name another; {found}")
     return repr(key), tensors
