@@ -499,16 +499,17 @@ def test_a_hub_id_that_cannot_be_had(monkeypatch: pytest.MonkeyPatch, tmp_path: 
     hub = pytest.importorskip("huggingface_hub")
     asked = []
 
-    def download(name: str, *, local_files_only: bool = False, **rest: Any) -> str:
-        asked.append(local_files_only)
+    def download(name: str, **rest: Any) -> str:
+        # Where nothing listens, the cache is asked at once and the network not at all.
+        asked.append((name, hub.constants.HF_HUB_OFFLINE))
         raise OSError("no route\nto host")
 
     monkeypatch.setattr(hub, "snapshot_download", download)
+    monkeypatch.setattr("diffproof.hub._reachable", lambda endpoint: False)
     text = fails("hf:google/vit-base-patch16-224")
-    assert "neither a folder nor in the local cache" in text
-    assert "no route to host" in text
+    assert "is no folder here and cannot be had from the Hub or its cache: no route to host" in text
     assert "hf download google/vit-base-patch16-224" in text
-    assert asked == [True, False]
+    assert asked == [("google/vit-base-patch16-224", True)]
 
     save_model(tmp_path / "m", "vit")
     monkeypatch.setattr(hub, "snapshot_download", lambda name, **rest: str(tmp_path / "m"))

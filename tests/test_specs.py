@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 import diffproof as dp
 from diffproof.denoisers import named
+from diffproof.weights import load_weights, packaged, save_weights
 
 
 @pytest.mark.parametrize(
@@ -62,6 +64,23 @@ def test_a_spec_reaches_its_family(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setitem(named.FAMILIES, family, named.FAMILIES[family]._replace(load=load))
     assert dp.load_denoiser(f"{family}:{preset}@some/weights@2.pt") is digits
     assert seen == [(preset, Path("some/weights@2.pt"))]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"patch": 0}, "description is wrong: patch: expected an integer ≥ 1, got 0"),
+        ({"patch": "2"}, "description is wrong: patch: expected an integer ≥ 1, got '2'"),
+        ({"network": {"norm_num_groups": 0}}, "description is wrong: integer modulo by zero"),
+    ],
+)
+def test_bad_descriptions(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+    tensors, description = load_weights(packaged("denoiser")["digits"])
+    for name, value in changes.items():
+        description[name] = {**description[name], **value} if isinstance(value, dict) else value
+    save_weights(tmp_path / "w.safetensors", tensors, description)
+    with pytest.raises(ValueError, match=message):
+        dp.load_denoiser(str(tmp_path / "w.safetensors"))
 
 
 @pytest.mark.parametrize("prefix", ["", "diffusers:"])

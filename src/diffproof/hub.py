@@ -5,8 +5,9 @@ from __future__ import annotations
 import socket
 import sys
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -37,6 +38,28 @@ def quick_hub() -> Iterator[None]:
         for module, value in zip(settings, before, strict=True):
             module.HF_HUB_OFFLINE = value
         logging.set_verbosity(verbosity)
+
+
+def snapshot(hub_id: str, patterns: Sequence[str]) -> Path:
+    """The folder of a Hub repository's files: the newest, or the cached ones where the Hub is out of reach.
+
+    Args:
+        hub_id: "owner/name". patterns: of the files wanted ("*.json").
+
+    Raises:
+        ValueError: no such repository, or it is neither in reach nor in the cache.
+    """
+    from huggingface_hub import snapshot_download
+
+    try:
+        with quick_hub():
+            return Path(snapshot_download(hub_id, allow_patterns=list(patterns)))
+    except Exception as error:  # the library's own errors and those of the network
+        reason = " ".join(str(error).split())[:160]
+        raise ValueError(
+            f"hub: {hub_id!r} is no folder here and cannot be had from the Hub or its cache: {reason};"
+            f" download it once while online (hf download {hub_id}), or give a folder"
+        ) from None
 
 
 def _reachable(endpoint: str) -> bool:

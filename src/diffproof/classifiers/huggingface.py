@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from diffproof.classifiers.optional import import_optional, one_line
 from diffproof.classifiers.preprocessing import Interpolation, Resize
 from diffproof.classifiers.protocol import Classifier
+from diffproof.hub import snapshot
 
 # Pillow's codes.
 _INTERPOLATIONS = {2: Interpolation.BILINEAR, 3: Interpolation.BICUBIC}
@@ -41,8 +42,8 @@ def load(name: str) -> Classifier:
     classifier, differentiably, and compared with the processor on one image. No code of a repository runs.
 
     Args:
-        name: a folder of `save_pretrained`, model and image processor; or a Hub id ("owner/name"), taken from
-            the local cache where it is there, downloaded otherwise.
+        name: a folder of `save_pretrained`, model and image processor; or a Hub id ("owner/name"), the
+            newest of it or, where the Hub is out of reach, what its cache holds.
 
     Raises:
         ValueError: transformers is missing, no such folder or Hub id, a model without a trained
@@ -165,18 +166,7 @@ def _folder(name: str) -> Path:
         return path
     if name.count("/") != 1 or name.startswith((".", "/", "~")):
         raise ValueError(f"hf: expected a folder of save_pretrained or a Hub id (owner/name), got {name!r}")
-    hub = import_optional("huggingface_hub", "hf")
-    try:
-        return Path(hub.snapshot_download(name, local_files_only=True, allow_patterns=_FILES))
-    except Exception:  # not in the cache, in the words of many releases
-        pass
-    try:
-        return Path(hub.snapshot_download(name, allow_patterns=_FILES))
-    except Exception as error:
-        raise ValueError(
-            f"hf: {name} is neither a folder nor in the local cache, and cannot be downloaded"
-            f" ({one_line(error, 120)}); run `hf download {name}` where there is a network, or give a folder"
-        ) from None
+    return snapshot(name, _FILES)
 
 
 @contextmanager

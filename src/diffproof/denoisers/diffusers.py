@@ -10,9 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from diffproof.checks import check_at_least
 from diffproof.denoisers.network import NetworkDenoiser
 from diffproof.denoisers.schedules import DiscreteSchedule, Schedule
-from diffproof.hub import quick_hub
+from diffproof.hub import snapshot
 
 
 class UNet(nn.Module):
@@ -55,8 +56,9 @@ def from_unet(
         patch: the model's channels are squares of patch × patch pixels (torch's pixel_unshuffle).
 
     Raises:
-        ValueError: the labels do not fit the model's class embedding.
+        ValueError: the labels do not fit the model's class embedding, or patch is no integer ≥ 1.
     """
+    check_at_least("patch", patch, 1)
     config: Any = unet.config
     embeddings: int | None = config.num_class_embeds
     if embeddings is None and (num_classes is not None or null_label is not None):
@@ -82,6 +84,7 @@ def from_unet(
     )
 
 
+_FILES = ("*.json", "*.safetensors")
 # Schedulers whose configuration is a variance-preserving chain of β, as DDPMScheduler reads it.
 _VP_SCHEDULERS = (
     "DDPMScheduler",
@@ -117,21 +120,7 @@ def load(source: str) -> NetworkDenoiser:
         return _load_folder(Path(source))
     if source.count("/") != 1 or source.startswith((".", "/", "~")):
         raise ValueError(f"denoiser: expected a folder or a Hub id (owner/name), got {source!r}")
-    return _load_folder(_downloaded(source))
-
-
-def _downloaded(hub_id: str) -> Path:
-    from huggingface_hub import snapshot_download
-
-    try:
-        with quick_hub():
-            return Path(snapshot_download(hub_id, allow_patterns=["*.json", "*.safetensors"]))
-    except Exception as error:  # the library's own errors and those of the network
-        reason = " ".join(str(error).split())[:160]
-        raise ValueError(
-            f"denoiser: {hub_id!r} is no folder here and cannot be had from the Hub or its cache: {reason};"
-            " download it once while online (hf download), or give the folder of a diffusers pipeline"
-        ) from None
+    return _load_folder(snapshot(source, _FILES))
 
 
 def _part(folder: Path, subfolder: str, config: str) -> Path:

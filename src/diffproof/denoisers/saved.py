@@ -37,7 +37,7 @@ def build_denoiser(description: dict[str, Any]) -> NetworkDenoiser:
         )
     except KeyError as error:
         raise ValueError(f"denoiser: the weights file's description is incomplete: {error}") from None
-    except (TypeError, ValueError, AttributeError, RuntimeError) as error:
+    except (TypeError, ValueError, AttributeError, RuntimeError, ArithmeticError) as error:
         raise ValueError(f"denoiser: the weights file's description is wrong: {error}") from None
 
 
