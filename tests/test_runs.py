@@ -198,8 +198,8 @@ def test_an_interrupted_image_continues_from_its_tallies(
         ({"sigma": 0.5, "n": 200}, "sigma (0.25, now 0.5), n (100, now 200)"),
         ({"votes": 6, "consensus": 2}, "votes (5, now 6), consensus (None, now 2)"),
         ({"steps": 3}, "steps (2, now 3)"),
-        ({"indices": None}, "indices (0:40:8, now None)"),
-        ({"split": "train"}, "split (test, now train)"),
+        ({"indices": None}, "indices (0:40:8, now None), images (5, now 514)"),
+        ({"split": "train"}, "split (test, now train), the images or labels in the data"),
         ({"alpha": 0.01, "bound": "two-sided"}, "alpha (0.001, now 0.01), bound (one-sided, now two-sided)"),
         ({"precision": "bfloat16"}, "precision (float32, now bfloat16), the weights in the files"),
         ({"step_rule": "paper", "n0": 21}, "step_rule (authors, now paper), n0 (20, now 21)"),
@@ -233,7 +233,9 @@ def test_other_weights_under_the_same_name_are_refused(
 def test_settings_say_what_is_wrong() -> None:
     good: dict[str, Any] = {"data": "digits", "classifier": "digits", "method": "none", "sigma": 0.5}
     assert CertifySettings.from_dict(good).as_dict().items() >= good.items()
-    with pytest.raises(ValueError, match=r"^settings: unknown name 'sigmas'; did you mean sigma\?"):
+    with pytest.raises(
+        ValueError, match=r"^settings: unknown name 'sigmas'; did you mean sigma or image_size\?"
+    ):
         CertifySettings.from_dict({**good, "sigmas": 1})
     with pytest.raises(ValueError, match=r"^settings: .*missing.*'sigma'"):
         CertifySettings.from_dict({name: value for name, value in good.items() if name != "sigma"})
