@@ -40,7 +40,7 @@ def certify(out: Path, steps: str, **flags: Any) -> None:
     \b
     --data        digits, cifar10, cifar100, imagenet, a Hub id (owner/name),
                   a folder of class folders, a .parquet or .npz file
-    --denoiser    digits, a file of `diffproof train denoiser`, the folder or
+    --denoiser    digits, cifar10, a file of `diffproof train denoiser`, the folder or
                   Hub id of a diffusers pipeline, openai:PRESET@FILE,
                   score_sde:PRESET@FILE, edm:PRESET@FILE
     --classifier  digits, a file of `diffproof train classifier` or `finetune`,
