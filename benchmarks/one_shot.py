@@ -1,6 +1,6 @@
 """Accuracy of a classifier on noisy images, without and with one-shot denoising: one draw an image.
 
-    python benchmarks/one_shot.py DATA CLASSIFIER DENOISER
+python benchmarks/one_shot.py DATA CLASSIFIER DENOISER
 """
 
 from __future__ import annotations
