@@ -235,10 +235,18 @@ def test_a_loss_that_is_not_finite_keeps_the_last_checkpoint(
 # A checkpoint of the library's loop, one black image of one pixel.
 
 DARK = ImageData("dark", "train", torch.zeros(3, 1, 1, 1), torch.zeros(3, dtype=torch.int64), ["one"])
+GREY = ImageData("dark", "train", torch.full((3, 1, 1, 1), 0.5), DARK.labels, ["one"])
 SETTINGS = TrainSettings(4, batch_size=2)
 
 
-def train(path: Path, settings: TrainSettings = SETTINGS, *, flip: bool = False, sigma: float = 1.0) -> None:
+def train(
+    path: Path,
+    settings: TrainSettings = SETTINGS,
+    *,
+    flip: bool = False,
+    sigma: float = 1.0,
+    data: ImageData = DARK,
+) -> None:
     def loss(network: nn.Module, batch: Batch, generator: torch.Generator) -> Tensor:
         value: Tensor = network(batch.images).square().mean()
         return value
@@ -247,7 +255,7 @@ def train(path: Path, settings: TrainSettings = SETTINGS, *, flip: bool = False,
     progress = Progress(checkpoint=path, checkpoint_every=1e-9)
     fit(
         nn.Linear(1, 1),
-        Mixture(DARK, flip=flip),
+        Mixture(data, flip=flip),
         loss,
         settings,
         progress,
@@ -266,6 +274,8 @@ def test_the_checkpoint_of_another_training_is_refused(tmp_path: Path) -> None:
         (both, TrainSettings(4, 3, seed=1), {}),
         ("net.sigma (1.0, now 0.5); delete", SETTINGS, {"sigma": 0.5}),
         ("data (", SETTINGS, {"flip": True}),
+        # Other pixels under the same name, with the same labels.
+        ("data (", SETTINGS, {"data": GREY}),
     ):
         with pytest.raises(ValueError, match=f"^{re.escape(expected + message)}"):
             train(path, settings, **changes)

@@ -215,6 +215,25 @@ def test_other_settings_are_refused(
     assert {path.name: path.read_bytes() for path in copy.iterdir()} == before
 
 
+@pytest.mark.parametrize("changed", ["images", "labels"])
+def test_a_run_does_not_continue_on_other_data(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], changed: str
+) -> None:
+    """The same file name and number of images, other pixels or labels."""
+    digits = dp.load_data("digits", limit=4)
+    arrays = {"images": digits.images[:, 0].numpy(), "labels": digits.labels.numpy()}
+    np.savez(tmp_path / "some.npz", **arrays)
+    flags = {"data": tmp_path / "some.npz", "indices": "0:2", "method": "none", "split": None, "n": 20}
+    assert run(certify_flags(tmp_path / "run", **flags)) == 0
+    arrays[changed] = arrays[changed][::-1]
+    np.savez(tmp_path / "some.npz", **arrays)
+    capsys.readouterr()
+    assert run(certify_flags(tmp_path / "run", **flags)) == 2
+    assert capsys.readouterr().err.endswith(
+        "holds a run with other settings: the images or labels in the data\n"
+    )
+
+
 def test_other_weights_under_the_same_name_are_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
