@@ -221,12 +221,12 @@ def test_a_run_does_not_continue_on_other_data(
 ) -> None:
     """The same file name and number of images, other pixels or labels."""
     digits = dp.load_data("digits", limit=4)
-    arrays = {"images": digits.images[:, 0].numpy(), "labels": digits.labels.numpy()}
-    np.savez(tmp_path / "some.npz", **arrays)
+    images, labels = digits.images[:, 0].numpy(), digits.labels.numpy()
+    np.savez(tmp_path / "some.npz", images=images, labels=labels)
     flags = {"data": tmp_path / "some.npz", "indices": "0:2", "method": "none", "split": None, "n": 20}
     assert run(certify_flags(tmp_path / "run", **flags)) == 0
-    arrays[changed] = arrays[changed][::-1]
-    np.savez(tmp_path / "some.npz", **arrays)
+    images, labels = (images[::-1], labels) if changed == "images" else (images, labels[::-1])
+    np.savez(tmp_path / "some.npz", images=images, labels=labels)
     capsys.readouterr()
     assert run(certify_flags(tmp_path / "run", **flags)) == 2
     assert capsys.readouterr().err.endswith(

@@ -73,6 +73,10 @@ def parse(spec: str) -> Spec:
         return Spec(Kind.CODE, match["module"], match["function"], match["weights"] or None)
     if at:
         raise unknown_name("classifier", name, resnet.BLOCKS)
+    if Path(spec).is_dir():
+        raise ValueError(
+            f"classifier: {spec} is a folder; expected a file, or hf:{spec} for a transformers model"
+        )
     if Path(spec).suffix == "" and "/" not in spec:
         raise unknown_name("classifier", spec, [*files, *resnet.BLOCKS, *(f"{name}:" for name in LIBRARIES)])
     return Spec(Kind.FILE, "", spec, None)

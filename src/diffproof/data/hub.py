@@ -94,7 +94,7 @@ def _open(datasets: Any, source: str) -> dict[Any, Any]:
             ) from None
         raise ValueError(
             f"data: cannot load {source!r} from the Hub or its cache: {reason}; download it once while online"
-            " (huggingface-cli download --repo-type dataset), or give the path of a parquet file or a folder"
+            f" (hf download --repo-type dataset {source}), or give the path of a parquet file or a folder"
         ) from None
     return dict(found) if isinstance(found, dict) else {str(found.split or "all"): found}
 
