@@ -79,7 +79,8 @@ class NegativeV(nn.Module):
 
     def forward(self, x: Tensor, timestep: Tensor, label: Tensor | None) -> Tensor:
         """N×C×H×W, N values of c_noise and N labels or None to N×C×H×W."""
-        return -self.network(x, timestep, label)  # type: ignore[no-any-return]
+        predicted: Tensor = self.network(x, timestep, label)
+        return -predicted
 
 
 def load(preset: str, path: Path) -> NetworkDenoiser:

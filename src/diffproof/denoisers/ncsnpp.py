@@ -145,7 +145,8 @@ class SmoothConv(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """N×C×H×W to N×C'×H/2×W/2."""
-        return self.conv(_half_pixel_means(F.pad(x, (2, 2, 2, 2)), 3))  # type: ignore[no-any-return]
+        smoothed: Tensor = self.conv(_half_pixel_means(F.pad(x, (2, 2, 2, 2)), 3))
+        return smoothed
 
 
 class NCSNpp(nn.Module):
@@ -238,4 +239,5 @@ class NCSNpp(nn.Module):
             if layer.resample is None:
                 x = torch.cat([x, skips.pop()], 1)
             x = layer(x, embedding)
-        return self.last(F.silu(self.last_norm(x)))  # type: ignore[no-any-return]
+        output: Tensor = self.last(F.silu(self.last_norm(x)))
+        return output

@@ -70,7 +70,8 @@ class NoiseOfPixels(nn.Module):
 
     def forward(self, x: Tensor, timestep: Tensor, label: Tensor | None) -> Tensor:
         """N×C×H×W pixels and N values of log σ to N×C×H×W."""
-        return -self.network(2 * x - 1, timestep, label)  # type: ignore[no-any-return]
+        predicted: Tensor = self.network(2 * x - 1, timestep, label)
+        return -predicted
 
 
 def load(preset: str, path: Path) -> NetworkDenoiser:
