@@ -33,7 +33,8 @@ def finetune(
     """Fine-tune a classifier on images that were noised and denoised in one shot.
 
     The weights file is a classifier for diffproof certify, at this sigma (that of module.path:factory is
-    given as module.path:factory@FILE). Beside it comes the loss, .loss.csv and .loss.png. An interrupted fine-tuning continues when the same command is given again.
+    given as module.path:factory@FILE). Beside it comes the loss, .loss.csv and .loss.png. An interrupted
+    fine-tuning continues when the same command is given again.
     """
     from diffproof.classifiers.named import load_classifier
     from diffproof.classifiers.protocol import check_classes
