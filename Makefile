@@ -26,3 +26,4 @@ bench: .venv/ready
 	$(BIN)/python benchmarks/evaluations.py
 	$(BIN)/python benchmarks/memory.py
 	$(BIN)/python benchmarks/noise_limit.py
+	$(BIN)/python benchmarks/compile.py

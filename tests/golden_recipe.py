@@ -1,4 +1,4 @@
-"""Weights made from their names: the same everywhere, so that golden files need not store any."""
+"""Weights made from their names, the same everywhere: golden files need not store any; and their error."""
 
 from __future__ import annotations
 
@@ -30,3 +30,9 @@ def recipe_tensor(name: str, shape: tuple[int, ...], seed: int = 0) -> Tensor:
 def recipe_state(shapes: dict[str, tuple[int, ...]], seed: int = 0) -> dict[str, Tensor]:
     """A whole state dict under the checkpoint's own keys."""
     return {name: recipe_tensor(name, shape, seed) for name, shape in shapes.items()}
+
+
+def difference(got: Tensor, expected: Tensor) -> float:
+    """The largest error of any row, relative to that row's largest value."""
+    errors = (got - expected).abs().flatten(1).amax(1) / expected.abs().flatten(1).amax(1)
+    return float(errors.max())

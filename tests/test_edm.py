@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from golden_recipe import recipe_state
+from golden_recipe import difference, recipe_state
 from torch import Tensor
 
 from diffproof.denoisers import edm
@@ -71,12 +71,6 @@ def tiny_presets(monkeypatch: pytest.MonkeyPatch) -> None:
 def loaded(kind: str, state: object, folder: Path) -> NetworkDenoiser:
     torch.save(state, folder / "w.pt")
     return load(kind, folder / "w.pt")
-
-
-def difference(got: Tensor, expected: Tensor) -> float:
-    """The largest error of any row, relative to that row's largest value."""
-    errors = (got - expected).abs().flatten(1).amax(1) / expected.abs().flatten(1).amax(1)
-    return float(errors.max())
 
 
 @pytest.mark.parametrize("prefix", ["model.", ""])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+import os
 import re
 import shutil
 from collections.abc import Callable
@@ -134,6 +135,71 @@ def test_flags_win_over_a_config(tmp_path: Path) -> None:
     assert run([*flags, "--config", str(tmp_path / "config.yaml")]) == 0
     with RunStore.reading(tmp_path / "run") as store:
         assert (store.settings.n, store.settings.sigma) == (20, 0.75)
+
+
+needs_compiler = pytest.mark.skipif(
+    shutil.which(os.environ.get("CXX", "g++")) is None, reason="torch.compile needs a C++ compiler"
+)
+
+
+@needs_compiler
+def test_compiled_networks_label_as_others_do(
+    tmp_path: Path, small_run: Path, denoiser: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    changes = {"denoiser": denoiser, "method": "dds", "indices": "0:40:16", "batch_size": 100}
+    plain = certify(tmp_path / "plain", **changes)
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    flags = [*certify_flags(tmp_path / "compiled", **changes), "--compile"]
+    assert run(flags) == 0
+    # Both networks, and nothing of them left to run as it was.
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] >= 2
+    assert not torch._dynamo.utils.counters["graph_break"]
+    compiled = rows(tmp_path / "compiled")
+    assert [row[:2] for row in compiled] == [row[:2] for row in plain]
+    for (*_, before), (*_, after) in zip(plain, compiled, strict=True):
+        old, new = dp.Certificate.from_json(before), dp.Certificate.from_json(after)
+        assert (old.weights_hash, old.image_hash) == (new.weights_hash, new.image_hash)
+        # The same noise: rounding moves a draw at the border between two labels at most.
+        moved = sum(abs(a - b) for a, b in zip(old.counts, new.counts, strict=True)) // 2
+        assert moved <= 1
+    found = verify(tmp_path / "compiled", resample=1)
+    assert (found.resampled, found.failures, found.remarks) == ([0], [], [])
+    capsys.readouterr()
+    assert run(certify_flags(tmp_path / "compiled", **changes)) == 2
+    assert "compile (True, now False)" in capsys.readouterr().err
+
+
+def test_a_run_is_compiled_again_only_to_draw_again(
+    tmp_path: Path, small_run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(small_run, tmp_path / "run")
+    with RunStore.reading(small_run) as store:
+        settings = replace(store.settings, compile=True)
+    change(tmp_path / "run", "UPDATE settings SET json = ?", json.dumps(settings.as_dict()))
+    compiled: list[bool] = []
+
+    def spy(settings: CertifySettings) -> Any:
+        compiled.append(settings.compile)
+        return prepare(replace(settings, compile=False))
+
+    monkeypatch.setattr("diffproof.runs.verify.prepare", spy)
+    for resample in (0, 1):
+        assert verify(tmp_path / "run", resample=resample).failures == []
+    assert compiled == [False, True]
+
+
+def test_no_compiler_is_said_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    torch._dynamo.reset()
+    monkeypatch.setattr("torch._inductor.config.cpp.cxx", (None, str(tmp_path / "none")))
+    # What torch has compiled before, here or in earlier runs, would do without a compiler.
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "cache"))
+    assert run([*certify_flags(tmp_path / "run", **PLAIN), "--compile"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("diffproof: error: compile: torch cannot compile the networks: InvalidCxxCompiler")
+    assert not (tmp_path / "run").exists()
 
 
 # Continuing

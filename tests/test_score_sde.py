@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from golden_recipe import recipe_state
+from golden_recipe import difference, recipe_state
 from torch import Tensor
 
 from diffproof.denoisers import score_sde
@@ -93,12 +93,6 @@ def tiny_presets(monkeypatch: pytest.MonkeyPatch) -> None:
 def loaded(kind: str, content: object, folder: Path) -> NetworkDenoiser:
     torch.save(content, folder / "checkpoint.pth")
     return load(kind, folder / "checkpoint.pth")
-
-
-def difference(got: Tensor, expected: Tensor) -> float:
-    """The largest error of any row, relative to that row's largest value."""
-    errors = (got - expected).abs().flatten(1).amax(1) / expected.abs().flatten(1).amax(1)
-    return float(errors.max())
 
 
 @pytest.mark.parametrize("kind", KINDS)

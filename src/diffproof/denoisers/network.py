@@ -76,7 +76,7 @@ class NetworkDenoiser(Denoiser):
             torch.as_tensor(sigma, dtype=torch.float64, device=noisy.device).reshape(-1) * self._scale
         )
 
-        timestep = self.schedule.timestep(sigma_data).expand(len(noisy))
+        timestep = self.schedule.timestep(sigma_data).expand(len(noisy)).contiguous()
         input_scale = per_row(self.schedule.input_scale(sigma_data), noisy)
         sigma_rows = per_row(sigma_data, noisy)
         if label is None and self.null_label is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,7 +17,7 @@ from diffproof.classifiers.protocol import check_classes
 from diffproof.data.images import ImageData
 from diffproof.data.indices import parse_indices
 from diffproof.data.named import load_data
-from diffproof.defenses.named import load_defense, set_precision
+from diffproof.defenses.named import compile_networks, load_defense, set_precision
 from diffproof.denoisers.named import load_denoiser
 from diffproof.noise import Stream
 from diffproof.runs.settings import DEVICES, CertifySettings
@@ -53,7 +54,7 @@ class Job:
 
 
 def prepare(settings: CertifySettings) -> Job:
-    """Load what a run needs and label one draw of its first image, so that misfits show before any write.
+    """Load what a run needs and label two draws of its first image, so that misfits show before any write.
 
     Raises:
         ValueError: anything that is unknown, unreadable or does not fit together.
@@ -72,18 +73,30 @@ def prepare(settings: CertifySettings) -> Job:
     defense = load_defense(settings.method, classifier=classifier, denoiser=denoiser, **options)
     device = resolve_device(settings.device)
     defense = set_precision(defense, getattr(torch, settings.precision)).to(device)
+    if settings.compile:
+        defense = compile_networks(defense)
     smoothed = Smoothed(defense, settings.sigma)
     job = Job(settings, data, indices, smoothed, device)
     first = data.pixels[indices[0]].to(device)
-    try:
-        for _ in smoothed.tally(
-            first, 1, stream=Stream.SELECTION, seed=settings.seed, image_index=indices[0]
-        ):
-            pass
-    except RuntimeError as error:
-        # A network that cannot take the images says so in torch's words.
-        raise ValueError(f"the networks cannot label {data.name}: {str(error).splitlines()[0]}") from None
+    with warnings.catch_warnings():
+        # Said once of every compiled U-Net, and of no use to who certifies it.
+        warnings.filterwarnings("ignore", r"\s*Dynamo detected a call to a `functools.lru_cache`")
+        try:
+            # Two: what torch compiles for a batch of one fits no other.
+            for _ in smoothed.tally(
+                first, 2, stream=Stream.SELECTION, seed=settings.seed, image_index=indices[0]
+            ):
+                pass
+        except torch._dynamo.exc.TorchDynamoException as error:
+            raise ValueError(f"compile: torch cannot compile the networks: {_first_line(error)}") from None
+        except RuntimeError as error:
+            # A network that cannot take the images says so in torch's words.
+            raise ValueError(f"the networks cannot label {data.name}: {_first_line(error)}") from None
     return job
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0]
 
 
 def resolve_device(name: str) -> torch.device:

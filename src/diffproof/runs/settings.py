@@ -44,6 +44,7 @@ class CertifySettings:
     bound: str = "one-sided"
     seed: int = 0
     precision: str = "float32"
+    compile: bool = False
     batch_size: int = 256
     device: str = "auto"
 

@@ -40,7 +40,8 @@ def verify(folder: Path, *, resample: int = 0, device: str = "auto") -> Verifica
         raise ValueError(f"run: {folder} has no finished image yet")
     if resample < 0:
         raise ValueError(f"resample: expected a number ≥ 0, got {resample}")
-    job = prepare(replace(settings, device=device))
+    # Compiling takes minutes, and only drawing again runs the networks.
+    job = prepare(replace(settings, device=device, compile=settings.compile and resample > 0))
     failures = [failure for result in results for failure in check(result, settings, job)]
     remarks: list[str] = []
     missing = set(job.indices) - {result.image_index for result in results}
