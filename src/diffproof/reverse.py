@@ -12,6 +12,7 @@ from torch import Tensor
 
 from diffproof.checks import check_at_least
 from diffproof.denoisers.protocol import Denoiser, Estimate
+from diffproof.denoisers.schedules import VariancePreservingSchedule
 from diffproof.noise import Noise
 
 
@@ -154,6 +155,126 @@ def reverse_step(
         return mean
     scale = math.sqrt(posterior_variance) if variance is None else variance.sqrt()
     return mean + scale * normal
+
+
+class Solver(StrEnum):
+    """How a purification walks from one noise level to the next.
+
+    DDPM: the ancestral step (Ho et al. 2020, eq. 7), clean estimates clipped to [0, 1].
+    SDE: Euler–Maruyama of the reverse VP-SDE (Song et al. 2021, eq. 6 and 11), as DiffPure integrates it:
+        estimates are not clipped but the image it ends in is.
+    ODE: Euler's method for the probability-flow ODE in sigma, which is DDIM (Song et al. 2021, eq. 13);
+        clean estimates clipped.
+    """
+
+    DDPM = "ddpm"
+    SDE = "sde"
+    ODE = "ode"
+
+
+# Pixels of [−1, 1], for which the papers write β and ᾱ, are twice as far apart as those of [0, 1].
+_WIDTH = 2.0
+
+
+def vp_sigmas(t_star: float, steps: int) -> list[float]:
+    """Noise levels of the papers' VP-SDE at the times t*·(1 − i/steps), i = 0…steps − 1, in [0, 1] pixels.
+
+    σ(t) = ½·√(exp(∫β) − 1) with β(t) = 0.1 + 19.9t (Nie et al. 2022, section 3.1); a time t is timestep
+    1000·t of the linear DDPM chain. The levels are those of any network, whatever schedule trained it.
+
+    Raises:
+        ValueError: t_star outside (0, 1], or steps < 1.
+    """
+    check_t_star(t_star)
+    check_at_least("steps", steps, 1)
+    time = t_star * (1 - torch.arange(steps, dtype=torch.float64) / steps)
+    levels: list[float] = (VariancePreservingSchedule().sigma(time) / _WIDTH).tolist()
+    return levels
+
+
+def check_t_star(t_star: float) -> float:
+    """A time in (0, 1], or ValueError; a timestep is told how to write it as a time."""
+    if 1 < t_star <= 1000:
+        raise ValueError(
+            f"t_star: expected a time in (0, 1], got {t_star:g}; timestep {t_star:g} of 1000 is"
+            f" t_star = {t_star / 1000:g}"
+        )
+    if not 0 < t_star <= 1:
+        raise ValueError(f"t_star: expected a time in (0, 1], got {t_star!r}")
+    return t_star
+
+
+def t_star_of(sigma: float) -> float:
+    """The time at which the papers' VP-SDE has noise level sigma of [0, 1] pixels.
+
+    Raises:
+        ValueError: sigma ≤ 0 or beyond time 1.
+    """
+    level = torch.tensor(sigma * _WIDTH, dtype=torch.float64)
+    time = float(VariancePreservingSchedule().time(level)) if sigma > 0 else 0.0
+    if not 0 < time <= 1:
+        raise ValueError(f"sigma: expected a noise level of the VP-SDE, in (0, 75.8], got {sigma!r}")
+    return time
+
+
+def solver_step(
+    solver: Solver,
+    noisy: Tensor,
+    clean: Tensor,
+    sigma: float,
+    next_sigma: float,
+    normal: Tensor | None,
+    *,
+    score_shift: Tensor | None = None,
+    variance: Tensor | None = None,
+) -> Tensor:
+    """One step of a purification from noise level sigma to next_sigma < sigma, perhaps guided.
+
+    Args:
+        solver: see Solver.
+        noisy: x, N×C×H×W. clean: the denoiser's estimate there, same shape.
+        sigma, next_sigma: noise levels, sigma > next_sigma ≥ 0.
+        normal: noise of the step, same shape; not used by the ODE, nor by DDPM where next_sigma = 0.
+        score_shift: ∇ₓ of what guides the process, added to the score at x; it moves the mean by
+            Σ·score_shift (Dhariwal & Nichol 2021, algorithm 1), Σ the step's variance.
+        variance: learned variance of DDPM's step, in place of β̃.
+
+    Returns:
+        x at next_sigma.
+    """
+    high, low = (_WIDTH * sigma) ** 2, (_WIDTH * next_sigma) ** 2
+    # The papers add Σ·∇ in y = (2x − 1)/√(1 + σ'²): from there to x it is √(ᾱ_next/ᾱ) as far.
+    stretch = math.sqrt((1 + high) / (1 + low))
+    if solver is Solver.DDPM:
+        spread: float | Tensor = next_sigma**2 * (1 - next_sigma**2 / sigma**2)
+        spread = spread if variance is None else variance
+        following = reverse_step(
+            noisy,
+            clean,
+            sigma,
+            next_sigma,
+            normal if next_sigma > 0 else None,
+            eta=float(next_sigma > 0),
+            variance=variance,
+        )
+    elif solver is Solver.ODE:
+        # Its velocity has half the score of the SDE's drift, and is that of x itself.
+        stretch = 1.0
+        spread = 0.5 * (sigma**2 - next_sigma**2)
+        following = reverse_step(noisy, clean, sigma, next_sigma, None, eta=0.0)
+    else:
+        # In y, with β·dt as its integral over the step.
+        beta = 2 * math.log(stretch)
+        score_scaled = (clean - noisy) * (1 + high) / high
+        centred = noisy - 0.5
+        following = 0.5 + (centred * (1 + beta / 2) + beta * score_scaled) / stretch
+        spread = beta * (1 + low) / _WIDTH**2
+        if normal is None:
+            raise ValueError("normal: the SDE's step needs noise, got None")
+        following = following + math.sqrt(spread) * normal
+    if score_shift is None:
+        return following
+    return following + spread * stretch * score_shift
 
 
 def first_estimate(

@@ -5,19 +5,19 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from diffproof.defenses.protocol import Defense, Labelled
+from diffproof.defenses.protocol import CertifiableDefense, Labelled
 from diffproof.denoisers.protocol import Denoiser
 from diffproof.noise import Noise
 from diffproof.reverse import one_shot
 
 
-class DDS(Defense):
+class DDS(CertifiableDefense):
     """classifier(denoiser(noisy, sigma)), the estimate clipped to [0, 1] (Carlini et al. 2023, algorithm 2).
 
     The noise is N(0, sigma²) exactly as asked, where the authors draw it at the grid's level above sigma.
 
     Args:
-        denoiser: any denoiser. classifier, sigma: see Defense.
+        denoiser: any denoiser. classifier, sigma: see CertifiableDefense.
     """
 
     method = "dds"

@@ -9,14 +9,14 @@ import torch
 from torch import Tensor, nn
 
 from diffproof.checks import check_at_least
-from diffproof.defenses.protocol import Defense, Labelled
+from diffproof.defenses.protocol import CertifiableDefense, Labelled
 from diffproof.defenses.voting import NOT_CAST, votes_needed, winner
 from diffproof.denoisers.protocol import Denoiser, Estimate
 from diffproof.noise import MAX_VOTE, Noise
 from diffproof.reverse import StepRule, first_estimate, posterior_sample, select_sigmas
 
 
-class DensePure(Defense):
+class DensePure(CertifiableDefense):
     """Majority vote over `votes` posterior samples of the same noisy draw (DensePure, algorithm 2).
 
     The first denoiser evaluation is the same for all votes and done once, and voting on a draw stops as soon
@@ -24,7 +24,7 @@ class DensePure(Defense):
     rows with vote index k + 1.
 
     Args:
-        denoiser: any denoiser. classifier, sigma: see Defense.
+        denoiser: any denoiser. classifier, sigma: see CertifiableDefense.
         steps: denoiser evaluations of one sample (b), None for every trained level.
         votes: samples of a draw (K).
         consensus: stop a draw after so many consecutive equal votes (appendix D.8), which may change labels;

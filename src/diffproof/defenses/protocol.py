@@ -1,4 +1,4 @@
-"""What every defence is: a module from images to logits that can also label noisy draws for certification."""
+"""What every defence is: a module from images to logits; and what a certifiable one offers besides."""
 
 from __future__ import annotations
 
@@ -14,37 +14,24 @@ from diffproof.denoisers.protocol import Denoiser
 from diffproof.noise import Noise, Stream
 
 
-class Labelled(NamedTuple):
-    """Labels of a batch of noisy draws and what they cost.
-
-    Attributes:
-        labels: N int64.
-        denoiser_evaluations, classifier_evaluations: images that went through either network.
-    """
-
-    labels: Tensor
-    denoiser_evaluations: int
-    classifier_evaluations: int
-
-
 class Defense(nn.Module):
-    """A classifier, perhaps behind a denoiser. Subclasses write `classify` and `logits`.
+    """A classifier, perhaps behind a diffusion model. Subclasses write `respond`.
 
     Args:
         classifier: images N×C×H×W in [0, 1] → logits; wrap a plain module in `Classifier`.
         denoiser: the diffusion model, or None.
-        sigma: noise that calling the module adds to its images before purifying them; None leaves the call
-            unavailable, while `Smoothed` brings its own sigma.
+
+    Attributes:
+        random: calling it without noise gives another answer each time.
 
     Raises:
         ValueError: the classifier does not say its number of classes, or the two take different images.
     """
 
     method: str
+    random = True
 
-    def __init__(
-        self, classifier: nn.Module, denoiser: Denoiser | None = None, sigma: float | None = None
-    ) -> None:
+    def __init__(self, classifier: nn.Module, denoiser: Denoiser | None = None) -> None:
         super().__init__()
         num_classes = getattr(classifier, "num_classes", None)
         if not isinstance(num_classes, int):
@@ -63,6 +50,107 @@ class Defense(nn.Module):
         if channels is not None and given is not None and channels != given[0]:
             raise ValueError(f"classifier: takes {channels} channels, but the denoiser gives {given[0]}")
         self.image_shape = wanted or given
+
+    def respond(self, images: Tensor, noise: Noise) -> Tensor:
+        """N×num_classes logits of valid images under given noise, one row an image. Written by subclasses."""
+        raise TypeError(f"{type(self).__name__} does not define respond()")
+
+    def forward(self, images: Tensor, noise: Noise | None = None) -> Tensor:
+        """Logits of images.
+
+        Args:
+            images: N×C×H×W in [0, 1].
+            noise: one row an image; None draws afresh from torch's global generator, so that the defence is
+                random. Give the same noise twice to evaluate the same function twice.
+
+        Returns:
+            N×num_classes. Gradients flow to the images.
+
+        Raises:
+            ValueError: the images are not finite floats, or the noise has another number of rows.
+        """
+        if not images.is_floating_point() or not bool(torch.isfinite(images).all()):
+            raise ValueError(f"images: expected finite floats in [0, 1], got {images.dtype} or NaN")
+        return self.respond(images, noise_for(images, noise))
+
+    def check_evaluation_mode(self) -> None:
+        """Raise ValueError if batch normalisation or dropout would make a label depend on its batch."""
+        for name, module in self.named_modules():
+            if module.training and isinstance(module, nn.modules.batchnorm._BatchNorm | _DropoutNd):
+                part, kind = name.split(".")[0], type(module).__name__
+                raise ValueError(
+                    f"{part}: {kind} is in training mode, so labels depend on their batch; call .eval() first"
+                )
+
+    def describe(self) -> str:
+        """What defines the function besides its tensors and settings, for the hash in results."""
+        parts = (self.classifier, self.denoiser)
+        return "; ".join(part.describe() for part in parts if isinstance(part, Classifier | Denoiser))
+
+    def classifier_size(self, height: int, width: int) -> tuple[int, int]:
+        """The (height, width) at which the classifier sees an image of height × width, resizing included."""
+        part = self.classifier
+        return part.input_size(height, width) if isinstance(part, Classifier) else (height, width)
+
+    def settings(self) -> dict[str, Any]:
+        """What results state of this defence."""
+        return {"method": self.method}
+
+    def classifier_logits(self, images: Tensor) -> Tensor:
+        """The classifier's logits, checked for shape."""
+        logits: Tensor = self.classifier(images)
+        return check_logits(logits, len(images), self.num_classes)
+
+    def classifier_labels(self, images: Tensor) -> Tensor:
+        """The classifier's labels, with its logits checked for shape and NaN, and so its images."""
+        if not bool(torch.isfinite(images).all()):
+            raise ValueError("denoiser: expected finite estimates, got NaN or infinity")
+        return predicted_labels(self.classifier_logits(images))
+
+
+def noise_for(images: Tensor, noise: Noise | None) -> Noise:
+    """The noise on the images' device; fresh from torch's global generator where it is None.
+
+    Raises:
+        ValueError: another number of rows than images.
+    """
+    if noise is None:
+        seed = int(torch.randint(2**62, ()))
+        index = torch.arange(len(images))
+        noise = Noise.for_rows(seed, Stream.FORWARD, torch.zeros_like(index), index)
+    if len(noise) != len(images):
+        raise ValueError(f"noise: expected one row for each of {len(images)} images, got {len(noise)}")
+    return noise.to(images.device)
+
+
+class Labelled(NamedTuple):
+    """Labels of a batch of noisy draws and what they cost.
+
+    Attributes:
+        labels: N int64.
+        denoiser_evaluations, classifier_evaluations: images that went through either network.
+    """
+
+    labels: Tensor
+    denoiser_evaluations: int
+    classifier_evaluations: int
+
+
+class CertifiableDefense(Defense):
+    """A defence that labels noisy draws, the base classifier of randomized smoothing.
+
+    Subclasses write `classify` and `logits`.
+
+    Args:
+        classifier, denoiser: see Defense.
+        sigma: noise that calling the module adds to its images before purifying them; None leaves the call
+            unavailable, while `Smoothed` brings its own sigma.
+    """
+
+    def __init__(
+        self, classifier: nn.Module, denoiser: Denoiser | None = None, sigma: float | None = None
+    ) -> None:
+        super().__init__(classifier, denoiser)
         self.sigma = None if sigma is None else check_positive("sigma", sigma)
 
     def classify(self, noisy: Tensor, sigma: float, noise: Noise, batch_size: int) -> Labelled:
@@ -78,20 +166,6 @@ class Defense(nn.Module):
         check_positive("sigma", sigma)
         if self.denoiser is not None:
             self.denoiser.check_sigma(sigma)
-
-    def check_evaluation_mode(self) -> None:
-        """Raise ValueError if batch normalisation or dropout would make a label depend on its batch."""
-        for name, module in self.named_modules():
-            if module.training and isinstance(module, nn.modules.batchnorm._BatchNorm | _DropoutNd):
-                part, kind = name.split(".")[0], type(module).__name__
-                raise ValueError(
-                    f"{part}: {kind} is in training mode, so labels depend on their batch; call .eval() first"
-                )
-
-    def describe(self) -> str:
-        """What defines the function besides its tensors and settings, for the hash in certificates."""
-        parts = (self.classifier, self.denoiser)
-        return "; ".join(part.describe() for part in parts if isinstance(part, Classifier | Denoiser))
 
     def labels(self, noisy: Tensor, sigma: float, noise: Noise) -> Tensor:
         """The label of each noisy image: the base classifier of randomized smoothing.
@@ -113,51 +187,13 @@ class Defense(nn.Module):
         """Denoiser and classifier evaluations a draw that a plain implementation would spend."""
         return (0 if self.denoiser is None else 1), 1
 
-    def classifier_size(self, height: int, width: int) -> tuple[int, int]:
-        """The (height, width) at which the classifier sees an image of height × width, resizing included."""
-        part = self.classifier
-        return part.input_size(height, width) if isinstance(part, Classifier) else (height, width)
-
-    def settings(self) -> dict[str, Any]:
-        """What a certificate states of this defence."""
-        return {"method": self.method}
-
-    def forward(self, images: Tensor, noise: Noise | None = None) -> Tensor:
-        """Logits of images under the defence's own noise `sigma`.
-
-        Args:
-            images: N×C×H×W in [0, 1].
-            noise: one row an image; None draws afresh from torch's global generator, so that the defence is
-                random. Give the same noise twice to evaluate the same function twice.
-
-        Returns:
-            N×num_classes. Gradients flow to the images.
+    def respond(self, images: Tensor, noise: Noise) -> Tensor:
+        """Logits of the images under the defence's own noise `sigma`.
 
         Raises:
-            ValueError: the defence was built without sigma, the images are not finite floats, or the noise
-                has another number of rows.
+            ValueError: the defence was built without sigma.
         """
         if self.sigma is None:
             raise ValueError("sigma: expected a noise level when the defence is built, to call it, got None")
-        if noise is None:
-            seed = int(torch.randint(2**62, ()))
-            index = torch.arange(len(images))
-            noise = Noise.for_rows(seed, Stream.FORWARD, torch.zeros_like(index), index)
-        if not images.is_floating_point() or not bool(torch.isfinite(images).all()):
-            raise ValueError(f"images: expected finite floats in [0, 1], got {images.dtype} or NaN")
-        if len(noise) != len(images):
-            raise ValueError(f"noise: expected one row for each of {len(images)} images, got {len(noise)}")
-        noise = noise.to(images.device)
         noisy = images + self.sigma * noise.normal(images.shape[1:], 0, images.dtype)
         return self.logits(noisy, self.sigma, noise)
-
-    def classifier_logits(self, images: Tensor) -> Tensor:
-        """The classifier's logits, checked for shape."""
-        logits: Tensor = self.classifier(images)
-        return check_logits(logits, len(images), self.num_classes)
-
-    def classifier_labels(self, images: Tensor) -> Tensor:
-        """The classifier's labels, with its logits checked for shape and NaN, and so its images."""
-        if not bool(torch.isfinite(images).all()):
-            raise ValueError("denoiser: expected finite estimates, got NaN or infinity")
-        return predicted_labels(self.classifier_logits(images))

@@ -5,21 +5,23 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from diffproof.defenses.protocol import Defense, Labelled
+from diffproof.defenses.protocol import CertifiableDefense, Labelled
 from diffproof.noise import Noise
 
 
-class Undefended(Defense):
-    """The classifier alone on the noisy image, the baseline of randomized smoothing.
+class Undefended(CertifiableDefense):
+    """The classifier alone: the baseline of purification, and on noisy images that of randomized smoothing.
 
     Args:
-        classifier: see Defense. sigma: see Defense.
+        classifier: see Defense.
+        sigma: noise that calling the module adds first; None adds none.
     """
 
     method = "none"
 
     def __init__(self, classifier: nn.Module, *, sigma: float | None = None) -> None:
         super().__init__(classifier, None, sigma)
+        self.random = sigma is not None
 
     def classify(self, noisy: Tensor, sigma: float, noise: Noise, batch_size: int) -> Labelled:
         """One classifier evaluation an image."""
@@ -29,3 +31,7 @@ class Undefended(Defense):
     def logits(self, noisy: Tensor, sigma: float, noise: Noise) -> Tensor:
         """The classifier's logits on the noisy image."""
         return self.classifier_logits(noisy)
+
+    def respond(self, images: Tensor, noise: Noise) -> Tensor:
+        """The classifier's logits, on noisy images if the defence has a sigma."""
+        return self.classifier_logits(images) if self.sigma is None else super().respond(images, noise)

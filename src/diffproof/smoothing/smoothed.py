@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from diffproof.checks import check_at_least, check_pixels, check_positive, check_probability, check_shape
-from diffproof.defenses.protocol import Defense, Labelled
+from diffproof.defenses.protocol import CertifiableDefense, Labelled
 from diffproof.errors import is_out_of_memory
 from diffproof.noise import Noise, Stream
 from diffproof.smoothing.bounds import Bound, as_bound, prediction, radius_bound
@@ -46,7 +46,7 @@ class Smoothed:
     """The smoothed classifier: the class that `base` gives most often to image + sigma·N(0, I).
 
     Args:
-        base: a Defense, or any function from noisy images N×C×H×W to N integer labels.
+        base: a CertifiableDefense, or any function from noisy images N×C×H×W to N integer labels.
         sigma: standard deviation of the noise in [0, 1] pixels.
         num_classes: number of labels; needed for a function, read off a defence.
 
@@ -59,7 +59,7 @@ class Smoothed:
 
     def __init__(
         self,
-        base: Defense | Callable[[Tensor], Tensor],
+        base: CertifiableDefense | Callable[[Tensor], Tensor],
         sigma: float,
         *,
         num_classes: int | None = None,
@@ -67,7 +67,7 @@ class Smoothed:
         self.sigma = check_positive("sigma", sigma)
         self.grid_sigma: float | None = None
         self._weights_hash: str | None = None
-        if isinstance(base, Defense):
+        if isinstance(base, CertifiableDefense):
             if num_classes is not None and num_classes != base.num_classes:
                 raise ValueError(f"num_classes: the defence has {base.num_classes}, got {num_classes}")
             base.check_sigma(sigma)
@@ -179,7 +179,7 @@ class Smoothed:
         check_at_least("seed", seed, 0)
         check_at_least("image_index", image_index, 0)
         check_pixels(image[None], "image")
-        if isinstance(self.base, Defense):
+        if isinstance(self.base, CertifiableDefense):
             check_shape(image[None], self.base.image_shape, "model")
             self.base.check_evaluation_mode()
         batch_size = min(batch_size, self._fitting_batch or batch_size)
@@ -205,7 +205,7 @@ class Smoothed:
         # Counts of labels have no gradient, and a graph would only take memory and time.
         with torch.no_grad():
             noisy = image + self.sigma * noise.normal(image.shape, 0, image.dtype)
-            if isinstance(self.base, Defense):
+            if isinstance(self.base, CertifiableDefense):
                 return self.base.classify(noisy, self.sigma, noise, batch_size)
             labels = self.base(noisy)
         if not isinstance(labels, Tensor):
@@ -237,9 +237,13 @@ class Smoothed:
         selected = counts.index(max(counts))
         proved = radius_bound(estimation.counts, selected, alpha, self.sigma, bound)
         draws = selection.draws + estimation.draws
-        is_defense = isinstance(self.base, Defense)
+        is_defense = isinstance(self.base, CertifiableDefense)
         image_size, classifier_size = self.sizes(image)
-        naive = self.base.evaluations_per_draw(self.sigma) if isinstance(self.base, Defense) else (0, 1)
+        naive = (
+            self.base.evaluations_per_draw(self.sigma)
+            if isinstance(self.base, CertifiableDefense)
+            else (0, 1)
+        )
         return Certificate(
             label=selected if proved.radius > 0 else None,
             radius=proved.radius,
@@ -270,7 +274,7 @@ class Smoothed:
 
     def certificate_settings(self) -> dict[str, Any]:
         """What the base classifier states of itself in certificates."""
-        return self.base.settings() if isinstance(self.base, Defense) else {"method": "function"}
+        return self.base.settings() if isinstance(self.base, CertifiableDefense) else {"method": "function"}
 
     def sizes(self, image: Tensor) -> tuple[tuple[int, int], tuple[int, int] | None]:
         """(height, width) where noise is added to a C×H×W image, and where the classifier sees it.
@@ -278,13 +282,13 @@ class Smoothed:
         The second is None for a plain function.
         """
         size = (image.shape[1], image.shape[2])
-        return size, self.base.classifier_size(*size) if isinstance(self.base, Defense) else None
+        return size, self.base.classifier_size(*size) if isinstance(self.base, CertifiableDefense) else None
 
     def weights_hash(self) -> str | None:
         """SHA-256 of the defence's weights and adapters, None for a plain function.
 
         Computed once: weights must not change while they are certified.
         """
-        if self._weights_hash is None and isinstance(self.base, Defense):
+        if self._weights_hash is None and isinstance(self.base, CertifiableDefense):
             self._weights_hash = hash_tensors(self.base.state_dict(), self.base.describe())
         return self._weights_hash

@@ -1,0 +1,151 @@
+"""Gradients through long chains of steps: exact ones in constant memory, and the adjoint ODE.
+
+A chain is a list of pure functions (state, images) → next state; its first state is `images`. Pure means that
+a step called twice returns the same bits; its noise is a function of indices (`diffproof.noise`), not drawn.
+All functions here return what the chain returns, and differ in how they go backward.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from diffproof.checks import check_at_least
+
+Step = Callable[[Tensor, Tensor], Tensor]
+
+
+def plain(images: Tensor, steps: Sequence[Step]) -> Tensor:
+    """The chain itself: autograd keeps every step's graph."""
+    state = images
+    for step in steps:
+        state = step(state, images)
+    return state
+
+
+def checkpointed(images: Tensor, steps: Sequence[Step], *, every: int = 1) -> Tensor:
+    """The chain with exact gradients in constant memory, a state a step aside.
+
+    Going backward runs each step again from its stored state, one at a time, and includes the path of
+    `images` into every step. Gradients flow to `images` only, not to parameters, and once, not twice.
+
+    Args:
+        images: first state and second argument of every step.
+        steps: pure functions.
+        every: keep only each `every`-th state; so many steps are then run again together.
+
+    Raises:
+        ValueError: every < 1.
+    """
+    check_at_least("every", every, 1)
+    if not (torch.is_grad_enabled() and images.requires_grad):
+        return plain(images, steps)
+    output: Tensor = _Checkpointed.apply(images, tuple(steps), every)  # type: ignore[no-untyped-call]
+    return output
+
+
+@dataclass(frozen=True)
+class _Autocast:
+    """The autocast state of the forward pass, for the backward pass, which runs outside it."""
+
+    device: str
+    dtype: torch.dtype
+    enabled: bool
+
+    @classmethod
+    def of(cls, tensor: Tensor) -> _Autocast:
+        device = tensor.device.type
+        return cls(device, torch.get_autocast_dtype(device), torch.is_autocast_enabled(device))
+
+    def again(self) -> torch.autocast:
+        return torch.autocast(self.device, dtype=self.dtype, enabled=self.enabled)
+
+
+class _Checkpointed(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, images: Tensor, steps: tuple[Step, ...], every: int) -> Tensor:
+        state, kept = images, []
+        for i, step in enumerate(steps):
+            # The first state is `images` itself.
+            if i and i % every == 0:
+                kept.append(state)
+            state = step(state, images)
+        ctx.save_for_backward(images, *kept)
+        ctx.steps, ctx.every, ctx.autocast = steps, every, _Autocast.of(images)
+        return state
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
+        (grad,) = grads
+        images, *kept = ctx.saved_tensors
+        states = [images, *kept]
+        total = torch.zeros_like(images)
+        for i in reversed(range(len(states))):
+            with torch.enable_grad(), ctx.autocast.again():
+                start, through = states[i].detach().requires_grad_(), images.detach().requires_grad_()
+                state = start
+                for step in ctx.steps[i * ctx.every : (i + 1) * ctx.every]:
+                    state = step(state, through)
+            grad, direct = torch.autograd.grad(
+                state, (start, through), grad, allow_unused=True, materialize_grads=True
+            )
+            total = total + direct
+        return total + grad, None, None
+
+
+Velocity = Callable[[Tensor, float], Tensor]
+
+
+def adjoint(state: Tensor, sigmas: Sequence[float], velocity: Velocity) -> Tensor:
+    """Euler's method for d state/d sigma = velocity, whose gradient is the adjoint ODE's in constant memory.
+
+    Going backward integrates state and adjoint together from the final state (Chen et al. 2018, "Neural
+    ordinary differential equations", algorithm 1). The states it reconstructs are not those of the forward
+    pass, so the gradient is inexact by the size of the steps.
+
+    Args:
+        state: at sigmas[0].
+        sigmas: the levels to visit.
+        velocity: a pure function of state and level.
+    """
+    if not (torch.is_grad_enabled() and state.requires_grad):
+        return _euler(state, sigmas, velocity)
+    output: Tensor = _Adjoint.apply(state, tuple(sigmas), velocity)  # type: ignore[no-untyped-call]
+    return output
+
+
+def _euler(state: Tensor, sigmas: Sequence[float], velocity: Velocity) -> Tensor:
+    for sigma, following in itertools.pairwise(sigmas):
+        state = state + (following - sigma) * velocity(state, sigma)
+    return state
+
+
+class _Adjoint(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, state: Tensor, sigmas: tuple[float, ...], velocity: Velocity) -> Tensor:
+        final = _euler(state, sigmas, velocity)
+        ctx.save_for_backward(final)
+        ctx.sigmas, ctx.velocity, ctx.autocast = sigmas, velocity, _Autocast.of(state)
+        return final
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
+        (grad,) = grads
+        (state,) = ctx.saved_tensors
+        backward = ctx.sigmas[::-1]
+        for sigma, earlier in itertools.pairwise(backward):
+            with torch.enable_grad(), ctx.autocast.again():
+                at = state.detach().requires_grad_()
+                slope = ctx.velocity(at, sigma)
+            (pulled,) = torch.autograd.grad(slope, at, grad)
+            state = state + (earlier - sigma) * slope.detach()
+            grad = grad - (earlier - sigma) * pulled
+        return grad, None, None
