@@ -39,7 +39,9 @@ def bare_calls(networks: list[nn.Module], certify: Callable[[], object]) -> Call
     return replay
 
 
-def ratio(defense: dp.Defense, image: Tensor, sigma: float, n: int, batch_size: int) -> list[float]:
+def ratio(
+    defense: dp.CertifiableDefense, image: Tensor, sigma: float, n: int, batch_size: int
+) -> list[float]:
     """Certification over bare calls, once a round."""
     smoothed = dp.Smoothed(defense, sigma)
     parts = (defense.classifier, defense.denoiser)

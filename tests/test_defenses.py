@@ -24,7 +24,7 @@ from diffproof.checks import (
     unknown_name,
 )
 from diffproof.classifiers.protocol import check_logits, predicted_labels
-from diffproof.defenses.named import METHODS, set_precision
+from diffproof.defenses.named import CERTIFIABLE, set_precision
 from diffproof.denoisers.network import NetworkDenoiser
 from diffproof.noise import Noise, Stream
 from diffproof.reverse import select_sigmas
@@ -159,6 +159,13 @@ def plain_label(ballot: list[int], consensus: int | None) -> int:
             return ballot[end - 1]
     counts = Counter(ballot)
     return max(counts, key=lambda label: counts[label])
+
+
+def load(method: str, **settings: Any) -> dp.CertifiableDefense:
+    """`load_defense` where it gives a defence that can be certified."""
+    defense = dp.load_defense(method, **settings)
+    assert isinstance(defense, dp.CertifiableDefense)
+    return defense
 
 
 def counted(defense: dp.Defense) -> Callable[[], tuple[int, int]]:
@@ -318,7 +325,7 @@ def test_one_step_is_diffusion_denoised_smoothing() -> None:
 @pytest.mark.parametrize("method", ["none", "dds"])
 def test_baselines_spend_one_evaluation_a_draw(method: str) -> None:
     denoiser = mixture()
-    defense = dp.load_defense(method, classifier=classifier(), denoiser=denoiser)
+    defense = load(method, classifier=classifier(), denoiser=denoiser)
     noise = noise_of(23)
     noisy = noisy_images(23, noise)
     made = [defense.classify(noisy, SIGMA, noise, batch_size) for batch_size in (1, 7, 256)]
@@ -341,13 +348,13 @@ def test_undefended_is_the_classifier_on_noise() -> None:
     assert defense.labels(x.reshape(5, *SHAPE), 0.3, noise).equal(expected.argmax(1))
 
 
-def built(method: str, sigma: float | None = SIGMA) -> dp.Defense:
+def built(method: str, sigma: float | None = SIGMA) -> dp.CertifiableDefense:
     settings = {"steps": 3, "votes": 4} if method == "densepure" else {}
     denoiser = None if method == "none" else mixture()
-    return dp.load_defense(method, classifier=classifier(), denoiser=denoiser, sigma=sigma, **settings)
+    return load(method, classifier=classifier(), denoiser=denoiser, sigma=sigma, **settings)
 
 
-@pytest.mark.parametrize("method", list(METHODS))
+@pytest.mark.parametrize("method", list(CERTIFIABLE))
 def test_same_noise_same_logits_and_no_noise_is_random(method: str) -> None:
     defense = built(method)
     images = torch.rand(3, *SHAPE, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
@@ -368,7 +375,7 @@ def test_same_noise_same_logits_and_no_noise_is_random(method: str) -> None:
     assert torch.equal(defense(images), first)
 
 
-@pytest.mark.parametrize("method", list(METHODS))
+@pytest.mark.parametrize("method", list(CERTIFIABLE))
 def test_gradient_of_the_call_against_central_differences(method: str) -> None:
     defense = built(method)
     images = torch.rand(2, *SHAPE, dtype=torch.float64, generator=torch.Generator().manual_seed(4))
@@ -417,7 +424,7 @@ def test_gradients_reach_networks_through_the_learned_variance() -> None:
     assert float(gradient[0][3:].abs().max()) > 1e-6
 
 
-@pytest.mark.parametrize("method", list(METHODS))
+@pytest.mark.parametrize("method", list(CERTIFIABLE))
 def test_evaluation_mode_of_autograd_is_the_callers(method: str) -> None:
     defense = built(method)
     images = torch.full((2, *SHAPE), 0.5, dtype=torch.float64)
@@ -441,7 +448,7 @@ def test_load_defense() -> None:
     assert (plain.steps, plain.votes, plain.consensus) == (10, 40, None)
 
 
-@pytest.mark.parametrize("method", list(METHODS))
+@pytest.mark.parametrize("method", list(CERTIFIABLE))
 def test_bfloat16_networks(method: str) -> None:
     torch.manual_seed(0)
     shape = (3, 4, 4)
@@ -449,7 +456,7 @@ def test_bfloat16_networks(method: str) -> None:
     model = dp.Classifier(network, 3, image_shape=shape, mean=[0.5] * 3, std=[0.25] * 3)
     denoiser = unet_denoiser().float()
     settings = {"steps": 2, "votes": 3} if method == "densepure" else {}
-    defense = dp.load_defense(method, classifier=model, denoiser=denoiser, sigma=0.8, **settings)
+    defense = load(method, classifier=model, denoiser=denoiser, sigma=0.8, **settings)
     noise = noise_of(40)
     images = torch.full((40, *shape), 0.5)
     noisy = images + 0.8 * noise.normal(shape, 0, torch.float32)
@@ -466,7 +473,8 @@ def test_bfloat16_networks(method: str) -> None:
 
 
 def test_precision_leaves_closed_forms_alone() -> None:
-    defense = set_precision(dp.DDS(mixture(), classifier()), torch.bfloat16)
+    defense = dp.DDS(mixture(), classifier())
+    set_precision(defense, torch.bfloat16)
     noise = noise_of(2)
     assert defense.logits(noisy_images(2, noise), SIGMA, noise).dtype == torch.float64
     assert isinstance(defense.denoiser, CountingMixture)
@@ -503,7 +511,7 @@ WRONG_ANSWERS: list[tuple[Callable[[Tensor], Tensor], str]] = [
 
 
 @pytest.mark.parametrize(("answer", "message"), WRONG_ANSWERS)
-@pytest.mark.parametrize("method", list(METHODS))
+@pytest.mark.parametrize("method", list(CERTIFIABLE))
 @pytest.mark.parametrize("wrapped", [True, False])
 def test_answers_of_a_classifier_that_are_refused(
     answer: Callable[[Tensor], Tensor], message: str, method: str, wrapped: bool
@@ -512,7 +520,7 @@ def test_answers_of_a_classifier_that_are_refused(
     if wrapped:
         model = dp.Classifier(model, 3)
     settings = {"steps": 2, "votes": 3} if method == "densepure" else {}
-    defense = dp.load_defense(method, classifier=model, denoiser=mixture(), **settings)
+    defense = load(method, classifier=model, denoiser=mixture(), **settings)
     noise = noise_of(4)
     with pytest.raises(ValueError, match=message):
         defense.labels(noisy_images(4, noise), SIGMA, noise)
@@ -526,7 +534,7 @@ def test_infinite_logits_that_still_say_a_label() -> None:
     assert predicted_labels(logits).tolist() == [1, 0]
 
 
-@pytest.mark.parametrize("method", list(METHODS))
+@pytest.mark.parametrize("method", list(CERTIFIABLE))
 def test_images_of_another_shape_are_refused(method: str) -> None:
     defense = built(method)
     owner = "classifier" if method == "none" else "denoiser"
@@ -614,7 +622,7 @@ def test_defences_that_cannot_be_built() -> None:
         dp.DDS(mixture(), classifier(), sigma=math.nan)
     with pytest.raises(ValueError, match="method: unknown name 'densepur'; did you mean densepure"):
         dp.load_defense("densepur", classifier=classifier(), denoiser=mixture())
-    with pytest.raises(ValueError, match="method: unknown name 'xyz'; known: dds, densepure, none"):
+    with pytest.raises(ValueError, match="method: unknown name 'xyz'; known: agdm, coup, dds, densepure, d"):
         dp.load_defense("xyz", classifier=classifier(), denoiser=mixture())
     for method in ("dds", "densepure"):
         with pytest.raises(ValueError, match=f"denoiser: the method '{method}' needs one, got None"):
@@ -627,11 +635,13 @@ def test_calling_a_defence_without_sigma() -> None:
 
 
 def test_a_defence_without_its_parts() -> None:
-    bare = dp.Defense(classifier(), sigma=SIGMA)
-    with pytest.raises(TypeError, match=r"Defense does not define classify\(\)"):
+    bare = dp.CertifiableDefense(classifier(), sigma=SIGMA)
+    with pytest.raises(TypeError, match=r"CertifiableDefense does not define classify\(\)"):
         bare.labels(torch.zeros(1, *SHAPE), SIGMA, noise_of(1))
-    with pytest.raises(TypeError, match=r"Defense does not define logits\(\)"):
+    with pytest.raises(TypeError, match=r"CertifiableDefense does not define logits\(\)"):
         bare(torch.zeros(1, *SHAPE), noise_of(1))
+    with pytest.raises(TypeError, match=r"^Defense does not define respond\(\)"):
+        dp.Defense(classifier())(torch.zeros(1, *SHAPE), noise_of(1))
 
 
 def test_classifier_normalises() -> None:
@@ -751,7 +761,7 @@ def test_a_denoiser_that_gives_nan_is_named(method: str) -> None:
     # A classifier whose logits stay finite would hide it.
     deaf = Returns(lambda images: torch.ones(len(images), 3))
     settings = {"steps": 3} if method == "densepure" else {}
-    defense = dp.load_defense(method, denoiser=broken, classifier=deaf, **settings)
+    defense = load(method, denoiser=broken, classifier=deaf, **settings)
     with pytest.raises(ValueError, match="denoiser: expected finite estimates, got NaN"):
         defense.labels(torch.rand(2, *SHAPE, dtype=torch.float64), SIGMA, noise_of(2))
 

@@ -148,7 +148,7 @@ def densepure(**settings: Any) -> dp.DensePure:
 
 @pytest.mark.parametrize("method", ["none", "dds", "densepure", "consensus"])
 def test_certificates_are_bit_identical_at_any_batch_size(method: str) -> None:
-    defense: dp.Defense
+    defense: dp.CertifiableDefense
     if method == "none":
         defense = dp.Undefended(classifier())
     elif method == "dds":

@@ -9,15 +9,37 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from diffproof.attacks.autoattack import AutoAttack as AutoAttack
+    from diffproof.attacks.diffattack import DiffAttack as DiffAttack
+    from diffproof.attacks.low_frequency import LowFrequency as LowFrequency
+    from diffproof.attacks.named import attack as attack
+    from diffproof.attacks.named import load_attack as load_attack
+    from diffproof.attacks.pgd import PGD as PGD
+    from diffproof.attacks.result import AttackResult as AttackResult
+    from diffproof.attacks.square import Square as Square
+    from diffproof.attacks.stadv import StAdv as StAdv
+    from diffproof.attacks.threat import L2 as L2
+    from diffproof.attacks.threat import Flow as Flow
+    from diffproof.attacks.threat import Linf as Linf
+    from diffproof.attacks.threat import load_threat as load_threat
+    from diffproof.attacks.views import AttackedDefense as AttackedDefense
+    from diffproof.attacks.views import GradientMode as GradientMode
     from diffproof.classifiers.named import load_classifier as load_classifier
     from diffproof.classifiers.preprocessing import Resize as Resize
     from diffproof.classifiers.protocol import Classifier as Classifier
     from diffproof.data.images import ImageData as ImageData
     from diffproof.data.named import load_data as load_data
+    from diffproof.defenses.agdm import AGDM as AGDM
+    from diffproof.defenses.coup import COUP as COUP
     from diffproof.defenses.dds import DDS as DDS
     from diffproof.defenses.densepure import DensePure as DensePure
+    from diffproof.defenses.diffpure import DiffPure as DiffPure
+    from diffproof.defenses.gdmp import GDMP as GDMP
+    from diffproof.defenses.gradual import GradualNoise as GradualNoise
     from diffproof.defenses.named import load_defense as load_defense
+    from diffproof.defenses.protocol import CertifiableDefense as CertifiableDefense
     from diffproof.defenses.protocol import Defense as Defense
+    from diffproof.defenses.purification import Purification as Purification
     from diffproof.defenses.undefended import Undefended as Undefended
     from diffproof.denoisers.diffusers import from_unet as from_unet
     from diffproof.denoisers.empirical import EmpiricalDenoiser as EmpiricalDenoiser
@@ -30,6 +52,7 @@ if TYPE_CHECKING:
     from diffproof.denoisers.schedules import VariancePreservingSchedule as VariancePreservingSchedule
     from diffproof.noise import Noise as Noise
     from diffproof.noise import Stream as Stream
+    from diffproof.reverse import Solver as Solver
     from diffproof.reverse import StepRule as StepRule
     from diffproof.reverse import one_shot as one_shot
     from diffproof.reverse import posterior_sample as posterior_sample
@@ -39,31 +62,54 @@ if TYPE_CHECKING:
     from diffproof.smoothing.smoothed import Smoothed as Smoothed
 
 _HOMES = {
+    "AGDM": "defenses.agdm",
+    "AttackResult": "attacks.result",
+    "AttackedDefense": "attacks.views",
+    "AutoAttack": "attacks.autoattack",
     "Bound": "smoothing.bounds",
+    "COUP": "defenses.coup",
+    "CertifiableDefense": "defenses.protocol",
     "Certificate": "smoothing.certificate",
     "Classifier": "classifiers.protocol",
     "DDS": "defenses.dds",
     "Defense": "defenses.protocol",
     "Denoiser": "denoisers.protocol",
     "DensePure": "defenses.densepure",
+    "DiffAttack": "attacks.diffattack",
+    "DiffPure": "defenses.diffpure",
     "DiscreteSchedule": "denoisers.schedules",
     "EmpiricalDenoiser": "denoisers.empirical",
+    "Flow": "attacks.threat",
+    "GDMP": "defenses.gdmp",
     "GaussianMixtureDenoiser": "denoisers.gaussian_mixture",
+    "GradientMode": "attacks.views",
+    "GradualNoise": "defenses.gradual",
     "ImageData": "data.images",
+    "L2": "attacks.threat",
+    "Linf": "attacks.threat",
+    "LowFrequency": "attacks.low_frequency",
     "NetworkDenoiser": "denoisers.network",
     "Noise": "noise",
+    "PGD": "attacks.pgd",
+    "Purification": "defenses.purification",
     "Resize": "classifiers.preprocessing",
     "Smoothed": "smoothing.smoothed",
+    "Solver": "reverse",
+    "Square": "attacks.square",
+    "StAdv": "attacks.stadv",
     "StepRule": "reverse",
     "Stream": "noise",
     "Undefended": "defenses.undefended",
     "VarianceExplodingSchedule": "denoisers.schedules",
     "VariancePreservingSchedule": "denoisers.schedules",
+    "attack": "attacks.named",
     "from_unet": "denoisers.diffusers",
+    "load_attack": "attacks.named",
     "load_classifier": "classifiers.named",
     "load_data": "data.named",
     "load_defense": "defenses.named",
     "load_denoiser": "denoisers.named",
+    "load_threat": "attacks.threat",
     "one_shot": "reverse",
     "posterior_sample": "reverse",
     "select_sigmas": "reverse",

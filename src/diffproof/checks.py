@@ -5,12 +5,14 @@ from __future__ import annotations
 import difflib
 import operator
 from collections.abc import Iterable
+from enum import StrEnum
 from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 T = TypeVar("T")
+E = TypeVar("E", bound=StrEnum)
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> ValueError:
@@ -19,6 +21,14 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> ValueError:
     near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(names)}"
     return ValueError(f"{kind}: unknown name {name!r}; {hint}")
+
+
+def check_member(name: str, value: str, enum: type[E]) -> E:
+    """The member of an enum with this value, or ValueError."""
+    try:
+        return enum(value)
+    except ValueError:
+        raise ValueError(f"{name}: expected one of {', '.join(enum)}, got {value!r}") from None
 
 
 def check_at_least(name: str, value: int, minimum: int) -> int:

@@ -33,7 +33,8 @@ def checkpointed(images: Tensor, steps: Sequence[Step], *, every: int = 1) -> Te
     """The chain with exact gradients in constant memory, a state a step aside.
 
     Going backward runs each step again from its stored state, one at a time, and includes the path of
-    `images` into every step. Gradients flow to `images` only, not to parameters, and once, not twice.
+    `images` into every step. Gradients flow to `images` only, not to parameters, and once, not twice; where
+    `images` asks for none, no graph is built at all.
 
     Args:
         images: first state and second argument of every step.
@@ -45,7 +46,9 @@ def checkpointed(images: Tensor, steps: Sequence[Step], *, every: int = 1) -> Te
     """
     check_at_least("every", every, 1)
     if not (torch.is_grad_enabled() and images.requires_grad):
-        return plain(images, steps)
+        # A graph to parameters, which get no gradient, would hold every step in memory.
+        with torch.no_grad():
+            return plain(images, steps)
     output: Tensor = _Checkpointed.apply(images, tuple(steps), every)  # type: ignore[no-untyped-call]
     return output
 
@@ -116,7 +119,8 @@ def adjoint(state: Tensor, sigmas: Sequence[float], velocity: Velocity) -> Tenso
         velocity: a pure function of state and level.
     """
     if not (torch.is_grad_enabled() and state.requires_grad):
-        return _euler(state, sigmas, velocity)
+        with torch.no_grad():
+            return _euler(state, sigmas, velocity)
     output: Tensor = _Adjoint.apply(state, tuple(sigmas), velocity)  # type: ignore[no-untyped-call]
     return output
 
@@ -149,3 +153,44 @@ class _Adjoint(torch.autograd.Function):
             state = state + (earlier - sigma) * slope.detach()
             grad = grad - (earlier - sigma) * pulled
         return grad, None, None
+
+
+StepLoss = Callable[[Tensor, Tensor], Tensor]
+
+
+def checkpointed_with_losses(
+    images: Tensor, steps: Sequence[Step], losses: Sequence[StepLoss | None]
+) -> tuple[Tensor, Tensor]:
+    """`checkpointed`, and the sum of losses of its states, whose gradients are as exact and cost as little.
+
+    Args:
+        images, steps: see `checkpointed`.
+        losses: pure functions (state after a step, images) → N values, one for each step, or None.
+
+    Returns:
+        The last state, and N sums of losses.
+
+    Raises:
+        ValueError: another number of losses than steps.
+    """
+    if len(losses) != len(steps):
+        raise ValueError(f"losses: expected one for each of {len(steps)} steps, got {len(losses)}")
+    chain = [_carrying(i == 0, step, loss) for i, (step, loss) in enumerate(zip(steps, losses, strict=True))]
+    final = checkpointed(images, chain)
+    return final[:, 1:].reshape(images.shape), final[:, 0]
+
+
+def _carrying(first: bool, step: Step, loss: StepLoss | None) -> Step:
+    """The step on states that carry their sum of losses as a first value of each row."""
+
+    def carry(carried: Tensor, images: Tensor) -> Tensor:
+        if first:
+            state, total = carried, carried.new_zeros(len(carried))
+        else:
+            state, total = carried[:, 1:].reshape(images.shape), carried[:, 0]
+        state = step(state, images)
+        if loss is not None:
+            total = total + loss(state, images)
+        return torch.cat([total[:, None], state.flatten(1)], dim=1)
+
+    return carry

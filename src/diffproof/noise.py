@@ -38,12 +38,20 @@ MAX_STEP = 2**16 - 1
 
 
 class Stream(IntEnum):
-    """Independent families of draws, so that no purpose ever reuses another's noise."""
+    """Independent families of draws, so that no purpose ever reuses another's noise.
+
+    SELECTION, ESTIMATION, PREDICTION: draws of randomized smoothing.
+    FORWARD: calls of a defence that are given no noise.
+    ATTACK: what an attack sees of a random defence, and its random starts.
+    SCORING: what a defence is scored under after an attack.
+    """
 
     SELECTION = 0
     ESTIMATION = 1
     PREDICTION = 2
     FORWARD = 3
+    ATTACK = 4
+    SCORING = 5
 
 
 @dataclass(frozen=True)

@@ -213,7 +213,7 @@ def t_star_of(sigma: float) -> float:
     level = torch.tensor(sigma * _WIDTH, dtype=torch.float64)
     time = float(VariancePreservingSchedule().time(level)) if sigma > 0 else 0.0
     if not 0 < time <= 1:
-        raise ValueError(f"sigma: expected a noise level of the VP-SDE, in (0, 75.8], got {sigma!r}")
+        raise ValueError(f"sigma: expected a noise level of the VP-SDE, in (0, 76.08], got {sigma!r}")
     return time
 
 
@@ -235,8 +235,9 @@ def solver_step(
         noisy: x, N×C×H×W. clean: the denoiser's estimate there, same shape.
         sigma, next_sigma: noise levels, sigma > next_sigma ≥ 0.
         normal: noise of the step, same shape; not used by the ODE, nor by DDPM where next_sigma = 0.
-        score_shift: ∇ₓ of what guides the process, added to the score at x; it moves the mean by
-            Σ·score_shift (Dhariwal & Nichol 2021, algorithm 1), Σ the step's variance.
+        score_shift: ∇ₓ of what guides the process, added to the score at x; it moves the mean of DDPM and SDE
+            by Σ·score_shift (Dhariwal & Nichol 2021, algorithm 1), Σ the step's variance, and the ODE as
+            their algorithm 2 does.
         variance: learned variance of DDPM's step, in place of β̃.
 
     Returns:
@@ -258,9 +259,9 @@ def solver_step(
             variance=variance,
         )
     elif solver is Solver.ODE:
-        # Its velocity has half the score of the SDE's drift, and is that of x itself.
+        # Its velocity is −σ·score, and that of x itself.
         stretch = 1.0
-        spread = 0.5 * (sigma**2 - next_sigma**2)
+        spread = sigma * (sigma - next_sigma)
         following = reverse_step(noisy, clean, sigma, next_sigma, None, eta=0.0)
     else:
         # In y, with β·dt as its integral over the step.

@@ -1,11 +1,13 @@
-"""diffproof train denoiser and diffproof train classifier."""
+"""diffproof train: denoisers, classifiers and guides."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from diffproof.cli.training_options import (
     TrainingOptions,
@@ -14,12 +16,16 @@ from diffproof.cli.training_options import (
     write_weights,
 )
 
+if TYPE_CHECKING:
+    from diffproof.training.adversarial import Adversary
+
 _HELD_OUT_SIGMAS = (0.1, 0.25, 0.5, 1.0)
+_NORMS = ("linf", "l2")
 
 
 @click.group()
 def train() -> None:
-    """Train a denoiser or a classifier on a data set.
+    """Train a denoiser, a classifier or a guide on a data set.
 
     An interrupted training continues when the same command is given again. For several GPUs:
 
@@ -91,35 +97,128 @@ def denoiser(
         click.echo(f"root-mean-square error on {len(held_out)} test images: {shown}")
 
 
+def adversary_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The options of the inner maximisation of adversarial training."""
+    options = [
+        click.option("--norm", default="linf", help="Norm of the perturbations: linf or l2."),
+        click.option("--budget", default="8/255", help="Their largest norm, for pixels in [0, 1]."),
+        click.option("--inner-steps", default=10, help="Gradient steps of the search for them."),
+        click.option(
+            "--inner-step-size", type=float, help="Length of such a step. [default: a quarter of the budget]"
+        ),
+    ]
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
 @train.command("classifier", context_settings={"show_default": True})
 @training_options(iterations=1000, learning_rate=0.002)
 @click.option("--width", default=16, help="Channels of the first layer.")
 @click.option("--noise-sigma", default=0.0, help="Gaussian noise added to the images, in [0, 1] pixels.")
-def classifier(width: int, noise_sigma: float, **common: Any) -> None:
-    """Train a small classifier, on clean images or with Gaussian noise (the baseline of smoothing).
+@click.option("--adversarial", help="Train against perturbations: pgd (PGD-AT) or trades.")
+@click.option("--trades-weight", default=6.0, help="Weight λ of TRADES's divergence.")
+@adversary_options
+def classifier(
+    width: int,
+    noise_sigma: float,
+    adversarial: str | None,
+    trades_weight: float,
+    norm: str,
+    budget: str,
+    inner_steps: int,
+    inner_step_size: float | None,
+    **common: Any,
+) -> None:
+    """Train a small classifier: on clean images, with noise (the baseline of smoothing) or adversarially.
 
-    Beside the weights comes the loss, .loss.csv and .loss.png.
+    What --adversarial needs stands below it. Beside the weights comes the loss, .loss.csv and .loss.png.
     """
+    options = TrainingOptions(**common)
+    options.check()
+    idle = () if adversarial == "trades" else ("trades_weight",)
+    if adversarial is None:
+        idle = (*idle, "norm", "budget", "inner_steps", "inner_step_size")
+    for name in idle:
+        if click.get_current_context().get_parameter_source(name) is ParameterSource.COMMANDLINE:
+            needed = "--adversarial trades" if name == "trades_weight" else "--adversarial"
+            raise ValueError(f"{name}: needs {needed}")
+    adversary = None
+    if adversarial is not None:
+        adversary = _adversary(adversarial, norm, budget, inner_steps, inner_step_size, trades_weight)
+    _train_classifier(options, width, noise_sigma, adversary)
+
+
+@train.command("guide", context_settings={"show_default": True})
+@training_options(iterations=1000, learning_rate=0.002)
+@click.option("--width", default=16, help="Channels of the first layer.")
+@click.option("--trades-weight", default=6.0, help="Weight λ of the divergence.")
+@adversary_options
+def guide(
+    width: int,
+    trades_weight: float,
+    norm: str,
+    budget: str,
+    inner_steps: int,
+    inner_step_size: float | None,
+    **common: Any,
+) -> None:
+    """Train the robust classifier that guides the defence agdm.
+
+    It minimises cross-entropy on clean images + λ·max KL(f(x) ‖ f(x + δ)), as train classifier --adversarial
+    trades does, and loads as a classifier. Beside the weights comes the loss, .loss.csv and .loss.png.
+    """
+    options = TrainingOptions(**common)
+    options.check()
+    adversary = _adversary("trades", norm, budget, inner_steps, inner_step_size, trades_weight)
+    _train_classifier(options, width, 0.0, adversary)
+
+
+def _adversary(
+    method: str, norm: str, budget: str, steps: int, step_size: float | None, weight: float
+) -> Adversary:
+    from diffproof.attacks.threat import PixelThreat, load_threat
+    from diffproof.training.adversarial import Adversary, Ascent
+
+    threat = load_threat(norm, budget) if norm in _NORMS else None
+    if not isinstance(threat, PixelThreat):
+        raise ValueError(f"norm: expected one of {', '.join(_NORMS)}, got {norm!r}")
+    return Adversary(method, Ascent(threat, steps, step_size), weight)
+
+
+def _train_classifier(
+    options: TrainingOptions, width: int, noise_sigma: float, adversary: Adversary | None
+) -> None:
+    """Train, measure, write and report a classifier."""
+    from diffproof.training.adversarial import robust_accuracy
     from diffproof.training.batches import Mixture
     from diffproof.training.classifier import accuracy, describe_classifier, train_classifier
 
-    options = TrainingOptions(**common)
-    options.check()
     settings = options.settings()
     images = options.training_images()
     description = describe_classifier(images, width)
     held_out = options.held_out()
     data = Mixture(images, flip=options.flip)
-    trained, losses = fit_with_progress(
-        options, partial(train_classifier, data, description, settings, noise_sigma=noise_sigma)
+    train_it = partial(
+        train_classifier, data, description, settings, noise_sigma=noise_sigma, adversary=adversary
     )
+    trained, losses = fit_with_progress(options, train_it)
     metrics = {}
     if held_out is not None:
         metrics["accuracy"] = round(accuracy(trained, held_out), 6)
         if noise_sigma:
             metrics["noisy_accuracy"] = round(accuracy(trained, held_out, noise_sigma, options.seed), 6)
+        if adversary is not None:
+            robust = robust_accuracy(trained, held_out, adversary.ascent, options.seed)
+            metrics["robust_accuracy"] = round(robust, 6)
     write_weights(options, trained.network.state_dict(), description, losses, metrics)
     if held_out is not None:
         click.echo(f"accuracy on {len(held_out)} clean test images: {metrics['accuracy']:.2%}")
         if noise_sigma:
             click.echo(f"with noise of sigma = {noise_sigma:g}: {metrics['noisy_accuracy']:.2%}")
+        if adversary is not None:
+            ascent = adversary.ascent
+            click.echo(
+                f"after {ascent.steps} gradient steps within {ascent.threat.name} {ascent.threat.budget:.4g}:"
+                f" {metrics['robust_accuracy']:.2%}"
+            )

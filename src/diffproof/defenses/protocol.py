@@ -69,8 +69,6 @@ class Defense(nn.Module):
         Raises:
             ValueError: the images are not finite floats, or the noise has another number of rows.
         """
-        if not images.is_floating_point() or not bool(torch.isfinite(images).all()):
-            raise ValueError(f"images: expected finite floats in [0, 1], got {images.dtype} or NaN")
         return self.respond(images, noise_for(images, noise))
 
     def check_evaluation_mode(self) -> None:
@@ -112,8 +110,10 @@ def noise_for(images: Tensor, noise: Noise | None) -> Noise:
     """The noise on the images' device; fresh from torch's global generator where it is None.
 
     Raises:
-        ValueError: another number of rows than images.
+        ValueError: the images are not finite floats, or the noise has another number of rows.
     """
+    if not images.is_floating_point() or not bool(torch.isfinite(images).all()):
+        raise ValueError(f"images: expected finite floats in [0, 1], got {images.dtype} or NaN")
     if noise is None:
         seed = int(torch.randint(2**62, ()))
         index = torch.arange(len(images))

@@ -86,6 +86,9 @@ class Purification(Defense):
         if not 0 < share <= 1:
             raise ValueError(f"share: expected a number in (0, 1], got {share!r}")
         surrogate = copy.copy(self)
+        # A module keeps its parts and hooks in dictionaries, which a shallow copy would share.
+        parts = {name: value.copy() for name, value in vars(self).items() if isinstance(value, dict)}
+        vars(surrogate).update(parts)
         surrogate.steps = tuple(max(1, round(share * steps)) for steps in self.steps)
         return surrogate
 
@@ -161,7 +164,7 @@ class Purification(Defense):
                 score_shift=self.score_shift(noisy, sigma, images, draw),
                 variance=variance,
             )
-            return following if clips or next_sigma > 0 else following.clamp(0.0, 1.0)
+            return following if next_sigma > 0 else following.clamp(0.0, 1.0)
 
         return step
 

@@ -49,10 +49,10 @@ class CertifySettings:
     device: str = "auto"
 
     def __post_init__(self) -> None:
-        from diffproof.defenses.named import METHODS
+        from diffproof.defenses.named import CERTIFIABLE
 
-        if self.method not in METHODS:
-            raise unknown_name("method", self.method, METHODS)
+        if self.method not in CERTIFIABLE:
+            raise unknown_name("method", self.method, CERTIFIABLE)
         if isinstance(self.steps, str) and self.steps != "full":
             raise ValueError(f"steps: expected a number or full, got {self.steps!r}")
         if self.method != "densepure":

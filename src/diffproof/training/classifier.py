@@ -1,7 +1,8 @@
-"""Training a classifier: cross-entropy on clean images, or on noisy ones (Cohen et al. 2019, section 4)."""
+"""Training a classifier: on clean images, on noisy ones (Cohen et al. 2019, section 4), or adversarially."""
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from diffproof.checks import check_at_least
 from diffproof.classifiers.protocol import Classifier
 from diffproof.classifiers.saved import build_classifier
 from diffproof.data.images import ImageData
+from diffproof.training.adversarial import Adversary
 from diffproof.training.batches import Batch, Mixture
 from diffproof.training.loop import Progress, TrainSettings, fit
 
@@ -52,6 +54,7 @@ def train_classifier(
     settings: TrainSettings,
     *,
     noise_sigma: float = 0.0,
+    adversary: Adversary | None = None,
     progress: Progress | None = None,
 ) -> Classifier:
     """Train the classifier that `description` describes.
@@ -60,26 +63,45 @@ def train_classifier(
         data: training images. description: from `describe_classifier`. settings: see TrainSettings.
         noise_sigma: standard deviation of the Gaussian noise added to each image, in [0, 1] pixels; 0 for
             none. With it the classifier is the baseline of plain randomized smoothing.
+        adversary: what to train against, in place of noise; None for ordinary training.
         progress: see Progress.
 
     Raises:
-        ValueError: bad settings, data that cannot be read, or a loss that is not finite.
+        ValueError: bad settings, noise and an adversary together, data that cannot be read, or a loss that is
+            not finite.
     """
     if not 0.0 <= noise_sigma < float("inf"):
         raise ValueError(f"noise_sigma: expected a finite number ≥ 0, got {noise_sigma}")
+    if adversary is not None:
+        if noise_sigma:
+            raise ValueError("noise_sigma, adversarial: expected one of them")
+        adversary.check_images(description["image_shape"])
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
         classifier = build_classifier(description)
 
+    def logits(network: nn.Module, images: Tensor) -> Tensor:
+        normalised = (images - classifier.mean.to(images)) / classifier.std.to(images)
+        answer: Tensor = network(normalised).float()
+        return answer
+
     def loss_of_batch(network: nn.Module, batch: Batch, generator: torch.Generator) -> Tensor:
         images = batch.images
+        if noise_sigma or adversary is not None:
+            normal = batch.mine(torch.randn((batch.size, *images.shape[1:]), generator=generator))
+        if adversary is not None:
+            uniform = batch.mine(torch.rand(batch.size, generator=generator))
+            # The search needs no exchange between processes.
+            bare = network.module if isinstance(network, nn.parallel.DistributedDataParallel) else network
+            found = adversary.search(bare, partial(logits, bare), batch, normal, uniform)
+            return adversary.loss(partial(logits, network), batch, found)
         if noise_sigma:
-            drawn = torch.randn((batch.size, *images.shape[1:]), generator=generator)
-            images = images + noise_sigma * batch.mine(drawn)
-        normalised = (images - classifier.mean.to(images)) / classifier.std.to(images)
-        return nn.functional.cross_entropy(network(normalised).float(), batch.labels)
+            images = images + noise_sigma * normal
+        return nn.functional.cross_entropy(logits(network, images), batch.labels)
 
     identity = {"description": description, "noise_sigma": noise_sigma}
+    if adversary is not None:
+        identity["adversary"] = adversary.describe()
     classifier.network = fit(classifier.network, data, loss_of_batch, settings, progress, identity=identity)
     return classifier.eval()
 

@@ -1,0 +1,1 @@
+"""Threat models, attacks on a defence, and what they find."""

@@ -1,0 +1,75 @@
+"""AutoAttack (Croce & Hein 2020), by the authors' own package."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from diffproof.attacks.package import NORMS, WatchedDefense, contained, one_row, package, package_seed
+from diffproof.attacks.protocol import Attack, Job
+from diffproof.attacks.result import AttackResult
+from diffproof.attacks.threat import L2, Linf, PixelThreat, Threat
+from diffproof.checks import check_at_least
+
+VERSIONS = ("standard", "rand")
+
+
+@dataclass(frozen=True)
+class AutoAttack(Attack):
+    """AutoAttack as it is. Returns the image that it found, or the clean one where it found none.
+
+    Each image is attacked on its own: the package draws the random starts of a batch together, and an image's
+    result would depend on its neighbours. `first_success` counts evaluations of the image.
+
+    Args:
+        version: "standard" (APGD-CE, targeted APGD-DLR, targeted FAB, Square) or "rand" (APGD-CE and APGD-DLR
+            with EOT, for random defences).
+        eot: draws of noise a gradient, of the version rand; evaluated as one batch.
+
+    Raises:
+        ValueError: an argument is out of range. Running it raises ValueError for too few classes or where the
+            package is not installed, and warns (RuntimeWarning) of what the package finds suspicious.
+    """
+
+    version: str = "standard"
+    eot: int = 20
+
+    name = "autoattack"
+    threats = (Linf, L2)
+
+    def __post_init__(self) -> None:
+        check_at_least("eot", self.eot, 1)
+        if self.version not in VERSIONS:
+            raise ValueError(f"version: expected one of {', '.join(VERSIONS)}, got {self.version!r}")
+
+    def find(self, job: Job, threat: Threat) -> list[AttackResult]:
+        """One run of the package an image."""
+        assert isinstance(threat, PixelThreat)
+        pyautoattack, checks = package(), package("pyautoattack.checks")
+        classes, needed = job.view.num_classes, 4 if self.version == "standard" else 3
+        if classes < needed:
+            raise ValueError(
+                f"version: {self.version} needs {needed} classes, got {classes}; use pgd with the loss margin"
+            )
+        results = []
+        with contained(job):
+            for row in range(len(job.images)):
+                random = self.version == "rand"
+                watched = WatchedDefense(job, row, threat, self.eot if random else 1)
+                adversary = pyautoattack.AutoAttack(
+                    watched,
+                    norm=NORMS[threat.name],
+                    eps=threat.budget,
+                    seed=package_seed(job, row),
+                    version=self.version,
+                    device=job.images.device,
+                )
+                if random:
+                    adversary.apgd.eot_iter = self.eot
+                # The package's 9 targets are those of 10 classes.
+                adversary.apgd_targeted.n_target_classes = min(9, classes - 1)
+                adversary.fab.n_target_classes = min(9, classes - 1)
+                # Its count of gradients inside a forward pass runs on from model to model.
+                checks.funcs.update(dict.fromkeys(checks.funcs, 0))
+                adversarial, _ = adversary.run_standard_evaluation(*one_row(job, row), batch_size=1)
+                results.append(watched.result(adversarial[0]))
+        return results

@@ -1,0 +1,95 @@
+"""What every attack is: settings, and a `run` whose result for an image depends on that image alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from diffproof.attacks.result import AttackResult
+from diffproof.attacks.threat import Threat
+from diffproof.attacks.views import AttackedDefense
+from diffproof.checks import check_at_least, check_pixels
+from diffproof.noise import MAX_IMAGE_INDEX
+
+
+@dataclass(frozen=True)
+class Job:
+    """What an attack is run on, checked.
+
+    Attributes:
+        view: the defence as the attack sees it.
+        images: N×C×H×W in [0, 1]. labels: N int64 on their device.
+        image_indices: N int64 on the CPU.
+        seed, batch_size: see Attack.run.
+    """
+
+    view: AttackedDefense
+    images: Tensor
+    labels: Tensor
+    image_indices: Tensor
+    seed: int
+    batch_size: int
+
+
+@dataclass(frozen=True)
+class Attack:
+    """The settings of an attack. Subclasses write `find`."""
+
+    name: ClassVar[str]
+    # The threat models it can stay within.
+    threats: ClassVar[tuple[type[Threat], ...]]
+
+    def find(self, job: Job, threat: Threat) -> list[AttackResult]:
+        """A result an image. Written by subclasses."""
+        raise TypeError(f"{type(self).__name__} does not define find()")
+
+    def run(
+        self,
+        view: AttackedDefense,
+        images: Tensor,
+        labels: Tensor,
+        *,
+        threat: Threat,
+        seed: int,
+        image_indices: Sequence[int],
+        batch_size: int,
+    ) -> list[AttackResult]:
+        """Attack images, one result each.
+
+        Args:
+            view: the defence as the attack sees it.
+            images: N×C×H×W in [0, 1].
+            labels: N int64, the true ones.
+            threat: one of `threats`.
+            seed, image_indices: fix all noise of an image: that of a random defence, its own stream, and that
+                of random starts.
+            batch_size: most rows in the networks at once, repeats for the expectation over noise included.
+                It changes no result.
+
+        Raises:
+            ValueError: an argument is out of range, the attack cannot stay within the threat, the defence
+                has no gradient that the attack needs, or it is in training mode.
+        """
+        if not isinstance(threat, self.threats):
+            known = ", ".join(sorted(kind.name for kind in self.threats))
+            raise ValueError(f"threat: {self.name} attacks within {known}, got {threat.name}")
+        check_pixels(images)
+        check_at_least("batch_size", batch_size, 1)
+        view.defense.check_evaluation_mode()
+        if labels.shape != images.shape[:1] or labels.dtype != torch.int64:
+            raise ValueError(
+                f"labels: expected {len(images)} int64 labels, got {labels.dtype} {tuple(labels.shape)}"
+            )
+        if not 0 <= int(labels.min()) <= int(labels.max()) < view.num_classes:
+            raise ValueError(f"labels: expected 0 ≤ label < {view.num_classes}, got {labels.tolist()[:3]}…")
+        if len(image_indices) != len(images) or not all(0 <= i <= MAX_IMAGE_INDEX for i in image_indices):
+            raise ValueError(
+                f"image_indices: expected {len(images)} numbers in [0, 2^28), got {list(image_indices)[:3]}…"
+            )
+        indices = torch.tensor(list(image_indices), dtype=torch.int64)
+        job = Job(view, images.detach(), labels.to(images.device), indices, seed, batch_size)
+        return self.find(job, threat)

@@ -1,0 +1,38 @@
+"""What an attack found for an image."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class AttackResult:
+    """What an attack found for one image.
+
+    Attributes:
+        image_index, label: of the attacked image.
+        adversarial: C×H×W in [0, 1]; which iterate it is, the attack says.
+        norm: of the perturbation, in the threat's own norm; for StAdv the largest movement of a pixel.
+        first_success: first iteration (for AutoAttack and Square: evaluation) at which some draw of what the
+            attack saw was wrong within the threat; None if there was none. The clean image, or the random
+            start, is iteration 0.
+        forwards, backwards: evaluations of the defence and of its gradient that the attack spent on this
+            image, every draw of noise counted; recomputation inside a gradient is not.
+        zero_gradients: share of the iterations whose gradient was exactly zero; None if it asked for none.
+    """
+
+    image_index: int
+    label: int
+    adversarial: Tensor
+    norm: float
+    first_success: int | None
+    forwards: int
+    backwards: int
+    zero_gradients: float | None
+
+    @property
+    def success(self) -> bool:
+        """A wrong answer was seen during the attack: no score, since a random defence errs now and then."""
+        return self.first_success is not None

@@ -1,0 +1,129 @@
+"""Honest scores of a random defence: four accuracies after an attack, and the same four without any."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from scipy.special import betaincinv
+from torch import Tensor
+
+from diffproof.checks import check_at_least, check_probability
+from diffproof.classifiers.protocol import predicted_labels
+from diffproof.defenses.protocol import Defense
+from diffproof.defenses.voting import majority
+from diffproof.noise import Noise, Stream
+
+
+@dataclass(frozen=True)
+class Share:
+    """A share of images with its exact interval.
+
+    Attributes:
+        value: the share. low, high: Clopper–Pearson interval. images: how many it is a share of.
+    """
+
+    value: float
+    low: float
+    high: float
+    images: int
+
+    @classmethod
+    def of(cls, value: float, images: int, confidence: float = 0.95) -> Share:
+        """The Clopper–Pearson interval of value·images hits among `images` (Clopper & Pearson 1934).
+
+        A mean of shares within images has fractional hits; it varies less than that of so many hits or
+        misses, so the interval errs on the wide side.
+
+        Raises:
+            ValueError: no images, or value or confidence out of range.
+        """
+        check_at_least("images", images, 1)
+        check_probability("confidence", confidence)
+        if not 0.0 <= value <= 1.0:
+            raise ValueError(f"value: expected a share in [0, 1], got {value!r}")
+        hits, tail = value * images, (1 - confidence) / 2
+        low = float(betaincinv(hits, images - hits + 1, tail)) if hits > 0 else 0.0
+        high = float(betaincinv(hits + 1, images - hits, 1 - tail)) if hits < images else 1.0
+        return cls(value, low, high, images)
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Four accuracies of a defence on the same images.
+
+    Attributes:
+        fresh: mean over images and fresh draws of noise: one submission.
+        majority: of the majority label over an image's draws.
+        worst: right under every one of them: an attacker who submits the same image so many times.
+        optimisation: no success seen while the attack optimised; without an attack, right under as many draws
+            as it looked at. Counts lucky draws against the defence.
+        draws: fresh draws of an image.
+    """
+
+    fresh: Share
+    majority: Share
+    worst: Share
+    optimisation: Share
+    draws: int
+
+
+def draw_labels(
+    defense: Defense,
+    images: Tensor,
+    *,
+    draws: int,
+    seed: int,
+    image_indices: Sequence[int],
+    batch_size: int,
+    stream: Stream = Stream.SCORING,
+) -> Tensor:
+    """Labels under fresh noise, N×draws int64; one draw where the defence is not random, repeated.
+
+    Args:
+        defense: what is scored.
+        images: N×C×H×W in [0, 1].
+        draws: draws of noise of each image.
+        seed, image_indices, stream: fix the noise; the stream must not be the attack's.
+        batch_size: most rows that go through at once; changes no result.
+
+    Raises:
+        ValueError: draws or batch_size < 1, or logits that are NaN.
+    """
+    check_at_least("draws", draws, 1)
+    check_at_least("batch_size", batch_size, 1)
+    different = draws if defense.random else 1
+    index = torch.tensor(list(image_indices)).repeat_interleave(different)
+    draw = torch.arange(different).repeat(len(images))
+    row = torch.arange(len(images)).repeat_interleave(different)
+    labels = []
+    with torch.no_grad():  # labels have no gradient
+        for part in torch.arange(len(row)).split(batch_size):
+            noise = Noise.for_rows(seed, stream, index[part], draw[part])
+            labels.append(predicted_labels(defense(images[row[part]], noise)).cpu())
+    return torch.cat(labels).reshape(len(images), different).expand(-1, draws)
+
+
+def score(drawn: Tensor, labels: Tensor, seen: Tensor, num_classes: int) -> Scores:
+    """The four accuracies.
+
+    Args:
+        drawn: N×draws labels under fresh noise, of attacked or of clean images.
+        labels: N true labels.
+        seen: N booleans, a wrong answer was seen while the attack optimised (or under as many clean draws).
+        num_classes: number of classes.
+    """
+    images, draws = drawn.shape
+    right = drawn == labels[:, None]
+
+    def share(hits: Tensor) -> Share:
+        return Share.of(float(hits.double().mean()), images)
+
+    return Scores(
+        fresh=share(right.double().mean(1)),
+        majority=share(majority(drawn, num_classes) == labels),
+        worst=share(right.all(1)),
+        optimisation=share(~seen),
+        draws=draws,
+    )

@@ -1,0 +1,58 @@
+"""Square Attack (Andriushchenko et al. 2020), by AutoAttack's package: black box, it asks for no gradient."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from diffproof.attacks.package import NORMS, WatchedDefense, contained, one_row, package, package_seed
+from diffproof.attacks.protocol import Attack, Job
+from diffproof.attacks.result import AttackResult
+from diffproof.attacks.threat import L2, Linf, PixelThreat, Threat
+from diffproof.checks import check_at_least
+
+
+@dataclass(frozen=True)
+class Square(Attack):
+    """Random square-shaped changes, kept where they lower the margin; stops at the first success.
+
+    Returns the image that it found, or the clean one where it found none. The schedule of sizes is rescaled
+    to the number of queries, as in the paper. `first_success` counts evaluations of the image. Each image is
+    attacked on its own, since the package draws the squares of a batch together.
+
+    Args:
+        queries: most evaluations of an image, a few at the start and end aside.
+
+    Raises:
+        ValueError: queries < 1. Running it raises ValueError where the package is not installed.
+    """
+
+    queries: int = 5000
+
+    name = "square"
+    threats = (Linf, L2)
+
+    def __post_init__(self) -> None:
+        check_at_least("queries", self.queries, 1)
+
+    def find(self, job: Job, threat: Threat) -> list[AttackResult]:
+        """One run of the package an image."""
+        assert isinstance(threat, PixelThreat)
+        square = package("pyautoattack.square")
+        results = []
+        with contained(job), torch.no_grad():  # it never asks for a gradient
+            for row in range(len(job.images)):
+                watched = WatchedDefense(job, row, threat)
+                attack = square.SquareAttack(
+                    watched,
+                    norm=NORMS[threat.name],
+                    n_queries=self.queries,
+                    eps=threat.budget,
+                    seed=package_seed(job, row),
+                    resc_schedule=True,
+                    device=job.images.device,
+                )
+                adversarial = attack.perturb(*one_row(job, row))
+                results.append(watched.result(adversarial[0]))
+        return results

@@ -1,0 +1,167 @@
+"""Threat models: what an attack may change, and by how much."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from diffproof.checks import check_positive, unknown_name
+
+
+def parse_budget(budget: str | float) -> float:
+    """A budget as a number: 0.0314, "0.0314" or "8/255".
+
+    Raises:
+        ValueError: it is no number, or not a finite one above 0.
+    """
+    try:
+        value = float(Fraction(budget) if isinstance(budget, str) else budget)
+    except (ValueError, ZeroDivisionError):
+        raise ValueError(f"budget: expected a number or a fraction like 8/255, got {budget!r}") from None
+    return check_positive("budget", value)
+
+
+@dataclass(frozen=True)
+class Threat:
+    """What an attack may do to an image.
+
+    Args:
+        budget: the largest norm of a perturbation.
+
+    Raises:
+        ValueError: the budget is not a finite number above 0, or larger than the threat can mean.
+    """
+
+    name: ClassVar[str]
+    # The largest budget that makes sense, None for any.
+    largest: ClassVar[float | None] = 1.0
+    budget: float
+
+    def __post_init__(self) -> None:
+        check_positive("budget", self.budget)
+        if self.largest is not None and self.budget > self.largest:
+            hint = f"; does {self.budget:g} mean {self.budget:g}/255?" if self.name == "linf" else ""
+            raise ValueError(
+                f"budget: expected {self.name} in (0, {self.largest:g}], got {self.budget:g}{hint}"
+            )
+
+
+class PixelThreat(Threat):
+    """A perturbation added to the pixels, in a ball of a norm; perturbed pixels stay in [0, 1]."""
+
+    def norm(self, perturbation: Tensor) -> Tensor:
+        """N norms of N×C×H×W."""
+        raise NotImplementedError
+
+    def project(self, perturbation: Tensor) -> Tensor:
+        """The nearest perturbation in the ball, N×C×H×W."""
+        raise NotImplementedError
+
+    def steepest(self, gradient: Tensor) -> Tensor:
+        """The direction of unit norm that a gradient grows fastest in; 0 where the gradient is 0."""
+        raise NotImplementedError
+
+    def spread(self, normal: Tensor, uniform: Tensor) -> Tensor:
+        """A point uniform in the ball, of standard normals N×C×H×W and N uniforms in (0, 1)."""
+        raise NotImplementedError
+
+    def clip(self, points: Tensor, images: Tensor) -> Tensor:
+        """Perturbed images within the ball around `images` and within [0, 1], N×C×H×W.
+
+        Clamping pixels after projecting moves each of them towards its image, so the point stays in the ball.
+        """
+        return (images + self.project(points - images)).clamp(0.0, 1.0)
+
+
+class Linf(PixelThreat):
+    """No pixel changes by more than the budget, at most 1."""
+
+    name = "linf"
+
+    def norm(self, perturbation: Tensor) -> Tensor:
+        """Largest absolute value."""
+        return perturbation.flatten(1).abs().amax(1)
+
+    def project(self, perturbation: Tensor) -> Tensor:
+        """Each pixel clamped."""
+        return perturbation.clamp(-self.budget, self.budget)
+
+    def steepest(self, gradient: Tensor) -> Tensor:
+        """Sign."""
+        return gradient.sign()
+
+    def spread(self, normal: Tensor, uniform: Tensor) -> Tensor:
+        """Each pixel uniform in ± budget."""
+        inside: Tensor = self.budget * (2 * torch.special.ndtr(normal) - 1)
+        return inside
+
+
+class L2(PixelThreat):
+    """The Euclidean norm of the change is at most the budget."""
+
+    name = "l2"
+    largest = None
+
+    def norm(self, perturbation: Tensor) -> Tensor:
+        """Euclidean norm."""
+        norm: Tensor = torch.linalg.vector_norm(perturbation.flatten(1), dim=1)
+        return norm
+
+    def project(self, perturbation: Tensor) -> Tensor:
+        """Scaled down to the budget where it is longer."""
+        norm = _column(self.norm(perturbation))
+        return torch.where(norm > self.budget, perturbation * (self.budget / norm), perturbation)
+
+    def steepest(self, gradient: Tensor) -> Tensor:
+        """The gradient at unit length."""
+        # Divided by its largest entry first, whose square could otherwise underflow.
+        scale = _column(gradient.flatten(1).abs().amax(1))
+        scaled = gradient / torch.where(scale > 0, scale, 1.0)
+        norm = _column(self.norm(scaled))
+        unit: Tensor = scaled / torch.where(norm > 0, norm, 1.0)
+        return unit
+
+    def spread(self, normal: Tensor, uniform: Tensor) -> Tensor:
+        """A uniform direction, at a radius budget·u^(1/d)."""
+        radius = self.budget * uniform ** (1 / normal[0].numel())
+        return self.steepest(normal) * _column(radius)
+
+
+class Flow(Threat):
+    """Pixels move by at most the budget, as a part of half the image's width or height (Xiao et al. 2018).
+
+    0.05 is the papers' bound. The units are those of `torch.nn.functional.grid_sample`: moving by a pixel
+    takes 2/width.
+    """
+
+    name = "stadv"
+
+    def norm(self, flow: Tensor) -> Tensor:
+        """Largest absolute movement of each flow, N×H×W×2."""
+        return flow.flatten(1).abs().amax(1)
+
+
+def _column(values: Tensor) -> Tensor:
+    return values[:, None, None, None]
+
+
+THREATS: dict[str, type[Threat]] = {cls.name: cls for cls in (Linf, L2, Flow)}
+
+
+def load_threat(name: str, budget: str | float) -> Threat:
+    """A threat model by name.
+
+    Args:
+        name: "linf", "l2" or "stadv".
+        budget: as a number or like "8/255".
+
+    Raises:
+        ValueError: unknown name, or a budget out of range.
+    """
+    if name not in THREATS:
+        raise unknown_name("threat", name, THREATS)
+    return THREATS[name](parse_budget(budget))
