@@ -502,6 +502,24 @@ def test_the_picture_is_a_picture(mixed_run: Path, small_run: Path, tmp_path: Pa
     assert (picture.read_bytes(), table.read_bytes()) == before
 
 
+def test_long_names_stay_inside_the_picture(tmp_path: Path, small_run: Path) -> None:
+    for model in ("its-fine-tuned-copy", "a-model-with-a-long-name", "another-model-of-others", "b"):
+        shutil.copytree(small_run, tmp_path / "runs" / model)
+        with RunStore.reading(small_run) as store:
+            settings = replace(
+                store.settings, classifier=f"hf:{'folder/' * 9}{model}", data=f"{'long/' * 30}x"
+            )
+        change(tmp_path / "runs" / model, "UPDATE settings SET json = ?", json.dumps(settings.as_dict()))
+    report = load_report(list((tmp_path / "runs").iterdir()), [0.0])
+    names = [report.label(row).partition(", ")[2] for row in report.rows]
+    assert names == sorted(names)
+    assert len(set(names)) == 4
+    _, picture = write_report(report, tmp_path / "report", force=False)
+    pixels = matplotlib.image.imread(picture)[..., :3]
+    for edge in (pixels[:, :3], pixels[:, -3:], pixels[:3], pixels[-3:]):
+        assert bool((edge == 1.0).all())
+
+
 def test_a_run_that_certifies_nothing_is_drawn(tmp_path: Path) -> None:
     certify(tmp_path / "run", **PLAIN, indices="0:2", n0=1, n=1)
     _, picture = write_report(load_report([tmp_path / "run"], [0.0, 1.0]), tmp_path / "report", force=False)

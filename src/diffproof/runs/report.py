@@ -85,6 +85,12 @@ def _short(spec: str) -> str:
     return family if at else Path(path or spec).stem
 
 
+def _source(data: str) -> str:
+    """A data set's name: a file's or folder's without where it lies, a Hub id as it is."""
+    is_path = data.count("/") > 1 or data.startswith((".", "/", "~"))
+    return Path(data).name if is_path else data
+
+
 def load_report(folders: Sequence[Path], radii: Sequence[float]) -> Report:
     """Read run folders.
 
@@ -127,9 +133,10 @@ def _load_row(folder: Path) -> Row:
     return Row(folder, settings, results, planned)
 
 
-def _order(row: Row) -> tuple[float, int, str]:
+def _order(row: Row) -> tuple[float, int, str, str]:
     rank = {"none": 0, "dds": 1, "densepure": 2}
-    return row.settings.sigma, rank[row.settings.method], row.settings.describe() + row.settings.classifier
+    s = row.settings
+    return s.sigma, rank[s.method], s.describe(), _short(s.classifier)
 
 
 def header(report: Report) -> list[str]:
@@ -215,14 +222,15 @@ def draw_curves(report: Report, path: Path) -> None:
         for axis in axes
         for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)
     }
-    figure.legend(
-        handles.values(),
-        handles.keys(),
-        loc="outside lower center",
-        ncols=min(4, len(handles)),
-        frameon=False,
-    )
-    data = _either(f"{row.settings.data} ({row.settings.split})" for row in report.rows)
+    for columns in range(min(4, len(handles)), 0, -1):
+        legend = figure.legend(
+            handles.values(), handles.keys(), loc="outside lower center", ncols=columns, frameon=False
+        )
+        figure.draw_without_rendering()
+        if columns == 1 or legend.get_window_extent().width <= figure.bbox.width:
+            break
+        legend.remove()
+    data = _either(f"{_source(row.settings.data)} ({row.settings.split})" for row in report.rows)
     images = _either(f"{len(row.results)} images" for row in report.rows)
     draws = _either(f"n = {row.settings.n}" for row in report.rows)
     alpha = _either(f"α = {row.settings.alpha:g}" for row in report.rows)
