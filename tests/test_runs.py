@@ -24,6 +24,7 @@ from scipy.stats import beta, norm
 
 import diffproof as dp
 from diffproof.cli.main import run
+from diffproof.defenses.named import compile_networks
 from diffproof.runs.certify import prepare, resolve_device
 from diffproof.runs.certify import run as run_job
 from diffproof.runs.export import export
@@ -31,7 +32,7 @@ from diffproof.runs.report import cells, curve, header, load_report, write_repor
 from diffproof.runs.settings import CertifySettings
 from diffproof.runs.store import RunStore
 from diffproof.runs.verify import verify
-from diffproof.weights import load_weights, packaged, save_weights
+from diffproof.weights import hash_tensors, load_weights, packaged, save_weights
 
 PLAIN: dict[str, object] = {"denoiser": None, "method": "none", "steps": None, "votes": None}
 
@@ -144,7 +145,7 @@ needs_compiler = pytest.mark.skipif(
 
 @needs_compiler
 def test_compiled_networks_label_as_others_do(
-    tmp_path: Path, small_run: Path, denoiser: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, denoiser: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     changes = {"denoiser": denoiser, "method": "dds", "indices": "0:40:16", "batch_size": 100}
     plain = certify(tmp_path / "plain", **changes)
@@ -189,6 +190,36 @@ def test_a_run_is_compiled_again_only_to_draw_again(
     assert compiled == [False, True]
 
 
+@pytest.mark.parametrize("wanted", [True, False])
+def test_networks_of_torchs_own_classes_are_compiled(monkeypatch: pytest.MonkeyPatch, wanted: bool) -> None:
+    torch._dynamo.reset()
+    network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 3))
+    defense = dp.Undefended(dp.Classifier(network, 3, image_shape=(1, 8, 8)).eval())
+    before = hash_tensors(defense.state_dict())
+    if wanted:
+        compile_networks(defense)
+    graphs: list[object] = []
+
+    def keep(graph: object, *_: object, **__: object) -> object:
+        graphs.append(graph)
+        return graph
+
+    # The graph that Dynamo hands on, not compiled to machine code.
+    monkeypatch.setattr("torch._inductor.compile_fx.compile_fx", keep)
+    defense.classifier(torch.rand(5, 1, 8, 8))
+    assert bool(graphs) == wanted
+    assert hash_tensors(defense.state_dict()) == before
+
+
+def test_an_error_without_words_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError
+
+    monkeypatch.setattr("diffproof.classifiers.protocol.Classifier.forward", fail)
+    with pytest.raises(ValueError, match=r"the networks cannot label digits: RuntimeError$"):
+        prepare(CertifySettings("digits", "digits", "none", 0.5))
+
+
 def test_no_compiler_is_said_in_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -199,6 +230,7 @@ def test_no_compiler_is_said_in_one_line(
     assert run([*certify_flags(tmp_path / "run", **PLAIN), "--compile"]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("diffproof: error: compile: torch cannot compile the networks: InvalidCxxCompiler")
+    assert line.endswith("leave --compile out to do without")
     assert not (tmp_path / "run").exists()
 
 
@@ -500,6 +532,24 @@ def test_the_picture_is_a_picture(mixed_run: Path, small_run: Path, tmp_path: Pa
     assert not table.exists()
     write_report(report, tmp_path / "new" / "report", force=True)
     assert (picture.read_bytes(), table.read_bytes()) == before
+
+
+def test_long_names_stay_inside_the_picture(tmp_path: Path, small_run: Path) -> None:
+    for model in (f"its-{'very-' * 20}fine-tuned-copy", "a-model-with-a-long-name", "another-model", "b"):
+        shutil.copytree(small_run, tmp_path / "runs" / model)
+        with RunStore.reading(small_run) as store:
+            settings = replace(
+                store.settings, classifier=f"hf:{'folder/' * 9}{model}", data=f"{'long/' * 30}x"
+            )
+        change(tmp_path / "runs" / model, "UPDATE settings SET json = ?", json.dumps(settings.as_dict()))
+    report = load_report(list((tmp_path / "runs").iterdir()), [0.0])
+    names = [report.label(row).partition(", ")[2] for row in report.rows]
+    assert names == sorted(names)
+    assert len(set(names)) == 4
+    _, picture = write_report(report, tmp_path / "report", force=False)
+    pixels = matplotlib.image.imread(picture)[..., :3]
+    for edge in (pixels[:, :3], pixels[:, -3:], pixels[:3], pixels[-3:]):
+        assert bool((edge == 1.0).all())
 
 
 def test_a_run_that_certifies_nothing_is_drawn(tmp_path: Path) -> None:

@@ -33,7 +33,7 @@ from diffproof.cli.config import config_option
 @click.option("--batch-size", default=256, help="Most images in a network at once; changes no result.")
 @click.option("--device", default="auto", help="cpu, cuda or auto.")
 @click.option("--precision", default="float32", help="Of the networks: float32 or bfloat16.")
-@click.option("--compile", is_flag=True, help="Compile the networks: starts minutes later, runs faster.")
+@click.option("--compile/--no-compile", help="Compile the networks: starts minutes later, runs faster.")
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Run folder, new or to continue.")
 def certify(out: Path, steps: str, **flags: Any) -> None:
     """Certify images of a data set into a run folder.

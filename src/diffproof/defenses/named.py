@@ -82,7 +82,8 @@ def compile_networks(defense: Defense) -> Defense:
     for network in _networks(defense):
         # Inductor's convolutions on CPUs are fast, and take any batch size, in this layout only.
         network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        network.compile(dynamic=True)
+        # Of the forward itself: Dynamo looks into no module class of torch's own, such as Sequential.
+        network.forward = torch.compile(network.forward, dynamic=True)
     return defense
 
 

@@ -54,7 +54,7 @@ class Job:
 
 
 def prepare(settings: CertifySettings) -> Job:
-    """Load what a run needs and label two draws of its first image, so that misfits show before any write.
+    """Load what a run needs and label a draw of its first image, so that misfits show before any write.
 
     Raises:
         ValueError: anything that is unknown, unreadable or does not fit together.
@@ -73,30 +73,46 @@ def prepare(settings: CertifySettings) -> Job:
     defense = load_defense(settings.method, classifier=classifier, denoiser=denoiser, **options)
     device = resolve_device(settings.device)
     defense = set_precision(defense, getattr(torch, settings.precision)).to(device)
-    if settings.compile:
-        defense = compile_networks(defense)
     smoothed = Smoothed(defense, settings.sigma)
     job = Job(settings, data, indices, smoothed, device)
-    first = data.pixels[indices[0]].to(device)
-    with warnings.catch_warnings():
-        # Said once of every compiled U-Net, and of no use to who certifies it.
-        warnings.filterwarnings("ignore", r"\s*Dynamo detected a call to a `functools.lru_cache`")
+    try:
+        _label_first(job, 1)
+    except RuntimeError as error:
+        # A network that cannot take the images says so in torch's words.
+        raise ValueError(f"the networks cannot label {data.name}: {_first_line(error)}") from None
+    if settings.compile:
         try:
+            compile_networks(defense)
             # Two: what torch compiles for a batch of one fits no other.
-            for _ in smoothed.tally(
-                first, 2, stream=Stream.SELECTION, seed=settings.seed, image_index=indices[0]
-            ):
-                pass
-        except torch._dynamo.exc.TorchDynamoException as error:
-            raise ValueError(f"compile: torch cannot compile the networks: {_first_line(error)}") from None
+            _label_first(job, 2)
         except RuntimeError as error:
-            # A network that cannot take the images says so in torch's words.
-            raise ValueError(f"the networks cannot label {data.name}: {_first_line(error)}") from None
+            raise ValueError(
+                f"compile: torch cannot compile the networks: {_first_line(error)} (on CPUs it needs a C++"
+                " compiler and Python's headers); leave --compile out to do without"
+            ) from None
     return job
 
 
+def _label_first(job: Job, draws: int) -> None:
+    """Label draws of the first image, for what goes wrong when the networks run."""
+    settings, index = job.settings, job.indices[0]
+    image = job.data.pixels[index].to(job.device)
+    with warnings.catch_warnings():
+        # Said once of every compiled U-Net, and of no use to who certifies it.
+        warnings.filterwarnings("ignore", r"\s*Dynamo detected a call to a `functools.lru_cache`")
+        for _ in job.smoothed.tally(
+            image,
+            draws,
+            stream=Stream.SELECTION,
+            seed=settings.seed,
+            image_index=index,
+            batch_size=settings.batch_size,
+        ):
+            pass
+
+
 def _first_line(error: Exception) -> str:
-    return str(error).splitlines()[0]
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def resolve_device(name: str) -> torch.device:

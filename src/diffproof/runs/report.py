@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib.text import Text
 
 from diffproof.files import replacing
 from diffproof.runs.settings import CertifySettings
@@ -85,6 +86,12 @@ def _short(spec: str) -> str:
     return family if at else Path(path or spec).stem
 
 
+def _source(data: str) -> str:
+    """A data set's name: a file's or folder's without where it lies, a Hub id as it is."""
+    is_path = data.count("/") > 1 or data.startswith((".", "/", "~")) or data.endswith((".parquet", ".npz"))
+    return (is_path and Path(data).name) or data
+
+
 def load_report(folders: Sequence[Path], radii: Sequence[float]) -> Report:
     """Read run folders.
 
@@ -127,9 +134,11 @@ def _load_row(folder: Path) -> Row:
     return Row(folder, settings, results, planned)
 
 
-def _order(row: Row) -> tuple[float, int, str]:
+def _order(row: Row) -> tuple[float, int, str, str]:
     rank = {"none": 0, "dds": 1, "densepure": 2}
-    return row.settings.sigma, rank[row.settings.method], row.settings.describe() + row.settings.classifier
+    s = row.settings
+    networks = f"{_short(s.classifier)} {_short(s.denoiser or '')}"
+    return s.sigma, rank[s.method], s.describe(), networks
 
 
 def header(report: Report) -> list[str]:
@@ -215,20 +224,31 @@ def draw_curves(report: Report, path: Path) -> None:
         for axis in axes
         for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)
     }
-    figure.legend(
-        handles.values(),
-        handles.keys(),
-        loc="outside lower center",
-        ncols=min(4, len(handles)),
-        frameon=False,
-    )
-    data = _either(f"{row.settings.data} ({row.settings.split})" for row in report.rows)
+    for columns in range(min(4, len(handles)), 0, -1):
+        legend = figure.legend(
+            handles.values(), handles.keys(), loc="outside lower center", ncols=columns, frameon=False
+        )
+        figure.draw_without_rendering()
+        if legend.get_window_extent().width <= figure.bbox.width:
+            break
+        if columns > 1:
+            legend.remove()
+        else:
+            _shrink(legend.get_texts(), figure.bbox.width / legend.get_window_extent().width)
+    data = _either(f"{_source(row.settings.data)} ({row.settings.split})" for row in report.rows)
     images = _either(f"{len(row.results)} images" for row in report.rows)
     draws = _either(f"n = {row.settings.n}" for row in report.rows)
     alpha = _either(f"α = {row.settings.alpha:g}" for row in report.rows)
-    figure.suptitle(f"{data}, {images}, {draws}, {alpha}", fontsize=10)
+    title = figure.suptitle(f"{data}, {images}, {draws}, {alpha}", fontsize=10)
+    _shrink([title], figure.bbox.width / title.get_window_extent().width)
     with replacing(path) as fresh:
         figure.savefig(fresh, dpi=150, format="png")
+
+
+def _shrink(texts: Iterable[Text], ratio: float) -> None:
+    """Make texts fit that are wider than the picture, with a margin."""
+    for text in texts:
+        text.set_fontsize(float(text.get_fontsize()) * min(1.0, 0.95 * ratio))
 
 
 def _either(texts: Iterable[str]) -> str:
