@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
@@ -27,6 +27,9 @@ PURIFYING: dict[str, type[Purification]] = {
     cls.method: cls for cls in (DiffPure, GDMP, GradualNoise, COUP, AGDM)
 }
 METHODS: dict[str, type[Defense]] = {**CERTIFIABLE, **PURIFYING}
+
+
+D = TypeVar("D", bound=Defense)
 
 
 def load_defense(
@@ -67,14 +70,14 @@ def load_defense(
     return make(classifier=classifier, **given, **settings)
 
 
-def set_precision(defense: Defense, dtype: torch.dtype) -> Defense:
+def set_precision(defense: D, dtype: torch.dtype) -> D:
     """Run all networks in `dtype`; images, noise, votes and statistics stay as they are."""
     for network in _networks(defense):
         network.to(dtype)
     return defense
 
 
-def compile_networks(defense: Defense) -> Defense:
+def compile_networks(defense: D) -> D:
     """Compile all networks for any batch size when they first run (torch.compile, channels last).
 
     The weights and their hash stay as they are; outputs differ by rounding.
