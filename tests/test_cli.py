@@ -452,7 +452,7 @@ def test_report_refuses_a_file_as_folder(refused: Refused, small_run: Path) -> N
     [
         (["certfy"], "No such command 'certfy'"),
         (["--verbose"], "No such option '--verbose'"),
-        (["train", "guide"], "No such command 'guide'"),
+        (["train", "guides"], "No such command 'guides'"),
         (["report", "a", "--bogus"], "No such option '--bogus'"),
         (["export", "a", "b"], "Got unexpected extra argument (b)"),
         (["verify", "a", "--resample", "x"], "Invalid value for '--resample': 'x' is not a valid integer."),
