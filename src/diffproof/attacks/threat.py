@@ -55,19 +55,19 @@ class PixelThreat(Threat):
 
     def norm(self, perturbation: Tensor) -> Tensor:
         """N norms of N×C×H×W."""
-        raise NotImplementedError
+        raise TypeError(f"{type(self).__name__} does not define norm()")
 
     def project(self, perturbation: Tensor) -> Tensor:
         """The nearest perturbation in the ball, N×C×H×W."""
-        raise NotImplementedError
+        raise TypeError(f"{type(self).__name__} does not define project()")
 
     def steepest(self, gradient: Tensor) -> Tensor:
         """The direction of unit norm that a gradient grows fastest in; 0 where the gradient is 0."""
-        raise NotImplementedError
+        raise TypeError(f"{type(self).__name__} does not define steepest()")
 
     def spread(self, normal: Tensor, uniform: Tensor) -> Tensor:
         """A point uniform in the ball, of standard normals N×C×H×W and N uniforms in (0, 1)."""
-        raise NotImplementedError
+        raise TypeError(f"{type(self).__name__} does not define spread()")
 
     def clip(self, points: Tensor, images: Tensor) -> Tensor:
         """Perturbed images within the ball around `images` and within [0, 1], N×C×H×W.
