@@ -82,6 +82,14 @@ def purifier(**settings: Any) -> dp.DiffPure:
     return dp.DiffPure(mixture(), curved(4), **settings)
 
 
+def diffusing() -> dp.RDC:
+    """A defence whose diffusion model classifies."""
+    levels = torch.tensor([0.1, 0.3], dtype=torch.float64)
+    means, spread = pictures(4, seed=3), torch.full((4,), 0.05)
+    denoiser = dp.GaussianMixtureDenoiser(means, spread, component_labels=[0, 1, 2, 3], sigmas=levels)
+    return dp.RDC(denoiser, iterations=2, budget=0.02)
+
+
 def labels_of(defense: dp.Defense, images: Tensor) -> Tensor:
     return defense.classifier_logits(images).argmax(1)
 
@@ -340,6 +348,7 @@ def test_gradient_of_mean_logits() -> None:
 SETTINGS: dict[str, dict[str, Any]] = {
     "pgd": {"iterations": 3, "eot": 3, "random_start": True},
     "diffattack": {"iterations": 2, "eot": 2},
+    "lagrange": {"iterations": 2, "eot": 2},
     "low-frequency": {"iterations": 3, "eot": 3, "share": 0.5},
     "stadv": {"iterations": 3, "eot": 3},
     "square": {"queries": 6},
@@ -349,7 +358,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
 
 def run(name: str, images: Tensor, labels: Tensor, **changes: Any) -> list[dp.AttackResult]:
     threat = Flow(0.2) if name == "stadv" else Linf(0.02)
-    defense = changes.pop("defense", None) or purifier(steps=2)
+    defense = changes.pop("defense", None) or (diffusing() if name == "lagrange" else purifier(steps=2))
     return dp.attack(defense, images, labels, attack=name, threat=threat, **SETTINGS[name], **changes)
 
 

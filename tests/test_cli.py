@@ -69,7 +69,7 @@ PLAIN: dict[str, object] = {"method": "none", "denoiser": None, "steps": None, "
         ({"indices": ""}, "indices: expected start:stop or start:stop:step, got ''"),
         ({"indices": "a:b"}, "indices: expected start:stop or start:stop:step, got 'a:b'"),
         ({"data": None}, "Missing option '--data'."),
-        ({"classifier": None}, "Missing option '--classifier'."),
+        ({"classifier": None}, "classifier: the method 'densepure' needs one, got None"),
         ({"method": None}, "Missing option '--method'."),
         ({"sigma": None}, "Missing option '--sigma'."),
         ({"voets": 3}, "No such option '--voets'"),

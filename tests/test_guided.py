@@ -398,8 +398,21 @@ def test_gradients_are_exact(name: str, solver: str) -> None:
 # By name.
 
 
+def three_gaussians() -> dp.GaussianMixtureDenoiser:
+    """Three classes, and two noise levels for the sums over them."""
+    means = torch.linspace(0.2, 0.8, 3, dtype=torch.float64).reshape(3, 1, 1, 1).expand(3, *SHAPE)
+    return dp.GaussianMixtureDenoiser(
+        means, torch.full((3,), 0.01), component_labels=[0, 1, 2], sigmas=torch.tensor([0.1, 0.2])
+    )
+
+
 def given(method: str) -> dict[str, Any]:
-    needed: dict[str, Any] = {} if method == "none" else {"denoiser": one_gaussian()}
+    """The networks and settings that a method needs."""
+    needed: dict[str, Any] = {} if method in ("dc", "rdc") else {"classifier": classifier()}
+    if method in ("dc", "rdc", "likelihood"):
+        needed["denoiser"] = three_gaussians()
+    elif method != "none":
+        needed["denoiser"] = one_gaussian()
     if method == "diffpure":
         needed["t_star"] = 0.1
     return needed | ({"guide": strong()[0]} if method == "agdm" else {})
@@ -407,10 +420,12 @@ def given(method: str) -> dict[str, Any]:
 
 def test_every_method_has_its_name() -> None:
     assert (
-        {*CERTIFIABLE, *PURIFYING} == set(METHODS) >= {"none", "diffpure", "gdmp", "gradual", "coup", "agdm"}
+        {*CERTIFIABLE, *PURIFYING}
+        == set(METHODS)
+        >= {"none", "diffpure", "gdmp", "gradual", "coup", "agdm", "dc", "likelihood", "rdc"}
     )
     for method, kind in METHODS.items():
-        defense = dp.load_defense(method, classifier=classifier(), **given(method))
+        defense = dp.load_defense(method, **given(method))
         assert type(defense) is kind
         assert defense.settings()["method"] == method
 
@@ -421,16 +436,19 @@ def test_a_missing_network_is_named(method: str) -> None:
         needed = given(method)
         if needed.pop(name, None) is not None:
             with pytest.raises(ValueError, match=f"^{name}: the method '{method}' needs one, got None$"):
-                dp.load_defense(method, classifier=classifier(), **needed)
+                dp.load_defense(method, **needed)
 
 
 @pytest.mark.parametrize("method", sorted(METHODS))
 def test_a_setting_that_a_method_does_not_take_is_named(method: str) -> None:
-    with pytest.raises(ValueError, match=f"^temperature: no setting of the method '{method}', which takes"):
-        dp.load_defense(method, classifier=classifier(), temperature=1.0, **given(method))
+    with pytest.raises(ValueError, match=f"^brightness: no setting of the method '{method}', which takes"):
+        dp.load_defense(method, brightness=1.0, **given(method))
     if method != "agdm":
         with pytest.raises(ValueError, match=f"^guide: the method '{method}' takes none$"):
-            dp.load_defense(method, classifier=classifier(), guide=strong()[0], **given(method))
+            dp.load_defense(method, guide=strong()[0], **given(method))
+    if "classifier" not in given(method):
+        with pytest.raises(ValueError, match=f"^classifier: the method '{method}' takes none$"):
+            dp.load_defense(method, classifier=classifier(), **given(method))
 
 
 @pytest.mark.parametrize(
@@ -452,7 +470,7 @@ def test_a_setting_that_a_method_does_not_take_is_named(method: str) -> None:
 )
 def test_settings_that_are_refused(method: str, settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        dp.load_defense(method, classifier=classifier(), **{**given(method), **settings})
+        dp.load_defense(method, **{**given(method), **settings})
 
 
 def test_a_guide_of_other_images_is_refused() -> None:

@@ -442,7 +442,7 @@ def test_settings_repeat_the_work(tmp_path: Path, pictures: Path, refused: Refus
     [
         (
             {"defense": "dds"},
-            "defense: expected one that purifies (diffpure, gdmp, gradual, coup, agdm), got",
+            "defense: expected one that purifies (diffpure, gdmp, gradual, coup, agdm, likelihood, rdc), got",
         ),
         ({"defense": "difpure"}, "defense: unknown name 'difpure'; did you mean diffpure or densepure?"),
         ({"defense": None}, "Missing option '--defense'."),

@@ -33,6 +33,7 @@ from diffproof.weights import hash_tensors, load_nested, load_weights
 COMMON = "--data digits --batch-size 4 --iterations 30 --checkpoint-every 1e-9 --flip"
 TRAININGS = {
     "denoiser": f"train denoiser {COMMON} --channels 8 --dropout 0.5 --timesteps 5",
+    "multi-head": f"train denoiser {COMMON} --channels 8 --multi-head --patch 2 --timesteps 5",
     "classifier": f"train classifier {COMMON} --width 4 --noise-sigma 0.5",
     "finetune": f"finetune {COMMON} --classifier digits --denoiser digits --sigma 0.5",
 }

@@ -16,12 +16,14 @@ if TYPE_CHECKING:
     from diffproof.attacks.evaluation import evaluate as evaluate
     from diffproof.attacks.evaluation import scores as scores
     from diffproof.attacks.finding import Finding as Finding
+    from diffproof.attacks.lagrange import Lagrange as Lagrange
     from diffproof.attacks.low_frequency import LowFrequency as LowFrequency
     from diffproof.attacks.named import attack as attack
     from diffproof.attacks.named import load_attack as load_attack
     from diffproof.attacks.pgd import PGD as PGD
     from diffproof.attacks.protocols import load_protocol as load_protocol
     from diffproof.attacks.result import AttackResult as AttackResult
+    from diffproof.attacks.similarity import gradient_similarity as gradient_similarity
     from diffproof.attacks.square import Square as Square
     from diffproof.attacks.stadv import StAdv as StAdv
     from diffproof.attacks.threat import L2 as L2
@@ -30,6 +32,9 @@ if TYPE_CHECKING:
     from diffproof.attacks.threat import load_threat as load_threat
     from diffproof.attacks.views import AttackedDefense as AttackedDefense
     from diffproof.attacks.views import GradientMode as GradientMode
+    from diffproof.calibration import Reliability as Reliability
+    from diffproof.calibration import fit_temperature as fit_temperature
+    from diffproof.calibration import reliability as reliability
     from diffproof.classifiers.named import load_classifier as load_classifier
     from diffproof.classifiers.preprocessing import Resize as Resize
     from diffproof.classifiers.protocol import Classifier as Classifier
@@ -40,12 +45,17 @@ if TYPE_CHECKING:
     from diffproof.defenses.dds import DDS as DDS
     from diffproof.defenses.densepure import DensePure as DensePure
     from diffproof.defenses.diffpure import DiffPure as DiffPure
+    from diffproof.defenses.diffusion_classifier import DiffusionClassifier as DiffusionClassifier
+    from diffproof.defenses.diffusion_loss import DiffusionLoss as DiffusionLoss
     from diffproof.defenses.gdmp import GDMP as GDMP
     from diffproof.defenses.gradual import GradualNoise as GradualNoise
+    from diffproof.defenses.likelihood import LikelihoodMaximization as LikelihoodMaximization
     from diffproof.defenses.named import load_defense as load_defense
     from diffproof.defenses.protocol import CertifiableDefense as CertifiableDefense
     from diffproof.defenses.protocol import Defense as Defense
     from diffproof.defenses.purification import Purification as Purification
+    from diffproof.defenses.purifier import Purifier as Purifier
+    from diffproof.defenses.rdc import RDC as RDC
     from diffproof.defenses.undefended import Undefended as Undefended
     from diffproof.denoisers.diffusers import from_unet as from_unet
     from diffproof.denoisers.empirical import EmpiricalDenoiser as EmpiricalDenoiser
@@ -63,6 +73,7 @@ if TYPE_CHECKING:
     from diffproof.reverse import one_shot as one_shot
     from diffproof.reverse import posterior_sample as posterior_sample
     from diffproof.reverse import select_sigmas as select_sigmas
+    from diffproof.runs.reliability import save_reliability as save_reliability
     from diffproof.smoothing.bounds import Bound as Bound
     from diffproof.smoothing.certificate import Certificate as Certificate
     from diffproof.smoothing.smoothed import Smoothed as Smoothed
@@ -83,6 +94,8 @@ _HOMES = {
     "DensePure": "defenses.densepure",
     "DiffAttack": "attacks.diffattack",
     "DiffPure": "defenses.diffpure",
+    "DiffusionClassifier": "defenses.diffusion_classifier",
+    "DiffusionLoss": "defenses.diffusion_loss",
     "DiscreteSchedule": "denoisers.schedules",
     "EmpiricalDenoiser": "denoisers.empirical",
     "Evaluated": "attacks.evaluation",
@@ -94,12 +107,17 @@ _HOMES = {
     "GradualNoise": "defenses.gradual",
     "ImageData": "data.images",
     "L2": "attacks.threat",
+    "Lagrange": "attacks.lagrange",
+    "LikelihoodMaximization": "defenses.likelihood",
     "Linf": "attacks.threat",
     "LowFrequency": "attacks.low_frequency",
     "NetworkDenoiser": "denoisers.network",
     "Noise": "noise",
     "PGD": "attacks.pgd",
     "Purification": "defenses.purification",
+    "Purifier": "defenses.purifier",
+    "RDC": "defenses.rdc",
+    "Reliability": "calibration",
     "Resize": "classifiers.preprocessing",
     "Smoothed": "smoothing.smoothed",
     "Solver": "reverse",
@@ -113,7 +131,9 @@ _HOMES = {
     "attack": "attacks.named",
     "diagnose": "attacks.diagnostics",
     "evaluate": "attacks.evaluation",
+    "fit_temperature": "calibration",
     "from_unet": "denoisers.diffusers",
+    "gradient_similarity": "attacks.similarity",
     "load_attack": "attacks.named",
     "load_classifier": "classifiers.named",
     "load_data": "data.named",
@@ -123,6 +143,8 @@ _HOMES = {
     "load_threat": "attacks.threat",
     "one_shot": "reverse",
     "posterior_sample": "reverse",
+    "reliability": "calibration",
+    "save_reliability": "runs.reliability",
     "scores": "attacks.evaluation",
     "select_sigmas": "reverse",
 }

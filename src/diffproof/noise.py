@@ -123,15 +123,27 @@ class Noise:
         """The rows `index` of this batch (repeats allowed), each with its own vote index."""
         return replace(self, image_index=self.image_index[index], draw=self.draw[index], vote=vote)
 
-    def normal(self, shape: torch.Size | tuple[int, ...], step: int, dtype: torch.dtype) -> Tensor:
+    def split(self, size: int) -> list[Noise]:
+        """The rows in order, in portions of at most `size`."""
+        parts = torch.arange(len(self), device=self.draw.device).split(size)
+        return [self.rows(index, self.vote[index]) for index in parts]
+
+    def normal(self, shape: torch.Size | tuple[int, ...], step: int | Tensor, dtype: torch.dtype) -> Tensor:
         """Standard normal values, N × `shape`, on the device of the indices.
 
         Args:
             shape: shape of one row.
-            step: which of a row's noise tensors, in [0, 2^16); 0 is the forward noise.
+            step: which of a row's noise tensors, in [0, 2^16), one for all rows or an int64 tensor of one
+                each; 0 is the forward noise.
             dtype: floating dtype of the result; the values are rounded from float64.
         """
-        if not 0 <= step <= MAX_STEP:
+        if isinstance(step, Tensor):
+            if step.shape != self.draw.shape:
+                raise ValueError(f"step: expected one a row, got shape {tuple(step.shape)}")
+            low, high = (int(step.min()), int(step.max())) if len(step) else (0, 0)
+        else:
+            low = high = step
+        if not 0 <= low <= high <= MAX_STEP:
             raise ValueError(f"step: expected 0 ≤ step < 2^16, got {step}")
         size = int(torch.Size(shape).numel())
         out = torch.empty(len(self), size, dtype=dtype, device=self.draw.device)

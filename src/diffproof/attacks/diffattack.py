@@ -41,12 +41,12 @@ class DiffAttack(PGD):
             raise ValueError(f"mean_of: diffattack averages losses, got {self.mean_of}")
 
     def check(self, view: AttackedDefense, threat: Threat) -> None:
-        """As any attack's; besides, the defence must purify, and the gradient be exact."""
+        """As any attack's; besides, the defence must purify by a reverse process, the gradient be exact."""
         super().check(view, threat)
         if not isinstance(view.defense, Purification) or view.gradient is not GradientMode.EXACT:
             raise ValueError(
-                "attack: diffattack needs the exact gradient of a defence that purifies, got"
-                f" {view.gradient.value} of {view.defense.method!r}"
+                "attack: diffattack needs the exact gradient of a defence that purifies by a reverse"
+                f" process, got {view.gradient.value} of {view.defense.method!r}"
             )
 
     def responding(self, view: AttackedDefense) -> Respond:
@@ -55,8 +55,9 @@ class DiffAttack(PGD):
         assert isinstance(purification, Purification)
 
         def respond(images: Tensor, noise: Noise) -> tuple[Tensor, Tensor]:
-            purified, deviation = deviated_reconstruction(purification, images, noise.to(images.device))
-            return purification.classifier_logits(purified), self.weight * deviation
+            noise = noise.to(images.device)
+            purified, deviation = deviated_reconstruction(purification, images, noise)
+            return purification.classifier_logits(purified, noise), self.weight * deviation
 
         return respond
 

@@ -121,8 +121,9 @@ def _wrong_within(
 ) -> bool:
     """Whether what the attack saw errs on the clean image, too, under so many draws."""
     with torch.no_grad():  # labels have no gradient
-        for start in range(0, looks, batch_size):
-            stop = min(start + batch_size, looks)
+        at_once = view.images_at_once(batch_size)
+        for start in range(0, looks, at_once):
+            stop = min(start + at_once, looks)
             noise = Noise.for_draws(seed, Stream.CONTROL, result.image_index, start, stop)
             rows = image.expand(stop - start, *image.shape)
             if bool((view(rows, noise).argmax(1) != result.label).any()):

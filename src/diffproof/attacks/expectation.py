@@ -33,7 +33,7 @@ class Expectation:
     """The gradients that an iterative attack asks for, and the account of what it saw.
 
     Draw `iteration·eot + repeat` of an image's attack noise is that of a repeat. All repeats of all images
-    are rows of one batch, which is split by the job's batch size; sums run over repeats in order, so that
+    are one batch, which is split by the job's batch size; sums run over repeats in order, so that
     splitting changes nothing.
 
     Args:
@@ -131,7 +131,7 @@ class Expectation:
         """First row, images and noise of each batch; row = repeat·N + image."""
         self.iterations.add(iteration)
         job, number = self.job, len(self.job.images)
-        for rows in torch.arange(self.eot * number).split(job.batch_size):
+        for rows in torch.arange(self.eot * number).split(job.images_at_once):
             image, draw = rows % number, iteration * self.eot + rows // number
             yield int(rows[0]), image, Noise.for_rows(job.seed, Stream.ATTACK, job.image_indices[image], draw)
 

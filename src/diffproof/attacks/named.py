@@ -10,6 +10,7 @@ from torch import Tensor
 
 from diffproof.attacks.autoattack import AutoAttack
 from diffproof.attacks.diffattack import DiffAttack
+from diffproof.attacks.lagrange import Lagrange
 from diffproof.attacks.low_frequency import LowFrequency
 from diffproof.attacks.pgd import PGD
 from diffproof.attacks.protocol import Attack
@@ -22,7 +23,7 @@ from diffproof.checks import unknown_name
 from diffproof.defenses.protocol import Defense
 
 ATTACKS: dict[str, type[Attack]] = {
-    cls.name: cls for cls in (PGD, AutoAttack, StAdv, DiffAttack, LowFrequency, Square)
+    cls.name: cls for cls in (PGD, AutoAttack, StAdv, DiffAttack, Lagrange, LowFrequency, Square)
 }
 
 
@@ -30,7 +31,7 @@ def load_attack(name: str, **settings: Any) -> Attack:
     """An attack by name.
 
     Args:
-        name: "pgd", "autoattack", "stadv", "diffattack", "low-frequency" or "square".
+        name: "pgd", "autoattack", "stadv", "diffattack", "lagrange", "low-frequency" or "square".
         settings: the attack's own, see its class.
 
     Raises:

@@ -65,7 +65,7 @@ class WatchedDefense(nn.Module):
             counted: Tensor = _Counted.apply(images, self)  # type: ignore[no-untyped-call]
             return self.evaluate(counted)
         if self._group is None:
-            size = min(self.job.batch_size, self.repeats - self._turn)
+            size = min(self.job.images_at_once, self.repeats - self._turn)
             self._group = _Group(self, images, size)
         logits, done = self._group.next(images)
         self._turn += 1

@@ -79,13 +79,18 @@ class PGD(Attack):
             mean_of=MeanOf(self.mean_of),
             respond=self.responding(job.view),
         )
+        points = self.climb(expectation, job, threat)
+        expectation.look(points, self.iterations)
+        return expectation.results(points, threat.norm(points - job.images))
+
+    def climb(self, expectation: Expectation, job: Job, threat: PixelThreat) -> Tensor:
+        """The last iterate, N×C×H×W."""
         step = 2.5 * threat.budget / self.iterations if self.step is None else self.step
         points = self._start(job, threat)
         for iteration in range(self.iterations):
             gradient = expectation.gradient(points, iteration)
             points = self.advance(points, gradient, step, job.images, threat)
-        expectation.look(points, self.iterations)
-        return expectation.results(points, threat.norm(points - job.images))
+        return points
 
     def responding(self, view: AttackedDefense) -> Respond | None:
         """What the loss is a function of; None for the logits of the view."""

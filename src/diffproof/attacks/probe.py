@@ -187,7 +187,7 @@ class Probe:
         return drawn != job.labels.cpu()[:, None]
 
     def _parts(self, rows: int) -> Iterator[Tensor]:
-        return iter(torch.arange(rows, device=self.job.images.device).split(self.job.batch_size))
+        return iter(torch.arange(rows, device=self.job.images.device).split(self.job.images_at_once))
 
 
 def ascent(loss: Loss, logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:

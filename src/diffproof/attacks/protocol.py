@@ -34,6 +34,11 @@ class Job:
     seed: int
     batch_size: int
 
+    @property
+    def images_at_once(self) -> int:
+        """How many images, repeats included, the defence takes in a batch of so many rows; at least one."""
+        return self.view.images_at_once(self.batch_size)
+
 
 @dataclass(frozen=True)
 class Attack:
@@ -82,8 +87,8 @@ class Attack:
             threat: one of `threats`.
             seed, image_indices: fix all noise of an image: that of a random defence, its own stream, and that
                 of random starts.
-            batch_size: most rows in the networks at once, repeats for the expectation over noise included.
-                It changes no result.
+            batch_size: most rows in the networks at once, repeats for the expectation over noise included,
+                and a row for each class where a diffusion model classifies. It changes no result.
 
         Raises:
             ValueError: an argument is out of range, the attack cannot stay within the threat, the defence
@@ -99,13 +104,14 @@ def check_arguments(
     view: AttackedDefense,
     images: Tensor,
     labels: Tensor,
-    threat: Threat,
+    threat: Threat | None,
     image_indices: Sequence[int],
     batch_size: int,
 ) -> Tensor:
     """The indices as a tensor, N int64; ValueError for what Attack.run refuses of its arguments."""
     check_pixels(images)
-    threat.check_images(images)
+    if threat is not None:
+        threat.check_images(images)
     check_at_least("batch_size", batch_size, 1)
     view.defense.check_evaluation_mode()
     if labels.shape != images.shape[:1] or labels.dtype != torch.int64:

@@ -110,7 +110,7 @@ def draw_labels(
     row = torch.arange(len(images)).repeat_interleave(different)
     labels = []
     with torch.no_grad():  # labels have no gradient
-        for part in torch.arange(len(row)).split(batch_size):
+        for part in torch.arange(len(row)).split(defense.images_at_once(batch_size)):
             noise = Noise.for_rows(seed, stream, index[part], draw[part])
             labels.append(predicted_labels(defense(images[row[part]], noise)).cpu())
     return torch.cat(labels).reshape(len(images), different).expand(-1, draws)

@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 from diffproof.checks import check_member
 from diffproof.defenses.diffpure import DiffPure
-from diffproof.defenses.protocol import Defense
+from diffproof.defenses.protocol import Defense, noise_for
 from diffproof.defenses.purification import Purification
+from diffproof.defenses.purifier import Purifier
 from diffproof.noise import Noise
 from diffproof.reverse import Solver
 
@@ -21,7 +22,7 @@ class GradientMode(StrEnum):
 
     EXACT: the defence itself.
     BPDA: the defence, its purification taken for the identity going backward (Athalye et al. 2018, 4.1.1).
-    SURROGATE: the same defence with fewer steps, forward and backward.
+    SURROGATE: the same defence with fewer steps of its reverse process, forward and backward.
     BLIND: the classifier alone, forward and backward: a transfer attack.
     ADJOINT: the defence, with the gradient of the adjoint ODE; DiffPure with the solver ode.
 
@@ -39,7 +40,7 @@ class AttackedDefense(nn.Module):
     """A defence as an attack sees it.
 
     Args:
-        defense: any defence; BPDA and SURROGATE need one that purifies.
+        defense: any defence; BPDA needs one that purifies, SURROGATE one that does so by a reverse process.
         gradient: see GradientMode.
         surrogate_share: share of the defence's steps that SURROGATE takes.
 
@@ -62,36 +63,54 @@ class AttackedDefense(nn.Module):
         self.gradient = check_member("gradient", gradient, GradientMode)
         self.num_classes = defense.num_classes
         self.seen = defense
-        if self.gradient in (GradientMode.BPDA, GradientMode.SURROGATE):
-            purification = self._purification()
-            if self.gradient is GradientMode.SURROGATE:
-                self.seen = purification.with_steps(surrogate_share)
+        if self.gradient is GradientMode.BLIND and defense.classifier is None:
+            raise ValueError(f"gradient: blind is for defences of a classifier, got {defense.method!r}")
+        if self.gradient is GradientMode.BPDA:
+            self._purifier()
+        if self.gradient is GradientMode.SURROGATE:
+            self.seen = self._purification().with_steps(surrogate_share)
         if self.gradient is GradientMode.ADJOINT:
             self._ode()
 
     def forward(self, images: Tensor, noise: Noise | None = None) -> Tensor:
         """Logits N×num_classes of images N×C×H×W in [0, 1]; see Defense."""
+        # One noise for the purification and for a classifier that has noise of its own.
+        noise = noise_for(images, noise)
         if self.gradient is GradientMode.BLIND:
-            return self.defense.classifier_logits(images)
+            return self.defense.classifier_logits(images, noise)
         if self.gradient is GradientMode.BPDA:
             with torch.no_grad():
-                purified = self._purification().purify(images, noise)
+                purified = self._purifier().purify(images, noise)
             through: Tensor = _Identity.apply(images, purified)  # type: ignore[no-untyped-call]
-            return self.defense.classifier_logits(through)
+            return self.defense.classifier_logits(through, noise)
         if self.gradient is GradientMode.ADJOINT:
-            return self.defense.classifier_logits(self._ode().purify_by_adjoint(images, noise))
+            return self.defense.classifier_logits(self._ode().purify_by_adjoint(images, noise), noise)
         logits: Tensor = self.seen(images, noise)
         return logits
 
     @property
     def random(self) -> bool:
         """Whether what the attack evaluates answers otherwise under another noise."""
-        return self.gradient is not GradientMode.BLIND and self.seen.random
+        if self.gradient is GradientMode.BLIND:
+            return isinstance(self.defense.classifier, Defense) and self.defense.classifier.random
+        return self.seen.random
+
+    def images_at_once(self, batch_size: int) -> int:
+        """See Defense."""
+        return self.defense.images_at_once(batch_size)
+
+    def _purifier(self) -> Purifier:
+        if not isinstance(self.defense, Purifier):
+            raise ValueError(
+                f"gradient: {self.gradient.value} is for defences that purify, got {self.defense.method!r}"
+            )
+        return self.defense
 
     def _purification(self) -> Purification:
         if not isinstance(self.defense, Purification):
             raise ValueError(
-                f"gradient: {self.gradient.value} is for defences that purify, got {self.defense.method!r}"
+                f"gradient: {self.gradient.value} is for defences that purify by a reverse process, got"
+                f" {self.defense.method!r}"
             )
         return self.defense
 

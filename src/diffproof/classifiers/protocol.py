@@ -140,15 +140,24 @@ def check_classes(
     Raises:
         ValueError: another number of classes, or the same names (in any case) in another order.
     """
-    have, wanted = classifier.num_classes, len(class_names)
-    if have != wanted and (classes_named or have < wanted):
-        raise ValueError(f"classifier: has {have} classes, but {source} has {wanted}")
+    check_class_count(
+        "classifier", classifier.num_classes, class_names, classes_named=classes_named, source=source
+    )
     if not classes_named or classifier.class_names is None:
         return
     ours, theirs = ([name.casefold() for name in names] for names in (classifier.class_names, class_names))
     if ours != theirs and sorted(ours) == sorted(theirs):
-        label = next(i for i in range(wanted) if ours[i] != theirs[i])
+        label = next(i for i in range(len(ours)) if ours[i] != theirs[i])
         raise ValueError(
             f"classifier: its classes are those of {source} in another order: label {label} is"
             f" {classifier.class_names[label]!r}, but {class_names[label]!r} in the data"
         )
+
+
+def check_class_count(
+    owner: str, num_classes: int, class_names: Sequence[str], *, classes_named: bool, source: str
+) -> None:
+    """Raise unless the `owner` has as many classes as the data; the other arguments are `check_classes`'."""
+    wanted = len(class_names)
+    if num_classes != wanted and (classes_named or num_classes < wanted):
+        raise ValueError(f"{owner}: has {num_classes} classes, but {source} has {wanted}")

@@ -21,7 +21,7 @@ def attack_options(command: Any) -> Any:
             click.option("--budget", required=True, help="By how much, for pixels in [0, 1]: 8/255 or 0.5."),
             click.option(
                 "--attack",
-                help="pgd, autoattack, stadv, diffattack, low-frequency or square."
+                help="pgd, autoattack, stadv, diffattack, lagrange, low-frequency or square."
                 " [default: the protocol's, or pgd]",
             ),
             click.option(
@@ -59,6 +59,10 @@ def attack_options(command: Any) -> Any:
             ),
             click.option(
                 "--weight", type=float, help="Of diffattack's deviation of the states. [default: 1]"
+            ),
+            click.option(
+                "--weights",
+                help="Of lagrange's unconditional loss, one after the other. [default: 0,1,10]",
             ),
             click.option(
                 "--share", type=float, help="Of the frequencies that low-frequency changes. [default: 0.5]"

@@ -8,20 +8,32 @@ from typing import Any
 import click
 
 from diffproof.cli.config import config_option
-from diffproof.cli.run_options import data_options, run_options
+from diffproof.cli.defense_options import diffusion_loss_options
+from diffproof.cli.run_options import applied, data_options, run_options
+
+
+def _diffusion_classifier(command: Any) -> Any:
+    """The settings of dc."""
+    error = click.option(
+        "--race-error",
+        type=float,
+        help="Drop classes early, with at most this probability of another label; dc only. [default: never]",
+    )
+    return applied(command, [*diffusion_loss_options("dc only"), error])
 
 
 @click.command(context_settings={"show_default": True})
 @config_option
 @data_options
 @click.option("--denoiser", help="Diffusion model; see above. Not used by none.")
-@click.option("--classifier", required=True, help="Classifier; see above.")
-@click.option("--method", required=True, help="none (plain smoothing), dds or densepure.")
+@click.option("--classifier", help="Classifier; see above. None for dc.")
+@click.option("--method", required=True, help="none (plain smoothing), dds, densepure or dc.")
 @click.option("--sigma", required=True, type=float, help="Standard deviation of the noise, [0, 1] pixels.")
 @click.option("--steps", default="10", help="Denoiser evaluations of a sample, or full; densepure only.")
 @click.option("--votes", default=40, help="Samples that vote on a draw; densepure only.")
 @click.option("--consensus", type=int, help="Stop after so many equal votes in a row; densepure only.")
 @click.option("--step-rule", default="authors", help="authors, paper or log-sigma; densepure only.")
+@_diffusion_classifier
 @click.option("--n0", default=100, help="Draws that choose the class.")
 @click.option("--n", default=10_000, help="Draws that bound its probability.")
 @click.option("--alpha", default=0.001, help="Failure probability of each image's certificate.")
@@ -40,6 +52,9 @@ def certify(out: Path, steps: str, **flags: Any) -> None:
     --classifier  digits, a file of `diffproof train classifier` or `finetune`,
                   hf:FOLDER or hf:HUB_ID, resnet56@FILE, timm:NAME,
                   torchvision:NAME, robustbench:NAME, module.path:factory@FILE
+
+    Of the method dc, the denoiser itself classifies: it must be class-conditional, and the data's labels are
+    its labels.
 
     The same command continues an interrupted run; nothing finished is done again. The folder's settings.yaml
     repeats the run: diffproof certify --config settings.yaml --out elsewhere.
@@ -69,6 +84,8 @@ def certify(out: Path, steps: str, **flags: Any) -> None:
         noised, seen = ("×".join(map(str, size)) for size in (first.image_size, first.classifier_size))
         click.echo(f"radii are ℓ2 at {noised}, where noise was added; the classifier works at {seen}")
     spent = [sum(getattr(r.certificate, name) for r in results) for name in _EVALUATIONS]
+    if settings.race_error is not None:
+        click.echo(f"evaluations: denoiser {spent[0]:,} instead of {spent[1]:,} ({spent[0] / spent[1]:.0%})")
     if settings.method == "densepure":
         click.echo(
             f"evaluations: denoiser {spent[0]:,} instead of {spent[1]:,} ({spent[0] / spent[1]:.0%}),"

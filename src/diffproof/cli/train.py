@@ -42,6 +42,7 @@ def train() -> None:
 @click.option("--layers", default=1, help="Residual blocks at each resolution.")
 @click.option("--patch", default=1, help="Feed squares of patch × patch pixels as channels.")
 @click.option("--attention", is_flag=True, help="Self-attention at the lowest resolution.")
+@click.option("--multi-head", is_flag=True, help="One pass for all classes: an output head for each.")
 @click.option("--dropout", default=0.0, help="Dropout inside the residual blocks.")
 @click.option("--schedule", default="cosine", help="cosine, linear or scaled_linear.")
 @click.option("--timesteps", default=1000, help="Timesteps of the schedule.")
@@ -53,6 +54,7 @@ def denoiser(
     layers: int,
     patch: int,
     attention: bool,
+    multi_head: bool,
     dropout: float,
     schedule: str,
     timesteps: int,
@@ -78,7 +80,7 @@ def denoiser(
     settings = options.settings()
     images = options.training_images()
     data = Mixture(images, options.extra_images(extra_data), extra_share=extra_share, flip=options.flip)
-    unet = UNetSettings(widths, layers, dropout, patch, attention)
+    unet = UNetSettings(widths, layers, dropout, patch, attention, multi_head)
     description = describe_denoiser(images, unet, schedule, timesteps)
     held_out = options.held_out()
     trained, losses = fit_with_progress(

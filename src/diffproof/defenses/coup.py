@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from diffproof.checks import check_positive
 from diffproof.defenses.guidance import as_image
+from diffproof.defenses.protocol import Defense
 from diffproof.defenses.purification import Draw, Purification, potential_gradient
 from diffproof.denoisers.protocol import Denoiser
 from diffproof.noise import Noise
@@ -31,7 +32,7 @@ class COUP(Purification):
         diffuse: diffuse the image to t* first, as DiffPure does.
 
     Raises:
-        ValueError: an argument is out of range.
+        ValueError: an argument is out of range, or the classifier is itself a defence.
     """
 
     method = "coup"
@@ -47,6 +48,11 @@ class COUP(Purification):
         scale: float = 1.0,
         diffuse: bool = False,
     ) -> None:
+        if isinstance(classifier, Defense):
+            # Its noise would have to be the same at each step and in each recomputation.
+            raise ValueError(
+                f"classifier: coup needs a plain one to guide it, got the defence {classifier.method!r}"
+            )
         super().__init__(
             denoiser, classifier, t_star=[t_star], steps=None if steps is None else [steps], solver=solver
         )

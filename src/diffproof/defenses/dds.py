@@ -25,13 +25,14 @@ class DDS(CertifiableDefense):
     def __init__(self, denoiser: Denoiser, classifier: nn.Module, *, sigma: float | None = None) -> None:
         super().__init__(classifier, denoiser, sigma)
         self.denoiser: Denoiser
+        self.classifier: nn.Module
 
     def classify(self, noisy: Tensor, sigma: float, noise: Noise, batch_size: int) -> Labelled:
         """One denoiser and one classifier evaluation an image."""
-        parts = noisy.split(batch_size)
-        labels = torch.cat([self.classifier_labels(one_shot(self.denoiser, part, sigma)) for part in parts])
-        return Labelled(labels, len(noisy), len(noisy))
+        parts = zip(noisy.split(batch_size), noise.split(batch_size), strict=True)
+        labels = [self.classifier_labels(one_shot(self.denoiser, part, sigma), own) for part, own in parts]
+        return Labelled(torch.cat(labels), len(noisy), len(noisy))
 
     def logits(self, noisy: Tensor, sigma: float, noise: Noise) -> Tensor:
         """The classifier's logits on the denoised image."""
-        return self.classifier_logits(one_shot(self.denoiser, noisy, sigma))
+        return self.classifier_logits(one_shot(self.denoiser, noisy, sigma), noise)

@@ -53,6 +53,7 @@ class DensePure(CertifiableDefense):
     ) -> None:
         super().__init__(classifier, denoiser, sigma)
         self.denoiser: Denoiser
+        self.classifier: nn.Module
         self.steps = None if steps is None else check_at_least("steps", steps, 1)
         self.votes = check_at_least("votes", votes, 1)
         if votes > MAX_VOTE:
@@ -110,8 +111,9 @@ class DensePure(CertifiableDefense):
         start = first_estimate(self.denoiser, noisy, sigma)
         draw = torch.arange(rows, device=noisy.device).repeat_interleave(self.votes)
         vote = torch.arange(self.votes, device=noisy.device).repeat(rows)
-        samples = self._samples(noisy, start, self.sigmas(sigma), noise.to(noisy.device), draw, vote)
-        log_shares = self.classifier_logits(samples).log_softmax(1).reshape(rows, self.votes, -1)
+        own = noise.to(noisy.device).rows(draw, vote + 1)
+        samples = self._samples(noisy, start, self.sigmas(sigma), own, draw)
+        log_shares = self.classifier_logits(samples, own).log_softmax(1).reshape(rows, self.votes, -1)
         return torch.logsumexp(log_shares, 1) - math.log(self.votes)
 
     def _vote(
@@ -137,22 +139,23 @@ class DensePure(CertifiableDefense):
             vote = torch.arange(len(draw), device=noisy.device) - before[draw] + cast[draw]
             # Votes that all draws still need run together, whatever draw they belong to.
             for rows in torch.arange(len(draw), device=noisy.device).split(batch_size):
-                samples = self._samples(noisy, start, sigmas, noise, draw[rows], vote[rows])
-                ballots[draw[rows], vote[rows]] = self.classifier_labels(samples)
+                own = noise.rows(draw[rows], vote[rows] + 1)
+                samples = self._samples(noisy, start, sigmas, own, draw[rows])
+                ballots[draw[rows], vote[rows]] = self.classifier_labels(samples, own)
             spent += len(draw) * (len(sigmas) - 1)
             cast += needed
         return ballots, spent
 
     def _samples(
-        self, noisy: Tensor, start: Estimate, sigmas: list[float], noise: Noise, draw: Tensor, vote: Tensor
+        self, noisy: Tensor, start: Estimate, sigmas: list[float], noise: Noise, draw: Tensor
     ) -> Tensor:
-        """Posterior samples of the given votes of the given rows."""
+        """A posterior sample of each of the given rows, under the noise of its vote."""
         mix = start.log_variance_mix
         return posterior_sample(
             self.denoiser,
             noisy[draw],
             sigmas,
-            noise.rows(draw, vote + 1),
+            noise,
             eta=self.eta,
             start=Estimate(start.clean[draw], None if mix is None else mix[draw]),
         )

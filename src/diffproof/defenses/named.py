@@ -15,16 +15,21 @@ from diffproof.defenses.coup import COUP
 from diffproof.defenses.dds import DDS
 from diffproof.defenses.densepure import DensePure
 from diffproof.defenses.diffpure import DiffPure
+from diffproof.defenses.diffusion_classifier import DiffusionClassifier
 from diffproof.defenses.gdmp import GDMP
 from diffproof.defenses.gradual import GradualNoise
+from diffproof.defenses.likelihood import LikelihoodMaximization
 from diffproof.defenses.protocol import CertifiableDefense, Defense
-from diffproof.defenses.purification import Purification
+from diffproof.defenses.purifier import Purifier
+from diffproof.defenses.rdc import RDC
 from diffproof.defenses.undefended import Undefended
 from diffproof.denoisers.protocol import Denoiser
 
-CERTIFIABLE: dict[str, type[CertifiableDefense]] = {cls.method: cls for cls in (Undefended, DDS, DensePure)}
-PURIFYING: dict[str, type[Purification]] = {
-    cls.method: cls for cls in (DiffPure, GDMP, GradualNoise, COUP, AGDM)
+CERTIFIABLE: dict[str, type[CertifiableDefense]] = {
+    cls.method: cls for cls in (Undefended, DDS, DensePure, DiffusionClassifier)
+}
+PURIFYING: dict[str, type[Purifier]] = {
+    cls.method: cls for cls in (DiffPure, GDMP, GradualNoise, COUP, AGDM, LikelihoodMaximization, RDC)
 }
 METHODS: dict[str, type[Defense]] = {**CERTIFIABLE, **PURIFYING}
 
@@ -35,7 +40,7 @@ D = TypeVar("D", bound=Defense)
 def load_defense(
     method: str,
     *,
-    classifier: nn.Module,
+    classifier: nn.Module | None = None,
     denoiser: Denoiser | None = None,
     guide: nn.Module | None = None,
     **settings: Any,
@@ -43,9 +48,9 @@ def load_defense(
     """A defence by name.
 
     Args:
-        method: "none", "dds" or "densepure", which can be certified; "diffpure", "gdmp", "gradual", "coup" or
-            "agdm".
-        classifier: see Defense. denoiser: needed by all methods but "none".
+        method: "none", "dds", "densepure" or "dc", which can be certified; "diffpure", "gdmp", "gradual",
+            "coup", "agdm", "likelihood" or "rdc".
+        classifier: see Defense; "dc" and "rdc" take none. denoiser: needed by all methods but "none".
         guide: the robust classifier of "agdm", needed by it alone.
         settings: the method's own keyword arguments.
 
@@ -54,20 +59,31 @@ def load_defense(
     """
     if method not in METHODS:
         raise unknown_name("method", method, METHODS)
+    networks = {"classifier": classifier, "denoiser": denoiser, "guide": guide}
+    check_networks(method, **networks)
     make: Callable[..., Defense] = METHODS[method]
     takes = inspect.signature(make).parameters
-    networks = {"denoiser": denoiser, "guide": guide}
-    for name in ("denoiser", "guide"):
-        if name in takes and networks[name] is None:
-            raise ValueError(f"{name}: the method {method!r} needs one, got None")
-    if guide is not None and "guide" not in takes:
-        raise ValueError(f"guide: the method {method!r} takes none")
     for name in settings:
         if name not in takes:
-            own = sorted({*takes} - {"classifier", "denoiser", "guide"})
+            own = sorted({*takes} - {*networks})
             raise ValueError(f"{name}: no setting of the method {method!r}, which takes {', '.join(own)}")
     given = {name: network for name, network in networks.items() if name in takes}
-    return make(classifier=classifier, **given, **settings)
+    return make(**given, **settings)
+
+
+def check_networks(method: str, **networks: object) -> None:
+    """Raise ValueError for a network that a known method needs and is None, or that it has no use for.
+
+    Args:
+        method: a name of METHODS.
+        networks: any of classifier, denoiser and guide, or their specs. An idle denoiser is no error.
+    """
+    takes = inspect.signature(METHODS[method]).parameters
+    for name, network in networks.items():
+        if name in takes and network is None:
+            raise ValueError(f"{name}: the method {method!r} needs one, got None")
+        if name not in takes and network is not None and name != "denoiser":
+            raise ValueError(f"{name}: the method {method!r} takes none")
 
 
 def set_precision(defense: D, dtype: torch.dtype) -> D:
@@ -92,5 +108,11 @@ def compile_networks(defense: D) -> D:
 
 def _networks(defense: Defense) -> list[nn.Module]:
     parts = (defense.classifier, defense.denoiser, getattr(defense, "guide", None))
-    networks = [getattr(part, "network", None) for part in parts]
-    return [network for network in networks if isinstance(network, nn.Module)]
+    networks: list[nn.Module] = []
+    for part in parts:
+        if isinstance(part, Defense):
+            networks += _networks(part)
+        elif isinstance(network := getattr(part, "network", None), nn.Module):
+            networks.append(network)
+    # A diffusion model may purify and classify.
+    return list(dict.fromkeys(networks))

@@ -18,8 +18,10 @@ class Defense(nn.Module):
     """A classifier, perhaps behind a diffusion model. Subclasses write `respond`.
 
     Args:
-        classifier: images N×C×H×W in [0, 1] → logits; wrap a plain module in `Classifier`.
+        classifier: images N×C×H×W in [0, 1] → logits: a `Classifier`, or another defence; wrap a plain
+            module in `Classifier`. None where the denoiser itself classifies.
         denoiser: the diffusion model, or None.
+        num_classes: given where there is no classifier to say it, and only there.
 
     Attributes:
         random: calling it without noise gives another answer each time.
@@ -31,9 +33,20 @@ class Defense(nn.Module):
     method: str
     random = True
 
-    def __init__(self, classifier: nn.Module, denoiser: Denoiser | None = None) -> None:
+    classifier: nn.Module | None
+
+    def __init__(
+        self,
+        classifier: nn.Module | None,
+        denoiser: Denoiser | None = None,
+        *,
+        num_classes: int | None = None,
+    ) -> None:
         super().__init__()
-        num_classes = getattr(classifier, "num_classes", None)
+        if classifier is not None:
+            if num_classes is not None:
+                raise ValueError(f"num_classes: the classifier says it; expected None, got {num_classes}")
+            num_classes = getattr(classifier, "num_classes", None)
         if not isinstance(num_classes, int):
             raise ValueError(
                 "classifier: expected a module with num_classes; wrap yours as"
@@ -71,6 +84,15 @@ class Defense(nn.Module):
         """
         return self.respond(images, noise_for(images, noise))
 
+    @property
+    def rows_per_image(self) -> int:
+        """Rows that an image takes in the largest batch that its networks see."""
+        return self.classifier.rows_per_image if isinstance(self.classifier, Defense) else 1
+
+    def images_at_once(self, batch_size: int) -> int:
+        """How many images its networks take in a batch of at most `batch_size` rows; at least one."""
+        return max(1, batch_size // self.rows_per_image)
+
     def check_evaluation_mode(self) -> None:
         """Raise ValueError if batch normalisation or dropout would make a label depend on its batch."""
         for name, module in self.named_modules():
@@ -83,27 +105,48 @@ class Defense(nn.Module):
     def describe(self) -> str:
         """What defines the function besides its tensors and settings, for the hash in results."""
         parts = (self.classifier, self.denoiser)
-        return "; ".join(part.describe() for part in parts if isinstance(part, Classifier | Denoiser))
+        described = [part.describe() for part in parts if isinstance(part, Classifier | Denoiser | Defense)]
+        if isinstance(self.classifier, Defense):
+            described.append(f"classified by {self.classifier.settings()}")
+        return "; ".join(described)
 
     def classifier_size(self, height: int, width: int) -> tuple[int, int]:
         """The (height, width) at which the classifier sees an image of height × width, resizing included."""
         part = self.classifier
+        if isinstance(part, Defense):
+            return part.classifier_size(height, width)
         return part.input_size(height, width) if isinstance(part, Classifier) else (height, width)
 
     def settings(self) -> dict[str, Any]:
         """What results state of this defence."""
         return {"method": self.method}
 
-    def classifier_logits(self, images: Tensor) -> Tensor:
-        """The classifier's logits, checked for shape."""
-        logits: Tensor = self.classifier(images)
+    def classifier_logits(self, images: Tensor, noise: Noise | None = None) -> Tensor:
+        """The classifier's logits, checked for shape.
+
+        Args:
+            images: N×C×H×W.
+            noise: one row an image, for a classifier that is itself a defence.
+
+        Raises:
+            ValueError: there is no classifier, or one that needs noise and gets none.
+        """
+        if self.classifier is None:
+            raise ValueError(f"classifier: the method {self.method!r} has none")
+        if isinstance(self.classifier, Defense):
+            # Noise drawn afresh would be another function at each call.
+            if noise is None:
+                raise ValueError("noise: expected some for a classifier that is a defence, got None")
+            logits: Tensor = self.classifier(images, noise)
+        else:
+            logits = self.classifier(images)
         return check_logits(logits, len(images), self.num_classes)
 
-    def classifier_labels(self, images: Tensor) -> Tensor:
+    def classifier_labels(self, images: Tensor, noise: Noise | None = None) -> Tensor:
         """The classifier's labels, with its logits checked for shape and NaN, and so its images."""
         if not bool(torch.isfinite(images).all()):
             raise ValueError("denoiser: expected finite estimates, got NaN or infinity")
-        return predicted_labels(self.classifier_logits(images))
+        return predicted_labels(self.classifier_logits(images, noise))
 
 
 def noise_for(images: Tensor, noise: Noise | None) -> Noise:
@@ -142,15 +185,20 @@ class CertifiableDefense(Defense):
     Subclasses write `classify` and `logits`.
 
     Args:
-        classifier, denoiser: see Defense.
+        classifier, denoiser, num_classes: see Defense.
         sigma: noise that calling the module adds to its images before purifying them; None leaves the call
             unavailable, while `Smoothed` brings its own sigma.
     """
 
     def __init__(
-        self, classifier: nn.Module, denoiser: Denoiser | None = None, sigma: float | None = None
+        self,
+        classifier: nn.Module | None,
+        denoiser: Denoiser | None = None,
+        sigma: float | None = None,
+        *,
+        num_classes: int | None = None,
     ) -> None:
-        super().__init__(classifier, denoiser)
+        super().__init__(classifier, denoiser, num_classes=num_classes)
         self.sigma = None if sigma is None else check_positive("sigma", sigma)
 
     def classify(self, noisy: Tensor, sigma: float, noise: Noise, batch_size: int) -> Labelled:

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from diffproof import gradients
 from diffproof.checks import check_at_least, check_positive
-from diffproof.defenses.protocol import Defense, noise_for
+from diffproof.defenses.protocol import noise_for
+from diffproof.defenses.purifier import Purifier
 from diffproof.denoisers.protocol import Denoiser
 from diffproof.gradients import Step
 from diffproof.noise import Noise
@@ -21,7 +22,7 @@ from diffproof.reverse import Solver, check_t_star, solver_step, t_star_of, vp_s
 Draw = Callable[[], Tensor]
 
 
-class Purification(Defense):
+class Purification(Purifier):
     """Images → diffused to noise level t*, back by the reverse process, perhaps several rounds → logits.
 
     Subclasses may guide the reverse process by `score_shift`. Every noise is a row's own: noise index 2k of a
@@ -47,8 +48,7 @@ class Purification(Defense):
         steps: Sequence[int] | None = None,
         solver: Solver | str = Solver.DDPM,
     ) -> None:
-        super().__init__(classifier, denoiser)
-        self.denoiser: Denoiser
+        super().__init__(denoiser, classifier)
         self.t_star = tuple(check_t_star(time) for time in t_star)
         check_at_least("rounds", len(self.t_star), 1)
         if steps is None:
@@ -115,20 +115,8 @@ class Purification(Defense):
         return chain
 
     def purify(self, images: Tensor, noise: Noise | None = None) -> Tensor:
-        """Purified images, N×C×H×W in [0, 1]; exact gradients flow to `images` in constant memory.
-
-        Args:
-            images: N×C×H×W in [0, 1].
-            noise: one row an image; None draws afresh.
-
-        Raises:
-            ValueError: as calling the defence.
-        """
+        """As any purifier's: the chain, a state a step kept."""
         return gradients.checkpointed(images, self.chain(noise_for(images, noise)))
-
-    def respond(self, images: Tensor, noise: Noise) -> Tensor:
-        """The classifier's logits of purified images."""
-        return self.classifier_logits(self.purify(images, noise))
 
     def settings(self) -> dict[str, Any]:
         """Method, noise levels, steps and solver."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from diffproof.defenses.protocol import CertifiableDefense, Labelled
+from diffproof.defenses.protocol import CertifiableDefense, Defense, Labelled
 from diffproof.noise import Noise
 
 
@@ -21,17 +21,21 @@ class Undefended(CertifiableDefense):
 
     def __init__(self, classifier: nn.Module, *, sigma: float | None = None) -> None:
         super().__init__(classifier, None, sigma)
-        self.random = sigma is not None
+        self.classifier: nn.Module
+        self.random = sigma is not None or (isinstance(classifier, Defense) and classifier.random)
 
     def classify(self, noisy: Tensor, sigma: float, noise: Noise, batch_size: int) -> Labelled:
         """One classifier evaluation an image."""
-        labels = torch.cat([self.classifier_labels(part) for part in noisy.split(batch_size)])
+        parts = zip(noisy.split(batch_size), noise.split(batch_size), strict=True)
+        labels = torch.cat([self.classifier_labels(*part) for part in parts])
         return Labelled(labels, 0, len(noisy))
 
     def logits(self, noisy: Tensor, sigma: float, noise: Noise) -> Tensor:
         """The classifier's logits on the noisy image."""
-        return self.classifier_logits(noisy)
+        return self.classifier_logits(noisy, noise)
 
     def respond(self, images: Tensor, noise: Noise) -> Tensor:
         """The classifier's logits, on noisy images if the defence has a sigma."""
-        return self.classifier_logits(images) if self.sigma is None else super().respond(images, noise)
+        if self.sigma is None:
+            return self.classifier_logits(images, noise)
+        return super().respond(images, noise)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from diffproof.checks import check_at_least
+from diffproof.denoisers.multi_head import MultiHead
 from diffproof.denoisers.network import NetworkDenoiser
 from diffproof.denoisers.schedules import DiscreteSchedule, Schedule
 from diffproof.hub import snapshot
@@ -44,6 +45,7 @@ def from_unet(
     num_classes: int | None = None,
     null_label: int | None = None,
     patch: int = 1,
+    multi_head: bool = False,
 ) -> NetworkDenoiser:
     """A diffusers.UNet2DModel trained on [−1, 1] pixels as a denoiser.
 
@@ -51,31 +53,46 @@ def from_unet(
         unet: the model; twice as many output as input channels means a learned variance.
         schedule: its noise schedule.
         prediction: "epsilon", "sample" or "v_prediction".
-        num_classes: labels it takes; None reads it off the model (its embeddings, less the null label).
+        num_classes: labels it takes; None reads it off the model (its embeddings or heads, less the null
+            label).
         null_label: the label trained as "unconditional".
         patch: the model's channels are squares of patch × patch pixels (torch's pixel_unshuffle).
+        multi_head: the model has no class embedding but as many output as input channels for each label (see
+            MultiHead).
 
     Raises:
-        ValueError: the labels do not fit the model's class embedding, or patch is no integer ≥ 1.
+        ValueError: the labels do not fit the model's class embedding or heads, or patch is no integer ≥ 1.
     """
     check_at_least("patch", patch, 1)
     config: Any = unet.config
-    embeddings: int | None = config.num_class_embeds
-    if embeddings is None and (num_classes is not None or null_label is not None):
+    labels: int | None = config.num_class_embeds
+    if multi_head:
+        if labels is not None or config.out_channels % config.in_channels:
+            raise ValueError(
+                f"multi_head: expected a U-Net without class embedding and with a multiple of"
+                f" {config.in_channels} output channels, got {labels} embeddings and {config.out_channels}"
+            )
+        labels = int(config.out_channels) // int(config.in_channels)
+    if labels is None and (num_classes is not None or null_label is not None):
         raise ValueError("num_classes: this U-Net has no class embedding, expected None")
-    if embeddings is not None:
-        if null_label is not None and not 0 <= null_label < embeddings:
-            raise ValueError(f"null_label: expected 0 ≤ null_label < {embeddings}, got {null_label}")
-        num_classes = embeddings - (null_label is not None) if num_classes is None else num_classes
-        if not 1 <= num_classes <= embeddings:
-            raise ValueError(f"num_classes: expected 1 to {embeddings} (the embeddings), got {num_classes}")
+    if labels is not None:
+        kind = "heads" if multi_head else "embeddings"
+        if null_label is not None and not 0 <= null_label < labels:
+            raise ValueError(f"null_label: expected 0 ≤ null_label < {labels}, got {null_label}")
+        num_classes = labels - (null_label is not None) if num_classes is None else num_classes
+        if not 1 <= num_classes <= labels:
+            raise ValueError(f"num_classes: expected 1 to {labels} (the {kind}), got {num_classes}")
     size: int | list[int] | tuple[int, int] | None = config.sample_size
     shape = None
     if size is not None:
         height, width = (size, size) if isinstance(size, int) else size
         shape = (int(config.in_channels) // patch**2, int(height) * patch, int(width) * patch)
+    network: nn.Module = UNet(unet, patch)
+    if multi_head:
+        assert labels is not None
+        network = MultiHead(network, labels)
     return NetworkDenoiser(
-        UNet(unet, patch),
+        network,
         schedule,
         prediction=prediction,
         image_shape=shape,

@@ -108,7 +108,8 @@ class GaussianMixtureDenoiser(Denoiser):
         total = variances + noise_variance
         log_density = -0.5 * (offset**2 / total + total.log()).sum(-1) + self.log_weights.to(flat.dtype)
         if label is not None and self.labels is not None:
-            log_density = log_density.masked_fill(self.labels != label[:, None], float("-inf"))
+            other = (self.labels != label[:, None]) & (label[:, None] != self.null_label)
+            log_density = log_density.masked_fill(other, float("-inf"))
         posterior = means + torch.einsum("nke,kde->nkd", offset * variances / total, axes)
         return torch.softmax(log_density, dim=1), posterior
 

@@ -1,4 +1,4 @@
-"""Denoisers by name: packaged ones, weights files, diffusers pipelines, published checkpoint families."""
+"""Denoisers by name: packaged, weights files, diffusers pipelines, published checkpoints, data sets."""
 
 from __future__ import annotations
 
@@ -7,8 +7,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 from diffproof.checks import unknown_name
+from diffproof.data.named import load_data
 from diffproof.denoisers import diffusers, edm, openai, saved, score_sde
+from diffproof.denoisers.empirical import EmpiricalDenoiser
 from diffproof.denoisers.network import NetworkDenoiser
+from diffproof.denoisers.protocol import Denoiser
+from diffproof.denoisers.schedules import named_schedule
 from diffproof.weights import packaged
 
 
@@ -26,18 +30,28 @@ FAMILIES: dict[str, Family] = {
 }
 
 
-def load_denoiser(spec: str) -> NetworkDenoiser:
+_EMPIRICAL = "empirical"
+# What `diffproof train denoiser` trains at by itself.
+_SCHEDULE = ("cosine", 1000)
+
+
+def load_denoiser(spec: str) -> Denoiser:
     """A denoiser, in evaluation mode.
 
     Args:
         spec: a packaged name ("digits", "cifar10"); a .safetensors file of `diffproof train denoiser`; the
-            folder or the Hub id of a diffusers pipeline with a UNet2DModel, perhaps after "diffusers:"; or
-            "family:preset@path" for a published checkpoint, with family "openai", "score_sde" or "edm".
+            folder or the Hub id of a diffusers pipeline with a UNet2DModel, perhaps after "diffusers:";
+            "family:preset@path" for a published checkpoint, with family "openai", "score_sde" or "edm"; or
+            "empirical:DATA", "empirical:DATA:SPLIT" or "empirical:DATA:SPLIT:COUNT" for the optimal denoiser
+            of the first COUNT images of a data set (by default all of its training split), at the noise
+            levels that `diffproof train denoiser` trains at by default.
 
     Raises:
-        ValueError: unknown name, unreadable file, or weights that do not fit.
+        ValueError: unknown name, unreadable file or data, or weights that do not fit.
     """
     family, colon, rest = spec.partition(":")
+    if colon and family == _EMPIRICAL:
+        return _load_empirical(spec, rest)
     if colon and family == "diffusers":
         return diffusers.load(rest)
     if colon and (family in FAMILIES or "@" in rest):
@@ -53,9 +67,26 @@ def load_denoiser(spec: str) -> NetworkDenoiser:
     return saved.load(path)
 
 
+def _load_empirical(spec: str, rest: str) -> EmpiricalDenoiser:
+    source, *parts = rest.split(":")
+    split, count = (*parts, "", "")[:2]
+    if not source or len(parts) > 2 or (count and not count.isdecimal()):
+        raise ValueError(f"denoiser: expected {_EMPIRICAL}:DATA[:SPLIT[:COUNT]], got {spec!r}")
+    data = load_data(source, split or None, limit=int(count) if count else None, default_split="train")
+    missing = set(range(len(data.class_names))) - set(data.labels.tolist())
+    if missing:
+        raise ValueError(f"denoiser: {spec!r} has no image of class {data.class_names[min(missing)]}")
+    images, labels = data
+    name, timesteps = _SCHEDULE
+    sigmas = named_schedule(name, timesteps=timesteps).sigmas
+    assert sigmas is not None
+    # A schedule counts in units of [−1, 1] pixels.
+    return EmpiricalDenoiser(images, labels, sigmas=sigmas / 2).eval()
+
+
 def _load_checkpoint(spec: str, family: str, rest: str) -> NetworkDenoiser:
     if family not in FAMILIES:
-        raise unknown_name("denoiser", family, [*FAMILIES, "diffusers"])
+        raise unknown_name("denoiser", family, [*FAMILIES, "diffusers", _EMPIRICAL])
     preset, at, path = rest.partition("@")
     presets = FAMILIES[family].presets
     if not at or not path:

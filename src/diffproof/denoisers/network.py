@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from diffproof.denoisers.multi_head import MultiHead
 from diffproof.denoisers.protocol import Denoiser, Estimate, Sigma, per_row
 from diffproof.denoisers.schedules import Schedule
 
@@ -17,6 +19,25 @@ class Prediction(StrEnum):
     EPSILON = "epsilon"
     CLEAN = "sample"
     V = "v_prediction"
+
+
+class _Input(NamedTuple):
+    """What a network is asked about.
+
+    `data` is the noisy image in the network's pixels, `scaled` that times `scale`; `sigma` and `scale`
+    broadcast against it.
+    """
+
+    data: Tensor
+    sigma: Tensor
+    scale: Tensor
+    scaled: Tensor
+    timestep: Tensor
+
+    def of_each_class(self) -> _Input:
+        """As N×1×C×H×W, to broadcast against the outputs of K classes."""
+        data, sigma, scale, scaled = (value[:, None] for value in self[:-1])
+        return _Input(data, sigma, scale, scaled, self.timestep)
 
 
 class NetworkDenoiser(Denoiser):
@@ -58,6 +79,7 @@ class NetworkDenoiser(Denoiser):
         if not data_range[0] < data_range[1]:
             raise ValueError(f"data_range: expected (low, high) with low < high, got {data_range}")
         self.network = network
+        self.one_pass = isinstance(network, MultiHead)
         self.schedule = schedule
         self.data_range = data_range
         self.image_shape = image_shape
@@ -70,40 +92,56 @@ class NetworkDenoiser(Denoiser):
 
     def estimate(self, noisy: Tensor, sigma: Sigma, label: Tensor | None) -> Estimate:
         """One network evaluation, converted to a clean estimate in pixels."""
+        given = self._network_input(noisy, sigma)
+        if label is None and self.null_label is not None:
+            label = torch.full((len(noisy),), self.null_label, dtype=torch.int64, device=noisy.device)
+        return self._converted(self._output(given.scaled, given.timestep, label), given)
+
+    def estimate_per_class(self, noisy: Tensor, sigma: Sigma, classes: Tensor) -> Tensor:
+        """One pass for all classes of a MultiHead, else one batch."""
+        if not isinstance(self.network, MultiHead):
+            return super().estimate_per_class(noisy, sigma, classes)
+        given = self._network_input(noisy, sigma)
+        output = self._output(given.scaled, given.timestep, classes.expand(len(noisy), -1))
+        return self._converted(output, given.of_each_class()).clean
+
+    def _network_input(self, noisy: Tensor, sigma: Sigma) -> _Input:
         # The factor between pixel ranges: [0, 1] pixels and their sigma both stretch by the range's width.
-        noisy_data = noisy * self._scale + self.data_range[0]
+        data = noisy * self._scale + self.data_range[0]
         sigma_data = (
             torch.as_tensor(sigma, dtype=torch.float64, device=noisy.device).reshape(-1) * self._scale
         )
-
         timestep = self.schedule.timestep(sigma_data).expand(len(noisy)).contiguous()
-        input_scale = per_row(self.schedule.input_scale(sigma_data), noisy)
-        sigma_rows = per_row(sigma_data, noisy)
-        if label is None and self.null_label is not None:
-            label = torch.full((len(noisy),), self.null_label, dtype=torch.int64, device=noisy.device)
-        scaled = noisy_data * input_scale
+        scale = per_row(self.schedule.input_scale(sigma_data), noisy)
+        return _Input(data, per_row(sigma_data, noisy), scale, data * scale, timestep)
+
+    def _output(self, scaled: Tensor, timestep: Tensor, label: Tensor | None) -> Tensor:
+        """What the network says, run in its own dtype."""
         parameter = next(self.parameters(), None)
-        dtype = noisy.dtype if parameter is None else parameter.dtype
+        dtype = scaled.dtype if parameter is None else parameter.dtype
         if timestep.is_floating_point():
             # Half precision cannot tell one timestep from the next.
             timestep = timestep.to(torch.promote_types(dtype, torch.float32))
-        output = self.network(scaled.to(dtype), timestep, label).to(noisy.dtype)
+        output: Tensor = self.network(scaled.to(dtype), timestep, label)
+        return output.to(scaled.dtype)
 
-        channels = noisy.shape[1]
-        if output.shape[0] != len(noisy) or output.shape[1] not in (channels, 2 * channels):
+    def _converted(self, output: Tensor, given: _Input) -> Estimate:
+        """The clean estimate of an output that is batched as its input is."""
+        channels = given.data.shape[-3]
+        if output.shape[0] != len(given.data) or output.shape[-3] not in (channels, 2 * channels):
             raise ValueError(
                 f"network: expected {channels} or {2 * channels} output channels,"
                 f" got output shape {tuple(output.shape)}"
             )
-        mix = (output[:, channels:] + 1) / 2 if output.shape[1] == 2 * channels else None
-        output = output[:, :channels]
+        mix = (output[..., channels:, :, :] + 1) / 2 if output.shape[-3] == 2 * channels else None
+        output = output[..., :channels, :, :]
         if self.prediction is Prediction.EPSILON:
-            clean = noisy_data - sigma_rows * output
+            clean = given.data - given.sigma * output
         elif self.prediction is Prediction.CLEAN:
             clean = output
         else:
             # v = √ᾱ·ε − √(1−ᾱ)·x0 with √ᾱ the input scale (Salimans & Ho 2022, appendix D).
-            clean = input_scale * scaled - input_scale * sigma_rows * output
+            clean = given.scale * given.scaled - given.scale * given.sigma * output
         return Estimate((clean - self.data_range[0]) / self._scale, mix)
 
     def describe(self) -> str:

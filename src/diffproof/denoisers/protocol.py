@@ -35,9 +35,11 @@ class Denoiser(nn.Module):
         image_shape: (C, H, W) that the model takes, or None for any.
         num_classes: how many labels it takes, or None if it is unconditional.
         null_label: the label that stands for "unconditional", or None if there is none.
+            `estimate` takes it among its labels.
         sigmas: the noise levels it was trained at, ascending float64, or None if continuous.
         first_timestep: the number that sigmas[0] has in the model's own counting of timesteps.
         sigma_min, sigma_max: the range of sigma, inclusive.
+        one_pass: one network evaluation gives the estimates of every class.
     """
 
     image_shape: tuple[int, int, int] | None = None
@@ -47,6 +49,7 @@ class Denoiser(nn.Module):
     first_timestep: int = 0
     sigma_min: float = 0.0
     sigma_max: float = float("inf")
+    one_pass: bool = False
 
     def estimate(self, noisy: Tensor, sigma: Sigma, label: Tensor | None) -> Estimate:
         """The kernel that a subclass writes; arguments are valid already, `label` None or N integers."""
@@ -70,10 +73,7 @@ class Denoiser(nn.Module):
 
     def checked_estimate(self, noisy: Tensor, sigma: Sigma, label: Tensor | None = None) -> Estimate:
         """As calling the module, with the learned variance where there is one."""
-        check_shape(noisy, self.image_shape, "denoiser")
-        if isinstance(sigma, Tensor) and (sigma.ndim > 1 or sigma.numel() not in (1, len(noisy))):
-            raise ValueError(f"sigma: expected one or {len(noisy)} values, got shape {tuple(sigma.shape)}")
-        self.check_sigma(sigma)
+        self._check_noisy(noisy, sigma)
         if label is None:
             if self.num_classes is not None and self.null_label is None:
                 raise ValueError("label: this denoiser has no null label, so a label is needed, got None")
@@ -86,6 +86,65 @@ class Denoiser(nn.Module):
         elif label.numel() and not 0 <= int(label.min()) <= int(label.max()) < self.num_classes:
             raise ValueError(f"label: expected 0 ≤ label < {self.num_classes}, got {label.tolist()[:5]}")
         return self.estimate(noisy, sigma, label)
+
+    def per_class(self, noisy: Tensor, sigma: Sigma, classes: Tensor | None = None) -> Tensor:
+        """The estimates of the same noisy images under each of several labels.
+
+        Args:
+            noisy: N×C×H×W, image + sigma·N(0, I), unbounded.
+            sigma: noise level in [0, 1] pixels, one for all or N of them.
+            classes: K integers, each in [0, num_classes) or the null label; None for all classes.
+
+        Returns:
+            N×K×C×H×W pixels, not clipped.
+
+        Raises:
+            ValueError: as calling the module, or the denoiser is unconditional.
+        """
+        self._check_noisy(noisy, sigma)
+        return self.estimate_per_class(noisy, sigma, self.check_classes(classes).to(noisy.device))
+
+    def estimate_per_class(self, noisy: Tensor, sigma: Sigma, classes: Tensor) -> Tensor:
+        """The kernel of `per_class`; arguments are valid already.
+
+        One batch of N·K rows, the rows of an image together. Overridden where one pass serves all classes.
+        """
+        count = len(classes)
+        if isinstance(sigma, Tensor) and sigma.numel() > 1:
+            sigma = sigma.repeat_interleave(count)
+        rows = noisy.repeat_interleave(count, dim=0)
+        clean = self.estimate(rows, sigma, classes.repeat(len(noisy))).clean
+        return clean.reshape(len(noisy), count, *noisy.shape[1:])
+
+    def check_classes(self, classes: Tensor | None = None) -> Tensor:
+        """K labels that `per_class` takes, all classes for None.
+
+        Raises:
+            ValueError: the denoiser is unconditional, or a label is no class and not the null label.
+        """
+        if self.num_classes is None:
+            raise ValueError("classes: this denoiser is unconditional and has none")
+        if classes is None:
+            return torch.arange(self.num_classes)
+        if classes.ndim != 1 or len(classes) == 0 or classes.dtype != torch.int64:
+            raise ValueError(
+                f"classes: expected K ≥ 1 int64 labels, got shape {tuple(classes.shape)}, {classes.dtype}"
+            )
+        known = (classes >= 0) & (classes < self.num_classes)
+        if self.null_label is not None:
+            known |= classes == self.null_label
+        if not bool(known.all()):
+            null = "" if self.null_label is None else f" or the null label {self.null_label}"
+            raise ValueError(
+                f"classes: expected 0 ≤ class < {self.num_classes}{null}, got {classes[~known].tolist()[:5]}"
+            )
+        return classes
+
+    def _check_noisy(self, noisy: Tensor, sigma: Sigma) -> None:
+        check_shape(noisy, self.image_shape, "denoiser")
+        if isinstance(sigma, Tensor) and (sigma.ndim > 1 or sigma.numel() not in (1, len(noisy))):
+            raise ValueError(f"sigma: expected one or {len(noisy)} values, got shape {tuple(sigma.shape)}")
+        self.check_sigma(sigma)
 
     def check_sigma(self, sigma: Sigma) -> None:
         """Raise ValueError unless every sigma lies in [sigma_min, sigma_max]."""

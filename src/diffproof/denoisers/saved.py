@@ -34,6 +34,7 @@ def build_denoiser(description: dict[str, Any]) -> NetworkDenoiser:
             prediction=description["prediction"],
             null_label=description["null_label"],
             patch=description.get("patch", 1),
+            multi_head=description.get("multi_head", False),
         )
     except KeyError as error:
         raise ValueError(f"denoiser: the weights file's description is incomplete: {error}") from None

@@ -8,7 +8,6 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,16 +22,15 @@ from diffproof.attacks.protocols import load_protocol
 from diffproof.attacks.scoring import draw_labels
 from diffproof.attacks.threat import Threat, load_threat
 from diffproof.attacks.views import AttackedDefense, GradientMode
-from diffproof.classifiers.protocol import Classifier, check_classes
 from diffproof.data.images import ImageData
-from diffproof.defenses.purification import Purification
+from diffproof.defenses.purifier import Purifier
 from diffproof.defenses.voting import majority
 from diffproof.errors import is_out_of_memory
 from diffproof.noise import Noise, Stream
 from diffproof.runs.attack_store import AttackedImage, AttackStore
-from diffproof.runs.defense import defense_settings, load_networks_and_defense
-from diffproof.runs.prepare import first_line, load_images, resolve_device
-from diffproof.runs.settings import ATTACK_FIELDS, DEFENSE_FIELDS, AttackSettings
+from diffproof.runs.defense import defense_settings, load_networks_and_defense, numbers
+from diffproof.runs.prepare import check_classes_of, first_line, load_images, resolve_device
+from diffproof.runs.settings import ATTACK_FIELDS, DEFENSE_FIELDS, AttackSettings, as_flag
 from diffproof.weights import hash_tensors
 
 OnImages = Callable[[int], None]
@@ -76,8 +74,7 @@ def prepare(settings: AttackSettings) -> AttackJob:
         precision=settings.precision,
         device=device,
     )
-    assert isinstance(defense.classifier, Classifier)
-    check_classes(defense.classifier, data.class_names, classes_named=data.classes_named, source=data.name)
+    check_classes_of(defense, data)
     # An attack differentiates with respect to images; weights would only take memory.
     defense.requires_grad_(False)
     share = {} if settings.surrogate_share is None else {"surrogate_share": settings.surrogate_share}
@@ -102,6 +99,8 @@ def settle(settings: AttackSettings, image_size: int) -> tuple[AttackSettings, A
         ValueError: a setting that the attack does not have, or that contradicts the protocol.
     """
     given = settings.given(ATTACK_FIELDS)
+    if "weights" in given:
+        given["weights"] = tuple(numbers("weights", given["weights"], float))
     name, gradient = settings.attack, settings.gradient
     draws, votes = settings.draws, settings.majority_of
     if settings.protocol is not None:
@@ -117,7 +116,7 @@ def settle(settings: AttackSettings, image_size: int) -> tuple[AttackSettings, A
                 raise ValueError(f"{what}: protocol {protocol.name} fixes {wanted}, got {asked}")
         gradient, draws, votes = protocol.gradient.value, protocol.draws, protocol.votes
     attack = load_attack(name or "pgd", **given)
-    filled = {name: _plain(value) for name, value in asdict(attack).items()}
+    filled = {name: as_flag(value) for name, value in asdict(attack).items()}
     if isinstance(attack, AutoAttack) and attack.version == "standard":
         if settings.eot is not None:
             raise ValueError(f"eot: autoattack takes it in its version rand only, got {settings.eot}")
@@ -133,11 +132,6 @@ def settle(settings: AttackSettings, image_size: int) -> tuple[AttackSettings, A
         **filled,
     )
     return settled, attack
-
-
-def _plain(value: Any) -> Any:
-    """An enum's value, anything else as it is."""
-    return str(value) if isinstance(value, str) else value
 
 
 def _try_first(job: AttackJob) -> None:
@@ -186,7 +180,7 @@ def run(job: AttackJob, folder: Path, on_images: OnImages = lambda images: None)
             try:
                 if settings.diagnose and store.findings() is None:
                     _diagnose(job, store, batch_size)
-                group = todo[: job.attack.images_at_once(batch_size)]
+                group = todo[: job.attack.images_at_once(job.view.images_at_once(batch_size))]
                 store.save_results(_attack_images(job, group, batch_size))
             except (MemoryError, RuntimeError) as error:
                 if not is_out_of_memory(error):
@@ -267,7 +261,7 @@ def _attack_images(job: AttackJob, indices: list[int], batch_size: int) -> list[
     )
     found = {one.image_index: one.result.adversarial for one in evaluated if one.result is not None}
     purified: dict[int, Tensor] = {}
-    if isinstance(defense, Purification) and found:
+    if isinstance(defense, Purifier) and found:
         index = torch.tensor(list(found))
         noise = Noise.for_rows(settings.seed, Stream.SCORING, index, torch.zeros_like(index))
         with torch.no_grad():  # pictures for the report

@@ -13,13 +13,24 @@ from diffproof.attacks.threat import parse_budget
 from diffproof.checks import unknown_name
 from diffproof.classifiers.named import load_classifier
 from diffproof.defenses.coup import COUP
+from diffproof.defenses.diffusion_loss import edm_sigmas
 from diffproof.defenses.gradual import GradualNoise
-from diffproof.defenses.named import METHODS, PURIFYING, load_defense, set_precision
+from diffproof.defenses.likelihood import Variant
+from diffproof.defenses.named import METHODS, PURIFYING, check_networks, load_defense, set_precision
 from diffproof.defenses.protocol import Defense
+from diffproof.defenses.rdc import RDC
 from diffproof.denoisers.named import load_denoiser
+from diffproof.denoisers.protocol import Denoiser
 
+# Noise levels of a diffusion loss where the denoiser is continuous.
+_LEVELS = 1000
 # Flags that other settings of a command leave no room for under the name that the defence has for them.
-_OTHER_NAMES = {"defense_sigma": "sigma", "purify_budget": "budget"}
+_OTHER_NAMES = {
+    "defense_sigma": "sigma",
+    "purify_budget": "budget",
+    "likelihood_iterations": "iterations",
+    "likelihood_norm": "norm",
+}
 
 
 def load_networks_and_defense(
@@ -37,7 +48,8 @@ def load_networks_and_defense(
     Args:
         method: see load_defense.
         settings: its own keyword arguments, see `defense_settings`.
-        classifier: spec; None for a method that purifies without asking one, which cannot be called then.
+        classifier: spec; None for a method that takes none, or that purifies without asking one, which cannot
+            be called then.
         denoiser, guide: specs of a denoiser and of a classifier.
         precision: dtype of the networks. device: where they are.
 
@@ -47,18 +59,33 @@ def load_networks_and_defense(
     """
     if method not in METHODS:
         raise unknown_name("defense", method, METHODS)
-    if classifier is None and (method not in PURIFYING or method == COUP.method):
-        raise ValueError(f"classifier: the method {method!r} needs one, got None")
+    takes = inspect.signature(METHODS[method]).parameters
+    only_purifies = classifier is None and "classifier" in takes
+    if not only_purifies or method not in PURIFYING or method == COUP.method:
+        check_networks(method, classifier=classifier)
     guiding = None if guide is None else load_classifier(guide)
-    answering: nn.Module
+    answering: nn.Module | None = None
     if classifier is not None:
         answering = load_classifier(classifier)
-    else:
+    elif only_purifies:
         # A guide has to have the classes of the classifier.
         answering = _NoClassifier(0 if guiding is None else guiding.num_classes)
     diffusion = None if denoiser is None else load_denoiser(denoiser)
+    if settings.get("variant") != Variant.AUTHORS or method == RDC.method:
+        settings = {**settings, **noise_levels(method, diffusion)}
     defense = load_defense(method, classifier=answering, denoiser=diffusion, guide=guiding, **settings)
     return set_precision(defense, getattr(torch, precision)).to(device)
+
+
+def noise_levels(method: str, denoiser: Denoiser | None) -> dict[str, Any]:
+    """The setting `sigmas` of a method with a diffusion loss, for a denoiser that has no levels of its own.
+
+    They are those of Chen et al. 2023 for EDM, 1000 of them.
+    """
+    needed = "sigmas" in inspect.signature(METHODS[method]).parameters
+    if not needed or denoiser is None or denoiser.sigmas is not None:
+        return {}
+    return {"sigmas": edm_sigmas(_LEVELS)}
 
 
 class _NoClassifier(nn.Module):
@@ -84,8 +111,8 @@ def defense_settings(method: str, flags: Mapping[str, Any]) -> dict[str, Any]:
         ValueError: a text is no number, or several numbers where the method takes one.
     """
     parsers: dict[str, Callable[[Any], Any]] = {
-        "t_star": lambda text: _numbers("t_star", text, float, method),
-        "steps": lambda text: None if text == "full" else _numbers("steps", text, int, method),
+        "t_star": lambda text: _a_round("t_star", text, float, method),
+        "steps": lambda text: None if text == "full" else _a_round("steps", text, int, method),
         "purify_budget": parse_budget,
     }
     if method in METHODS:
@@ -99,11 +126,23 @@ def defense_settings(method: str, flags: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _numbers(name: str, text: Any, kind: type[int] | type[float], method: str) -> Any:
+def _a_round(name: str, text: Any, kind: type[int] | type[float], method: str) -> Any:
     """A list of numbers for the method that takes one a round, one number for all others."""
-    several = method == GradualNoise.method
+    if method == GradualNoise.method:
+        return numbers(name, text, kind)
     try:
-        return [kind(part) for part in str(text).split(",")] if several else kind(text)
+        return kind(text)
     except ValueError:
-        wanted = "numbers with commas between" if several else f"one number for the method {method!r}"
-        raise ValueError(f"{name}: expected {wanted}, got {text!r}") from None
+        raise ValueError(f"{name}: expected one number for the method {method!r}, got {text!r}") from None
+
+
+def numbers(name: str, text: Any, kind: type[int] | type[float]) -> list[Any]:
+    """The numbers of a text with commas between.
+
+    Raises:
+        ValueError: it is none.
+    """
+    try:
+        return [kind(part) for part in str(text).split(",")]
+    except ValueError:
+        raise ValueError(f"{name}: expected numbers with commas between, got {text!r}") from None

@@ -8,9 +8,11 @@ from typing import TypeVar
 import torch
 
 from diffproof.checks import unknown_name
+from diffproof.classifiers.protocol import Classifier, check_class_count, check_classes
 from diffproof.data.images import ImageData
 from diffproof.data.indices import parse_indices
 from diffproof.data.named import load_data
+from diffproof.defenses.protocol import Defense
 from diffproof.runs.settings import DEVICES, RunSettings
 
 S = TypeVar("S", bound=RunSettings)
@@ -26,6 +28,16 @@ def load_images(settings: S) -> tuple[S, ImageData, list[int]]:
     spec = f"0:{len(data)}" if settings.indices is None else settings.indices
     indices = parse_indices(spec, len(data))[: settings.limit]
     return replace(settings, split=data.split), data, indices
+
+
+def check_classes_of(defense: Defense, data: ImageData) -> None:
+    """Raise ValueError unless the classes that a defence answers with can be those of the data."""
+    part, names, named = defense.classifier, data.class_names, data.classes_named
+    if isinstance(part, Classifier):
+        check_classes(part, names, classes_named=named, source=data.name)
+    else:
+        # The diffusion model classifies, whose labels have no names.
+        check_class_count("denoiser", defense.num_classes, names, classes_named=named, source=data.name)
 
 
 def resolve_device(name: str) -> torch.device:

@@ -16,7 +16,7 @@ from torch import Tensor
 from diffproof.checks import unknown_name
 from diffproof.classifiers.protocol import predicted_labels
 from diffproof.defenses.named import METHODS, PURIFYING
-from diffproof.defenses.purification import Purification
+from diffproof.defenses.purifier import Purifier
 from diffproof.denoisers.network import NetworkDenoiser
 from diffproof.errors import is_out_of_memory
 from diffproof.files import replacing
@@ -94,7 +94,7 @@ class PurifyJob:
     settings: PurifySettings
     out: Path
     pictures: list[Picture]
-    defense: Purification
+    defense: Purifier
     device: torch.device
 
     @property
@@ -119,7 +119,7 @@ class PurifyJob:
         return pixels
 
 
-def _shape(defense: Purification) -> tuple[int, int, int]:
+def _shape(defense: Purifier) -> tuple[int, int, int]:
     shape = defense.denoiser.image_shape
     if shape is None or shape[0] not in (1, 3):
         raise ValueError(f"denoiser: expected one of grey or RGB pictures of one size, got images {shape}")
@@ -197,7 +197,7 @@ def prepare_purify(
         precision=settings.precision,
         device=device,
     )
-    assert isinstance(defense, Purification)
+    assert isinstance(defense, Purifier)
     job = PurifyJob(settings, out, pictures, defense, device)
     for picture in pictures:
         job.read(picture)
@@ -307,15 +307,18 @@ def _purify(job: PurifyJob, images: Tensor, start: int) -> tuple[Tensor, list[tu
             raise ValueError("denoiser: expected finite pictures, got NaN or infinity")
         if job.settings.classifier is None:
             return purified, [()] * len(images)
-        both = [predicted_labels(defense.classifier_logits(part)).tolist() for part in (images, purified)]
+        logits = [defense.classifier_logits(part, noise.to(job.device)) for part in (images, purified)]
+        both = [predicted_labels(part).tolist() for part in logits]
     names = getattr(defense.classifier, "class_names", None) or range(defense.num_classes)
     return purified, [(str(names[old]), str(names[new])) for old, new in zip(*both, strict=True)]
 
 
 @contextmanager
-def _counting(defense: Purification, on_evaluations: OnEvaluations) -> Iterator[None]:
-    """Tell of every image that goes through the denoiser's network."""
-    assert isinstance(defense.denoiser, NetworkDenoiser)
+def _counting(defense: Purifier, on_evaluations: OnEvaluations) -> Iterator[None]:
+    """Tell of every image that goes through the denoiser's network, if it has one."""
+    if not isinstance(defense.denoiser, NetworkDenoiser):
+        yield
+        return
     hook = defense.denoiser.network.register_forward_hook(
         lambda _, inputs, __: on_evaluations(len(inputs[0]))
     )

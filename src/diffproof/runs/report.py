@@ -124,9 +124,9 @@ def _load_row(folder: Path) -> Row:
 
 
 def _order(row: Row) -> tuple[float, int, str, str]:
-    rank = {"none": 0, "dds": 1, "densepure": 2}
+    rank = {"none": 0, "dds": 1, "densepure": 2, "dc": 3}
     s = row.settings
-    networks = f"{short_spec(s.classifier)} {short_spec(s.denoiser or '')}"
+    networks = f"{short_spec(s.classifier or '')} {short_spec(s.denoiser or '')}"
     return s.sigma, rank[s.method], s.describe(), networks
 
 

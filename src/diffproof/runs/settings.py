@@ -76,7 +76,7 @@ class RunSettings(Flags):
     split: str | None = None
     indices: str | None = None
     limit: int | None = None
-    classifier: str
+    classifier: str | None = None
     denoiser: str | None = None
 
     def __post_init__(self) -> None:
@@ -107,7 +107,8 @@ class CertifySettings(RunSettings):
     """What `diffproof certify` is asked for.
 
     Fields that a method has no use for are set to None: denoiser for "none"; steps, votes, consensus and
-    step_rule for all but "densepure". steps may be "full".
+    step_rule for all but "densepure". steps may be "full". The fields of "dc" are refused for others, and its
+    own defaults apply where they are None.
 
     Raises:
         ValueError: a field out of range.
@@ -119,6 +120,9 @@ class CertifySettings(RunSettings):
     votes: int | None = 40
     consensus: int | None = None
     step_rule: str | None = "authors"
+    timesteps: str | None = None
+    weighting: str | None = None
+    race_error: float | None = None
     n0: int = 100
     n: int = 10_000
     alpha: float = 0.001
@@ -126,7 +130,7 @@ class CertifySettings(RunSettings):
     compile: bool = False
 
     def __post_init__(self) -> None:
-        from diffproof.defenses.named import CERTIFIABLE
+        from diffproof.defenses.named import CERTIFIABLE, check_networks
 
         if self.method not in CERTIFIABLE:
             raise unknown_name("method", self.method, CERTIFIABLE)
@@ -137,8 +141,7 @@ class CertifySettings(RunSettings):
                 object.__setattr__(self, name, None)
         if self.method == "none":
             object.__setattr__(self, "denoiser", None)
-        elif self.denoiser is None:
-            raise ValueError(f"denoiser: the method {self.method!r} needs one")
+        check_networks(self.method, classifier=self.classifier, denoiser=self.denoiser)
         super().__post_init__()
         check_positive("sigma", self.sigma)
         check_probability("alpha", self.alpha)
@@ -150,13 +153,15 @@ class CertifySettings(RunSettings):
     def describe(self) -> str:
         """The method with what tells it from others, as a row of a table: "densepure b=10 K=40"."""
         if self.method != "densepure":
-            return self.method
+            return " ".join([self.method, *(f"{k}={v}" for k, v in self.given(CLASSIFYING_FIELDS).items())])
         steps = "full" if self.steps == "full" else f"b={self.steps}"
         consensus = "" if self.consensus is None else f" k={self.consensus}"
         rule = "" if self.step_rule == "authors" else f" {self.step_rule}"
         return f"densepure {steps} K={self.votes}{consensus}{rule}"
 
 
+# Flags of certify that are those of "dc" alone.
+CLASSIFYING_FIELDS = ("timesteps", "weighting", "race_error")
 # Flags that settle a defence, and those that settle an attack.
 DEFENSE_FIELDS = (
     "t_star",
@@ -171,6 +176,15 @@ DEFENSE_FIELDS = (
     "label",
     "distance",
     "diffuse",
+    "timesteps",
+    "weighting",
+    "samples",
+    "shared_noise",
+    "reduction",
+    "likelihood_timesteps",
+    "likelihood_iterations",
+    "likelihood_norm",
+    "variant",
     "votes",
     "consensus",
     "step_rule",
@@ -186,6 +200,7 @@ ATTACK_FIELDS = (
     "learning_rate",
     "smoothness",
     "weight",
+    "weights",
     "share",
     "version",
     "queries",
@@ -213,6 +228,15 @@ class PurificationFlags:
     label: str | None = None
     distance: str | None = None
     diffuse: bool | None = None
+    timesteps: str | None = None
+    weighting: str | None = None
+    samples: int | None = None
+    shared_noise: bool | None = None
+    reduction: str | None = None
+    likelihood_timesteps: str | None = None
+    likelihood_iterations: int | None = None
+    likelihood_norm: str | None = None
+    variant: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -245,6 +269,7 @@ class AttackSettings(PurificationFlags, RunSettings):
     learning_rate: float | None = None
     smoothness: float | None = None
     weight: float | None = None
+    weights: str | None = None
     share: float | None = None
     version: str | None = None
     queries: int | None = None
@@ -258,7 +283,7 @@ class AttackSettings(PurificationFlags, RunSettings):
         from diffproof.attacks.protocols import PROTOCOLS
         from diffproof.attacks.threat import load_threat
         from diffproof.attacks.views import GradientMode
-        from diffproof.defenses.named import METHODS
+        from diffproof.defenses.named import METHODS, check_networks
 
         if self.defense == "none":
             object.__setattr__(self, "denoiser", None)
@@ -272,6 +297,7 @@ class AttackSettings(PurificationFlags, RunSettings):
         for name, names in known:
             if getattr(self, name) is not None and getattr(self, name) not in names:
                 raise unknown_name(name, getattr(self, name), names)
+        check_networks(self.defense, classifier=self.classifier)
         load_threat(self.threat, self.budget)
         for name in ("draws", "majority_of"):
             if getattr(self, name) is not None:
@@ -279,10 +305,10 @@ class AttackSettings(PurificationFlags, RunSettings):
         check_at_least("diagnose", self.diagnose, 0)
 
     def meant(self, name: str, value: Any) -> Any:
-        """Budgets and noise levels as numbers: 0.10 is 0.1, 2/10 is 0.2."""
+        """Budgets, noise levels and weights as numbers: 0.10 is 0.1, 2/10 is 0.2."""
         from diffproof.attacks.threat import parse_budget
 
-        if value is None or name not in ("budget", "purify_budget", "t_star"):
+        if value is None or name not in ("budget", "purify_budget", "t_star", "weights"):
             return value
         try:
             return [parse_budget(part) for part in str(value).split(",")]
@@ -311,7 +337,7 @@ class AttackSettings(PurificationFlags, RunSettings):
             parts.append(f"eot={self.eot}")
         share = "" if self.surrogate_share is None else f" {self.surrogate_share:g}"
         parts.append(f"{self.gradient}{share}")
-        usual = {field.name: field.default for field in fields(ATTACKS[str(self.attack)])}
+        usual = {field.name: as_flag(field.default) for field in fields(ATTACKS[str(self.attack)])}
         told = {"version", "iterations", "eot"}
         parts += [
             f"{name}={value}"
@@ -319,3 +345,10 @@ class AttackSettings(PurificationFlags, RunSettings):
             if name not in told and value != usual[name]
         ]
         return f"{' '.join(parts)}, {self.threat} {self.budget}"
+
+
+def as_flag(value: Any) -> Any:
+    """A setting as its flag takes it: an enum's value, numbers with commas, anything else as it is."""
+    if isinstance(value, tuple):
+        return ",".join(f"{number:g}" for number in value)
+    return str(value) if isinstance(value, str) else value

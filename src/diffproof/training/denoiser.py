@@ -29,6 +29,7 @@ class UNetSettings:
         dropout: dropout inside the residual blocks.
         patch: the network sees squares of patch × patch pixels as channels, at 1/patch of the resolution.
         attention: self-attention at the lowest resolution.
+        multi_head: one pass gives the ε of every class (see MultiHead), in place of class embeddings.
     """
 
     channels: Sequence[int] = (16, 32, 48)
@@ -36,6 +37,7 @@ class UNetSettings:
     dropout: float = 0.0
     patch: int = 1
     attention: bool = False
+    multi_head: bool = False
 
 
 def describe_denoiser(data: ImageData, unet: UNetSettings, schedule: str, timesteps: int) -> dict[str, Any]:
@@ -63,7 +65,7 @@ def describe_denoiser(data: ImageData, unet: UNetSettings, schedule: str, timest
     network: dict[str, Any] = {
         "sample_size": height // unet.patch,
         "in_channels": channels * unet.patch**2,
-        "out_channels": channels * unet.patch**2,
+        "out_channels": channels * unet.patch**2 * (num_classes + 1 if unet.multi_head else 1),
         "block_out_channels": list(unet.channels),
         "down_block_types": ["DownBlock2D"] * len(unet.channels),
         "up_block_types": ["UpBlock2D"] * len(unet.channels),
@@ -71,7 +73,7 @@ def describe_denoiser(data: ImageData, unet: UNetSettings, schedule: str, timest
         "dropout": unet.dropout,
         "norm_num_groups": 8,
         "add_attention": unet.attention,
-        "num_class_embeds": num_classes + 1,
+        "num_class_embeds": None if unet.multi_head else num_classes + 1,
     }
     description = {
         "kind": "denoiser",
@@ -82,10 +84,13 @@ def describe_denoiser(data: ImageData, unet: UNetSettings, schedule: str, timest
     }
     if unet.attention:
         network["attention_head_dim"] = math.gcd(unet.channels[-1], 64)
-    return description | ({"patch": unet.patch} if unet.patch > 1 else {})
+    if unet.patch > 1:
+        description["patch"] = unet.patch
+    if unet.multi_head:
+        description["multi_head"] = True
+    return description
 
 
-_EMBEDDING = "unet.class_embedding.weight"
 # Images that are denoised at once for the errors.
 _AT_ONCE = 256
 
@@ -100,8 +105,8 @@ def train_denoiser(
 ) -> NetworkDenoiser:
     """Train the denoiser that `description` describes, predicting ε at uniformly drawn timesteps.
 
-    The second data set of a mixture has class embeddings of its own, which are dropped in the end: it
-    teaches the network, but does not mark what is denoised with the labels of the first.
+    The second data set of a mixture has class embeddings or heads of its own, which are dropped in the end:
+    it teaches the network, but does not mark what is denoised with the labels of the first.
 
     Args:
         data: training images.
@@ -115,8 +120,9 @@ def train_denoiser(
     """
     if not 0.0 <= label_dropout <= 1.0:
         raise ValueError(f"label_dropout: expected a number in [0, 1], got {label_dropout}")
-    embeddings = description["network"]["num_class_embeds"]
-    network = description["network"] | {"num_class_embeds": embeddings * len(data.sources)}
+    per_label = "out_channels" if description.get("multi_head") else "num_class_embeds"
+    labels = description["network"][per_label]
+    network = description["network"] | {per_label: labels * len(data.sources)}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
         denoiser = build_denoiser(description)
@@ -127,9 +133,9 @@ def train_denoiser(
 
     identity = {"description": description, "label_dropout": label_dropout}
     state = fit(trained.network, data, loss_of_batch, settings, progress, identity=identity).state_dict()
-    if len(data.sources) > 1:
-        state[_EMBEDDING] = state[_EMBEDDING][:embeddings]
-    denoiser.network.load_state_dict(state)
+    # The labels of the first source lie first in whatever is longer than it has to be.
+    own = denoiser.network.state_dict()
+    denoiser.network.load_state_dict({name: state[name][: len(own[name])] for name in own})
     return denoiser.eval()
 
 

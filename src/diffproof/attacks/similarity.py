@@ -1,0 +1,60 @@
+"""How random the gradients of a defence are (Chen et al. 2023, Figure 2c)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from diffproof.attacks.expectation import Expectation
+from diffproof.attacks.losses import Loss
+from diffproof.attacks.protocol import Job, check_arguments
+from diffproof.attacks.views import AttackedDefense
+from diffproof.checks import check_at_least, check_member
+from diffproof.defenses.protocol import Defense
+
+
+def gradient_similarity(
+    defense: Defense | AttackedDefense,
+    images: Tensor,
+    labels: Tensor,
+    *,
+    repeats: int = 10,
+    loss: Loss | str = Loss.CE,
+    seed: int = 0,
+    image_indices: Sequence[int] | None = None,
+    batch_size: int = 64,
+) -> Tensor:
+    """Mean cosine similarity of the gradients that an attack gets under different noise.
+
+    1 where noise changes no gradient's direction; near 0 where one gradient tells nothing about the next, and
+    an attack without EOT only wanders.
+
+    Args:
+        defense: any defence, or one as an attack sees it, with another gradient than the exact one.
+        images: N×C×H×W in [0, 1]. labels: N int64, the true ones.
+        repeats: gradients of each image, each under a draw of noise of its own.
+        loss: what is differentiated, see Loss.
+        seed, image_indices, batch_size: see Attack.run; the indices are 0, 1, … by default.
+
+    Returns:
+        N float64 means over all pairs of an image's gradients; NaN where one of them is zero, and so has no
+        direction.
+
+    Raises:
+        ValueError: an argument is out of range, or the defence gives no gradient or one that is not finite.
+    """
+    view = defense if isinstance(defense, AttackedDefense) else AttackedDefense(defense)
+    check_at_least("repeats", repeats, 2)
+    loss = check_member("loss", loss, Loss)
+    given = range(len(images)) if image_indices is None else image_indices
+    indices = check_arguments(view, images, labels, None, given, batch_size)
+    job = Job(view, images.detach(), labels.to(images.device), indices, seed, batch_size)
+    expectation = Expectation(job, eot=1, loss=loss)
+    total = torch.zeros(images[0].numel(), dtype=torch.float64, device=images.device).expand(len(images), -1)
+    for repeat in range(repeats):
+        gradient = expectation.gradient(job.images, repeat).double().flatten(1)
+        total = total + gradient / gradient.norm(dim=1, keepdim=True)
+    # |Σu|² of unit vectors is their number and twice the sum over pairs.
+    return (total.square().sum(1) - repeats) / (repeats * (repeats - 1))

@@ -1,0 +1,76 @@
+"""Every attack on defences whose diffusion model classifies: batches of rows, which change no result."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from test_attacks import SETTINGS, Counting, adversarials, attack_noise, pictures
+from test_similarity import Jittery
+
+import diffproof as dp
+from diffproof.attacks.scoring import draw_labels
+from diffproof.attacks.threat import Flow, Linf
+
+CLASSES = 4
+NAMES = [name for name in SETTINGS if name != "diffattack"]
+
+
+def defense_of(name: str) -> dp.Defense:
+    levels = torch.tensor([0.1, 0.3], dtype=torch.float64)
+    settings: dict[str, Any] = {"component_labels": list(range(CLASSES)), "sigmas": levels}
+    denoiser = Counting(pictures(CLASSES, seed=3), torch.full((CLASSES,), 0.05), **settings)
+    own: dict[str, Any] = {} if name == "dc" else {"iterations": 2, "budget": 0.02}
+    return dp.load_defense(name, denoiser=denoiser, **own)
+
+
+# The package warns of a defence that asks for gradients itself.
+@pytest.mark.filterwarnings("ignore:pyautoattack:RuntimeWarning")
+@pytest.mark.parametrize("method", ["dc", "rdc"])
+@pytest.mark.parametrize("name", NAMES)
+def test_results_do_not_depend_on_batches(name: str, method: str) -> None:
+    if name in ("autoattack", "square"):
+        pytest.importorskip("pyautoattack")
+    images = pictures(3)
+    labels = defense_of(method)(images, attack_noise(3, 0)).argmax(1)
+    threat = Flow(0.2) if name == "stadv" else Linf(0.02)
+    found = {}
+    for batch_size in (9, 64):
+        defense = defense_of(method)
+        found[batch_size] = dp.attack(
+            defense, images, labels, attack=name, threat=threat, batch_size=batch_size, **SETTINGS[name]
+        )
+        assert isinstance(defense.denoiser, Counting)
+        # A draw is a row for each class; so are those of the package, which asks for one at a time.
+        assert defense.denoiser.largest <= batch_size
+        assert defense.denoiser.largest % CLASSES == 0
+    small, whole = found[9], found[64]
+    torch.testing.assert_close(adversarials(small), adversarials(whole), rtol=0, atol=1e-10)
+    for a, b, image in zip(small, whole, images, strict=True):
+        assert (a.first_success, a.forwards, a.backwards) == (b.first_success, b.forwards, b.backwards)
+        assert a.forwards > 0
+        if name != "stadv":
+            assert float((a.adversarial - image).abs().max()) <= 0.02 + 1e-6
+
+
+def test_scoring_keeps_to_the_batch_and_to_its_labels() -> None:
+    drawn = {}
+    for batch_size in (1, 8, 64):
+        defense = defense_of("dc")
+        drawn[batch_size] = draw_labels(
+            defense, pictures(3), draws=5, seed=1, image_indices=range(3), batch_size=batch_size
+        )
+        assert isinstance(defense.denoiser, Counting)
+        # One image is the least that there is.
+        assert defense.denoiser.largest == max(CLASSES, min(batch_size, 15 * CLASSES))
+    assert torch.equal(drawn[1], drawn[64])
+    assert torch.equal(drawn[8], drawn[64])
+
+
+@pytest.mark.parametrize(("batch_size", "images"), [(1, 1), (4, 1), (7, 1), (8, 2), (64, 16)])
+def test_images_at_once(batch_size: int, images: int) -> None:
+    for defense in (defense_of("dc"), defense_of("rdc")):
+        assert defense.images_at_once(batch_size) == images
+        assert dp.AttackedDefense(defense).images_at_once(batch_size) == images
+    assert Jittery(1.0).images_at_once(batch_size) == batch_size

@@ -1,0 +1,86 @@
+"""What the documentation shows works: commands have the flags that it gives them, Python runs."""
+
+from __future__ import annotations
+
+import re
+import runpy
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+import pytest
+import torch
+
+import diffproof as dp
+from diffproof.cli.main import diffproof as command_group
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def shown_commands(page: Path) -> Iterator[str]:
+    """The lines of a page that are commands of diffproof, continued ones joined."""
+    text = re.sub(r"\\\n\s*", " ", page.read_text(encoding="utf-8"))
+    text = re.sub(r"\$\{.*?\}", "$", text)
+    for line in text.splitlines():
+        if line.startswith("    ") and line.strip().startswith("diffproof "):
+            yield line.strip()
+
+
+@pytest.mark.parametrize(
+    ("page", "line"), [(page.name, line) for page in PAGES for line in shown_commands(page)]
+)
+def test_every_command_shown_has_such_flags(page: str, line: str) -> None:
+    words = shlex.split(line, comments=True)[1:]
+    command: click.Command = command_group
+    while isinstance(command, click.Group):
+        command = command.commands[words.pop(0)]
+    # The parser alone: it knows every flag and whether a value follows, and opens no file.
+    _, left, _ = command.make_parser(click.Context(command)).parse_args(args=words)
+    # A shell's variables may hold flags.
+    assert [word for word in left if "$" not in word] == []
+
+
+def test_commands_are_found() -> None:
+    found = {page.name: len(list(shown_commands(page))) for page in PAGES}
+    assert found["README.md"] >= 10
+    assert found["diffusion_classifier.md"] >= 5
+
+
+def python_blocks(page: Path, about: str) -> list[str]:
+    """The Python of a page that mentions something."""
+    blocks = re.findall(r"^```python\n(.*?)^```", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+    return [block for block in blocks if about in block]
+
+
+@pytest.mark.parametrize(
+    ("page", "about"), [("README.md", "DiffusionClassifier"), ("docs/diffusion_classifier.md", "")]
+)
+def test_python_about_diffusion_classifiers_runs(
+    page: str, about: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    torch.manual_seed(0)
+    blocks = python_blocks(ROOT / page, about)
+    assert blocks
+    # Blocks of a page are read one after the other, and the first of them imports dp.
+    exec(compile("\n".join(blocks), page, "exec"), {"dp": dp})
+    assert capsys.readouterr().out
+
+
+def test_the_diffusion_classifier_example_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    runpy.run_path(str(ROOT / "examples" / "diffusion_classifier.py"), run_name="__main__")
+    output = capsys.readouterr().out
+    right = {
+        name: int(number) for name, number in re.findall(r"(\w+): (\d+) of 40 test digits right", output)
+    }
+    assert set(right) == {"CNN", "DC", "RDC"}
+    # Chance is 4.
+    assert min(right.values()) >= 30
+    before, after = (float(value) for value in re.findall(r"negative log-likelihood ([\d.]+)", output))
+    assert after < before
+    assert (tmp_path / "reliability.png").stat().st_size > 10_000

@@ -1,0 +1,198 @@
+"""The Lagrange attack (Chen et al. 2023, eq. 10) against its formula, and as the union of its parts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from test_attacks import adversarials, attack_noise, job_of, pictures, purifier
+from torch import Tensor
+
+import diffproof as dp
+from diffproof.attacks.expectation import Expectation
+from diffproof.attacks.lagrange import penalised
+from diffproof.attacks.losses import Loss
+from diffproof.attacks.threat import Linf
+
+SIGMAS = torch.tensor([0.1, 0.3, 0.6], dtype=torch.float64)
+BUDGET = 0.15
+
+
+def mixture(**settings: Any) -> dp.GaussianMixtureDenoiser:
+    """Two broad components a class, so that there is something to gain in likelihood."""
+    labels: dict[str, Any] = {"component_labels": [0, 0, 1, 1, 2, 2], "sigmas": SIGMAS}
+    return dp.GaussianMixtureDenoiser(pictures(6, seed=3), torch.full((6,), 0.05), **{**labels, **settings})
+
+
+def rdc(**settings: Any) -> dp.RDC:
+    usual: dict[str, Any] = {"iterations": 3, "budget": 0.05, "likelihood_timesteps": "first:2"}
+    return dp.RDC(mixture(), **{**usual, **settings})
+
+
+def labelled(defense: dp.Defense, number: int = 12) -> tuple[Tensor, Tensor]:
+    """Images away from 0 and 1, with the labels that the defence gives them."""
+    images = pictures(number, seed=8)
+    return images, defense(images, attack_noise(number, 0)).argmax(1)
+
+
+def attacked(defense: dp.Defense, budget: float = BUDGET, **settings: Any) -> list[dp.AttackResult]:
+    images, labels = labelled(defense)
+    usual = {"iterations": 4, "seed": 7, "image_indices": range(5, 5 + len(images))}
+    return dp.attack(defense, images, labels, attack="lagrange", threat=Linf(budget), **{**usual, **settings})
+
+
+@pytest.mark.parametrize("weight", [0.0, 1.0, 10.0])
+@pytest.mark.parametrize("name", ["dc", "rdc"])
+def test_steps_go_down_in_log_p_plus_the_weighted_loss(name: str, weight: float) -> None:
+    defense = rdc() if name == "rdc" else dp.DiffusionClassifier(mixture())
+    classifier = defense.classifier if isinstance(defense, dp.RDC) else defense
+    images, labels = labelled(defense)
+    noise = attack_noise(len(images), 2)
+
+    def objective(points: Tensor) -> Tensor:
+        log_p = classifier(points, noise).log_softmax(1).gather(1, labels[:, None])[:, 0]
+        # The levels of RDC's likelihood maximisation are its own.
+        levels, total = SIGMAS[:2] if name == "rdc" else SIGMAS, torch.zeros(len(points), dtype=points.dtype)
+        for step, sigma in enumerate(levels):
+            vote = torch.full_like(noise.vote, 2**15)
+            epsilon = noise.rows(torch.arange(len(noise)), vote).normal(points.shape[1:], step, points.dtype)
+            clean = defense.denoiser(points + sigma * epsilon, float(sigma))
+            residual = (points + sigma * epsilon - clean) / sigma - epsilon
+            total = total + residual.square().flatten(1).sum(1) / len(levels)
+        value: Tensor = log_p + weight * total
+        return value
+
+    expectation = Expectation(
+        job_of(defense, images, labels), eot=1, loss=Loss.CE, respond=penalised(defense, weight)
+    )
+    gradient = expectation.gradient(images, 2)
+    with torch.enable_grad():
+        points = images.clone().requires_grad_()
+        (expected,) = torch.autograd.grad(objective(points).sum(), points)
+    torch.testing.assert_close(gradient, -expected, rtol=1e-8, atol=1e-10)
+    # And so by differences of the objective, along the gradient.
+    length = 1e-5
+    unit = gradient / gradient.flatten(1).norm(dim=1)[:, None, None, None]
+    with torch.no_grad():
+        slope = (objective(images + length * unit) - objective(images - length * unit)) / (2 * length)
+    torch.testing.assert_close(slope, -gradient.flatten(1).norm(dim=1), rtol=1e-5, atol=1e-8)
+
+
+def test_a_step_is_pgds() -> None:
+    defense = rdc()
+    images, labels = labelled(defense)
+    job = job_of(defense, images, labels)
+    expectation = Expectation(job, eot=2, loss=Loss.CE, respond=penalised(defense, 1.0))
+    expected = Linf(BUDGET).clip(images + 0.05 * expectation.gradient(images, 0).sign(), images)
+    (*results,) = dp.attack(
+        defense,
+        images,
+        labels,
+        attack=dp.Lagrange(iterations=1, eot=2, step=0.05, weights=(1.0,)),
+        threat=Linf(BUDGET),
+        seed=job.seed,
+        image_indices=job.image_indices.tolist(),
+    )
+    torch.testing.assert_close(adversarials(results), expected, rtol=0, atol=1e-12)
+    assert (results[0].forwards, results[0].backwards, results[0].draws) == (4, 2, 4)
+
+
+def test_a_larger_weight_leaves_less_to_undo() -> None:
+    defense = rdc()
+    images, _ = labelled(defense)
+    noise = attack_noise(len(images), 77)
+    losses = []
+    for weight in (0.0, 10.0):
+        points = adversarials(attacked(defense, weights=(weight,), iterations=10))
+        assert defense.loss is not None
+        losses.append(defense.loss.unconditional(points, noise))
+    # Signs and the budget bend the way down, so not every image need gain.
+    assert int((losses[1] < losses[0]).sum()) >= 10
+    assert float(losses[1].mean()) < 0.95 * float(losses[0].mean())
+
+
+def test_the_result_is_the_union() -> None:
+    # The easiest last, so that there is something left for it.
+    defense, weights = rdc(), (10.0, 1.0, 0.0)
+    union = attacked(defense, 0.02, weights=weights)
+    parts = [attacked(defense, 0.02, weights=(weight,)) for weight in weights]
+    places = []
+    for row, result in enumerate(union):
+        tried = [part[row] for part in parts]
+        place = next((i for i, one in enumerate(tried) if one.success), len(tried) - 1)
+        # What succeeded is not attacked further, whatever came before it is paid for.
+        torch.testing.assert_close(result.adversarial, tried[place].adversarial, rtol=0, atol=1e-12)
+        assert result.success == tried[place].success
+        assert result.first_success == (5 * place + 4 if result.success else None)
+        assert result.forwards == 5 * (place + 1)
+        assert result.backwards == 4 * (place + 1)
+        assert result.draws == 5
+        places.append((place, result.success))
+    # All that can happen happens.
+    assert set(places) == {(0, True), (2, True), (2, False)}
+
+
+def test_success_is_an_error_of_the_defence() -> None:
+    defense = rdc()
+    _, labels = labelled(defense)
+    results = attacked(defense, 0.02, weights=(0.0,))
+    points = adversarials(results)
+    wrong = defense(points, attack_noise(12, 4)).argmax(1) != labels
+    alone = defense.classifier(points, attack_noise(12, 4)).argmax(1) != labels
+    assert [result.success for result in results] == wrong.tolist()
+    # The two differ, or this would say nothing.
+    assert wrong.tolist() != alone.tolist()
+
+
+def test_batches_change_nothing() -> None:
+    whole = attacked(rdc(), eot=2)
+    split = attacked(rdc(), eot=2, batch_size=1)
+    torch.testing.assert_close(adversarials(split), adversarials(whole), rtol=0, atol=1e-10)
+    assert [result.first_success for result in split] == [result.first_success for result in whole]
+
+
+@pytest.mark.parametrize(
+    ("defense", "settings", "message"),
+    [
+        (purifier(), {}, "attack: lagrange needs the exact gradient of dc or rdc, got exact of 'diffpure'"),
+        (
+            rdc(),
+            {"gradient": "bpda"},
+            "attack: lagrange needs the exact gradient of dc or rdc, got bpda of 'rdc'",
+        ),
+        (rdc(), {"weights": ()}, r"weights: expected finite numbers ≥ 0, got \(\)"),
+        (rdc(), {"weights": (1.0, -1.0)}, r"weights: expected finite numbers ≥ 0, got \(1.0, -1.0\)"),
+        (rdc(), {"weights": (float("nan"),)}, r"weights: expected finite numbers ≥ 0, got \(nan,\)"),
+        (rdc(), {"mean_of": "logits"}, "mean_of: lagrange averages losses, got logits"),
+        (
+            rdc(),
+            {"gradient": "surrogate"},
+            "gradient: surrogate is for defences that purify by a reverse process",
+        ),
+    ],
+)
+def test_refusals(defense: dp.Defense, settings: dict[str, Any], message: str) -> None:
+    arguments: dict[str, Any] = {"attack": "lagrange", "threat": Linf(BUDGET), "iterations": 1, **settings}
+    with pytest.raises(ValueError, match=f"^{message}"):
+        dp.attack(defense, pictures(2), torch.tensor([0, 1]), **arguments)
+
+
+def test_a_denoiser_without_a_null_label_has_no_unconditional_loss() -> None:
+    denoiser = mixture()
+    denoiser.null_label = None
+    defense = dp.DiffusionClassifier(denoiser)
+    with pytest.raises(ValueError, match=r"^denoiser: lagrange needs a null label"):
+        dp.attack(
+            defense, pictures(1), torch.tensor([0]), attack="lagrange", threat=Linf(BUDGET), iterations=1
+        )
+    (result,) = dp.attack(
+        defense,
+        pictures(1),
+        torch.tensor([0]),
+        attack="lagrange",
+        threat=Linf(BUDGET),
+        iterations=1,
+        weights=(0.0,),
+    )
+    assert result.forwards == 2
