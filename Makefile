@@ -8,6 +8,8 @@ BIN := .venv/bin
 	@echo "setting up .venv (once; it takes a minute or two)"
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@# What it asks for, torchvision and an old requests, its attacks do without.
+	$(BIN)/pip install --quiet --constraint constraints.txt --no-deps torchattacks
 	@touch $@
 
 demo: .venv/ready

@@ -25,7 +25,7 @@ from scipy.stats import beta, norm
 import diffproof as dp
 from diffproof.cli.main import run
 from diffproof.defenses.named import compile_networks
-from diffproof.runs.certify import prepare
+from diffproof.runs.certify import Job, prepare
 from diffproof.runs.certify import run as run_job
 from diffproof.runs.certify_store import CertifyStore
 from diffproof.runs.export import export
@@ -233,6 +233,23 @@ def test_no_compiler_is_said_in_one_line(
     assert line.startswith("diffproof: error: compile: torch cannot compile the networks: InvalidCxxCompiler")
     assert line.endswith("leave --compile out to do without")
     assert not (tmp_path / "run").exists()
+
+
+@needs_compiler
+def test_a_compilation_that_fails_in_the_middle_of_a_run_is_said_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def prepared(settings: CertifySettings) -> Job:
+        job = prepare(settings)
+        torch._dynamo.reset()
+        monkeypatch.setattr("torch._inductor.config.cpp.cxx", (None, str(tmp_path / "none")))
+        return job
+
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.setattr("diffproof.runs.certify.prepare", prepared)
+    assert run([*certify_flags(tmp_path / "run", **PLAIN), "--compile"]) == 2
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert line.startswith("diffproof: error: compile: torch cannot compile the networks: InvalidCxxCompiler")
 
 
 # Continuing

@@ -15,6 +15,7 @@ from diffproof.classifiers.named import load_classifier
 from diffproof.data.images import ImageData
 from diffproof.defenses.named import compile_networks, load_defense, set_precision
 from diffproof.denoisers.named import load_denoiser
+from diffproof.errors import is_compile_error
 from diffproof.noise import Stream
 from diffproof.runs.certify_store import CertifyStore, ImageResult, Partial
 from diffproof.runs.defense import noise_levels
@@ -82,11 +83,15 @@ def prepare(settings: CertifySettings) -> Job:
             # Two: what torch compiles for a batch of one fits no other.
             _label_first(job, 2)
         except RuntimeError as error:
-            raise ValueError(
-                f"compile: torch cannot compile the networks: {first_line(error)} (on CPUs it needs a C++"
-                " compiler and Python's headers); leave --compile out to do without"
-            ) from None
+            raise _cannot_compile(error) from None
     return job
+
+
+def _cannot_compile(error: RuntimeError) -> ValueError:
+    return ValueError(
+        f"compile: torch cannot compile the networks: {first_line(error)} (on CPUs it needs a C++ compiler"
+        " and Python's headers); leave --compile out to do without"
+    )
 
 
 def _label_first(job: Job, draws: int) -> None:
@@ -119,7 +124,8 @@ def run(job: Job, folder: Path, on_draws: OnDraws = lambda draws: None) -> list[
         The results of all images, by index.
 
     Raises:
-        ValueError: the folder holds another run, another process works in it, or the store is corrupt.
+        ValueError: the folder holds another run, another process works in it, the store is corrupt, or torch
+            cannot compile the networks for a batch of another size.
         OSError: the folder cannot be written.
         MemoryError: not even one image fits into memory.
     """
@@ -186,6 +192,10 @@ def _certify_image(job: Job, recorder: _Recorder, index: int, on_draws: OnDraws)
                 recorder.step(index, so_far())
     except KeyboardInterrupt:
         recorder.store.save_partial(index, so_far())
+        raise
+    except RuntimeError as error:
+        if is_compile_error(error):
+            raise _cannot_compile(error) from None
         raise
     certificate = smoothed.certificate(
         image,
