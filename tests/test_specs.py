@@ -57,7 +57,7 @@ def test_a_spec_reaches_its_family(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     preset = next(iter(named.FAMILIES[family].presets))
     digits = dp.load_denoiser("digits")
 
-    def load(name: str, path: Path) -> dp.NetworkDenoiser:
+    def load(name: str, path: Path) -> dp.Denoiser:
         seen.append((name, path))
         return digits
 
