@@ -56,8 +56,9 @@ def test_a_spec_reaches_its_family(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     seen: list[tuple[str, Path]] = []
     preset = next(iter(named.FAMILIES[family].presets))
     digits = dp.load_denoiser("digits")
+    assert isinstance(digits, dp.NetworkDenoiser)
 
-    def load(name: str, path: Path) -> dp.Denoiser:
+    def load(name: str, path: Path) -> dp.NetworkDenoiser:
         seen.append((name, path))
         return digits
 
