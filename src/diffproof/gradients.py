@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from diffproof.checks import check_at_least
 
@@ -101,6 +103,11 @@ class _Checkpointed(torch.autograd.Function):
             )
             total = total + direct
         return total + grad, None, None
+
+
+def twice_differentiable() -> AbstractContextManager[None]:
+    """Attention by formulas whose gradients have gradients; those of torch's fused kernels have none."""
+    return sdpa_kernel(SDPBackend.MATH)
 
 
 Velocity = Callable[[Tensor, float], Tensor]
