@@ -24,6 +24,7 @@ from diffproof.attacks.protocol import Attack, Job
 from diffproof.attacks.square import Square
 from diffproof.attacks.stadv import StAdv
 from diffproof.attacks.threat import L2, Flow, Linf, Threat
+from diffproof.defenses.named import set_precision
 from diffproof.defenses.purification import Draw
 from diffproof.gradients import Step, plain
 from diffproof.noise import Noise, Stream
@@ -158,11 +159,13 @@ def test_other_threats_pass(threat: Threat, attack: Attack) -> None:
     assert not failed(findings)
 
 
-def test_digits_pass() -> None:
-    # In float32, with the kinks of ReLUs and pixels at 0 and 1.
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_digits_pass(dtype: torch.dtype) -> None:
+    # With the kinks of ReLUs and pixels at 0 and 1.
     data, model = dp.load_data("digits", limit=12), dp.load_classifier("digits").eval()
     purified = dp.DiffPure(dp.load_denoiser("digits"), model, t_star=0.1, steps=2, solver="ddpm").eval()
     for defense, images in ((dp.Undefended(model), slice(0, 8)), (purified, slice(8, 12))):
+        set_precision(defense, dtype)
         findings = check(
             defense,
             images=data.images[images],
@@ -173,6 +176,8 @@ def test_digits_pass() -> None:
         assert list(findings) == CHECKS
         assert not failed(findings)
         assert 0 < findings["gradient-agreement"].measured["error"] < 0.02
+        assert findings["gradient-agreement"].message.endswith("in float32") is (dtype == torch.bfloat16)
+        assert next(defense.parameters()).dtype == dtype
 
 
 class Clamped(dp.Undefended):

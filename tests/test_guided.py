@@ -17,6 +17,7 @@ from torch import Tensor, nn
 import diffproof as dp
 from diffproof.defenses.guidance import as_image
 from diffproof.defenses.named import CERTIFIABLE, METHODS, PURIFYING
+from diffproof.denoisers.protocol import Estimate, Sigma
 from diffproof.gradients import plain
 
 SHAPE = (1, 3, 3)
@@ -363,14 +364,25 @@ class Smooth(nn.Module):
         return logits
 
 
+class Attending(ToyDenoiser):
+    """Pixels attend to each other by torch's own function, whose fused kernels have no second derivative."""
+
+    def estimate(self, noisy: Tensor, sigma: Sigma, label: Tensor | None) -> Estimate:
+        pixels = noisy.reshape(len(noisy), 1, 9, 1) * torch.linspace(1, 2, 4, dtype=noisy.dtype)
+        mixed = nn.functional.scaled_dot_product_attention(pixels.sin(), pixels.cos(), pixels)
+        return super().estimate(noisy + 0.1 * mixed.sum(3).reshape(noisy.shape), sigma, label)
+
+
 def guided(name: str, solver: str) -> dp.Purification:
-    networks: dict[str, Any] = {"denoiser": ToyDenoiser(2), "classifier": Smooth()}
+    denoiser = Attending(2) if name.endswith("attention") else ToyDenoiser(2)
+    networks: dict[str, Any] = {"denoiser": denoiser, "classifier": Smooth()}
     settings: dict[str, dict[str, Any]] = {
         "gdmp": {"rounds": 2, "scale": 0.1},
         "coup": {"scale": 5.0},
         "coup diffusing": {"scale": 5.0, "diffuse": True},
         "agdm state": {"guide": Smooth(), "where": "state", "distance": "kl", "scale": 5.0},
         "agdm clean": {"guide": Smooth(), "where": "clean", "scale": 5.0},
+        "agdm attention": {"guide": Smooth(), "where": "clean", "scale": 5.0},
     }
     defense = dp.load_defense(
         name.split()[0], t_star=0.3, steps=3, solver=solver, **networks, **settings[name]
@@ -380,7 +392,9 @@ def guided(name: str, solver: str) -> dp.Purification:
 
 
 @pytest.mark.parametrize("solver", ["ddpm", "sde", "ode"])
-@pytest.mark.parametrize("name", ["gdmp", "coup", "coup diffusing", "agdm state", "agdm clean"])
+@pytest.mark.parametrize(
+    "name", ["gdmp", "coup", "coup diffusing", "agdm state", "agdm clean", "agdm attention"]
+)
 def test_gradients_are_exact(name: str, solver: str) -> None:
     defense, noise, images, by = guided(name, solver), noise_of(), pictures(), direction(1)
     expected, full = pulled(lambda x: plain(x, defense.chain(noise)), images, by)

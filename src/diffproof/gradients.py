@@ -8,14 +8,17 @@ gradients that can be differentiated again.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from diffproof.checks import check_at_least
 
@@ -102,6 +105,11 @@ class _Checkpointed(torch.autograd.Function):
             )
             total = total + direct
         return total + grad, None, None
+
+
+def twice_differentiable() -> AbstractContextManager[None]:
+    """Attention by formulas whose gradients have gradients; those of torch's fused kernels have none."""
+    return sdpa_kernel(SDPBackend.MATH)
 
 
 Term = Callable[[Tensor], Tensor]
@@ -212,7 +220,7 @@ def _pulled(
     """A leaf that equals the images, and J(leaf)ᵀ·grad of a term, with a graph where asked for again."""
     with torch.enable_grad():
         leaf = images.detach().requires_grad_()
-        with autocast.again():
+        with autocast.again(), twice_differentiable() if again else contextlib.nullcontext():
             value = term(leaf)
         if not value.requires_grad:
             return leaf, torch.zeros_like(leaf)

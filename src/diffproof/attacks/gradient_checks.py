@@ -31,10 +31,14 @@ def gradient_agreement(probe: Probe, traits: Traits) -> Finding | None:
     networks do; along random directions and along the attack's gradient itself. Each difference is taken at
     three lengths, of which the nearest two count and tell its error. Pixels are first moved away from 0 and 1
     by the longest, so that no difference straddles the edge of the pixel range. Only an EXACT gradient can
-    fail; the finding on another says how far from the true one it points.
+    fail; the finding on another says how far from the true one it points. Half-precision networks are checked
+    in float32, since differences tell nothing beside their rounding.
     """
     if traits.loss is None:
         return None
+    half = probe.precision > torch.finfo(torch.float32).eps
+    if half:
+        probe = probe.in_single_precision()
     loss, images, view = traits.loss, probe.job.images, probe.job.view
     lengths = [min(_LONGEST, _UNITS * math.sqrt(probe.precision)) / 4**i for i in range(3)]
     at = images.clamp(lengths[0], 1 - lengths[0])
@@ -80,6 +84,7 @@ def gradient_agreement(probe: Probe, traits: Traits) -> Finding | None:
         return Finding("gradient-agreement", True, f"{message} (median over images)", measured)
     allowed = measured["allowed"] = min(_LARGEST, _ERROR + _SPREADS * spread)
     message = f"gradient and finite differences differ by {error:.2g} of their size (at most {allowed:.2g})"
+    message += ", in float32" * half
     if error > allowed and spread > error / 2:
         message += (
             f", but differences of two lengths differ by {spread:.2g} themselves: nothing is known about the"

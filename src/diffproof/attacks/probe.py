@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import itertools
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -83,6 +85,14 @@ class Probe:
         """Rounding of the coarsest floats that the defence computes in."""
         tensors = [self.job.images, *self.job.view.defense.parameters()]
         return max(torch.finfo(tensor.dtype).eps for tensor in tensors if tensor.is_floating_point())
+
+    def in_single_precision(self) -> Probe:
+        """The same with a copy of the defence whose half-precision tensors are float32."""
+        view = copy.deepcopy(self.job.view)
+        for tensor in itertools.chain(view.parameters(), view.buffers()):
+            if tensor.is_floating_point() and torch.finfo(tensor.dtype).bits < 32:
+                tensor.data = tensor.data.float()
+        return replace(self, job=replace(self.job, view=view))
 
     @property
     def rounding(self) -> float:

@@ -169,7 +169,8 @@ def potential_gradient(potential: Callable[[Tensor], Tensor], at: Tensor) -> Ten
         at: the point.
     """
     differentiable = torch.is_grad_enabled()
-    with torch.enable_grad():
+    # Always, so that running a step again gives the same bits, with a graph or without.
+    with torch.enable_grad(), gradients.twice_differentiable():
         point = at if differentiable and at.requires_grad else at.detach().requires_grad_()
         (gradient,) = torch.autograd.grad(
             potential(point).sum(), point, create_graph=differentiable, materialize_grads=True
