@@ -195,6 +195,24 @@ def test_other_settings_are_refused(
 
 
 @pytest.mark.parametrize(
+    ("threat", "budget", "warned"),
+    [("l2", "1", True), ("l2", "8", True), ("l2", "0.99", False), ("linf", "1", False)],
+)
+def test_a_budget_that_allows_almost_any_image_warns(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], threat: str, budget: str, warned: bool
+) -> None:
+    # Black and white are √64 apart, an eighth of which is 1.
+    changes = {**ALONE, "indices": "0", "iterations": 1, "threat": threat, "budget": budget}
+    assert run(flags(tmp_path / "run", **changes)) == 0
+    lines = [line for line in capsys.readouterr().err.splitlines() if "warning" in line]
+    line = (
+        f"diffproof: warning: budget: l2 {budget} allows almost any image, black and white being 8 apart;"
+        f" does {budget} mean {budget}/255?"
+    )
+    assert lines == [line] * warned
+
+
+@pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"budget": "0"}, "budget: expected a finite number > 0, got 0.0"),
@@ -328,6 +346,19 @@ def test_images_wrong_already_are_counted(tmp_path: Path, capsys: Any) -> None:
     assert (row.clean.fresh.value, row.attacked.fresh.value <= 0.5) == (0.5, True)
     (image,) = [image for image in row.results if image.evaluated.image_index == wrong[0]]
     assert (image.evaluated.result, image.evaluated.labels, image.purified) == (None, (), None)
+
+
+def test_attacked_images_that_did_not_change_are_remarked(tmp_path: Path) -> None:
+    pytest.importorskip("pyautoattack")
+    weak = {**ALONE, "attack": "square", "queries": 1, "iterations": None, "indices": "0,5"}
+    for budget, unchanged in (("0.001", True), ("1", False)):
+        folder = tmp_path / budget
+        assert run(flags(folder, **{**weak, "budget": budget})) == 0
+        report = load_attack_report([folder])
+        results = [image.evaluated.result for image in report.rows[0].results]
+        assert [result is not None and result.norm == 0 for result in results] == [unchanged] * 2
+        remark = f"{folder}: 2 of 2 attacked images are unchanged"
+        assert (remark in report.remarks) == unchanged
 
 
 def test_the_protocol_is_stamped_and_reported(

@@ -17,6 +17,7 @@ from diffproof.attacks.losses import Loss, loss_values
 from diffproof.attacks.low_frequency import low_pass
 from diffproof.attacks.named import ATTACKS
 from diffproof.attacks.package import WatchedDefense, contained
+from diffproof.attacks.probe import Probe
 from diffproof.attacks.protocol import Job
 from diffproof.attacks.stadv import total_variation, warp
 from diffproof.attacks.threat import L2, Flow, Linf, PixelThreat, parse_budget
@@ -652,6 +653,31 @@ def test_stadv_is_adam_on_the_papers_loss() -> None:
         assert result.norm == pytest.approx(float(moved.detach().abs().max()))
 
 
+@pytest.mark.parametrize(("size", "rate"), [(29, 0.02), (33, 0.005)])
+def test_moved_pixels_stay_in_the_range(size: int, rate: float) -> None:
+    """The weights of a bilinear mean add up to 1 but for rounding: white pixels can leave [0, 1] by that."""
+    images, generator = torch.ones(2, 1, size, size), torch.Generator().manual_seed(0)
+    flows = 0.05 * (2 * torch.rand(20, size, size, 2, generator=generator) - 1)
+    assert float(warp(images[:1].expand(20, -1, -1, -1), flows).max()) > 1
+    looked: list[Tensor] = []
+
+    class Looking(nn.Module):
+        def forward(self, images: Tensor) -> Tensor:
+            looked.append(images.detach())
+            score = (images.flatten(1) * torch.linspace(-1, 1, size**2)).sum(1)
+            return torch.stack([score, -score], 1)
+
+    defense = dp.Undefended(dp.Classifier(Looking(), 2))
+    labels, attack, threat = torch.tensor([0, 1]), dp.StAdv(iterations=6, learning_rate=rate), Flow(0.05)
+    results = dp.attack(defense, images, labels, attack=attack, threat=threat)
+    assert len(looked) == 7
+    points = Probe(job_of(defense, images, labels), threat, attack).points(20)
+    for given in (*looked, adversarials(results), points):
+        assert 0 <= float(given.min()) <= float(given.max()) <= 1
+        assert float(given.max()) > 0.9
+    assert all(0 < result.norm <= 0.05 + 1e-6 for result in results)
+
+
 # Low frequencies.
 
 
@@ -744,6 +770,8 @@ def test_eot_of_autoattack_in_one_batch_is_that_of_single_calls() -> None:
         assert (batched.forwards, batched.backwards) == (one.forwards, one.backwards) == (5, 5)
 
 
+# The package warns of gradients that are zero, too.
+@pytest.mark.filterwarnings("ignore:pyautoattack:RuntimeWarning")
 def test_autoattack_leaves_everything_as_it_was() -> None:
     pytest.importorskip("pyautoattack")
     defense, images = purifier(steps=1), pictures(1)
@@ -777,3 +805,135 @@ def test_autoattack_says_how_many_classes_it_needs() -> None:
     pytest.importorskip("pyautoattack")
     with pytest.raises(ValueError, match=r"^version: standard needs 4 classes, got 3; use pgd"):
         dp.attack(dp.Undefended(linear()), pictures(1), torch.tensor([0]), attack="autoattack", budget=0.1)
+
+
+class Jittery(dp.Defense):
+    """Noise on the logits of a linear model: label 0, and another under a few percent of the draws.
+
+    Writes down what it is asked: the draw of noise, whether for a gradient, the image, and the answer.
+    """
+
+    method = "jittery"
+
+    def __init__(self, lead: float = 3.0) -> None:
+        super().__init__(linear(4))
+        self.lead, self.slope = lead, weights(linear(4))
+        self.asked: list[tuple[int, bool, Tensor, Tensor]] = []
+
+    def respond(self, images: Tensor, noise: Noise) -> Tensor:
+        lead = self.lead * torch.eye(4, dtype=images.dtype)[0]
+        tilt = (images.flatten(1) - 0.5) @ self.slope.T
+        logits: Tensor = lead + tilt + noise.normal((4,), 0, images.dtype)
+        climbing = images.requires_grad and torch.is_grad_enabled()
+        rows = zip(noise.draw.tolist(), images.detach(), logits.detach(), strict=True)
+        self.asked += [(draw, climbing, image, answer) for draw, image, answer in rows]
+        return logits
+
+
+PACKAGED: dict[str, dp.AutoAttack | dp.Square] = {
+    "rand": dp.AutoAttack(version="rand", eot=3),
+    "standard": dp.AutoAttack(),
+    "square": dp.Square(queries=30),
+}
+GRAY = torch.full((1, *SHAPE), 0.5, dtype=torch.float64)
+
+
+def packaged(
+    name: str, defense: dp.Defense, index: int, threat: PixelThreat, batch_size: int = 64
+) -> dp.AttackResult:
+    pytest.importorskip("pyautoattack")
+    (result,) = dp.attack(
+        defense,
+        GRAY,
+        torch.tensor([0]),
+        attack=PACKAGED[name],
+        threat=threat,
+        image_indices=[index],
+        batch_size=batch_size,
+    )
+    return result
+
+
+# The package warns of a random defence.
+@pytest.mark.filterwarnings("ignore:pyautoattack:RuntimeWarning")
+@pytest.mark.parametrize(
+    ("name", "index", "threat"),
+    [
+        ("rand", 0, Linf(0.02)),
+        ("rand", 1, L2(0.05)),
+        ("standard", 1, Linf(0.02)),
+        ("square", 0, Linf(0.02)),
+        ("square", 1, Linf(0.02)),
+    ],
+    ids=["rand-linf", "rand-l2", "standard", "square", "another square"],
+)
+def test_what_the_package_drops_of_a_random_defence_is_kept(
+    name: str, index: int, threat: PixelThreat
+) -> None:
+    """The kept perturbation, by a search of everything that the defence was asked.
+
+    The images are such whose last draw is right.
+    """
+    defense, eot = Jittery(), 3 if name == "rand" else 1
+    result = packaged(name, defense, index, threat)
+    # Each draw once and in order, whatever it was for.
+    assert [draw for draw, *_ in defense.asked] == list(range(result.draws))
+    judged = [(point, answer) for _, climbing, point, answer in defense.asked if climbing or name == "square"]
+    assert len(judged) % eot == 0
+    candidates = []
+    for start in range(0, len(judged), eot):
+        points, answers = zip(*judged[start : start + eot], strict=True)
+        assert all(torch.equal(point, points[0]) for point in points)
+        margin = np.mean([float(answer[1:].max() - answer[0]) for answer in answers])
+        norm = float(threat.norm(points[0][None] - GRAY))
+        if 0 < norm <= threat.budget + 1e-5:
+            candidates.append((margin, points[0]))
+    best, strongest = max(candidates, key=lambda candidate: candidate[0])
+    assert best > candidates[0][0]
+    assert torch.equal(result.adversarial, strongest)
+    assert 0 < result.norm <= threat.budget + 1e-5
+    if name != "square":
+        assert result.backwards > 0
+    split = packaged(name, Jittery(), index, threat, batch_size=2)
+    # The package computes in float32.
+    torch.testing.assert_close(split.adversarial, result.adversarial, rtol=0, atol=1e-6)
+    assert (split.first_success, split.draws) == (result.first_success, result.draws)
+
+
+@pytest.mark.filterwarnings("ignore:pyautoattack:RuntimeWarning")
+@pytest.mark.parametrize("name", ["rand", "square"])
+def test_a_first_look_that_errs_does_not_end_the_attack(name: str) -> None:
+    """The draw of the package's first look at its answer: 0 of Square, 2 of AutoAttack after two checks."""
+    look, threat = 2 if name == "rand" else 0, Linf(0.02)
+    draws = {draw: Jittery()(GRAY.expand(200, *SHAPE), attack_noise(200, draw, 0, 0)) for draw in range(3)}
+    wrong = draws[look].argmax(1) != 0
+    index = int(wrong.nonzero()[0])
+    defense = Jittery()
+    result = packaged(name, defense, index, threat)
+    assert result.first_success is not None
+    assert result.first_success <= look
+    assert [draw for draw, *_ in defense.asked] == list(range(result.draws))
+    # The package starts anew under the next draws.
+    assert torch.equal(defense.asked[look + 1][2].float(), GRAY[0].float())
+    assert result.norm == pytest.approx(0.02, abs=1e-6)
+    assert (result.backwards > 0) == (name == "rand")
+
+
+@pytest.mark.parametrize(("name", "looks"), [("rand", 3), ("standard", 8), ("square", 1)])
+@pytest.mark.filterwarnings("ignore:pyautoattack:RuntimeWarning")
+def test_the_package_is_run_a_few_times_at_most(name: str, looks: int) -> None:
+    """A defence that is never right; without randomness one look is enough."""
+    defense = Jittery(lead=-50.0)
+    for is_random, runs in ((True, 10), (False, 1)):
+        defense.random = is_random
+        result = packaged(name, defense, 0, Linf(0.02))
+        assert (result.draws, result.backwards) == (runs * looks, 0)
+        assert torch.equal(result.adversarial, GRAY[0])
+
+
+@pytest.mark.parametrize("name", ["rand", "square"])
+def test_without_randomness_the_package_has_the_last_word(name: str) -> None:
+    defense = Jittery(lead=50.0)
+    defense.random = False
+    result = packaged(name, defense, 0, Linf(0.02))
+    assert (result.norm, result.success) == (0.0, False)

@@ -255,7 +255,8 @@ def test_certify_refuses_a_folder_that_is_no_pipeline(refused: Refused, parts: t
 def test_certify_refuses_a_file_as_folder(refused: Refused) -> None:
     Path("out").write_text("precious")
     assert refused(certify_flags(Path("out"), **PLAIN)) == "out: out is a file, expected a folder"
-    assert "Not a directory" in refused(certify_flags(Path("out/deeper"), **PLAIN))
+    line = "out: cannot make the run folder out/deeper: Not a directory"
+    assert refused(certify_flags(Path("out/deeper"), **PLAIN)) == line
 
 
 @pytest.mark.parametrize("name", ["thesis.tex", "settings.yml", "results.sqlite-wal"])
@@ -268,7 +269,12 @@ def test_certify_refuses_a_folder_with_other_files(refused: Refused, name: str) 
 
 @pytest.mark.parametrize("place", ["/proc/run", "/proc/self/run", "/dev/null/run"])
 def test_commands_refuse_places_that_cannot_be_written(refused: Refused, small_run: Path, place: str) -> None:
-    refused(certify_flags(Path(place), **PLAIN))
+    reason = "Not a directory" if place.startswith("/dev") else "No such file or directory"
+    line = f"out: cannot make the run folder {place}: {reason}"
+    assert refused(certify_flags(Path(place), **PLAIN)) == line
+    networks = "--denoiser digits --classifier digits --defense diffpure --t-star 0.1 --steps 1"
+    attack = f"attack --data digits --limit 1 {networks} --threat linf --budget 0.1 --out {place}"
+    assert refused(attack.split()) == line
     refused(["report", str(small_run), "--out", place])
     refused(["export", str(small_run), "--out", place])
     assert not Path(place).exists()

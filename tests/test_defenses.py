@@ -15,6 +15,7 @@ from diffusers import UNet2DModel
 from torch import Tensor, nn
 
 import diffproof as dp
+from diffproof.attacks.scoring import draw_labels
 from diffproof.checks import (
     check_at_least,
     check_pixels,
@@ -399,6 +400,53 @@ def test_gradient_of_the_call_against_central_differences(method: str) -> None:
         with torch.no_grad():
             slope = float(loss(images + offset) - loss(images - offset)) / (2 * width)
         assert slope == pytest.approx(float(gradient.flatten()[index]), rel=1e-6, abs=1e-8)
+
+
+def test_a_batch_of_densepure_is_of_votes_and_changes_nothing() -> None:
+    images = torch.rand(3, *SHAPE, dtype=torch.float64, generator=torch.Generator().manual_seed(4))
+    found, drawn = {}, {}
+    for batch_size in (8, 24, 1000):
+        largest: list[int] = []
+        defense = built("densepure")
+        assert isinstance(defense, dp.DensePure)
+        assert defense.votes == 4
+        defense.denoiser.register_forward_pre_hook(lambda _, given, to=largest: to.append(len(given[0])))
+        defense.classifier.register_forward_pre_hook(lambda _, given, to=largest: to.append(len(given[0])))
+        indices = range(3)
+        found[batch_size] = dp.attack(
+            defense,
+            images,
+            torch.tensor([1, 0, 2]),
+            attack="pgd",
+            threat=dp.Linf(0.1),
+            iterations=2,
+            eot=2,
+            image_indices=indices,
+            batch_size=batch_size,
+        )
+        # Two images and draws of noise at a time, six, and all.
+        assert max(largest) == min(batch_size, 3 * 2 * 4)
+        largest.clear()
+        drawn[batch_size] = draw_labels(
+            defense, images, draws=5, seed=0, image_indices=indices, batch_size=batch_size
+        )
+        assert max(largest) == min(batch_size, 3 * 5 * 4)
+    for batch_size in (8, 24):
+        assert torch.equal(drawn[batch_size], drawn[1000])
+        for one, other in zip(found[batch_size], found[1000], strict=True):
+            assert torch.allclose(one.adversarial, other.adversarial, rtol=0, atol=1e-12)
+            assert (one.first_success, one.forwards) == (other.first_success, other.forwards)
+
+
+def test_rows_of_densepure_before_a_defence() -> None:
+    # Each sample of a vote is a row for each class of the classifier behind.
+    denoiser = dp.GaussianMixtureDenoiser(
+        torch.rand(3, *SHAPE).double(), torch.full((3,), 0.02), component_labels=[0, 1, 2], sigmas=GRID
+    )
+    inner = dp.DiffusionClassifier(denoiser)
+    defense = dp.DensePure(mixture(), inner, steps=3, votes=5, sigma=SIGMA)
+    assert (inner.rows_per_image, defense.rows_per_image) == (3, 15)
+    assert dp.AttackedDefense(defense).images_at_once(64) == 4
 
 
 def test_gradients_reach_networks_through_the_learned_variance() -> None:

@@ -176,7 +176,7 @@ def test_digits_pass(dtype: torch.dtype) -> None:
         assert list(findings) == CHECKS
         assert not failed(findings)
         assert 0 < findings["gradient-agreement"].measured["error"] < 0.02
-        assert findings["gradient-agreement"].message.endswith("in float32") is (dtype == torch.bfloat16)
+        assert (", in float32" in findings["gradient-agreement"].message) is (dtype == torch.bfloat16)
         assert next(defense.parameters()).dtype == dtype
 
 
@@ -293,6 +293,33 @@ def test_how_far_other_gradients_are_from_the_true_one(gradient: str) -> None:
     assert finding.measured["difference_cosine"] == pytest.approx(cosine, rel=0.6)
 
 
+@pytest.mark.parametrize("solver", ["ddpm", "ode"])
+def test_how_far_bpda_would_be_from_an_exact_gradient(solver: str) -> None:
+    defense, images = purifier(solver=solver), pictures(seed=1)
+    labels = labels_of(defense, images)
+    finding = check(defense)["gradient-agreement"]
+    assert finding.passed
+    # By hand, of the cross-entropy: the classifier's gradient at the purified image, and autograd's in full.
+    noise = Noise.for_rows(1, Stream.DIAGNOSTICS, torch.arange(4), torch.full((4,), FROZEN))
+    start = images.clone().requires_grad_()
+    purified = plain(start, defense.chain(noise))
+    loss = nn.functional.cross_entropy(defense.classifier_logits(purified), labels, reduction="sum")
+    bpda, exact = torch.autograd.grad(loss, (purified, start))
+    cosine = float(torch.cosine_similarity(bpda.flatten(1), exact.flatten(1)).median())
+    assert 0 < cosine < 0.999
+    assert finding.measured["bpda_cosine"] == pytest.approx(cosine, rel=1e-9)
+    assert finding.message.endswith(
+        f"; the bpda gradient has the cosine {cosine:.2f} with the exact one (median over images)"
+    )
+
+
+def test_only_an_exact_gradient_of_a_purifier_is_compared_with_bpda() -> None:
+    for defense, gradient in ((undefended(), "exact"), (purifier(), "blind")):
+        finding = check(defense, gradient=gradient)["gradient-agreement"]
+        assert "bpda_cosine" not in finding.measured
+        assert "the bpda gradient" not in finding.message
+
+
 def test_a_misleading_gradient_shows_in_what_it_finds() -> None:
     # It descends, at the size of the whole range too: a random point does better.
     findings = check(Misled(classifier()), threat=Linf(0.06))
@@ -315,6 +342,7 @@ def test_rounding_is_found() -> None:
     assert {"vanishing-gradient", "unbounded", "black-box"} <= failed(findings)
     assert findings["vanishing-gradient"].measured == {"vanished": 1.0, "zero": 1.0, "ratio": 0.0}
     assert "masked" in findings["vanishing-gradient"].message
+    assert "finer floats (float32; from Python float64, too)" in findings["vanishing-gradient"].message
 
 
 def test_saturation_is_found() -> None:
@@ -395,7 +423,9 @@ def test_randomness_that_is_not_declared() -> None:
     assert "draws some of its own" in findings["randomness-without-eot"].message
     # No difference can be taken of it, which is something else than a wrong gradient.
     assert {"gradient-agreement", "randomness-without-eot"} <= failed(findings)
-    assert "nothing is known" in findings["gradient-agreement"].message
+    message = findings["gradient-agreement"].message
+    assert "nothing is known" in message
+    assert message.endswith("from Python with networks and images in float64")
 
 
 # Attacks that find less than they should.

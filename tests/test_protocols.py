@@ -16,8 +16,10 @@ from diffproof.attacks.protocols import PROTOCOLS, load_protocol
 from diffproof.attacks.scoring import Score, Scores
 from diffproof.attacks.threat import THREATS, load_threat
 
-LEE_KIM = {"iterations": 200, "eot": 20, "step": 0.007, "loss": "ce", "random_start": False}
-DIFFBREAK = {"iterations": 100, "eot": 10, "step": 0.008, "loss": "ce", "random_start": True}
+# Both average the gradients of the loss of each draw.
+MEAN = {"loss": "ce", "mean_of": "loss"}
+LEE_KIM = {"iterations": 200, "eot": 20, "step": 0.007, **MEAN, "random_start": False}
+DIFFBREAK = {"iterations": 100, "eot": 10, "step": 0.008, **MEAN, "random_start": True}
 
 
 @pytest.mark.parametrize(
@@ -75,8 +77,8 @@ def test_defaults_may_be_changed_and_other_settings_given() -> None:
     diffpure = load_protocol("diffpure")
     for version in VERSIONS:
         assert diffpure.settings(None, {"version": version}, "linf", 32) == {"version": version, "eot": 20}
-    given = load_protocol("lee-kim").settings("pgd", {"mean_of": "logits"}, "linf", 32)
-    assert given == {**LEE_KIM, "mean_of": "logits"}
+    given = load_protocol("lee-kim").settings("pgd", {"direction": "sign"}, "linf", 32)
+    assert given == {**LEE_KIM, "direction": "sign"}
 
 
 @pytest.mark.parametrize(
@@ -85,6 +87,22 @@ def test_defaults_may_be_changed_and_other_settings_given() -> None:
         ("lee-kim", None, {"iterations": 50}, "linf", 32, "iterations: protocol lee-kim fixes 200, got 50"),
         ("lee-kim", None, {"iterations": 200}, "linf", 224, "iterations: protocol lee-kim fixes 20, got 200"),
         ("lee-kim", "pgd", {"loss": "dlr"}, "linf", 32, "loss: protocol lee-kim fixes ce, got dlr"),
+        (
+            "lee-kim",
+            None,
+            {"mean_of": "logits"},
+            "linf",
+            32,
+            "mean_of: protocol lee-kim fixes loss, got logits",
+        ),
+        (
+            "diffbreak",
+            None,
+            {"mean_of": "logits"},
+            "linf",
+            32,
+            "mean_of: protocol diffbreak fixes loss, got logits",
+        ),
         (
             "lee-kim",
             None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import weakref
 from collections.abc import Callable
 
@@ -75,6 +76,34 @@ def test_derivatives_are_those_of_differences() -> None:
     assert torch.autograd.gradcheck(function, pictures().requires_grad_())
     by = weights(2, 3, 100).requires_grad_()
     assert torch.autograd.gradgradcheck(function, pictures().requires_grad_(), by)
+
+
+def attending(written_out: bool) -> Term:
+    """Pixels attend to each other: by torch's function, or by its formula (Vaswani et al. 2017, eq. 1)."""
+
+    def term(x: Tensor) -> Tensor:
+        pixels = x.reshape(2, 1, 4, 1) * torch.linspace(1, 2, 3, dtype=x.dtype)
+        query, key = pixels.sin(), pixels.cos()
+        if written_out:
+            mixed = (query @ key.mT / math.sqrt(3)).softmax(-1) @ pixels
+        else:
+            mixed = nn.functional.scaled_dot_product_attention(query, key, pixels)
+        return mixed.sum((1, 2))
+
+    return term
+
+
+def test_second_derivatives_through_attention() -> None:
+    # Those of torch's fused kernels, which run where none is asked for, have no derivative.
+    leaf = pictures().requires_grad_()
+    (gradient,) = torch.autograd.grad(attending(False)(leaf).sum(), leaf, create_graph=True)
+    with pytest.raises(RuntimeError, match="not implemented"):
+        torch.autograd.grad(gradient.sum(), leaf)
+
+    expected = derivatives(full([attending(True), *smooth_terms(1)]))
+    got = derivatives(lambda x: summed(x, [attending(False), *smooth_terms(1)]))
+    for one, other in zip(got, expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-13)
 
 
 def test_only_a_constant_has_no_gradient() -> None:

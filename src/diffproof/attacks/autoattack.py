@@ -18,6 +18,13 @@ VERSIONS = ("standard", "rand")
 class AutoAttack(Attack):
     """AutoAttack as it is. Returns the image that it found, or the clean one where it found none.
 
+    On a random defence the package's last look at an image is a single draw, and where that is right it hands
+    back the clean one. What is returned then is the strongest perturbation within the threat: of all points
+    that it took a gradient at, the one of the largest mean margin over that gradient's draws (a single one
+    in version standard). Where one of its first looks is wrong, the package does not attack the image: it is
+    run again under the next draws, up to ten times in all, and only then is the image returned unchanged.
+    The package's own count, for which any failed look is a failure, is the score "while optimising".
+
     Each image is attacked on its own: the package draws the random starts of a batch together, and an image's
     result would depend on its neighbours. `first_success` counts evaluations of the image.
 
@@ -67,7 +74,7 @@ class AutoAttack(Attack):
         return 1
 
     def find(self, job: Job, threat: Threat) -> list[AttackResult]:
-        """One run of the package an image."""
+        """One run of the package an image, more where a random defence kept it from attacking."""
         assert isinstance(threat, PixelThreat)
         pyautoattack, checks = package(), package("pyautoattack.checks")
         classes = job.view.num_classes
@@ -89,8 +96,11 @@ class AutoAttack(Attack):
                 # The package's 9 targets are those of 10 classes.
                 adversary.apgd_targeted.n_target_classes = min(9, classes - 1)
                 adversary.fab.n_target_classes = min(9, classes - 1)
-                # Its count of gradients inside a forward pass runs on from model to model.
-                checks.funcs.update(dict.fromkeys(checks.funcs, 0))
-                adversarial, _ = adversary.run_standard_evaluation(*one_row(job, row), batch_size=1)
+                for _ in range(watched.runs):
+                    # Its count of gradients inside a forward pass runs on from model to model.
+                    checks.funcs.update(dict.fromkeys(checks.funcs, 0))
+                    adversarial, _ = adversary.run_standard_evaluation(*one_row(job, row), batch_size=1)
+                    if watched.attacked(adversarial[0]):
+                        break
                 results.append(watched.result(adversarial[0]))
         return results

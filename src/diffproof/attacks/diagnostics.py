@@ -20,7 +20,7 @@ from diffproof.attacks.protocol import Attack, Job
 from diffproof.attacks.threat import L2, Threat
 from diffproof.attacks.views import AttackedDefense
 
-# False-alarm rate of the sign tests of random defences.
+# Level of the sign tests of random defences: false alarms over draws of noise, given what the attack found.
 _ALPHA = 1e-3
 # Share of images above chance that an unbounded attack may leave.
 _LEFT = 0.1
@@ -40,7 +40,8 @@ def diagnose(
     """Check an attack evaluation on a handful of images.
 
     The checks, in order; those that do not apply are left out:
-    gradient-agreement: the attack's gradient under frozen noise agrees with finite differences.
+    gradient-agreement: the attack's gradient under frozen noise agrees with finite differences; how far
+        BPDA's points from it.
     vanishing-gradient: that gradient is not (nearly) zero where the answers change within the ball.
     larger-budget: twice the budget finds as many wrong answers; not where the budget is the largest there is.
     unbounded: a budget that allows any image breaks the defence.
@@ -50,8 +51,9 @@ def diagnose(
     black-box: random points of the ball do no better than the attack.
     The first two and the last are not for an attack that asks for no gradient.
 
-    An image costs three runs of the attack, a forward for each of its iterations, and up to 109 forwards and
-    3 gradients more; 49 forwards if the defence is not random.
+    An image costs three runs of the attack, a forward for each of its iterations, and up to 108 forwards and
+    3 gradients, each a forward and a backward, more; 48 forwards if the defence is not random. The third
+    gradient is for comparison, BPDA's or the exact one; where neither applies there are two.
 
     Args:
         view: the defence as the attack sees it.
@@ -196,8 +198,10 @@ def _whole(probe: Probe) -> float:
 def _loses(first: Tensor, second: Tensor, random: bool) -> tuple[bool, dict[str, float]]:
     """Whether the first of two N×draws tables, paired by draw, holds fewer wrong answers, and the shares.
 
-    For a random defence the one-sided sign test must say so at level _ALPHA, which is then how often the
-    chance of the noise raises a false alarm.
+    For a random defence the one-sided sign test must say so at level _ALPHA, which is how often the scoring's
+    noise alone raises a false alarm about the images that were found. Draws of an image share what was found
+    for it, so the luck of the attack that found it is not in the level; no test over a handful of images
+    could reach it.
     """
     lost, gained = int((second & ~first).sum()), int((first & ~second).sum())
     p = float(binom.sf(lost - 1, lost + gained, 0.5))

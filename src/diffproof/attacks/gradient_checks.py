@@ -12,6 +12,7 @@ from diffproof.attacks.losses import loss_values
 from diffproof.attacks.probe import FROZEN, Probe, Traits, ascent
 from diffproof.attacks.threat import L2
 from diffproof.attacks.views import AttackedDefense, GradientMode
+from diffproof.defenses.purifier import Purifier
 
 # Random directions, and points of the ball, at which slopes are taken.
 _DIRECTIONS = 4
@@ -31,8 +32,9 @@ def gradient_agreement(probe: Probe, traits: Traits) -> Finding | None:
     networks do; along random directions and along the attack's gradient itself. Each difference is taken at
     three lengths, of which the nearest two count and tell its error. Pixels are first moved away from 0 and 1
     by the longest, so that no difference straddles the edge of the pixel range. Only an EXACT gradient can
-    fail; the finding on another says how far from the true one it points. Half-precision networks are checked
-    in float32, since differences tell nothing beside their rounding.
+    fail; the finding on another says how far from the true one it points, and that on an EXACT one of a
+    defence that purifies how far from it BPDA's would. Half-precision networks are checked in float32, since
+    differences tell nothing beside their rounding.
     """
     if traits.loss is None:
         return None
@@ -76,10 +78,9 @@ def gradient_agreement(probe: Probe, traits: Traits) -> Finding | None:
             f"the {view.gradient.value} gradient has the cosine {measured['difference_cosine']:.2f}"
             " with finite differences"
         )
-        exact = probe.gradient(AttackedDefense(view.defense), at, raised).double()
+        exact = probe.gradient(AttackedDefense(view.defense), at, raised)
         if bool(exact.any()):
-            cosines = torch.cosine_similarity(gradient.double().flatten(1), exact.flatten(1), eps=0.0)
-            measured["cosine"] = float(cosines.nan_to_num(0.0).median())
+            measured["cosine"] = _cosine(gradient, exact)
             message += f", {measured['cosine']:.2f} with the exact gradient"
         return Finding("gradient-agreement", True, f"{message} (median over images)", measured)
     allowed = measured["allowed"] = min(_LARGEST, _ERROR + _SPREADS * spread)
@@ -88,12 +89,20 @@ def gradient_agreement(probe: Probe, traits: Traits) -> Finding | None:
     if error > allowed and spread > error / 2:
         message += (
             f", but differences of two lengths differ by {spread:.2g} themselves: nothing is known about the"
-            " gradient; make the defence deterministic under given noise, or run it in float64"
+            " gradient; make the defence deterministic under given noise, or, if that is rounding, diagnose"
+            " it from Python with networks and images in float64"
         )
     elif error > allowed:
         message += (
             ": the gradient is not that of the defence; look for noise drawn again going backward, detached"
             " parts and functions with a backward pass of their own"
+        )
+    if isinstance(view.defense, Purifier) and bool(gradient.any()):
+        bpda = probe.gradient(AttackedDefense(view.defense, GradientMode.BPDA), at, raised)
+        measured["bpda_cosine"] = _cosine(bpda, gradient)
+        message += (
+            f"; the bpda gradient has the cosine {measured['bpda_cosine']:.2f} with the exact one (median"
+            " over images)"
         )
     return Finding("gradient-agreement", error <= allowed, message, measured)
 
@@ -126,9 +135,16 @@ def vanishing_gradient(probe: Probe, traits: Traits) -> Finding | None:
     if bool(vanished.any()):
         message += (
             " although the answers change within the budget: it is masked, by saturation or rounding; attack"
-            " with the loss margin, in float64 or through an approximation (bpda)"
+            " with the loss margin, with the gradient bpda if the defence purifies, or in finer floats"
+            " (float32; from Python float64, too)"
         )
     return Finding("vanishing-gradient", not bool(vanished.any()), message, measured)
+
+
+def _cosine(first: Tensor, second: Tensor) -> float:
+    """The median over images of the cosine of two gradients; 0 where one is 0."""
+    cosines = torch.cosine_similarity(first.double().flatten(1), second.double().flatten(1), eps=0.0)
+    return float(cosines.nan_to_num(0.0).median())
 
 
 def _ratio(value: Tensor, *scales: Tensor) -> Tensor:

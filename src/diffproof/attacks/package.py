@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from diffproof.attacks.losses import Loss, loss_values
 from diffproof.attacks.protocol import Job
 from diffproof.attacks.result import AttackResult
 from diffproof.attacks.threat import PixelThreat
@@ -23,6 +24,9 @@ NORMS = {"linf": "Linf", "l2": "L2"}
 
 # The package computes in float32, and may pass a budget by its rounding.
 _ROUNDING = 1e-5
+
+# A random defence that is right under half of the draws is not attacked in as many runs once in 40 images.
+_RUNS = 10
 
 
 def package(module: str = "pyautoattack") -> ModuleType:
@@ -37,18 +41,35 @@ def package(module: str = "pyautoattack") -> ModuleType:
 class WatchedDefense(nn.Module):
     """The defence of one image as the package calls it: every call is the image's next draws of noise.
 
+    The package takes one draw of a random defence for its answer. It leaves an image alone that one draw gets
+    wrong, and drops what it found where one draw gets that right. So where the defence is random, the
+    strongest perturbation within the threat is kept: that of the largest margin (Loss.MARGIN), a mean over
+    the draws of its gradient.
+
     Args:
         job: what is attacked. row: which of its images.
         threat: a wrong answer counts as success within it only.
         repeats: the package asks for so many gradients in a row at the same point and adds them up (EOT).
             They are evaluated as one batch, of at most the job's batch size.
+        by_looks: the margin is that of a draw without a gradient, for an attack that asks for none.
+
+    Attributes:
+        runs: how often at most the package is run, until it has attacked the image: see `attacked`.
+        strongest: the perturbation kept, 1×C×H×W; None where there is none.
+        margin: its mean margin.
     """
 
-    def __init__(self, job: Job, row: int, threat: PixelThreat, repeats: int = 1) -> None:
+    def __init__(
+        self, job: Job, row: int, threat: PixelThreat, repeats: int = 1, *, by_looks: bool = False
+    ) -> None:
         super().__init__()
-        self.job, self.row, self.threat, self.repeats = job, row, threat, repeats
+        self.job, self.row, self.threat, self.repeats, self.by_looks = job, row, threat, repeats, by_looks
         self.forwards = self.backwards = self.gradients = self.zeros = 0
         self.first: int | None = None
+        self.runs = _RUNS if job.view.random else 1
+        self.strongest: Tensor | None = None
+        self.margin = -torch.inf
+        self._margins: list[Tensor] = []
         self._group: _Group | None = None
         self._turn = 0
 
@@ -60,10 +81,15 @@ class WatchedDefense(nn.Module):
 
     def _respond(self, images: Tensor) -> Tensor:
         if not (torch.is_grad_enabled() and images.requires_grad):
-            return self.evaluate(images)
+            logits = self.evaluate(images)
+            if self.by_looks:
+                self.compare(images, logits)
+            return logits
         if self.repeats == 1:
             counted: Tensor = _Counted.apply(images, self)  # type: ignore[no-untyped-call]
-            return self.evaluate(counted)
+            logits = self.evaluate(counted)
+            self.compare(images, logits)
+            return logits
         if self._group is None:
             size = min(self.job.images_at_once, self.repeats - self._turn)
             self._group = _Group(self, images, size)
@@ -79,15 +105,37 @@ class WatchedDefense(nn.Module):
         index = self.job.image_indices[self.row].expand(len(images))
         logits: Tensor = self.job.view(images, Noise.for_rows(self.job.seed, Stream.ATTACK, index, draw))
         if self.first is None:
-            within = (
-                self.threat.norm(images.detach() - self.job.images[self.row])
-                <= self.threat.budget + _ROUNDING
-            )
-            wrong = (logits.detach().argmax(1) != self.job.labels[self.row]) & within
+            wrong = (logits.detach().argmax(1) != self.job.labels[self.row]) & self._within(images)
             if bool(wrong.any()):
                 self.first = self.forwards + int(wrong.nonzero()[0])
         self.forwards += len(images)
         return logits
+
+    def compare(self, point: Tensor, logits: Tensor) -> None:
+        """Keep a point, 1×C×H×W, if its mean margin is the largest; logits are those of its next draws."""
+        if not self.job.view.random:
+            return
+        labels = self.job.labels[self.row].expand(len(logits))
+        self._margins.append(loss_values(Loss.MARGIN, logits.detach(), labels))
+        margins = torch.cat(self._margins)
+        if len(margins) < self.repeats:
+            return
+        self._margins = []
+        margin = float(margins.double().mean())
+        if margin > self.margin and self._changed(point) and bool(self._within(point).all()):
+            self.strongest, self.margin = point.detach().clone(), margin
+
+    def attacked(self, adversarial: Tensor) -> bool:
+        """Whether a run that returns this image, C×H×W, has attacked: it returns or has kept another one."""
+        return self._changed(adversarial) or self.strongest is not None
+
+    def _within(self, images: Tensor) -> Tensor:
+        norms = self.threat.norm(images.detach() - self.job.images[self.row])
+        return norms <= self.threat.budget + _ROUNDING
+
+    def _changed(self, image: Tensor) -> bool:
+        # The package has rounded the image to float32.
+        return bool((image.detach().float() != self.job.images[self.row].float()).any())
 
     def account(self, gradient: Tensor, draws: int) -> None:
         """Count a gradient, the sum over so many draws."""
@@ -96,8 +144,10 @@ class WatchedDefense(nn.Module):
         self.zeros += int(not bool(gradient.any()))
 
     def result(self, adversarial: Tensor) -> AttackResult:
-        """The account, with the image that the attack returns, C×H×W."""
+        """The account, with the image that the package returns, C×H×W; if it is unchanged, the strongest."""
         image = self.job.images[self.row]
+        if self.strongest is not None and not self._changed(adversarial):
+            adversarial = self.strongest[0]
         adversarial = adversarial.detach().to(image.dtype)
         return AttackResult(
             image_index=int(self.job.image_indices[self.row]),
@@ -135,7 +185,9 @@ class _Group:
         self.watched, self.at, self.size = watched, images.detach().clone(), size
         with torch.enable_grad():
             self.rows = self.at.repeat(size, 1, 1, 1).requires_grad_()
-            self.logits = watched.evaluate(self.rows).split(len(images))
+            logits = watched.evaluate(self.rows)
+        watched.compare(self.at, logits)
+        self.logits = logits.split(len(images))
         self.weights: list[Tensor] = []
         self.handed = 0
 

@@ -120,8 +120,9 @@ class Probe:
             assert isinstance(threat, Flow)
             grid = identity_grid(images)
             signs = self.normals(number, grid.shape[1:], step=0).sign()
-            # As StAdv, no pixel is taken from beyond the image's edges.
-            edge = [warp(images, (grid + threat.budget * s).clamp(-1.0, 1.0) - grid) for s in signs]
+            # As StAdv, no pixel is taken from beyond the image's edges, and rounding is clamped off.
+            flows = [(grid + threat.budget * s).clamp(-1.0, 1.0) - grid for s in signs]
+            edge = [warp(images, flow).clamp(0.0, 1.0) for flow in flows]
         return torch.stack(edge)
 
     def logits(self, module: nn.Module, points: Tensor, draw: int | None) -> Tensor:

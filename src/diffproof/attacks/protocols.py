@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from diffproof.attacks.expectation import MeanOf
 from diffproof.attacks.losses import Loss
 from diffproof.attacks.pgd import Direction
 from diffproof.attacks.scoring import Score
@@ -109,7 +110,14 @@ _LEE_KIM = Protocol(
     source="Lee & Kim 2023",
     attack="pgd",
     gradient=GradientMode.EXACT,
-    fixed={"iterations": 200, "eot": 20, "step": 0.007, "loss": Loss.CE, "random_start": False},
+    fixed={
+        "iterations": 200,
+        "eot": 20,
+        "step": 0.007,
+        "loss": Loss.CE,
+        "mean_of": MeanOf.LOSS,
+        "random_start": False,
+    },
     threats={"linf": {}, "l2": {"direction": Direction.SIGN}},
     large={"iterations": 20},
     draws=10,
@@ -128,7 +136,14 @@ _DIFFBREAK = Protocol(
     source="Kassis, Hengartner & Yu 2025, sections 3.3 and 4.2",
     attack="pgd",
     gradient=GradientMode.EXACT,
-    fixed={"iterations": 100, "eot": 10, "step": 0.008, "loss": Loss.CE, "random_start": True},
+    fixed={
+        "iterations": 100,
+        "eot": 10,
+        "step": 0.008,
+        "loss": Loss.CE,
+        "mean_of": MeanOf.LOSS,
+        "random_start": True,
+    },
     threats={"linf": {}},
     large={"eot": 16},
     draws=10,

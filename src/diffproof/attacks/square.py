@@ -22,6 +22,12 @@ class Square(Attack):
     to the number of queries, as in the paper. `first_success` counts evaluations of the image. Each image is
     attacked on its own, since the package draws the squares of a batch together.
 
+    On a random defence the package's last look at an image is a single draw, and where that is right it hands
+    back the clean one. What is returned then is the query whose draw had the largest margin, as Square itself
+    chooses. Where the first look is wrong, the package does not attack the image: it is run again under the
+    next draws, up to ten times in all, and only then is the image returned unchanged. The package's own
+    count, for which any failed look is a failure, is the score "while optimising".
+
     Args:
         queries: most evaluations of an image, a few at the start and end aside.
 
@@ -52,13 +58,13 @@ class Square(Attack):
         return 1
 
     def find(self, job: Job, threat: Threat) -> list[AttackResult]:
-        """One run of the package an image."""
+        """One run of the package an image, more where a random defence kept it from attacking."""
         assert isinstance(threat, PixelThreat)
         square = package("pyautoattack.square")
         results = []
         with contained(job), torch.no_grad():  # it never asks for a gradient
             for row in range(len(job.images)):
-                watched = WatchedDefense(job, row, threat)
+                watched = WatchedDefense(job, row, threat, by_looks=True)
                 attack = square.SquareAttack(
                     watched,
                     norm=NORMS[threat.name],
@@ -68,6 +74,9 @@ class Square(Attack):
                     resc_schedule=True,
                     device=job.images.device,
                 )
-                adversarial = attack.perturb(*one_row(job, row))
+                for _ in range(watched.runs):
+                    adversarial = attack.perturb(*one_row(job, row))
+                    if watched.attacked(adversarial[0]):
+                        break
                 results.append(watched.result(adversarial[0]))
         return results

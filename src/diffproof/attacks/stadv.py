@@ -85,17 +85,18 @@ class StAdv(Attack):
         flow = torch.zeros_like(grid, requires_grad=True)
         optimizer = torch.optim.Adam([flow], lr=self.learning_rate)
         weight = self.smoothness / threat.budget
+        # Means of pixels leave [0, 1] by no more than rounding, which the clamps below take off.
         for iteration in range(self.iterations):
             with torch.enable_grad():
                 warped = warp(job.images, flow)
                 roughness = weight * total_variation(flow).sum()
             # The defence's graph is gone by now: only its gradient at the warped images goes on.
-            gradient = expectation.gradient(warped.detach(), iteration)
+            gradient = expectation.gradient(warped.detach().clamp(0.0, 1.0), iteration)
             (flow.grad,) = torch.autograd.grad((roughness, warped), flow, (None, -gradient))
             optimizer.step()
             with torch.no_grad():
                 flow.clamp_(-threat.budget, threat.budget)
                 flow.copy_((grid + flow).clamp(-1.0, 1.0) - grid)
-        points = warp(job.images, flow.detach())
+        points = warp(job.images, flow.detach()).clamp(0.0, 1.0)
         expectation.look(points, self.iterations)
         return expectation.results(points, threat.norm(flow.detach()))

@@ -47,7 +47,8 @@ def run_options(batch_size: int) -> Callable[[Command], Command]:
                 click.option(
                     "--batch-size",
                     default=batch_size,
-                    help="Most images in a network at once; changes no result.",
+                    help="Most rows in a network at once, one image's votes and classes at least; changes no"
+                    " result.",
                 ),
                 click.option("--device", default="auto", help="cpu, cuda or auto."),
                 click.option("--precision", default="float32", help="Of the networks: float32 or bfloat16."),

@@ -69,6 +69,11 @@ class DensePure(CertifiableDefense):
             raise ValueError(f"eta: expected a number in [0, 1], got {eta!r}")
         self.eta = eta
 
+    @property
+    def rows_per_image(self) -> int:
+        """A row for each vote, which `logits` puts through the networks together."""
+        return self.votes * super().rows_per_image
+
     def sigmas(self, sigma: float) -> list[float]:
         """The noise levels a sample visits from sigma."""
         return select_sigmas(self.denoiser, sigma, self.steps, self.step_rule)
@@ -106,7 +111,10 @@ class DensePure(CertifiableDefense):
         return nn.functional.one_hot(ballots, self.num_classes).to(noisy.dtype).mean(1)
 
     def logits(self, noisy: Tensor, sigma: float, noise: Noise) -> Tensor:
-        """Log of the mean class probability over all K samples: the differentiable form of the vote."""
+        """Log of the mean class probability over all K samples: the differentiable form of the vote.
+
+        Gradients flow to the images and to the networks, through a graph of all K·b evaluations.
+        """
         rows = len(noisy)
         start = first_estimate(self.denoiser, noisy, sigma)
         draw = torch.arange(rows, device=noisy.device).repeat_interleave(self.votes)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 import warnings
 from collections.abc import Callable
@@ -20,7 +21,7 @@ from diffproof.attacks.named import load_attack
 from diffproof.attacks.protocol import Attack
 from diffproof.attacks.protocols import load_protocol
 from diffproof.attacks.scoring import draw_labels
-from diffproof.attacks.threat import Threat, load_threat
+from diffproof.attacks.threat import L2, Threat, load_threat
 from diffproof.attacks.views import AttackedDefense, GradientMode
 from diffproof.data.images import ImageData
 from diffproof.defenses.purifier import Purifier
@@ -89,7 +90,20 @@ def prepare(settings: AttackSettings) -> AttackJob:
             raise
         # A network that cannot take the images says so in torch's words.
         raise ValueError(f"the networks cannot label {data.name}: {first_line(error)}") from None
+    _warn_of_a_wide_ball(threat, first)
     return job
+
+
+def _warn_of_a_wide_ball(threat: Threat, image: Tensor) -> None:
+    """Warn of an ℓ2 budget of at least an eighth of the distance from black to white."""
+    longest = math.sqrt(image.numel())
+    if isinstance(threat, L2) and threat.budget >= longest / 8:
+        budget = f"{threat.budget:g}"
+        warnings.warn(
+            f"budget: l2 {budget} allows almost any image, black and white being {longest:.3g} apart;"
+            f" does {budget} mean {budget}/255?",
+            stacklevel=3,
+        )
 
 
 def settle(settings: AttackSettings, image_size: int) -> tuple[AttackSettings, Attack]:

@@ -117,6 +117,10 @@ def _remarks(row: AttackRow) -> list[str]:
             f"{row.skipped} of {len(row.results)} images are wrong without an attack: not attacked, counted"
             " as wrong"
         )
+    attacked = [image for image in row.results if image.evaluated.result is not None]
+    unchanged = sum(not bool(_difference(image).any()) for image in attacked)
+    if unchanged:
+        made.append(f"{unchanged} of {len(attacked)} attacked images are unchanged")
     if row.settings.protocol is not None:
         protocol = load_protocol(row.settings.protocol)
         share: Share = getattr(row.attacked, protocol.headline.value)

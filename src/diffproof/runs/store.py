@@ -61,20 +61,22 @@ class RunStore(Generic[S]):
                 another kind, a corrupt store.
             OSError: the folder cannot be written.
         """
-        if folder.exists() and not folder.is_dir():
-            raise ValueError(f"out: {folder} is a file, expected a folder")
         # A crash between making the folder and its store leaves only these.
         begun = {_LOCK, SETTINGS, f"{STORE}.new", f"{STORE}.new-journal"}
-        names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
-        if STORE not in names and names - begun:
-            raise ValueError(f"out: {folder} holds other files and is no run folder")
-        new = not folder.exists()
-        folder.mkdir(parents=True, exist_ok=True)
         lock = FileLock(folder / _LOCK, timeout=0)
         try:
+            if folder.exists() and not folder.is_dir():
+                raise ValueError(f"out: {folder} is a file, expected a folder")
+            names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+            if STORE not in names and names - begun:
+                raise ValueError(f"out: {folder} holds other files and is no run folder")
+            new = not folder.exists()
+            folder.mkdir(parents=True, exist_ok=True)
             lock.acquire()
         except Timeout:
             raise ValueError(f"out: another process is at work in {folder}") from None
+        except OSError as error:
+            raise OSError(f"out: cannot make the run folder {folder}: {error.strerror or error}") from None
         try:
             if not (folder / STORE).exists():
                 try:
