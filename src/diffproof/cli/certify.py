@@ -48,7 +48,8 @@ def certify(out: Path, steps: str, **flags: Any) -> None:
                   a folder of class folders, a .parquet or .npz file
     --denoiser    digits, cifar10, a file of `diffproof train denoiser`, the folder or
                   Hub id of a diffusers pipeline, openai:PRESET@FILE,
-                  score_sde:PRESET@FILE, edm:PRESET@FILE
+                  score_sde:PRESET@FILE, edm:PRESET@FILE, or
+                  empirical:DATA[:SPLIT[:COUNT]], the exact one of a data set
     --classifier  digits, a file of `diffproof train classifier` or `finetune`,
                   hf:FOLDER or hf:HUB_ID, resnet56@FILE, timm:NAME,
                   torchvision:NAME, robustbench:NAME, module.path:factory@FILE
