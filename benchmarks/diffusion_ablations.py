@@ -57,10 +57,21 @@ def draw(lines: Sequence[Line], path: Path, *, xlabel: str, title: str, log: boo
         figure.savefig(fresh, format="png", dpi=150)
 
 
-def attacked_title(rows: Sequence[AttackRow]) -> str:
-    """What the runs have in common: how many images, threat and budget."""
+def compared(rows: Sequence[AttackRow]) -> tuple[list[Share], list[Share], str]:
+    """Accuracy of one draw in each run, clean and attacked, on the images that all have; and which."""
+    common = set.intersection(*({one.evaluated.image_index for one in row.results} for row in rows))
+    clean, attacked = [], []
+    for row in rows:
+        settings = row.settings
+        assert settings.draws is not None
+        assert settings.majority_of is not None
+        own = [one.evaluated for one in row.results if one.evaluated.image_index in common]
+        classes = max(label for one in own for label in (one.true_label, *one.clean_labels, *one.labels)) + 1
+        before, after = dp.scores(own, classes, draws=settings.draws, votes=settings.majority_of)
+        clean.append(before.fresh)
+        attacked.append(after.fresh)
     settings = rows[0].settings
-    return f"{rows[0].attacked.fresh.images} attacked images, {settings.threat} {settings.budget}"
+    return clean, attacked, f"{len(common)} attacked images, {settings.threat} {settings.budget}"
 
 
 def timesteps(options: argparse.Namespace) -> None:
@@ -84,8 +95,9 @@ def timesteps(options: argparse.Namespace) -> None:
     if options.runs:
         rows = sorted(load_attack_report(options.runs).rows, key=lambda row: count_of(row.settings.timesteps))
         at = [float(count_of(row.settings.timesteps)) for row in rows]
-        lines.append(("after the attack, uniform T'", at, [row.attacked.fresh for row in rows]))
-        title += f"; {attacked_title(rows)}"
+        _, attacked, which = compared(rows)
+        lines.append(("after the attack, uniform T'", at, attacked))
+        title += f"; {which}"
     draw(lines, options.out, xlabel="number of noise levels T'", title=title, log=True)
 
 
@@ -102,15 +114,13 @@ def budgets(options: argparse.Namespace) -> None:
 
     rows = sorted(load_attack_report(options.runs).rows, key=budget)
     at = [budget(row) for row in rows]
-    lines: list[Line] = [
-        ("clean images", at, [row.clean.fresh for row in rows]),
-        ("after the attack", at, [row.attacked.fresh for row in rows]),
-    ]
+    clean, attacked, which = compared(rows)
+    lines: list[Line] = [("clean images", at, clean), ("after the attack", at, attacked)]
     draw(
         lines,
         options.out,
         xlabel="budget η of likelihood maximisation (pixels in [0, 1])",
-        title=f"RDC, {attacked_title(rows)}",
+        title=f"RDC, {which}",
         log=False,
     )
 
