@@ -52,7 +52,7 @@ def draw(lines: Sequence[Line], path: Path, *, xlabel: str, title: str, log: boo
     axes.set(xlabel=xlabel, ylabel="accuracy (%), 95% interval", ylim=(-2, 102))
     axes.set_title(title, fontsize=10)
     axes.grid(alpha=0.3)
-    axes.legend(frameon=False, fontsize=9)
+    figure.legend(loc="outside lower center", ncols=len(lines), frameon=False, fontsize=9)
     with replacing(path) as fresh:
         figure.savefig(fresh, format="png", dpi=150)
 

@@ -211,18 +211,20 @@ def test_a_batch_is_of_rows_and_changes_nothing(small: Path, tmp_path: Path) -> 
             )
 
 
-def test_a_killed_run_continues_to_the_same_results(small: Path, tmp_path: Path) -> None:
-    folder = tmp_path / "run"
+@pytest.mark.parametrize("changes", [{}, {**RDC, "gradient": "bpda"}], ids=["dc", "rdc"])
+def test_a_killed_run_continues_to_the_same_results(tmp_path: Path, changes: dict[str, object]) -> None:
+    folder, whole = tmp_path / "run", tmp_path / "whole"
+    assert run(attack(whole, **changes)) == 0
     # A batch of ten rows is one image, which is stored when it is finished.
-    pid = forked(lambda: run(attack(folder, batch_size=10)))
+    pid = forked(lambda: run(attack(folder, batch_size=10, **changes)))
     until(lambda: (folder / "results.sqlite").exists() and len(stored(folder)) > 0)
     os.kill(pid, signal.SIGKILL)
     exit_status(pid)
     begun = stored(folder)
     assert 0 < len(begun) < 3
-    assert run(attack(folder, batch_size=10)) == 0
+    assert run(attack(folder, batch_size=10, **changes)) == 0
     assert stored(folder)[: len(begun)] == begun
-    assert [row[:2] for row in stored(folder)] == [row[:2] for row in stored(small)]
+    assert [row[:2] for row in stored(folder)] == [row[:2] for row in stored(whole)]
 
 
 def test_settings_repeat_a_run_and_others_are_refused(small: Path, tmp_path: Path, refused: Refused) -> None:
@@ -354,7 +356,9 @@ def others(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("others")
     pixels = dp.load_data("digits").pixels
     images = torch.stack([pixels[index].permute(1, 2, 0) for index in range(24)])
-    np.savez(folder / "twelve.npz", images=(images * 255).byte().numpy(), labels=np.arange(24) % 12)
+    for name, classes in (("twelve", 12), ("three", 3)):
+        shown = np.arange(24) % classes
+        np.savez(folder / f"{name}.npz", images=(images * 255).byte().numpy(), labels=shown)
     tensors, description = load_weights(packaged("denoiser")["digits"])
     (embedding,) = [name for name in tensors if "class_embedding" in name]
     for name, labels in (("plain", None), ("nullless", 10)):
@@ -379,15 +383,31 @@ def others(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ({"timesteps": "first:1001"}, "timesteps: expected 1 ≤ N ≤ 1000"),
         ({"timesteps": "uniform:0"}, "timesteps: expected 1 ≤ N ≤ 1000"),
         ({"timesteps": "last:5"}, "timesteps: expected all, first:N or uniform:N, got 'last:5'"),
-        ({**RDC, "likelihood-timesteps": "first:1001"}, "timesteps: expected 1 ≤ N ≤ 1000"),
+        ({**RDC, "likelihood-timesteps": "first:1001"}, "likelihood_timesteps: expected 1 ≤ N ≤ 1000"),
+        (
+            {**RDC, "variant": "authors"},
+            "likelihood_timesteps: the variant authors has its own Adam and loss, and takes none",
+        ),
         ({"weighting": "snr"}, "weighting: expected one of simple, vlb, edm, edm-authors, got 'snr'"),
         ({"reduction": "max"}, "reduction: expected one of norm, mean, got 'max'"),
         ({"samples": 0}, "samples: expected an integer ≥ 1, got 0"),
-        ({**RDC, "purify-budget": 0}, "budget: expected a finite number > 0, got 0.0"),
-        ({**RDC, "purify-budget": "-8/255"}, "budget: expected a finite number > 0, got -0.03"),
-        ({**RDC, "likelihood-iterations": 0}, "iterations: expected an integer ≥ 1, got 0"),
-        ({**RDC, "likelihood-norm": "l1"}, "norm: expected one of linf, l2, got 'l1'"),
+        ({**RDC, "purify-budget": 0}, "purify_budget: expected a finite number > 0, got 0.0"),
+        ({**RDC, "purify-budget": "-8/255"}, "purify_budget: expected a finite number > 0, got -0.03"),
+        ({**RDC, "likelihood-iterations": 0}, "likelihood_iterations: expected an integer ≥ 1, got 0"),
+        ({**RDC, "likelihood-norm": "l1"}, "likelihood_norm: expected one of linf, l2, got 'l1'"),
         ({**RDC, "variant": "ours"}, "variant: expected one of paper, authors, got 'ours'"),
+        (
+            {**LIKELIHOOD, "reduction": "mean"},
+            "reduction: no setting of the method 'likelihood', which takes purify_budget, timesteps,"
+            " weighting, samples, likelihood_iterations, likelihood_norm, variant",
+        ),
+        (
+            {"defense": "diffpure", "defense-sigma": 0, "timesteps": None, "classifier": "digits"},
+            "defense_sigma: expected a finite number > 0, got 0.0",
+        ),
+        # The attack's own budget and iterations.
+        ({**RDC, "budget": 0}, "budget: expected"),
+        ({**RDC, "iterations": 0}, "iterations: expected an integer ≥ 1, got 0"),
         ({"purify-budget": "0.1"}, "purify_budget: no setting of the method 'dc'"),
         ({"likelihood-timesteps": "all"}, "likelihood_timesteps: no setting of the method 'dc'"),
         ({"t-star": "0.1"}, "t_star: no setting of the method 'dc'"),
@@ -434,7 +454,7 @@ def test_bad_input_is_one_line(
         name: str(others / str(value)) if str(value).endswith((".npz", ".safetensors")) else value
         for name, value in changes.items()
     }
-    assert message in refused(attack("run", **located))
+    assert refused(attack("run", **located)).startswith(message)
 
 
 @pytest.mark.parametrize(
@@ -460,6 +480,29 @@ def test_bad_certifications_are_one_line(
         for name, value in changes.items()
     }
     assert message in refused(certify_flags(Path("run"), **{**CERTIFY, **located}))
+
+
+@pytest.mark.parametrize(
+    ("changes", "warned"),
+    [
+        ({"data": "three.npz"}, True),
+        ({"data": "three.npz", **RDC, "gradient": "bpda"}, True),
+        ({"data": "three.npz", "defense": "none", "timesteps": None, "classifier": "digits"}, False),
+        ({}, False),
+    ],
+    ids=["dc", "rdc", "none", "digits"],
+)
+def test_classes_that_the_data_has_not_are_told(
+    others: Path, tmp_path: Path, capsys: Any, changes: dict[str, object], warned: bool
+) -> None:
+    given = {**changes, "data": str(others / "three.npz")} if "data" in changes else changes
+    assert run(attack(tmp_path / "run", indices="0", iterations=1, **given)) == 0
+    told = [line for line in capsys.readouterr().err.splitlines() if "warning" in line]
+    line = (
+        "diffproof: warning: data has 3 classes, the denoiser 10: it chooses among all of its own, and the"
+        " data's labels are taken for the first of them"
+    )
+    assert told == [line] * warned
 
 
 def test_bad_purifications_are_one_line(refused: Refused) -> None:

@@ -383,15 +383,32 @@ def test_prior_and_temperature() -> None:
     losses = dp.DiffusionLoss(toy()).losses(images, noise)
     prior = [-1.0, 0.5, 2.0]
     defense = dp.DiffusionClassifier(toy(), log_prior=prior, temperature=2.5)
-    expected = (torch.tensor(prior, dtype=torch.float64) - losses) / 2.5
+    expected = torch.tensor(prior, dtype=torch.float64) - losses / 2.5
     close(defense(images, noise), expected)
     close(defense.predict_proba(images, noise), expected.exp() / expected.exp().sum(1, keepdim=True))
     assert defense.predict_labels(images, noise).equal(expected.argmax(1))
     assert defense.logits(images, 0.2, noise).isfinite().all()
     close(
         defense.logits(images, 0.2, noise),
-        (torch.tensor(prior) - dp.DiffusionLoss(toy()).losses(images, noise, sigma=0.2)) / 2.5,
+        torch.tensor(prior) - dp.DiffusionLoss(toy()).losses(images, noise, sigma=0.2) / 2.5,
     )
+
+
+@pytest.mark.parametrize("settings", [{}, {"shared_noise": False}, {"race_error": 0.1}])
+def test_no_images_have_no_answers(settings: dict[str, Any]) -> None:
+    images, none = pictures()[:0], torch.arange(0)
+    noise = noise_of().rows(none, none)
+    optimal = dp.EmpiricalDenoiser(pictures(3), torch.arange(3), sigmas=[0.1, 0.2])
+    for denoiser in (toy(), optimal):
+        defense = dp.DiffusionClassifier(denoiser, **settings)
+        for given in (None, noise):
+            assert defense(images, given).shape == defense.predict_proba(images, given).shape == (0, CLASSES)
+            labels = defense.predict_labels(images, given)
+            assert (labels.shape, labels.dtype) == ((0,), torch.int64)
+        assert defense.classify(images, 0.15, noise, 4).labels.shape == (0,)
+        leaf = images.clone().requires_grad_()
+        (gradient,) = torch.autograd.grad(defense(leaf, noise).sum(), leaf)
+        assert gradient.shape == images.shape
 
 
 class Blind(dp.GaussianMixtureDenoiser):
@@ -723,7 +740,7 @@ REFUSED: list[tuple[Callable[[], object], str]] = [
     (lambda: dp.DiffusionClassifier(toy(), sigmas=[]), "sigmas: expected at least one noise level, got none"),
     (
         lambda: dp.DiffusionClassifier(toy(), sigmas=[0.4, 0.2]),
-        "sigmas: expected ascending noise levels, got 0.4, 0.2",
+        "sigmas: expected ascending noise levels > 0, got 0.4, 0.2",
     ),
     (lambda: dp.DiffusionClassifier(toy(), sigmas=[0.3, 0.3]), "sigmas: expected ascending noise levels"),
     (
@@ -731,7 +748,10 @@ REFUSED: list[tuple[Callable[[], object], str]] = [
         "sigmas: expected ascending noise levels",
     ),
     (lambda: dp.DiffusionClassifier(toy(), sigmas=[0.01, 0.3]), "sigma: expected 0.0502519 ≤ sigma ≤ "),
-    (lambda: dp.DiffusionClassifier(gaussians(), sigmas=[0.0, 0.3]), r"sigma: expected .* got 0"),
+    (
+        lambda: dp.DiffusionClassifier(gaussians(), sigmas=[0.0, 0.3]),
+        r"sigmas: expected ascending noise levels > 0, got 0, 0.3",
+    ),
     (
         lambda: dp.DiffusionClassifier(toy(), timesteps="first:13"),
         r"timesteps: expected 1 ≤ N ≤ 12 \(the number of noise levels\), got 'first:13'",
@@ -784,6 +804,14 @@ REFUSED: list[tuple[Callable[[], object], str]] = [
     (
         lambda: dp.DiffusionClassifier(toy(), race_error=0.0),
         r"race_error: expected a number in \(0, 1\), got 0",
+    ),
+    (
+        lambda: dp.DiffusionClassifier(toy(), race_error=0.1, shared_noise=False),
+        "^race_error: racing compares classes under the same noise; expected shared_noise=True, got False$",
+    ),
+    (
+        lambda: dp.RDC(toy(), race_error=0.1, shared_noise=False),
+        "^race_error: racing compares classes under the same noise",
     ),
     (
         lambda: dp.DiffusionLoss(toy(null=False)).unconditional(pictures(), noise_of()),

@@ -196,6 +196,40 @@ def test_names_that_do_not_fit(spec: str, message: str) -> None:
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("images", "settings", "message"),
+    [
+        (torch.where(IMAGES < 0.9, IMAGES, torch.nan), {}, "images: expected finite pixels, got NaN or inf"),
+        (torch.where(IMAGES < 0.9, IMAGES, torch.inf), {}, "images: expected finite pixels, got NaN or inf"),
+        ((255 * IMAGES).byte(), {}, "images: expected floats, got torch.uint8; divide 8-bit pixels by 255"),
+        ((255 * IMAGES).long(), {}, "images: expected floats, got torch.int64; divide 8-bit pixels by 255"),
+        (IMAGES, {"sigmas": []}, "sigmas: expected at least one noise level, got none"),
+        (IMAGES, {"sigmas": torch.tensor([])}, "sigmas: expected at least one noise level, got none"),
+        (IMAGES, {"sigmas": [0.2, 0.1]}, "sigmas: expected ascending noise levels > 0, got 0.2, 0.1"),
+        (IMAGES, {"sigmas": torch.tensor([0.1, 0.1])}, "sigmas: expected ascending noise levels > 0, got"),
+        (IMAGES, {"sigmas": [0.0, 0.1]}, "sigmas: expected ascending noise levels > 0, got 0, 0.1"),
+        (IMAGES, {"sigmas": [0.1, float("nan")]}, "sigmas: expected ascending noise levels > 0, got 0.1, n"),
+        (IMAGES, {"sigmas": [0.1, float("inf")]}, "sigmas: expected ascending noise levels > 0, got 0.1, i"),
+    ],
+)
+def test_what_is_refused(images: Tensor, settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=f"^{message}") as error:
+        EmpiricalDenoiser(images, LABELS, **settings)
+    assert "\n" not in str(error.value)
+
+
+def test_levels_may_be_a_list() -> None:
+    levels = [0.1, 0.3, 0.9]
+    one, other = (
+        EmpiricalDenoiser(IMAGES, sigmas=given)
+        for given in (levels, torch.tensor(levels, dtype=torch.float64))
+    )
+    assert one.sigmas is not None
+    assert other.sigmas is not None
+    assert one.sigmas.tolist() == other.sigmas.tolist() == levels
+    assert (one.sigma_min, one.sigma_max, one.nearest(0.2501)) == (0.1, 0.9, 0.3)
+
+
 def test_it_attacks_and_purifies_from_the_command_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from test_attacks import adversarials, attack_noise, job_of, pictures, purifier
-from torch import Tensor
+from torch import Tensor, nn
 
 import diffproof as dp
 from diffproof.attacks.expectation import Expectation
@@ -112,25 +112,82 @@ def test_a_larger_weight_leaves_less_to_undo() -> None:
     assert float(losses[1].mean()) < 0.95 * float(losses[0].mean())
 
 
-def test_the_result_is_the_union() -> None:
-    # The easiest last, so that there is something left for it.
-    defense, weights = rdc(), (10.0, 1.0, 0.0)
-    union = attacked(defense, 0.02, weights=weights)
-    parts = [attacked(defense, 0.02, weights=(weight,)) for weight in weights]
-    places = []
-    for row, result in enumerate(union):
+def test_the_result_is_the_strongest_of_the_union() -> None:
+    defense, weights, eot = rdc(), (10.0, 1.0, 0.0), 3
+    _, labels = labelled(defense)
+    union = attacked(defense, 0.02, weights=weights, eot=eot)
+    parts = [attacked(defense, 0.02, weights=(weight,), eot=eot) for weight in weights]
+    true = nn.functional.one_hot(labels, 3).bool()
+    margins = torch.zeros(len(weights), len(labels), dtype=torch.float64)
+    for place, part in enumerate(parts):
+        for draw in range(4 * eot, 5 * eot):
+            logits = defense(adversarials(part), attack_noise(len(labels), draw))
+            margins[place] += logits.masked_fill(true, -torch.inf).amax(1) - logits[true]
+    lucky = 0
+    for row, (result, place) in enumerate(zip(union, margins.argmax(0).tolist(), strict=True)):
         tried = [part[row] for part in parts]
-        place = next((i for i, one in enumerate(tried) if one.success), len(tried) - 1)
-        # What succeeded is not attacked further, whatever came before it is paid for.
         torch.testing.assert_close(result.adversarial, tried[place].adversarial, rtol=0, atol=1e-12)
-        assert result.success == tried[place].success
-        assert result.first_success == (5 * place + 4 if result.success else None)
-        assert result.forwards == 5 * (place + 1)
-        assert result.backwards == 4 * (place + 1)
-        assert result.draws == 5
-        places.append((place, result.success))
-    # All that can happen happens.
-    assert set(places) == {(0, True), (2, True), (2, False)}
+        assert result.norm == pytest.approx(tried[place].norm)
+        firsts = [5 * i + 4 for i, one in enumerate(tried) if one.success]
+        assert result.first_success == (firsts[0] if firsts else None)
+        assert (result.forwards, result.backwards, result.draws) == (3 * 5 * eot, 3 * 4 * eot, 5 * eot)
+        lucky += bool(firsts) and firsts[0] < 5 * place
+    # On some images a draw of an earlier l errs, and a later l is stronger.
+    assert lucky > 0
+
+
+class Counting(dp.GaussianMixtureDenoiser):
+    """Keeps the number of rows of each batch."""
+
+    def estimate(self, noisy: Tensor, sigma: Any, label: Tensor | None) -> Any:
+        self.batches = [*getattr(self, "batches", []), len(noisy)]
+        return super().estimate(noisy, sigma, label)
+
+
+def counting(**settings: Any) -> tuple[dp.RDC, Counting]:
+    denoiser = Counting(
+        pictures(6, seed=3), torch.full((6,), 0.05), component_labels=[0, 0, 1, 1, 2, 2], sigmas=SIGMAS
+    )
+    return dp.RDC(denoiser, iterations=2, temperature=2.0, log_prior=[0.0, 1.0, 2.0], **settings), denoiser
+
+
+@pytest.mark.parametrize(
+    ("settings", "batches"),
+    [
+        ({}, [8, 8, 8]),
+        ({"likelihood_timesteps": "first:2"}, [6, 6, 6, 2, 2]),
+        ({"reduction": "mean"}, [6, 6, 6, 2, 2, 2]),
+        ({"shared_noise": False}, [6, 6, 6, 2, 2, 2]),
+    ],
+    ids=["one loss", "other levels", "other reduction", "fresh noise"],
+)
+def test_the_null_label_is_in_the_batch_of_the_classes(settings: dict[str, Any], batches: list[int]) -> None:
+    defense, denoiser = counting(**settings)
+    assert defense.loss is not None
+    images, noise = pictures(2), attack_noise(2, 0)
+    logits, penalty = penalised(defense, 3.0)(images, noise)
+    assert denoiser.batches == batches
+    torch.testing.assert_close(logits, defense.classifier(images, noise), rtol=1e-12, atol=1e-12)
+    assert penalty is not None
+    expected = -3 * defense.loss.unconditional(images, noise)
+    torch.testing.assert_close(penalty, expected, rtol=1e-12, atol=1e-12)
+
+
+def test_no_batch_is_larger_for_the_null_label() -> None:
+    defense, denoiser = counting()
+    images = pictures(2)
+    dp.attack(
+        defense,
+        images,
+        torch.tensor([0, 1]),
+        attack="lagrange",
+        threat=Linf(BUDGET),
+        iterations=1,
+        batch_size=7,
+    )
+    # Climbing one image and its null label, looking two images at once.
+    assert set(denoiser.batches) >= {4, 6}
+    assert max(denoiser.batches) <= 7
 
 
 def test_success_is_an_error_of_the_defence() -> None:

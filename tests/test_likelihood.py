@@ -396,6 +396,51 @@ def test_rdc_is_likelihood_maximisation_before_the_diffusion_classifier() -> Non
     assert rdc.settings()["classifier"] == classifier.settings()
 
 
+def test_labels_and_probabilities_are_those_of_the_call() -> None:
+    images, noise = pixels(), noise_of(2)
+    rdc = dp.RDC(Smooth(), iterations=2, budget=0.1, log_prior=[0.5, 0.0, 0.0], temperature=2.0)
+    logits = rdc(images, noise)
+    # Purified images have other answers than the given ones.
+    assert not torch.allclose(logits, rdc.classifier(images, noise), rtol=0, atol=1e-3)
+    expected = logits.exp() / logits.exp().sum(1, keepdim=True)
+    torch.testing.assert_close(rdc.predict_proba(images, noise), expected, rtol=1e-12, atol=0)
+    for size in (None, 1, 4):
+        assert torch.equal(rdc.predict_labels(images, noise, size), logits.argmax(1))
+    leaf = images.clone().requires_grad_()
+    assert rdc.predict_proba(leaf, noise).requires_grad
+    assert rdc.predict_labels(images).shape == (2,)
+    with pytest.raises(ValueError, match=r"^batch_size: expected an integer ≥ 1, got 0$"):
+        rdc.predict_labels(images, noise, 0)
+    with pytest.raises(ValueError, match=r"^noise: expected one row for each of 2 images, got 3$"):
+        rdc.predict_labels(images, noise_of(3))
+
+
+def test_rdc_races() -> None:
+    denoiser, noise = dp.load_denoiser("digits"), noise_of(4)
+    images, _ = dp.load_data("digits", limit=4)
+    settings: dict[str, Any] = {"iterations": 1, "likelihood_timesteps": "uniform:1", "budget": 0.05}
+    batches: list[int] = []
+    assert isinstance(denoiser, dp.NetworkDenoiser)
+    denoiser.network.register_forward_pre_hook(lambda _, given: batches.append(len(given[0])))
+    raced = dp.RDC(denoiser, timesteps="uniform:40", race_error=0.01, **settings)
+    labels = raced.predict_labels(images, noise)
+    # One row an image purifies; all levels of all classes would be 1600 more.
+    assert sum(batches) < 4 + 0.8 * 4 * 10 * 40
+    # False alarm: 4·0.01 at most, were a label the hardest case.
+    assert torch.equal(labels, raced(images, noise).argmax(1))
+
+
+@pytest.mark.parametrize("settings", [{}, {"norm": "l2"}, {"variant": "authors"}])
+def test_no_images_have_no_answers(settings: dict[str, Any]) -> None:
+    images = pixels()[:0]
+    defense = dp.LikelihoodMaximization(Smooth(), linear(), iterations=2, **settings)
+    assert defense.purify(images).shape == (0, *SHAPE)
+    assert defense(images).shape == (0, 3)
+    rdc = dp.RDC(Smooth(), iterations=2, **settings)
+    assert rdc(images).shape == rdc.predict_proba(images).shape == (0, 3)
+    assert rdc.predict_labels(images).shape == (0,)
+
+
 def test_defaults_are_those_of_paper_and_code() -> None:
     paper, l2 = dp.RDC(Smooth()), dp.RDC(Smooth(), norm="l2")
     assert (paper.iterations, paper.budget, paper.norm, paper.momentum) == (10, 8 / 255, "linf", 1.0)
@@ -470,7 +515,11 @@ def test_networks_that_are_refused() -> None:
     with pytest.raises(ValueError, match=r"^denoiser: expected a class-conditional one"):
         dp.RDC(unconditional)
     with pytest.raises(ValueError, match=r"^timesteps: expected 1 ≤ N ≤ 4"):
+        dp.RDC(Smooth(), timesteps="first:5")
+    with pytest.raises(ValueError, match=r"^likelihood_timesteps: expected 1 ≤ N ≤ 4"):
         dp.RDC(Smooth(), likelihood_timesteps="first:5")
+    with pytest.raises(ValueError, match=r"^likelihood_timesteps: the variant authors has its own"):
+        dp.RDC(Smooth(), likelihood_timesteps="first:2", variant="authors")
     other = dp.Classifier(nn.Sequential(nn.Flatten(), nn.Linear(16, 3)), 3, image_shape=(1, 4, 4))
     with pytest.raises(ValueError, match=r"^classifier: takes \(1, 4, 4\) images, but the denoiser gives"):
         dp.LikelihoodMaximization(Smooth(), other)
@@ -495,4 +544,4 @@ def test_the_command_line_refuses_in_one_line(tmp_path: Path, refused: Refused) 
     words = ["purify", str(tmp_path / "a.png"), "--denoiser", "digits", "--out", str(tmp_path / "out")]
     assert refused([*words, "--defense", "rdc", "--classifier", "digits"]).startswith("classifier: ")
     line = refused([*words, "--defense", "likelihood", "--purify-budget", "-1"])
-    assert line.startswith("budget: expected")
+    assert line.startswith("purify_budget: expected")

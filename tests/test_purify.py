@@ -451,7 +451,7 @@ def test_settings_repeat_the_work(tmp_path: Path, pictures: Path, refused: Refus
         ({"classifier": "digts"}, "classifier: unknown name 'digts'; did you mean digits?"),
         (
             {"rounds": 2},
-            "rounds: no setting of the method 'diffpure', which takes sigma, solver, steps, t_star",
+            "rounds: no setting of the method 'diffpure', which takes t_star, defense_sigma, steps, solver",
         ),
         ({"guide": "digits"}, "guide: the method 'diffpure' takes none"),
         ({"defense": "agdm"}, "guide: the method 'agdm' needs one, got None"),

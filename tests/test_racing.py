@@ -179,6 +179,21 @@ def test_race_finds_the_label_of_the_whole_sum(sigma: float, samples: int, prior
     assert int(raced.visited.max()) <= samples * len(classifier.loss.above(sigma))
 
 
+def test_the_temperature_divides_the_losses_and_not_the_prior() -> None:
+    images, noise = pictures(), some_noise(6)
+    losses = dp.DiffusionLoss(mixture()).losses(images, noise)
+    # Of the first image, half of what would make up for the difference of two undivided losses.
+    prior = [0.0, float(losses[0, 1] - losses[0, 0]) / 2, 0.0, 0.0]
+    classifier = dp.DiffusionClassifier(mixture(), log_prior=prior, temperature=5.0)
+    expected = (torch.tensor(prior) - losses / 5.0).argmax(1)
+    for other in ((torch.tensor(prior) - losses).argmax(1), (-losses).argmax(1)):
+        assert not torch.equal(expected, other)
+    assert torch.equal(classifier.predict_labels(images, noise), expected)
+    raced = race(classifier, images, noise, error=0.01, batch_size=24)
+    # False alarm: 6·0.01 at most, were a label the hardest case.
+    assert torch.equal(raced.labels, expected)
+
+
 def test_result_does_not_depend_on_the_batch() -> None:
     classifier, images, noise = dp.DiffusionClassifier(mixture()), pictures(), some_noise(6)
     first, *others = (race(classifier, images, noise, error=0.1, batch_size=size) for size in (1, 5, 500))

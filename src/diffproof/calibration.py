@@ -125,7 +125,8 @@ def fit_temperature(logits: Tensor, labels: Tensor) -> float:
     label's logit, both on average over the images.
 
     Args:
-        logits: N×K with K ≥ 2, of the classifier at temperature 1.
+        logits: N×K with K ≥ 2, of the classifier at temperature 1, without a prior: T divides all of a logit,
+            while a diffusion classifier's temperature divides its losses alone.
         labels: N integers in [0, K).
 
     Raises:

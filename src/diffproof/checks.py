@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
+import itertools
 import operator
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from enum import StrEnum
 from typing import TypeVar
 
@@ -21,6 +23,18 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> ValueError:
     near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(names)}"
     return ValueError(f"{kind}: unknown name {name!r}; {hint}")
+
+
+@contextlib.contextmanager
+def renamed(names: Mapping[str, str]) -> Iterator[None]:
+    """Errors of the arguments `names` come out under the names that they have here."""
+    try:
+        yield
+    except ValueError as error:
+        name, colon, rest = str(error).partition(":")
+        if not colon or name not in names:
+            raise
+        raise ValueError(f"{names[name]}:{rest}") from None
 
 
 def check_member(name: str, value: str, enum: type[E]) -> E:
@@ -54,6 +68,20 @@ def check_positive(name: str, value: float) -> float:
     if not 0.0 < value < float("inf"):
         raise ValueError(f"{name}: expected a finite number > 0, got {value!r}")
     return value
+
+
+def check_levels(name: str, values: Sequence[float] | Tensor) -> list[float]:
+    """At least one number, finite, above 0 and ascending; else ValueError."""
+    levels = [float(value) for value in values]
+    if not levels:
+        raise ValueError(f"{name}: expected at least one noise level, got none")
+    ascending = all(low < high for low, high in itertools.pairwise([0.0, *levels, float("inf")]))
+    if not ascending:
+        listed = ", ".join(f"{level:g}" for level in levels[:5])
+        raise ValueError(
+            f"{name}: expected ascending noise levels > 0, got {listed}{'…' * (len(levels) > 5)}"
+        )
+    return levels
 
 
 def check_pixels(images: Tensor, name: str = "images") -> Tensor:

@@ -101,12 +101,27 @@ class Expectation:
 
     def look(self, points: Tensor, iteration: int) -> Tensor:
         """Mean logits of each point over the draws of an iteration, N×K, without gradient."""
-        total = torch.zeros(len(points), self.job.view.num_classes, dtype=points.dtype, device=points.device)
+        return self._mean(points, iteration, lambda logits, image: logits)
+
+    def value(self, points: Tensor, iteration: int) -> Tensor:
+        """Mean loss of each point over the draws of an iteration, N values, without gradient."""
+        labels = self.job.labels
+        return self._mean(
+            points, iteration, lambda logits, image: loss_values(self.loss, logits, labels[image])
+        )
+
+    def _mean(self, points: Tensor, iteration: int, of: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+        """The mean of a function of logits and of the rows' images."""
+        total: Tensor | None = None
         with torch.no_grad():  # an attack only looks here
             for start, image, noise in self._batches(iteration):
                 logits, _ = self.respond(points[image], noise)
-                _add(total, logits, start)
+                rows = of(logits, image)
+                if total is None:
+                    total = rows.new_zeros(len(points), *rows.shape[1:])
+                _add(total, rows, start)
                 self._see(logits, image, iteration)
+        assert total is not None
         self.forwards += self.eot
         return total / self.eot
 

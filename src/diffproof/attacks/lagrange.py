@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+import torch
 from torch import Tensor
 
 from diffproof.attacks.expectation import Expectation, MeanOf, Respond
@@ -27,10 +28,11 @@ class Lagrange(PGD):
     p_θ(y|x) is that of the diffusion classifier alone: an image that it gets wrong and whose unconditional
     loss is low leaves the likelihood maximisation before it nothing to undo. Gradients are of first order.
 
-    The result is the union over l: each is tried from the start, under the same noise, on the images that no
-    earlier one has succeeded on. It has succeeded where the defence, likelihood maximisation included, errs
-    on its last iterate under one of `eot` draws; the defence is asked nothing else. Returns the first iterate
-    that succeeded, else that of the last l; `first_success` counts iterations on from l to l.
+    The result is the union over l: each is tried from the start, under the same noise. The defence,
+    likelihood maximisation included, is asked about the last iterate of each alone, under the same `eot`
+    draws. It is random, so a wrong answer ends nothing: returned is the strongest, the iterate of the largest
+    mean margin (Loss.MARGIN) over these draws. `first_success` is that of the first l with a wrong draw, and
+    counts iterations on from l to l.
 
     Args:
         weights: the values of l. The unconditional loss is the one that the likelihood maximisation lowers;
@@ -69,70 +71,79 @@ class Lagrange(PGD):
         return self.eot
 
     def find(self, job: Job, threat: Threat) -> list[AttackResult]:
-        """One climb an l, each on what is left."""
+        """One climb an l."""
         assert isinstance(threat, PixelThreat)
-        results: dict[int, AttackResult] = {}
-        left = list(range(len(job.images)))
-        for place, weight in enumerate(self.weights):
-            part = replace(
-                job, images=job.images[left], labels=job.labels[left], image_indices=job.image_indices[left]
-            )
-            found = self._climb_and_look(part, threat, weight)
-            for row, result in zip(left, found, strict=True):
-                results[row] = self._after(results.get(row), result, place)
-            left = [row for row in left if not results[row].success]
-            if not left:
-                break
-        return [results[row] for row in range(len(job.images))]
+        climbs = [self._climb_and_look(job, threat, weight) for weight in self.weights]
+        return [self._union([results[row] for results in climbs]) for row in range(len(job.images))]
 
-    def _climb_and_look(self, job: Job, threat: PixelThreat, weight: float) -> list[AttackResult]:
-        """The results of one l."""
-        respond = penalised(job.view.defense, weight)
-        climbing = Expectation(job, eot=self.eot, loss=Loss(self.loss), respond=respond)
+    def _climb_and_look(
+        self, job: Job, threat: PixelThreat, weight: float
+    ) -> list[tuple[AttackResult, float]]:
+        """The results of one l, with the mean margin of each."""
+        defense = job.view.defense
+        rows, part = defense.rows_per_image, job
+        if weight > 0 and rows > 1:
+            # The null label is a row of an image besides those of its classes.
+            part = replace(job, batch_size=job.batch_size * rows // (rows + 1))
+        climbing = Expectation(part, eot=self.eot, loss=Loss(self.loss), respond=penalised(defense, weight))
         points = self.climb(climbing, job, threat)
-        looking = Expectation(job, eot=self.eot, loss=Loss(self.loss))
-        looking.look(points, self.iterations)
+        looking = Expectation(job, eot=self.eot, loss=Loss.MARGIN)
+        margins = looking.value(points, self.iterations)
         climbed = climbing.results(points, threat.norm(points - job.images))
         return [
-            replace(
-                result,
-                first_success=None if first < 0 else first,
-                forwards=result.forwards + self.eot,
-                draws=result.draws + self.eot,
+            (
+                replace(
+                    result,
+                    first_success=None if first < 0 else first,
+                    forwards=result.forwards + self.eot,
+                    draws=result.draws + self.eot,
+                ),
+                margin,
             )
-            for result, first in zip(climbed, looking.first.tolist(), strict=True)
+            for result, first, margin in zip(climbed, looking.first.tolist(), margins.tolist(), strict=True)
         ]
 
-    def _after(self, earlier: AttackResult | None, result: AttackResult, place: int) -> AttackResult:
-        """The result of an l with what the `place` earlier ones spent on the image."""
-        if earlier is None:
-            return result
-        first = result.first_success
-        assert earlier.zero_gradients is not None
-        assert result.zero_gradients is not None
+    def _union(self, found: Sequence[tuple[AttackResult, float]]) -> AttackResult:
+        """The strongest result of an image, with what all l spent on it."""
+        strongest, _ = max(found, key=lambda one: one[1])
+        results = [result for result, _ in found]
+        successes = [
+            place * (self.iterations + 1) + result.first_success
+            for place, result in enumerate(results)
+            if result.first_success is not None
+        ]
         return replace(
-            result,
-            first_success=None if first is None else place * (self.iterations + 1) + first,
-            forwards=earlier.forwards + result.forwards,
-            backwards=earlier.backwards + result.backwards,
-            zero_gradients=(place * earlier.zero_gradients + result.zero_gradients) / (place + 1),
+            strongest,
+            first_success=min(successes, default=None),
+            forwards=sum(result.forwards for result in results),
+            backwards=sum(result.backwards for result in results),
+            zero_gradients=sum(result.zero_gradients or 0.0 for result in results) / len(results),
         )
 
 
 def penalised(defense: Defense, weight: float) -> Respond:
-    """The diffusion classifier's logits, and −weight·(unconditional diffusion loss) of each row."""
+    """The diffusion classifier's logits, and −weight·(unconditional diffusion loss) of each row.
+
+    Where both are of one loss, under the same noise, the null label is in the batch of the classes.
+    """
     classifier = _classifier(defense)
     assert classifier is not None
     loss = classifier.loss
     if isinstance(defense, LikelihoodMaximization) and defense.loss is not None:
         loss = defense.loss
 
-    def respond(images: Tensor, noise: Noise) -> tuple[Tensor, Tensor | None]:
+    def apart(images: Tensor, noise: Noise) -> tuple[Tensor, Tensor | None]:
         noise = noise.to(images.device)
         logits: Tensor = classifier(images, noise)
         return logits, None if weight == 0 else -weight * loss.unconditional(images, noise)
 
-    return respond
+    def together(images: Tensor, noise: Noise) -> tuple[Tensor, Tensor | None]:
+        losses = loss.losses(images, noise.to(images.device), torch.tensor(classes))
+        return classifier.logits_of(losses[:, :-1]), -weight * losses[:, -1]
+
+    classes = [*range(classifier.num_classes), classifier.denoiser.null_label]
+    one_loss = loss.denoiser is classifier.denoiser and loss.settings() == classifier.loss.settings()
+    return together if weight > 0 and one_loss and classifier.shared_noise else apart
 
 
 def _classifier(defense: Defense) -> DiffusionClassifier | None:

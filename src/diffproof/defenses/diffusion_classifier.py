@@ -18,7 +18,7 @@ from diffproof.noise import Noise
 
 
 class DiffusionClassifier(CertifiableDefense):
-    """logits_y = (log p(y) − diffusion loss of class y)/temperature (Chen et al. 2023, Theorem 3.1).
+    """logits_y = log p(y) − (diffusion loss of class y)/temperature (Chen et al. 2023, Theorem 3.1).
 
     Prediction and attack run the same function of images and noise, with exact gradients, which may be
     differentiated once more, in memory that does not grow with the number of levels.
@@ -29,9 +29,9 @@ class DiffusionClassifier(CertifiableDefense):
         shared_noise: all classes see the same ε, in one denoiser batch; else each its own, as with the
             authors' predictions.
         log_prior: log p(y) of each class, up to a constant; None for equal ones.
-        temperature: divides the logits; above 1 for probabilities that are less sure.
+        temperature: divides the losses; above 1 for probabilities that are less sure of them.
         race_error: labels come from racing, and differ from the full sum's with at most about this
-            probability an image; None sums in full. Logits always do.
+            probability an image, which needs shared noise; None sums in full. Logits always do.
 
     Attributes:
         loss: the diffusion loss.
@@ -76,6 +76,11 @@ class DiffusionClassifier(CertifiableDefense):
             raise ValueError(f"log_prior: expected finite values, got {self.log_prior}")
         self.temperature = check_positive("temperature", temperature)
         self.race_error = None if race_error is None else check_probability("race_error", race_error)
+        if race_error is not None and not shared_noise:
+            raise ValueError(
+                "race_error: racing compares classes under the same noise; expected shared_noise=True, got"
+                " False"
+            )
 
     @property
     def rows_per_image(self) -> int:
@@ -107,7 +112,7 @@ class DiffusionClassifier(CertifiableDefense):
         Raises:
             ValueError: as calling the defence, or batch_size < 1.
         """
-        size = len(images) * self.num_classes if batch_size is None else batch_size
+        size = max(1, len(images)) * self.num_classes if batch_size is None else batch_size
         return self._labelled(images, 0.0, noise_for(images, noise), size).labels
 
     def classify(self, noisy: Tensor, sigma: float, noise: Noise, batch_size: int) -> Labelled:
@@ -134,6 +139,10 @@ class DiffusionClassifier(CertifiableDefense):
             "race_error": self.race_error,
         }
 
+    def logits_of(self, losses: Tensor) -> Tensor:
+        """The logits N×num_classes that the losses N×num_classes of all classes make."""
+        return self.prior(losses) - losses / self.temperature
+
     def prior(self, like: Tensor) -> Tensor:
         """log p(y) of each class, in the dtype and on the device of `like`; 0 where none was given."""
         if self.log_prior is None:
@@ -141,8 +150,7 @@ class DiffusionClassifier(CertifiableDefense):
         return torch.tensor(self.log_prior, dtype=like.dtype, device=like.device)
 
     def _logits(self, images: Tensor, noise: Noise, sigma: float) -> Tensor:
-        losses = self.loss.losses(images, noise, sigma=sigma, shared=self.shared_noise)
-        return (self.prior(losses) - losses) / self.temperature
+        return self.logits_of(self.loss.losses(images, noise, sigma=sigma, shared=self.shared_noise))
 
     def _labelled(self, images: Tensor, sigma: float, noise: Noise, batch_size: int) -> Labelled:
         check_at_least("batch_size", batch_size, 1)
@@ -157,8 +165,7 @@ class DiffusionClassifier(CertifiableDefense):
         labels = []
         for part, own in zip(images.split(rows), noise.split(rows), strict=True):
             losses = [self.loss.losses(part, own, some, sigma, shared=self.shared_noise) for some in classes]
-            joined = torch.cat(losses, 1)
-            labels.append(predicted_labels(self.prior(joined) - joined))
+            labels.append(predicted_labels(self.logits_of(torch.cat(losses, 1))))
         return Labelled(torch.cat(labels), len(images) * self._evaluations(sigma), 0)
 
     def _evaluations(self, sigma: float) -> int:

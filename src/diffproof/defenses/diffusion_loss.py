@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Sequence
 from enum import StrEnum
@@ -12,7 +11,7 @@ import torch
 from torch import Tensor
 
 from diffproof import gradients
-from diffproof.checks import check_at_least, check_member
+from diffproof.checks import check_at_least, check_levels, check_member
 from diffproof.denoisers.protocol import Denoiser, per_row
 from diffproof.noise import MAX_STEP, Noise
 
@@ -308,7 +307,7 @@ class DiffusionLoss:
                 label = None if labels is None else labels.repeat(len(images))
                 clean = self.denoiser(noisy, level, label)[:, None]
             squared = self._squared(start, clean, epsilon, level, spread, sigma)
-            return share * squared.reshape(len(images), -1)
+            return share * squared.reshape(len(images), 1 if labels is None else len(labels))
 
         return term
 
@@ -335,13 +334,7 @@ def _grid(denoiser: Denoiser, sigmas: Sequence[float] | Tensor | None) -> list[f
         if denoiser.sigmas is None:
             raise ValueError("sigmas: this denoiser is continuous, expected noise levels, got None")
         sigmas = denoiser.sigmas
-    grid = [float(sigma) for sigma in sigmas]
-    if not grid:
-        raise ValueError("sigmas: expected at least one noise level, got none")
-    if not all(low < high for low, high in itertools.pairwise(grid)):
-        raise ValueError(
-            f"sigmas: expected ascending noise levels, got {', '.join(f'{s:g}' for s in grid[:5])}…"
-        )
+    grid = check_levels("sigmas", sigmas)
     for sigma in grid:
         denoiser.check_sigma(sigma)
     return grid

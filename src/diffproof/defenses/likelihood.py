@@ -61,8 +61,8 @@ class LikelihoodMaximization(Purifier):
     [0, 1]. With ℓ2 the step is γ·m/‖m‖₂, and projected onto the ball.
 
     Gradients are exact, second-order terms included, for any number of iterations, in the memory of one level
-    of one iteration and of the states between. A sign has no slope: with ℓ∞ the exact gradient is the
-    identity, but for pixels clipped to [0, 1].
+    of one iteration, of two iterations of AUTHORS, and of the states between. A sign has no slope: with ℓ∞
+    the exact gradient is the identity, but 0 for pixels clipped at 0 or 1.
 
     Args:
         denoiser: an unconditional one, or one with a null label.

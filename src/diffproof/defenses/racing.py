@@ -245,7 +245,8 @@ def race(
     # The order is drawn and kept where the same bits come out for every device.
     cpu = torch.device("cpu")
     noise, own = noise.to(device), noise.to(cpu)
-    prior = classifier.prior(images).cpu()
+    # The losses are raced as they are, and the temperature divides them, not the prior.
+    prior = classifier.temperature * classifier.prior(images).cpu()
 
     def losses(rows: Tensor, terms: Tensor, wanted: Tensor) -> Tensor:
         row, label = wanted.nonzero(as_tuple=True) if not one_pass else (torch.arange(len(rows)), None)
@@ -262,8 +263,8 @@ def race(
     at_once = min(batch_size, max(1, _PAIRS_AT_ONCE // len(prior) ** 2))
     races = []
     with torch.no_grad():
-        for part in torch.arange(len(images)).split(at_once):
-            start = int(part[0])
+        for i, part in enumerate(torch.arange(len(images)).split(at_once)):
+            start = i * at_once
             races.append(
                 race_terms(
                     lambda rows, terms, wanted, start=start: losses(rows + start, terms, wanted),  # type: ignore[misc]

@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
+from diffproof.checks import check_at_least, renamed
 from diffproof.defenses.diffusion_classifier import DiffusionClassifier
 from diffproof.defenses.diffusion_loss import Reduction, Weighting
 from diffproof.defenses.likelihood import LikelihoodMaximization, Norm, Variant
+from diffproof.defenses.protocol import noise_for
 from diffproof.denoisers.protocol import Denoiser
+from diffproof.noise import Noise
 
 
 class RDC(LikelihoodMaximization):
@@ -73,17 +77,43 @@ class RDC(LikelihoodMaximization):
         loss: dict[str, Any] = {"timesteps": likelihood_timesteps}
         if variant != Variant.AUTHORS:
             loss |= {"sigmas": sigmas, "weighting": weighting, "samples": samples}
-        super().__init__(
-            denoiser,
-            classifier,
-            iterations=iterations,
-            budget=budget,
-            norm=norm,
-            step=step,
-            momentum=momentum,
-            variant=variant,
-            **loss,
-        )
+        # Its timesteps are those of the likelihood maximisation here.
+        with renamed({"timesteps": "likelihood_timesteps"}):
+            super().__init__(
+                denoiser,
+                classifier,
+                iterations=iterations,
+                budget=budget,
+                norm=norm,
+                step=step,
+                momentum=momentum,
+                variant=variant,
+                **loss,
+            )
+
+    def predict_proba(self, images: Tensor, noise: Noise | None = None) -> Tensor:
+        """Class probabilities, N×num_classes; arguments as in calling the defence."""
+        logits: Tensor = self(images, noise)
+        return logits.softmax(1)
+
+    def predict_labels(
+        self, images: Tensor, noise: Noise | None = None, batch_size: int | None = None
+    ) -> Tensor:
+        """N int64 labels of the purified images, by racing where there is a `race_error`.
+
+        Args:
+            images, noise: as in calling the defence.
+            batch_size: images in the denoiser at once; None for all, and then one of each class and image.
+
+        Raises:
+            ValueError: as calling the defence, or batch_size < 1.
+        """
+        noise = noise_for(images, noise)
+        size = max(1, len(images)) if batch_size is None else check_at_least("batch_size", batch_size, 1)
+        with torch.no_grad():  # a label has no gradient
+            parts = zip(images.split(size), noise.split(size), strict=True)
+            purified = torch.cat([self.purify(part, own) for part, own in parts])
+            return self.classifier.predict_labels(purified, noise, batch_size)
 
     def settings(self) -> dict[str, Any]:
         """Those of the likelihood maximisation, and under `classifier` those of the diffusion classifier."""

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from diffproof.checks import check_levels
 from diffproof.denoisers.protocol import Denoiser, Estimate, Sigma
 
 # Values of images that are brought to another precision at once: 32 MiB of float64.
@@ -25,18 +26,29 @@ class EmpiricalDenoiser(Denoiser):
     never a copy of the images, in gradients of any order too, which flow to `noisy` and `sigma`.
 
     Args:
-        images: M×C×H×W.
+        images: M×C×H×W finite floats.
         labels: M integers, or None for an unconditional denoiser.
         sigmas: ascending noise levels to pretend a timestep grid; None for continuous.
 
     Raises:
-        ValueError: shapes do not fit, or a class below the largest label has no image.
+        ValueError: images or sigmas are not such, shapes do not fit, or a class below the largest label has
+            no image.
     """
 
-    def __init__(self, images: Tensor, labels: Tensor | None = None, *, sigmas: Tensor | None = None) -> None:
+    def __init__(
+        self,
+        images: Tensor,
+        labels: Tensor | None = None,
+        *,
+        sigmas: Sequence[float] | Tensor | None = None,
+    ) -> None:
         super().__init__()
         if images.ndim != 4 or len(images) == 0:
             raise ValueError(f"images: expected M×C×H×W with M ≥ 1, got shape {tuple(images.shape)}")
+        if not images.is_floating_point():
+            raise ValueError(f"images: expected floats, got {images.dtype}; divide 8-bit pixels by 255")
+        if not bool(torch.isfinite(images).all()):
+            raise ValueError("images: expected finite pixels, got NaN or infinity")
         self._counts = [len(images)]
         if labels is not None:
             if labels.shape != images.shape[:1] or labels.is_floating_point():
@@ -51,7 +63,7 @@ class EmpiricalDenoiser(Denoiser):
             self._counts = torch.bincount(labels).tolist()
         self.image_shape = (images.shape[1], images.shape[2], images.shape[3])
         if sigmas is not None:
-            self.sigmas = sigmas.double()
+            self.sigmas = torch.tensor(check_levels("sigmas", sigmas), dtype=torch.float64)
             self.sigma_min, self.sigma_max = float(self.sigmas[0]), float(self.sigmas[-1])
         self.register_buffer("images", images.flatten(1))
         self.register_buffer("labels", labels)
@@ -65,7 +77,8 @@ class EmpiricalDenoiser(Denoiser):
         values = (
             torch.as_tensor(sigma, dtype=torch.float64, device=noisy.device).reshape(-1).expand(len(noisy))
         )
-        parts, indices = [], []
+        # Empty ones first, since there may be no row and so no label.
+        parts, indices = [noisy[:0]], [torch.arange(0, device=noisy.device)]
         for one in label.unique().tolist():
             index = (label == one).nonzero()[:, 0]
             parts.append(self._means(noisy[index], values[index], [one])[:, 0])
@@ -86,7 +99,8 @@ class EmpiricalDenoiser(Denoiser):
         if every in classes:
             scores[every] = torch.cat([scores[one] for one in asked], dim=1)
         means = [_mix(torch.softmax(scores[one], dim=1), images[one]) for one in classes]
-        return torch.stack(means, dim=1).to(noisy.dtype).reshape(len(noisy), -1, *noisy.shape[1:])
+        stacked = torch.stack(means, dim=1).to(noisy.dtype)
+        return stacked.reshape(len(noisy), len(classes), *noisy.shape[1:])
 
 
 def _scores(noisy: Tensor, images: Tensor) -> Tensor:

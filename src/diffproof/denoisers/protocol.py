@@ -149,6 +149,8 @@ class Denoiser(nn.Module):
     def check_sigma(self, sigma: Sigma) -> None:
         """Raise ValueError unless every sigma lies in [sigma_min, sigma_max]."""
         if isinstance(sigma, Tensor):
+            if sigma.numel() == 0:
+                return
             low, high = float(sigma.detach().min()), float(sigma.detach().max())
         else:
             low = high = sigma

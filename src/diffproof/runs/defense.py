@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from diffproof.attacks.threat import parse_budget
-from diffproof.checks import unknown_name
+from diffproof.checks import renamed, unknown_name
 from diffproof.classifiers.named import load_classifier
 from diffproof.defenses.coup import COUP
 from diffproof.defenses.diffusion_loss import edm_sigmas
@@ -21,6 +21,7 @@ from diffproof.defenses.protocol import Defense
 from diffproof.defenses.rdc import RDC
 from diffproof.denoisers.named import load_denoiser
 from diffproof.denoisers.protocol import Denoiser
+from diffproof.runs.settings import DEFENSE_FIELDS
 
 # Noise levels of a diffusion loss where the denoiser is continuous.
 _LEVELS = 1000
@@ -31,6 +32,7 @@ _OTHER_NAMES = {
     "likelihood_iterations": "iterations",
     "likelihood_norm": "norm",
 }
+_FLAGS = {setting: flag for flag, setting in _OTHER_NAMES.items()}
 
 
 def load_networks_and_defense(
@@ -73,7 +75,9 @@ def load_networks_and_defense(
     diffusion = None if denoiser is None else load_denoiser(denoiser)
     if settings.get("variant") != Variant.AUTHORS or method == RDC.method:
         settings = {**settings, **noise_levels(method, diffusion)}
-    defense = load_defense(method, classifier=answering, denoiser=diffusion, guide=guiding, **settings)
+    # An error about what no flag has given is not one of a flag.
+    with renamed({setting: flag for setting, flag in _FLAGS.items() if setting in settings}):
+        defense = load_defense(method, classifier=answering, denoiser=diffusion, guide=guiding, **settings)
     return set_precision(defense, getattr(torch, precision)).to(device)
 
 
@@ -108,7 +112,8 @@ def defense_settings(method: str, flags: Mapping[str, Any]) -> dict[str, Any]:
             where the method takes one a round, and steps may be "full"; purify_budget is a number or a text.
 
     Raises:
-        ValueError: a text is no number, or several numbers where the method takes one.
+        ValueError: a text is no number, or several numbers where the method takes one, or a flag is none of
+            the method's.
     """
     parsers: dict[str, Callable[[Any], Any]] = {
         "t_star": lambda text: _a_round("t_star", text, float, method),
@@ -117,13 +122,15 @@ def defense_settings(method: str, flags: Mapping[str, Any]) -> dict[str, Any]:
     }
     if method in METHODS:
         takes = inspect.signature(METHODS[method]).parameters
-        for flag, setting in _OTHER_NAMES.items():
-            if flag in flags and setting not in takes:
-                raise ValueError(f"{flag}: no setting of the method {method!r}")
-    return {
-        _OTHER_NAMES.get(flag, flag): parsers[flag](value) if flag in parsers else value
-        for flag, value in flags.items()
-    }
+        own = [flag for flag in DEFENSE_FIELDS if _OTHER_NAMES.get(flag, flag) in takes]
+        for flag in flags:
+            if flag not in own:
+                raise ValueError(f"{flag}: no setting of the method {method!r}, which takes {', '.join(own)}")
+    with renamed(_FLAGS):
+        return {
+            _OTHER_NAMES.get(flag, flag): parsers[flag](value) if flag in parsers else value
+            for flag, value in flags.items()
+        }
 
 
 def _a_round(name: str, text: Any, kind: type[int] | type[float], method: str) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import replace
 from typing import TypeVar
 
@@ -31,13 +32,22 @@ def load_images(settings: S) -> tuple[S, ImageData, list[int]]:
 
 
 def check_classes_of(defense: Defense, data: ImageData) -> None:
-    """Raise ValueError unless the classes that a defence answers with can be those of the data."""
+    """Raise ValueError unless the classes that a defence answers with can be those of the data.
+
+    Warn of a diffusion model that classifies into more.
+    """
     part, names, named = defense.classifier, data.class_names, data.classes_named
     if isinstance(part, Classifier):
         check_classes(part, names, classes_named=named, source=data.name)
     else:
         # The diffusion model classifies, whose labels have no names.
         check_class_count("denoiser", defense.num_classes, names, classes_named=named, source=data.name)
+        if defense.num_classes > len(names):
+            warnings.warn(
+                f"data has {len(names)} classes, the denoiser {defense.num_classes}: it chooses among all of"
+                " its own, and the data's labels are taken for the first of them",
+                stacklevel=3,
+            )
 
 
 def resolve_device(name: str) -> torch.device:
