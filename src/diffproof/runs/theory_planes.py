@@ -27,7 +27,7 @@ _FINE = 241
 def draw_overlap(result: Overlap) -> Figure:
     """The density as grey, with the regions that hold half and 90% of each class; beside it, diffused."""
     setting, sigma = result.setting, result.setting.sigma
-    figure = Figure(figsize=(11.0, 5.9), layout="constrained")
+    figure = Figure(figsize=(11.0, 6.6), layout="constrained")
     panels: Any = figure.subplots(1, 2)
     margin = min(0.5, max(0.1, 2 * sigma))
     side, points = _plane(-margin, 1 + margin)
@@ -59,7 +59,7 @@ def draw_overlap(result: Overlap) -> Figure:
 def draw_attack(result: Attacked) -> Figure:
     """The posterior of the clean and of the attacked point at three noise levels."""
     setting = result.setting
-    figure = Figure(figsize=(12.0, 9.4), layout="constrained")
+    figure = Figure(figsize=(13.0, 10.4), layout="constrained")
     panels: Any = figure.subplots(2, 3)
     side, points = _plane(-0.1, 1.1)
     for column, sigma in enumerate(result.sigmas):
