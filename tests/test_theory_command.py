@@ -79,7 +79,7 @@ def test_the_pictures(drawn: tuple[Path, dict[str, str]]) -> None:
         assert data.startswith(b"\x89PNG\r\n\x1a\n")
         width, height = struct.unpack(">II", data[16:24])
         assert 800 <= width <= 1600
-        assert 500 <= height <= 1200
+        assert 500 <= height <= 1300
         assert 20_000 < len(data) < 500_000
 
 
