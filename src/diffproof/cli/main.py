@@ -14,6 +14,7 @@ from diffproof.cli.convert import convert
 from diffproof.cli.finetune import finetune
 from diffproof.cli.purify import purify
 from diffproof.cli.results import export, report, verify
+from diffproof.cli.theory import theory
 from diffproof.cli.train import train
 
 USER_ERROR = 2
@@ -35,7 +36,7 @@ def diffproof() -> None:
     """
 
 
-for command in (certify, attack, purify, report, export, verify, train, finetune, convert):
+for command in (certify, attack, purify, report, export, verify, theory, train, finetune, convert):
     diffproof.add_command(command)
 
 

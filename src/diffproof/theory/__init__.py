@@ -1,0 +1,1 @@
+"""The theory of certified purification on distributions whose density is known exactly."""
