@@ -421,5 +421,7 @@ def test_bad_supports_and_points() -> None:
     region = HalfSpaces(torch.eye(2, dtype=torch.float64), torch.ones(2, dtype=torch.float64))
     with pytest.raises(ValueError, match="points: expected points of 2 coordinates"):
         region.contains(torch.zeros(4, 3))
+    with pytest.raises(ValueError, match="center: expected finite coordinates, got NaN"):
+        region.radius(torch.tensor([0.0, torch.nan]))
     with pytest.raises(ValueError, match="center: expected points of 2 coordinates"):
         region.radius(torch.zeros(3))

@@ -155,7 +155,7 @@ def draw_digits(result: DigitRadii) -> Figure:
     gains = {name: result.gains(found).numpy() for name, found in result.radii.items()}
     edges = np.linspace(1.0, max(float(g.max()) for g in gains.values()) * 1.001, 31).tolist()
     for i, (name, values) in enumerate(gains.items()):
-        share = float((values > 1 + 1e-6).mean())
+        share = result.larger(result.radii[name])
         axes.hist(values, edges, histtype="stepfilled", color=COLOURS[i], alpha=0.25)
         axes.hist(
             values,

@@ -21,7 +21,7 @@ from diffproof.reverse import Solver
 from diffproof.runs.theory_setting import Setting
 from diffproof.theory.densities import FiniteSupport, GaussianMixture
 from diffproof.theory.high_density import HighDensityPurifier
-from diffproof.theory.mixed_integer import union_radius_mip
+from diffproof.theory.mixed_integer import MAX_PAIRS, union_radius_mip
 from diffproof.theory.reverse_sde import Distance, convergence, order
 from diffproof.theory.robust_regions import Nearest, Radii, nearest_outside, radii
 
@@ -160,11 +160,14 @@ def regions(setting: Setting, count: int) -> Regions:
     if check_at_least("points", count, 1) < classes:
         raise ValueError(f"points: expected one of each of {classes} classes at least, got {count}")
     counts = [count // classes + (label < count % classes) for label in range(classes)]
+    if counts[0] * (count - counts[0]) > MAX_PAIRS:
+        raise ValueError(
+            f"points: {count} points of {classes} classes are too many for mixed-integer programming, which"
+            f" takes (points of a class)·(other points) ≤ {MAX_PAIRS}, got {counts[0]}·{count - counts[0]}"
+        )
     points = torch.cat([setting.of_class(c).sample(n, generator) for c, n in enumerate(counts)])
     labels = torch.repeat_interleave(torch.arange(classes), torch.tensor(counts))
     support = FiniteSupport(points, torch.softmax(setting.density.log_density(points), 0), labels)
-    # Before any search, as this refuses a support that is too large.
-    union_radius_mip(support, 0, setting.sigma)
     single, union = radii(support, range(count), setting.sigma)
     gain = (union - single).masked_fill((single == 0) | ~union.isfinite(), -math.inf)
     index = int(gain.argmax())
@@ -340,6 +343,11 @@ class DigitRadii:
     radii: dict[str, Radii]
 
     @staticmethod
+    def larger(found: Radii) -> float:
+        """Share of all digits where the union's radius is larger."""
+        return float((found.union > found.single * (1 + 1e-6)).double().mean())
+
+    @staticmethod
     def gains(found: Radii) -> Tensor:
         """union / single where the single region holds the digit."""
         return (found.union / found.single)[found.single > 0]
@@ -348,10 +356,10 @@ class DigitRadii:
         bandwidth, sigma = _DIGITS
         parts = []
         for name, found in self.radii.items():
-            gains = self.gains(found)
+            gains, without = self.gains(found), int((found.single == 0).sum())
             parts.append(
-                f"with {name} weights larger for {float((gains > 1 + 1e-6).double().mean()):.1%}"
-                f" (at most {float(gains.max()):.2f} ×, {int((found.single == 0).sum())} without a region)"
+                f"with {name} weights larger for {self.larger(found):.1%}"
+                f" (at most {float(gains.max()):.2f} ×; {without} outside their own D_sub)"
             )
         count = len(next(iter(self.radii.values())).union)
         return (

@@ -139,9 +139,10 @@ def load_density(path: Path) -> GaussianMixture:
         raise ValueError(f"density: cannot read {path}: {reason}") from None
     if not isinstance(fields, dict):
         raise ValueError(f"density: expected an object in {path}, got {type(fields).__name__}")
+    given = [name for name, value in fields.items() if value is not None]
     for name in ("means", "covariances", "labels"):
-        if name not in fields:
-            raise ValueError(f"density: expected {name} in {path}, got {', '.join(fields) or 'nothing'}")
+        if name not in given:
+            raise ValueError(f"density: expected {name} in {path}, got {', '.join(given) or 'nothing'}")
     if unknown := set(fields) - {"means", "covariances", "weights", "labels"}:
         raise ValueError(f"density: unknown name {sorted(unknown)[0]!r} in {path}")
     means, covariances, weights, labels = (

@@ -3,7 +3,8 @@
 A noisy point x_a is purified to P(x_a; t), the point x of a finite support with the largest
 log p(x) − ‖x − x_a‖²/(2σ²). So the noisy points that go to one x are a cell of a power diagram, bounded by
 hyperplanes. D_sub(x0; t) keeps only the hyperplanes towards points of other classes, and D(G(x0); t), the
-union of the D_sub of all points of the class, is exactly the set that is purified into the class.
+union of the D_sub of all points of the class, is exactly the set that is purified into the class; ties, on
+its boundary, count as outside.
 
 Points are float64 in pixels, x_a is in the coordinates x_a = x0 + σ·N(0, I), and the paper's noisy point is
 √α_t·x_a with σ² = (1 − α_t)/α_t. p are the weights of the support. Equal weights cancel, so that no region
@@ -135,7 +136,7 @@ def sub_region(support: FiniteSupport, index: int, sigma: float) -> HalfSpaces:
 
 
 def union_region(support: FiniteSupport, label: int, sigma: float) -> UnionRegion:
-    """D(G(x0); t) of Theorem 3.3: x_a is purified into the class if and only if it lies here.
+    """D(G(x0); t) of Theorem 3.3: x_a is purified into the class if and only if it lies here, but for ties.
 
     Holds a half-space for each pair of a point of the class and one of another class, of D numbers each.
 
@@ -309,3 +310,5 @@ def _check_points(name: str, points: Tensor, dimension: int) -> None:
         raise ValueError(
             f"{name}: expected points of {dimension} coordinates, got shape {tuple(points.shape)}"
         )
+    if not bool(torch.isfinite(points).all()):
+        raise ValueError(f"{name}: expected finite coordinates, got NaN or infinity")
