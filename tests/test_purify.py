@@ -463,7 +463,10 @@ def test_settings_repeat_the_work(tmp_path: Path, pictures: Path, refused: Refus
         ({"steps": 0}, "steps: expected an integer ≥ 1, got 0"),
         ({"steps": "2.5"}, "steps: expected one number for the method 'diffpure', got '2.5'"),
         ({"solver": "euler"}, "solver: expected one of ddpm, sde, ode, got 'euler'"),
-        ({"defense": "gdmp", "purify_budget": "8/0"}, "budget: expected a number or a fraction like 8/255"),
+        (
+            {"defense": "gdmp", "purify_budget": "8/0"},
+            "purify_budget: expected a number or a fraction like 8/255",
+        ),
         ({"seed": -1}, "seed: expected an integer ≥ 0, got -1"),
         ({"seed": 2**64}, f"seed: expected 0 ≤ seed < 2^64, got {2**64}"),
         ({"batch_size": 0}, "batch_size: expected an integer ≥ 1, got 0"),
