@@ -198,6 +198,10 @@ FLAT = [[[0.001, 0.001], [0.001, 0.001]], *[[[0.001, 0], [0, 0.001]]] * 2]
         (changed(means=[[math.nan, 0.4], [0.5, 0.6], [0.7, 0.3]]), "means: expected finite numbers, got NaN"),
         (changed(covariances=FLAT), "covariances: expected positive definite matrices, got component 0"),
         (changed(covariances=[0.001, 0.0, 0.001]), "covariances: expected positive definite matrices"),
+        (
+            changed(covariances=[0.001, 1e-8, 0.001]),
+            "covariances: expected standard deviations of at least 0.001 pixels, got 0.0001 in component 1",
+        ),
         (changed(weights=[0.4, 0.15, 0.4]), "weights: expected a sum of 1, got 0.95"),
         (changed(weights=[0.5, -0.1, 0.6]), "weights: expected numbers > 0, got -0.1"),
         (changed(weights=[math.nan, 0.5, 0.5]), "weights: expected numbers > 0, got nan"),

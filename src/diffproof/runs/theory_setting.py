@@ -24,6 +24,8 @@ from diffproof.theory.reverse_sde import even_sigmas
 MAX_CLASSES = 6
 # Share of the mass that may lie outside the unit square: the defences clip their images to it.
 _OUTSIDE = 0.05
+# The least standard deviation, in pixels, that the grids of the one-dimensional laws resolve.
+_SHARPEST = 1e-3
 # Steps of DensePure's reverse processes.
 _STEPS = 20
 
@@ -129,8 +131,8 @@ def load_density(path: Path) -> GaussianMixture:
     where they are equal, "labels": K classes}.
 
     Raises:
-        ValueError: no such file, no such JSON, a name is missing or unknown, as `GaussianMixture`, or more
-            than 5% of the mass may lie outside the unit square.
+        ValueError: no such file, no such JSON, a name is missing or unknown, as `GaussianMixture`, a standard
+            deviation below 0.001 pixels, or more than 5% of the mass may lie outside the unit square.
     """
     try:
         fields = json.loads(path.read_text(encoding="utf-8"))
@@ -156,6 +158,12 @@ def load_density(path: Path) -> GaussianMixture:
     if not bool((labels == labels.round()).all()):
         raise ValueError("labels: expected integers, got others")
     density = GaussianMixture(means, covariances, weights, labels.long())
+    deviations = density.variances.amin(1).sqrt()
+    if float(deviations.min()) < _SHARPEST:
+        raise ValueError(
+            f"covariances: expected standard deviations of at least {_SHARPEST:g} pixels, got"
+            f" {float(deviations.min()):.2g} in component {int(deviations.argmin())}"
+        )
     classes = density.check_labels().unique().tolist()
     if classes != list(range(len(classes))) or not 2 <= len(classes) <= MAX_CLASSES:
         raise ValueError(f"labels: expected 2 to {MAX_CLASSES} classes 0, 1, …, got {classes}")
