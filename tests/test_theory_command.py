@@ -18,6 +18,7 @@ from diffproof.data.digits import load_digits
 from diffproof.data.images import ImageData
 from diffproof.reverse import vp_sigmas
 from diffproof.runs import theory, theory_bound, theory_planes, theory_results
+from diffproof.runs.theory_setting import make_setting
 from diffproof.theory.densities import FiniteSupport, GaussianMixture
 from diffproof.theory.high_density import HighDensityPurifier
 from diffproof.theory.robust_regions import radii
@@ -152,6 +153,22 @@ def test_votes_steps_and_bounds(drawn: tuple[Path, dict[str, str]]) -> None:
     orders = numbers(drawn[1]["convergence.png"], pattern)
     assert all(1.6 < order < 2.3 for order in orders)
     assert numbers(drawn[1]["bound.png"], r"for (\d) of (\d) denoisers") == [9, 9]
+
+
+def test_the_vote_is_for_the_top_class_not_for_the_highest_density(monkeypatch: pytest.MonkeyPatch) -> None:
+    # On the built-in density the two differ at every other point with a top class of 50 to 60%, and at most
+    # 60 points are drawn: 0.2 is 3 standard errors of a share among them.
+    monkeypatch.setattr(theory_results, "_PER_BIN", 60)
+    monkeypatch.setattr(theory_results, "AGREEMENT_VOTES", (41,))
+    setting = make_setting(None, 0.1, 0)
+    result = theory_results.agreement(setting)
+    pool = setting.density.diffused(setting.sigma).sample(2000, torch.Generator().manual_seed(1))
+    mass, top = setting.density.posterior_classes(pool, setting.sigma).max(dim=1)
+    pool, top = pool[rows := (mass > 0.5) & (mass <= 0.6)], top[rows]
+    same = float((HighDensityPurifier(setting.density).labels(pool, setting.sigma) == top).double().mean())
+    assert 0.3 < same < 0.7
+    assert abs(result.dense[0][0].value - same) < 0.2
+    assert result.top[0][0].value > 0.7
 
 
 def test_the_digits(drawn: tuple[Path, dict[str, str]]) -> None:
