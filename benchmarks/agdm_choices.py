@@ -17,7 +17,7 @@ import time
 from typing import Any
 
 import diffproof as dp
-from diffproof.defenses.agdm import Distance, Label, Where
+from diffproof.defenses.purifying.agdm import Distance, Label, Where
 
 ITERATIONS, EOT, DRAWS = 10, 4, 10
 

@@ -27,7 +27,7 @@ from diffproof.attacks.scoring import Share
 from diffproof.attacks.threat import parse_budget
 from diffproof.data.indices import parse_indices
 from diffproof.files import replacing
-from diffproof.runs.attack_report import AttackRow, load_attack_report
+from diffproof.runs.attack.report import AttackRow, load_attack_report
 
 # Of Okabe & Ito's palette; lines differ in style, too.
 STYLES = [("#0072B2", "o-"), ("#E69F00", "s--"), ("#D55E00", "D-."), ("#009E73", "^:")]

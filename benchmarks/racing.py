@@ -20,7 +20,7 @@ from torch import Tensor
 
 import diffproof as dp
 from diffproof.data.indices import parse_indices
-from diffproof.defenses.racing import informative_shares, race, race_terms
+from diffproof.defenses.diffusion_classifier.racing import informative_shares, race, race_terms
 from diffproof.noise import Noise, Stream
 
 CHECKED = 3

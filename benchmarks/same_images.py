@@ -11,7 +11,7 @@ from pathlib import Path
 
 from scipy.stats import binomtest
 
-from diffproof.runs.certify_store import CertifyStore
+from diffproof.runs.certify.store import CertifyStore
 
 
 def radii(folder: Path) -> dict[int, float]:

@@ -10,9 +10,9 @@ import sys
 from pathlib import Path
 
 from diffproof.cli.main import guarded
-from diffproof.runs.certify import prepare
-from diffproof.runs.progress import print_report, run_with_progress
-from diffproof.runs.report import load_report, write_report
+from diffproof.cli.progress import print_report, run_with_progress
+from diffproof.runs.certify.report import load_report, write_report
+from diffproof.runs.certify.run import prepare
 from diffproof.runs.settings import CertifySettings
 
 FOLDER = Path("demo")

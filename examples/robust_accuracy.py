@@ -20,11 +20,11 @@ import torch
 from diffproof.attacks.scoring import Share
 from diffproof.cli.main import guarded
 from diffproof.cli.main import run as diffproof
+from diffproof.cli.progress import print_attack_report
 from diffproof.files import replacing
-from diffproof.runs.attack import prepare
-from diffproof.runs.attack import run as run_attack
-from diffproof.runs.attack_report import AttackReport, load_attack_report, write_attack_report
-from diffproof.runs.progress import print_attack_report
+from diffproof.runs.attack.report import AttackReport, load_attack_report, write_attack_report
+from diffproof.runs.attack.run import prepare
+from diffproof.runs.attack.run import run as run_attack
 from diffproof.runs.settings import AttackSettings
 
 FOLDER = Path("demo-attack")

@@ -23,9 +23,9 @@ from conftest import Refused, certify_flags, change, exit_status, forked, until
 import diffproof as dp
 from diffproof.attacks.evaluation import evaluate, scores
 from diffproof.cli.main import run
-from diffproof.runs.attack_report import load_attack_report
-from diffproof.runs.attack_store import AttackStore
-from diffproof.runs.certify_store import CertifyStore
+from diffproof.runs.attack.report import load_attack_report
+from diffproof.runs.attack.store import AttackStore
+from diffproof.runs.certify.store import CertifyStore
 from diffproof.runs.settings import AttackSettings
 
 BASE: dict[str, object] = {

@@ -12,13 +12,13 @@ from scipy import fft, ndimage, optimize, stats
 from torch import Tensor, nn
 
 import diffproof as dp
+from diffproof.attacks.base import Job
+from diffproof.attacks.diagnostics.probe import Probe
 from diffproof.attacks.expectation import Expectation, MeanOf
 from diffproof.attacks.losses import Loss, loss_values
 from diffproof.attacks.low_frequency import low_pass
 from diffproof.attacks.named import ATTACKS
-from diffproof.attacks.package import WatchedDefense, contained
-from diffproof.attacks.probe import Probe
-from diffproof.attacks.protocol import Job
+from diffproof.attacks.pyautoattack import WatchedDefense, contained
 from diffproof.attacks.stadv import total_variation, warp
 from diffproof.attacks.threat import L2, Flow, Linf, PixelThreat, parse_budget
 from diffproof.noise import Noise, Stream

@@ -23,10 +23,10 @@ from torch import Tensor, nn
 
 import diffproof as dp
 from diffproof.classifiers import resnet
+from diffproof.classifiers.base import check_classes
 from diffproof.classifiers.named import Kind, parse
 from diffproof.classifiers.optional import import_optional
 from diffproof.classifiers.preprocessing import Resize
-from diffproof.classifiers.protocol import check_classes
 from diffproof.classifiers.saved import describe_base
 from diffproof.cli.main import run
 from diffproof.weights import load_weights, save_weights
@@ -429,7 +429,7 @@ def test_grey_transformers_model_certifies_digits(tmp_path: Path) -> None:
     flags += ["--classifier", spec, "--out", str(out)]
     assert run(["certify", *flags, "--method", "dds", "--denoiser", "digits"]) == 0
     assert run(["verify", str(out), "--resample", "1"]) == 0
-    from diffproof.runs.certify_store import CertifyStore
+    from diffproof.runs.certify.store import CertifyStore
 
     with CertifyStore.reading(out) as store:
         certificate = store.results()[0].certificate

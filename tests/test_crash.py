@@ -16,10 +16,10 @@ import pytest
 from conftest import certify_flags, exit_status, forked, rows, until
 
 from diffproof.cli.main import run
-from diffproof.runs import certify
-from diffproof.runs.certify import prepare
-from diffproof.runs.certify_store import CertifyStore
-from diffproof.runs.report import load_report
+from diffproof.runs.certify import run as certify_run
+from diffproof.runs.certify.report import load_report
+from diffproof.runs.certify.run import prepare
+from diffproof.runs.certify.store import CertifyStore
 from diffproof.runs.settings import CertifySettings
 
 INDICES = [0, 100, 200]
@@ -31,7 +31,7 @@ PLAIN: dict[str, object] = {"method": "none", "denoiser": None, "steps": None, "
 
 def certify_often(folder: Path, denoiser: Path) -> int:
     """The command with a commit after every batch."""
-    certify.COMMIT_EVERY = 0.0
+    certify_run.COMMIT_EVERY = 0.0
     return run(certify_flags(folder, denoiser=denoiser, **LONG))
 
 
@@ -103,10 +103,10 @@ def test_what_a_kill_during_creation_leaves_is_no_obstacle(tmp_path: Path, left:
 
 PROGRAM = """
 import signal
-from diffproof.runs import certify
+from diffproof.runs.certify import run as certify_run
 from diffproof.cli import main
 signal.signal(signal.SIGINT, signal.default_int_handler)
-certify.COMMIT_EVERY = 0.05
+certify_run.COMMIT_EVERY = 0.05
 main()
 """
 
@@ -170,7 +170,7 @@ def test_two_processes_at_once(
     job = prepare(settings)
 
     def first() -> int:
-        certify.COMMIT_EVERY = 0.0
+        certify_run.COMMIT_EVERY = 0.0
         counted = 0
 
         def wait(draws: int) -> None:
@@ -180,7 +180,7 @@ def test_two_processes_at_once(
             if counted >= 20 + N + 100:
                 until(go_on.exists)
 
-        certify.run(job, folder, wait)
+        certify_run.run(job, folder, wait)
         return 0
 
     pid = forked(first)
@@ -217,7 +217,7 @@ def test_a_full_disk_ends_in_one_line_and_loses_nothing(tmp_path: Path, limit: i
 
     def with_limit() -> int:
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
-        certify.COMMIT_EVERY = every
+        certify_run.COMMIT_EVERY = every
         return run(flags)
 
     pid = forked(with_limit, writer)

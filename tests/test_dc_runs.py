@@ -19,8 +19,8 @@ import diffproof as dp
 from diffproof.attacks.evaluation import evaluate
 from diffproof.cli.main import run
 from diffproof.denoisers.diffusers import UNet
-from diffproof.runs.attack_store import AttackStore
-from diffproof.runs.certify_store import CertifyStore
+from diffproof.runs.attack.store import AttackStore
+from diffproof.runs.certify.store import CertifyStore
 from diffproof.weights import load_weights, packaged, save_weights
 
 # Few levels of few images: a row of the digits denoiser is an evaluation for each level and class.

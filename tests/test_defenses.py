@@ -24,11 +24,11 @@ from diffproof.checks import (
     check_shape,
     unknown_name,
 )
-from diffproof.classifiers.protocol import check_logits, predicted_labels
+from diffproof.classifiers.base import check_logits, predicted_labels
 from diffproof.defenses.named import CERTIFIABLE, set_precision
 from diffproof.denoisers.network import NetworkDenoiser
 from diffproof.noise import Noise, Stream
-from diffproof.reverse import select_sigmas
+from diffproof.reverse.levels import select_sigmas
 
 GRID = torch.linspace(0.05, 0.6, 12, dtype=torch.float64)
 SIGMA = 0.5

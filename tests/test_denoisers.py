@@ -13,11 +13,11 @@ from diffusers import DDPMScheduler, UNet2DModel
 from scipy import integrate, stats
 from torch import Tensor, nn
 
+from diffproof.denoisers.base import Denoiser
 from diffproof.denoisers.diffusers import from_unet, load
 from diffproof.denoisers.empirical import EmpiricalDenoiser
 from diffproof.denoisers.gaussian_mixture import GaussianMixtureDenoiser
 from diffproof.denoisers.network import NetworkDenoiser
-from diffproof.denoisers.protocol import Denoiser
 from diffproof.denoisers.schedules import (
     DiscreteSchedule,
     Schedule,

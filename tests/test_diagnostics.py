@@ -15,17 +15,17 @@ from torch import Tensor, nn
 
 import diffproof as dp
 from diffproof.attacks.autoattack import AutoAttack
-from diffproof.attacks.diagnostics import _loses, diagnose
-from diffproof.attacks.finding import Finding
+from diffproof.attacks.base import Attack, Job
+from diffproof.attacks.diagnostics.diagnose import _loses, diagnose
+from diffproof.attacks.diagnostics.finding import Finding
+from diffproof.attacks.diagnostics.probe import FROZEN, Probe, Traits, ascent
 from diffproof.attacks.losses import Loss, loss_values
 from diffproof.attacks.pgd import PGD
-from diffproof.attacks.probe import FROZEN, Probe, Traits, ascent
-from diffproof.attacks.protocol import Attack, Job
 from diffproof.attacks.square import Square
 from diffproof.attacks.stadv import StAdv
 from diffproof.attacks.threat import L2, Flow, Linf, Threat
 from diffproof.defenses.named import set_precision
-from diffproof.defenses.purification import Draw
+from diffproof.defenses.purifying.reverse_process import Draw
 from diffproof.gradients import Step, plain
 from diffproof.noise import Noise, Stream
 

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 
 import diffproof as dp
 from diffproof.attacks.views import AttackedDefense, GradientMode
-from diffproof.defenses.diffusion_loss import CLASSIFIER_VOTE, Weighting, edm_sigmas
+from diffproof.defenses.diffusion_classifier.loss import CLASSIFIER_VOTE, Weighting, edm_sigmas
 from diffproof.defenses.named import set_precision
-from diffproof.denoisers.protocol import Estimate
+from diffproof.denoisers.base import Estimate
 from diffproof.noise import Noise, Stream
 from diffproof.weights import hash_tensors
 

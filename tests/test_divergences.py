@@ -12,8 +12,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from diffproof.denoisers.protocol import Denoiser, Estimate, Sigma, per_row
-from diffproof.reverse import Solver
+from diffproof.denoisers.base import Denoiser, Estimate, Sigma, per_row
+from diffproof.reverse.solvers import Solver
 from diffproof.theory.densities import FiniteSupport, GaussianMixture
 from diffproof.theory.divergences import (
     Estimated,

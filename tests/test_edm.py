@@ -21,7 +21,7 @@ from diffproof.denoisers import edm
 from diffproof.denoisers.edm import PRESETS, key_shapes, load
 from diffproof.denoisers.ncsnpp import Architecture
 from diffproof.denoisers.network import NetworkDenoiser
-from diffproof.reverse import select_sigmas
+from diffproof.reverse.levels import select_sigmas
 
 TOLERANCE = 1e-5  # of the largest output
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 import diffproof as dp
 from diffproof.attacks.evaluation import Evaluated, evaluate, scores
-from diffproof.defenses.protocol import Defense
+from diffproof.defenses.base import Defense
 from diffproof.noise import Noise, Stream
 
 LINF = dp.Linf(0.2)

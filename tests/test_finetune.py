@@ -13,7 +13,7 @@ from torch import Tensor, nn
 import diffproof as dp
 from diffproof.cli.main import run
 from diffproof.data.images import ImageData
-from diffproof.denoisers.protocol import Estimate
+from diffproof.denoisers.base import Estimate
 from diffproof.training.batches import Mixture
 from diffproof.training.finetune import denoised_accuracy, finetune
 from diffproof.training.loop import Progress, TrainSettings

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 import diffproof as dp
-from diffproof.defenses.purification import Draw, potential_gradient
-from diffproof.denoisers.protocol import Estimate
+from diffproof.defenses.purifying.reverse_process import Draw, potential_gradient
+from diffproof.denoisers.base import Estimate
 from diffproof.gradients import Step, adjoint, checkpointed, plain
 from diffproof.noise import Noise, Stream
 

@@ -15,9 +15,9 @@ from test_purification import bar, from_y, level, to_y
 from torch import Tensor, nn
 
 import diffproof as dp
-from diffproof.defenses.guidance import as_image
 from diffproof.defenses.named import CERTIFIABLE, METHODS, PURIFYING
-from diffproof.denoisers.protocol import Estimate, Sigma
+from diffproof.defenses.purifying.coordinates import as_image
+from diffproof.denoisers.base import Estimate, Sigma
 from diffproof.gradients import plain
 
 SHAPE = (1, 3, 3)

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 import diffproof as dp
 from diffproof.cli.main import run
-from diffproof.defenses.diffusion_loss import DiffusionLoss
-from diffproof.denoisers.protocol import Estimate, per_row
+from diffproof.defenses.diffusion_classifier.loss import DiffusionLoss
+from diffproof.denoisers.base import Estimate, per_row
 from diffproof.noise import Noise, Stream
 from diffproof.pictures import read_picture, save_picture
 

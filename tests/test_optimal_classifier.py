@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 import diffproof as dp
-from diffproof.defenses.diffusion_classifier import DiffusionClassifier
-from diffproof.defenses.diffusion_loss import CLASSIFIER_VOTE
+from diffproof.defenses.diffusion_classifier.classifier import DiffusionClassifier
+from diffproof.defenses.diffusion_classifier.loss import CLASSIFIER_VOTE
 from diffproof.defenses.undefended import Undefended
 from diffproof.noise import Noise, Stream
 

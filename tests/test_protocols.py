@@ -12,7 +12,7 @@ from test_attacks import SHAPE, attack_noise, pictures, purifier
 import diffproof as dp
 from diffproof.attacks.autoattack import VERSIONS
 from diffproof.attacks.named import ATTACKS, load_attack
-from diffproof.attacks.protocols import PROTOCOLS, load_protocol
+from diffproof.attacks.papers import PROTOCOLS, load_protocol
 from diffproof.attacks.scoring import Score, Scores
 from diffproof.attacks.threat import THREATS, load_threat
 

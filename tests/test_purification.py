@@ -29,11 +29,12 @@ from test_gradients import (
 from torch import Tensor
 
 import diffproof as dp
-from diffproof.defenses.purification import Draw
-from diffproof.denoisers.protocol import Estimate
+from diffproof.defenses.purifying.reverse_process import Draw
+from diffproof.denoisers.base import Estimate
 from diffproof.gradients import plain
 from diffproof.noise import Noise, Stream
-from diffproof.reverse import check_t_star, solver_step, t_star_of, vp_sigmas
+from diffproof.reverse.levels import check_t_star, t_star_of, vp_sigmas
+from diffproof.reverse.solvers import solver_step
 
 # Times.
 

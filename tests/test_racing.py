@@ -13,7 +13,14 @@ import torch
 from torch import Tensor, nn
 
 import diffproof as dp
-from diffproof.defenses.racing import Race, informative_shares, log_evidence, race, race_terms, visiting_order
+from diffproof.defenses.diffusion_classifier.racing import (
+    Race,
+    informative_shares,
+    log_evidence,
+    race,
+    race_terms,
+    visiting_order,
+)
 from diffproof.denoisers.multi_head import MultiHead
 from diffproof.noise import Noise, Stream
 

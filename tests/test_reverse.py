@@ -13,22 +13,20 @@ from diffusers import DDIMScheduler, DDPMScheduler
 from scipy import stats
 from torch import Tensor, nn
 
+from diffproof.denoisers.base import Denoiser
 from diffproof.denoisers.gaussian_mixture import GaussianMixtureDenoiser
 from diffproof.denoisers.network import NetworkDenoiser
-from diffproof.denoisers.protocol import Denoiser
 from diffproof.denoisers.schedules import DiscreteSchedule, VariancePreservingSchedule
 from diffproof.noise import Noise, Stream
-from diffproof.reverse import (
+from diffproof.reverse.levels import (
     StepRule,
     authors_timesteps,
-    first_estimate,
     log_sigma_indices,
-    one_shot,
     paper_timesteps,
-    posterior_sample,
-    reverse_step,
     select_sigmas,
 )
+from diffproof.reverse.sampling import first_estimate, one_shot, posterior_sample
+from diffproof.reverse.solvers import reverse_step
 
 SHAPE = (1, 2, 2)
 LINEAR = DiscreteSchedule.linear()

@@ -13,7 +13,8 @@ from scipy import stats
 from torch import Tensor
 
 from diffproof.noise import Noise, Stream
-from diffproof.reverse import Solver, posterior_sample
+from diffproof.reverse.sampling import posterior_sample
+from diffproof.reverse.solvers import Solver
 from diffproof.theory.densities import GaussianMixture
 from diffproof.theory.divergences import chain_law
 from diffproof.theory.reverse_sde import (

@@ -25,14 +25,14 @@ from scipy.stats import beta, norm
 import diffproof as dp
 from diffproof.cli.main import run
 from diffproof.defenses.named import compile_networks
-from diffproof.runs.certify import Job, prepare
-from diffproof.runs.certify import run as run_job
-from diffproof.runs.certify_store import CertifyStore
-from diffproof.runs.export import export
+from diffproof.runs.certify.export import export
+from diffproof.runs.certify.report import cells, curve, header, load_report, write_report
+from diffproof.runs.certify.run import Job, prepare
+from diffproof.runs.certify.run import run as run_job
+from diffproof.runs.certify.store import CertifyStore
+from diffproof.runs.certify.verify import verify
 from diffproof.runs.prepare import resolve_device
-from diffproof.runs.report import cells, curve, header, load_report, write_report
 from diffproof.runs.settings import CertifySettings
-from diffproof.runs.verify import verify
 from diffproof.weights import hash_tensors, load_weights, packaged, save_weights
 
 PLAIN: dict[str, object] = {"denoiser": None, "method": "none", "steps": None, "votes": None}
@@ -185,7 +185,7 @@ def test_a_run_is_compiled_again_only_to_draw_again(
         compiled.append(settings.compile)
         return prepare(replace(settings, compile=False))
 
-    monkeypatch.setattr("diffproof.runs.verify.prepare", spy)
+    monkeypatch.setattr("diffproof.runs.certify.verify.prepare", spy)
     for resample in (0, 1):
         assert verify(tmp_path / "run", resample=resample).failures == []
     assert compiled == [False, True]
@@ -216,7 +216,7 @@ def test_an_error_without_words_is_named(monkeypatch: pytest.MonkeyPatch) -> Non
     def fail(*_: object) -> None:
         raise RuntimeError
 
-    monkeypatch.setattr("diffproof.classifiers.protocol.Classifier.forward", fail)
+    monkeypatch.setattr("diffproof.classifiers.base.Classifier.forward", fail)
     with pytest.raises(ValueError, match=r"the networks cannot label digits: RuntimeError$"):
         prepare(CertifySettings(data="digits", classifier="digits", method="none", sigma=0.5))
 
@@ -246,7 +246,7 @@ def test_a_compilation_that_fails_in_the_middle_of_a_run_is_said_in_one_line(
         return job
 
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "cache"))
-    monkeypatch.setattr("diffproof.runs.certify.prepare", prepared)
+    monkeypatch.setattr("diffproof.runs.certify.run.prepare", prepared)
     assert run([*certify_flags(tmp_path / "run", **PLAIN), "--compile"]) == 2
     line = capsys.readouterr().err.splitlines()[-1]
     assert line.startswith("diffproof: error: compile: torch cannot compile the networks: ")

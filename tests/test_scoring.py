@@ -9,7 +9,7 @@ from torch import Tensor
 
 import diffproof as dp
 from diffproof.attacks.scoring import Share, draw_labels, score
-from diffproof.defenses.protocol import Defense
+from diffproof.defenses.base import Defense
 from diffproof.noise import Noise, Stream
 
 

@@ -16,10 +16,13 @@ import diffproof as dp
 from diffproof.cli.main import run
 from diffproof.data.digits import load_digits
 from diffproof.data.images import ImageData
-from diffproof.reverse import vp_sigmas
-from diffproof.runs import theory, theory_bound, theory_planes, theory_results
-from diffproof.runs.theory_setting import make_setting
+from diffproof.reverse.levels import vp_sigmas
 from diffproof.theory.densities import FiniteSupport, GaussianMixture
+from diffproof.theory.figures import bound as theory_bound
+from diffproof.theory.figures import draw as theory_draw
+from diffproof.theory.figures import planes as theory_planes
+from diffproof.theory.figures import results as theory_results
+from diffproof.theory.figures.setting import make_setting
 from diffproof.theory.high_density import HighDensityPurifier
 from diffproof.theory.robust_regions import radii
 
@@ -74,7 +77,7 @@ def numbers(line: str, pattern: str) -> list[float]:
 
 def test_the_pictures(drawn: tuple[Path, dict[str, str]]) -> None:
     folder, shown = drawn
-    assert sorted(path.name for path in folder.iterdir()) == sorted(shown) == sorted(theory.PICTURES)
+    assert sorted(path.name for path in folder.iterdir()) == sorted(shown) == sorted(theory_draw.PICTURES)
     for name in shown:
         data = (folder / name).read_bytes()
         assert data.startswith(b"\x89PNG\r\n\x1a\n")
@@ -273,7 +276,7 @@ def test_an_interruption_leaves_nothing(
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(theory, "regions", interrupted)
+    monkeypatch.setattr(theory_draw, "regions", interrupted)
     assert run(["theory", "--out", str(tmp_path / "out")]) == 130
     assert capsys.readouterr().err.strip() == "diffproof: interrupted"
     assert tree(tmp_path) == {}

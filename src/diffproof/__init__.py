@@ -10,18 +10,18 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from diffproof.attacks.autoattack import AutoAttack as AutoAttack
-    from diffproof.attacks.diagnostics import diagnose as diagnose
+    from diffproof.attacks.diagnostics.diagnose import diagnose as diagnose
+    from diffproof.attacks.diagnostics.finding import Finding as Finding
     from diffproof.attacks.diffattack import DiffAttack as DiffAttack
     from diffproof.attacks.evaluation import Evaluated as Evaluated
     from diffproof.attacks.evaluation import evaluate as evaluate
     from diffproof.attacks.evaluation import scores as scores
-    from diffproof.attacks.finding import Finding as Finding
     from diffproof.attacks.lagrange import Lagrange as Lagrange
     from diffproof.attacks.low_frequency import LowFrequency as LowFrequency
     from diffproof.attacks.named import attack as attack
     from diffproof.attacks.named import load_attack as load_attack
+    from diffproof.attacks.papers import load_protocol as load_protocol
     from diffproof.attacks.pgd import PGD as PGD
-    from diffproof.attacks.protocols import load_protocol as load_protocol
     from diffproof.attacks.result import AttackResult as AttackResult
     from diffproof.attacks.similarity import gradient_similarity as gradient_similarity
     from diffproof.attacks.square import Square as Square
@@ -32,106 +32,106 @@ if TYPE_CHECKING:
     from diffproof.attacks.threat import load_threat as load_threat
     from diffproof.attacks.views import AttackedDefense as AttackedDefense
     from diffproof.attacks.views import GradientMode as GradientMode
-    from diffproof.calibration import Reliability as Reliability
-    from diffproof.calibration import fit_temperature as fit_temperature
-    from diffproof.calibration import reliability as reliability
+    from diffproof.calibration.diagram import save_reliability as save_reliability
+    from diffproof.calibration.measures import Reliability as Reliability
+    from diffproof.calibration.measures import fit_temperature as fit_temperature
+    from diffproof.calibration.measures import reliability as reliability
+    from diffproof.classifiers.base import Classifier as Classifier
     from diffproof.classifiers.named import load_classifier as load_classifier
     from diffproof.classifiers.preprocessing import Resize as Resize
-    from diffproof.classifiers.protocol import Classifier as Classifier
     from diffproof.data.images import ImageData as ImageData
     from diffproof.data.named import load_data as load_data
-    from diffproof.defenses.agdm import AGDM as AGDM
-    from diffproof.defenses.coup import COUP as COUP
+    from diffproof.defenses.base import CertifiableDefense as CertifiableDefense
+    from diffproof.defenses.base import Defense as Defense
     from diffproof.defenses.dds import DDS as DDS
     from diffproof.defenses.densepure import DensePure as DensePure
-    from diffproof.defenses.diffpure import DiffPure as DiffPure
-    from diffproof.defenses.diffusion_classifier import DiffusionClassifier as DiffusionClassifier
-    from diffproof.defenses.diffusion_loss import DiffusionLoss as DiffusionLoss
-    from diffproof.defenses.gdmp import GDMP as GDMP
-    from diffproof.defenses.gradual import GradualNoise as GradualNoise
-    from diffproof.defenses.likelihood import LikelihoodMaximization as LikelihoodMaximization
+    from diffproof.defenses.diffusion_classifier.classifier import DiffusionClassifier as DiffusionClassifier
+    from diffproof.defenses.diffusion_classifier.loss import DiffusionLoss as DiffusionLoss
+    from diffproof.defenses.diffusion_classifier.rdc import RDC as RDC
     from diffproof.defenses.named import load_defense as load_defense
-    from diffproof.defenses.protocol import CertifiableDefense as CertifiableDefense
-    from diffproof.defenses.protocol import Defense as Defense
-    from diffproof.defenses.purification import Purification as Purification
-    from diffproof.defenses.purifier import Purifier as Purifier
-    from diffproof.defenses.rdc import RDC as RDC
+    from diffproof.defenses.purifying.agdm import AGDM as AGDM
+    from diffproof.defenses.purifying.base import Purifier as Purifier
+    from diffproof.defenses.purifying.coup import COUP as COUP
+    from diffproof.defenses.purifying.diffpure import DiffPure as DiffPure
+    from diffproof.defenses.purifying.gdmp import GDMP as GDMP
+    from diffproof.defenses.purifying.gradual import GradualNoise as GradualNoise
+    from diffproof.defenses.purifying.likelihood import LikelihoodMaximization as LikelihoodMaximization
+    from diffproof.defenses.purifying.reverse_process import Purification as Purification
     from diffproof.defenses.undefended import Undefended as Undefended
+    from diffproof.denoisers.base import Denoiser as Denoiser
     from diffproof.denoisers.diffusers import from_unet as from_unet
     from diffproof.denoisers.empirical import EmpiricalDenoiser as EmpiricalDenoiser
     from diffproof.denoisers.gaussian_mixture import GaussianMixtureDenoiser as GaussianMixtureDenoiser
     from diffproof.denoisers.named import load_denoiser as load_denoiser
     from diffproof.denoisers.network import NetworkDenoiser as NetworkDenoiser
-    from diffproof.denoisers.protocol import Denoiser as Denoiser
     from diffproof.denoisers.schedules import DiscreteSchedule as DiscreteSchedule
     from diffproof.denoisers.schedules import VarianceExplodingSchedule as VarianceExplodingSchedule
     from diffproof.denoisers.schedules import VariancePreservingSchedule as VariancePreservingSchedule
     from diffproof.noise import Noise as Noise
     from diffproof.noise import Stream as Stream
-    from diffproof.reverse import Solver as Solver
-    from diffproof.reverse import StepRule as StepRule
-    from diffproof.reverse import one_shot as one_shot
-    from diffproof.reverse import posterior_sample as posterior_sample
-    from diffproof.reverse import select_sigmas as select_sigmas
-    from diffproof.runs.reliability import save_reliability as save_reliability
+    from diffproof.reverse.levels import StepRule as StepRule
+    from diffproof.reverse.levels import select_sigmas as select_sigmas
+    from diffproof.reverse.sampling import one_shot as one_shot
+    from diffproof.reverse.sampling import posterior_sample as posterior_sample
+    from diffproof.reverse.solvers import Solver as Solver
     from diffproof.smoothing.bounds import Bound as Bound
     from diffproof.smoothing.certificate import Certificate as Certificate
     from diffproof.smoothing.smoothed import Smoothed as Smoothed
 
 _HOMES = {
-    "AGDM": "defenses.agdm",
+    "AGDM": "defenses.purifying.agdm",
     "AttackResult": "attacks.result",
     "AttackedDefense": "attacks.views",
     "AutoAttack": "attacks.autoattack",
     "Bound": "smoothing.bounds",
-    "COUP": "defenses.coup",
-    "CertifiableDefense": "defenses.protocol",
+    "COUP": "defenses.purifying.coup",
+    "CertifiableDefense": "defenses.base",
     "Certificate": "smoothing.certificate",
-    "Classifier": "classifiers.protocol",
+    "Classifier": "classifiers.base",
     "DDS": "defenses.dds",
-    "Defense": "defenses.protocol",
-    "Denoiser": "denoisers.protocol",
+    "Defense": "defenses.base",
+    "Denoiser": "denoisers.base",
     "DensePure": "defenses.densepure",
     "DiffAttack": "attacks.diffattack",
-    "DiffPure": "defenses.diffpure",
-    "DiffusionClassifier": "defenses.diffusion_classifier",
-    "DiffusionLoss": "defenses.diffusion_loss",
+    "DiffPure": "defenses.purifying.diffpure",
+    "DiffusionClassifier": "defenses.diffusion_classifier.classifier",
+    "DiffusionLoss": "defenses.diffusion_classifier.loss",
     "DiscreteSchedule": "denoisers.schedules",
     "EmpiricalDenoiser": "denoisers.empirical",
     "Evaluated": "attacks.evaluation",
-    "Finding": "attacks.finding",
+    "Finding": "attacks.diagnostics.finding",
     "Flow": "attacks.threat",
-    "GDMP": "defenses.gdmp",
+    "GDMP": "defenses.purifying.gdmp",
     "GaussianMixtureDenoiser": "denoisers.gaussian_mixture",
     "GradientMode": "attacks.views",
-    "GradualNoise": "defenses.gradual",
+    "GradualNoise": "defenses.purifying.gradual",
     "ImageData": "data.images",
     "L2": "attacks.threat",
     "Lagrange": "attacks.lagrange",
-    "LikelihoodMaximization": "defenses.likelihood",
+    "LikelihoodMaximization": "defenses.purifying.likelihood",
     "Linf": "attacks.threat",
     "LowFrequency": "attacks.low_frequency",
     "NetworkDenoiser": "denoisers.network",
     "Noise": "noise",
     "PGD": "attacks.pgd",
-    "Purification": "defenses.purification",
-    "Purifier": "defenses.purifier",
-    "RDC": "defenses.rdc",
-    "Reliability": "calibration",
+    "Purification": "defenses.purifying.reverse_process",
+    "Purifier": "defenses.purifying.base",
+    "RDC": "defenses.diffusion_classifier.rdc",
+    "Reliability": "calibration.measures",
     "Resize": "classifiers.preprocessing",
     "Smoothed": "smoothing.smoothed",
-    "Solver": "reverse",
+    "Solver": "reverse.solvers",
     "Square": "attacks.square",
     "StAdv": "attacks.stadv",
-    "StepRule": "reverse",
+    "StepRule": "reverse.levels",
     "Stream": "noise",
     "Undefended": "defenses.undefended",
     "VarianceExplodingSchedule": "denoisers.schedules",
     "VariancePreservingSchedule": "denoisers.schedules",
     "attack": "attacks.named",
-    "diagnose": "attacks.diagnostics",
+    "diagnose": "attacks.diagnostics.diagnose",
     "evaluate": "attacks.evaluation",
-    "fit_temperature": "calibration",
+    "fit_temperature": "calibration.measures",
     "from_unet": "denoisers.diffusers",
     "gradient_similarity": "attacks.similarity",
     "load_attack": "attacks.named",
@@ -139,14 +139,14 @@ _HOMES = {
     "load_data": "data.named",
     "load_defense": "defenses.named",
     "load_denoiser": "denoisers.named",
-    "load_protocol": "attacks.protocols",
+    "load_protocol": "attacks.papers",
     "load_threat": "attacks.threat",
-    "one_shot": "reverse",
-    "posterior_sample": "reverse",
-    "reliability": "calibration",
-    "save_reliability": "runs.reliability",
+    "one_shot": "reverse.sampling",
+    "posterior_sample": "reverse.sampling",
+    "reliability": "calibration.measures",
+    "save_reliability": "calibration.diagram",
     "scores": "attacks.evaluation",
-    "select_sigmas": "reverse",
+    "select_sigmas": "reverse.levels",
 }
 
 __all__ = list(_HOMES)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from diffproof.attacks.package import NORMS, WatchedDefense, contained, one_row, package, package_seed
-from diffproof.attacks.protocol import Attack, Job
+from diffproof.attacks.base import Attack, Job
+from diffproof.attacks.pyautoattack import NORMS, WatchedDefense, contained, one_row, package, package_seed
 from diffproof.attacks.result import AttackResult
 from diffproof.attacks.threat import L2, Linf, PixelThreat, Threat
 from diffproof.attacks.views import AttackedDefense

@@ -13,8 +13,8 @@ from diffproof.attacks.pgd import PGD
 from diffproof.attacks.threat import Threat
 from diffproof.attacks.views import AttackedDefense, GradientMode
 from diffproof.checks import check_positive
-from diffproof.defenses.guidance import papers_state
-from diffproof.defenses.purification import Purification
+from diffproof.defenses.purifying.coordinates import papers_state
+from diffproof.defenses.purifying.reverse_process import Purification
 from diffproof.gradients import StepLoss
 from diffproof.noise import Noise
 

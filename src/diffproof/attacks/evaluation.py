@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from diffproof.attacks.protocol import Attack, check_arguments
+from diffproof.attacks.base import Attack, check_arguments
 from diffproof.attacks.result import AttackResult
 from diffproof.attacks.scoring import Scores, draw_labels, score
 from diffproof.attacks.threat import Threat

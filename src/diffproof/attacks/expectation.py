@@ -8,8 +8,8 @@ from enum import StrEnum
 import torch
 from torch import Tensor
 
+from diffproof.attacks.base import Job
 from diffproof.attacks.losses import Loss, loss_values
-from diffproof.attacks.protocol import Job
 from diffproof.attacks.result import AttackResult
 from diffproof.noise import Noise, Stream
 

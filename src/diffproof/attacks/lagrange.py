@@ -8,16 +8,16 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from diffproof.attacks.base import Job
 from diffproof.attacks.expectation import Expectation, MeanOf, Respond
 from diffproof.attacks.losses import Loss
 from diffproof.attacks.pgd import PGD
-from diffproof.attacks.protocol import Job
 from diffproof.attacks.result import AttackResult
 from diffproof.attacks.threat import PixelThreat, Threat
 from diffproof.attacks.views import AttackedDefense, GradientMode
-from diffproof.defenses.diffusion_classifier import DiffusionClassifier
-from diffproof.defenses.likelihood import LikelihoodMaximization
-from diffproof.defenses.protocol import Defense
+from diffproof.defenses.base import Defense
+from diffproof.defenses.diffusion_classifier.classifier import DiffusionClassifier
+from diffproof.defenses.purifying.likelihood import LikelihoodMaximization
 from diffproof.noise import Noise
 
 

@@ -9,18 +9,18 @@ from typing import Any
 from torch import Tensor
 
 from diffproof.attacks.autoattack import AutoAttack
+from diffproof.attacks.base import Attack
 from diffproof.attacks.diffattack import DiffAttack
 from diffproof.attacks.lagrange import Lagrange
 from diffproof.attacks.low_frequency import LowFrequency
 from diffproof.attacks.pgd import PGD
-from diffproof.attacks.protocol import Attack
 from diffproof.attacks.result import AttackResult
 from diffproof.attacks.square import Square
 from diffproof.attacks.stadv import StAdv
 from diffproof.attacks.threat import Threat, load_threat
 from diffproof.attacks.views import AttackedDefense, GradientMode
 from diffproof.checks import unknown_name
-from diffproof.defenses.protocol import Defense
+from diffproof.defenses.base import Defense
 
 ATTACKS: dict[str, type[Attack]] = {
     cls.name: cls for cls in (PGD, AutoAttack, StAdv, DiffAttack, Lagrange, LowFrequency, Square)

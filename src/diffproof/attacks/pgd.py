@@ -8,9 +8,9 @@ from enum import StrEnum
 import torch
 from torch import Tensor
 
+from diffproof.attacks.base import Attack, Job
 from diffproof.attacks.expectation import Expectation, MeanOf, Respond
 from diffproof.attacks.losses import Loss
-from diffproof.attacks.protocol import Attack, Job
 from diffproof.attacks.result import AttackResult
 from diffproof.attacks.threat import L2, Linf, PixelThreat, Threat
 from diffproof.attacks.views import AttackedDefense

@@ -11,8 +11,8 @@ from scipy.special import betaincinv
 from torch import Tensor
 
 from diffproof.checks import check_at_least, check_probability
-from diffproof.classifiers.protocol import predicted_labels
-from diffproof.defenses.protocol import Defense
+from diffproof.classifiers.base import predicted_labels
+from diffproof.defenses.base import Defense
 from diffproof.defenses.voting import majority
 from diffproof.noise import Noise, Stream
 

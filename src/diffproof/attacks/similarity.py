@@ -7,12 +7,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from diffproof.attacks.base import Job, check_arguments
 from diffproof.attacks.expectation import Expectation
 from diffproof.attacks.losses import Loss
-from diffproof.attacks.protocol import Job, check_arguments
 from diffproof.attacks.views import AttackedDefense
 from diffproof.checks import check_at_least, check_member
-from diffproof.defenses.protocol import Defense
+from diffproof.defenses.base import Defense
 
 
 def gradient_similarity(

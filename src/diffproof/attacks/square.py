@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import torch
 
-from diffproof.attacks.package import NORMS, WatchedDefense, contained, one_row, package, package_seed
-from diffproof.attacks.protocol import Attack, Job
+from diffproof.attacks.base import Attack, Job
+from diffproof.attacks.pyautoattack import NORMS, WatchedDefense, contained, one_row, package, package_seed
 from diffproof.attacks.result import AttackResult
 from diffproof.attacks.threat import L2, Linf, PixelThreat, Threat
 from diffproof.attacks.views import AttackedDefense

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from diffproof.attacks.base import Attack, Job
 from diffproof.attacks.expectation import Expectation
 from diffproof.attacks.losses import Loss
-from diffproof.attacks.protocol import Attack, Job
 from diffproof.attacks.result import AttackResult
 from diffproof.attacks.threat import Flow, Threat
 from diffproof.checks import check_at_least, check_positive

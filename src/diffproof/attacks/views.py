@@ -9,12 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from diffproof.checks import check_member
-from diffproof.defenses.diffpure import DiffPure
-from diffproof.defenses.protocol import Defense, noise_for
-from diffproof.defenses.purification import Purification
-from diffproof.defenses.purifier import Purifier
+from diffproof.defenses.base import Defense, noise_for
+from diffproof.defenses.purifying.base import Purifier
+from diffproof.defenses.purifying.diffpure import DiffPure
+from diffproof.defenses.purifying.reverse_process import Purification
 from diffproof.noise import Noise
-from diffproof.reverse import Solver
+from diffproof.reverse.solvers import Solver
 
 
 class GradientMode(StrEnum):

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from torch import nn
 
+from diffproof.classifiers.base import Classifier
 from diffproof.classifiers.optional import one_line
-from diffproof.classifiers.protocol import Classifier
 from diffproof.weights import load_into, load_weights
 
 

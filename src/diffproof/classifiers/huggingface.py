@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from diffproof.classifiers.base import Classifier
 from diffproof.classifiers.optional import import_optional, one_line
 from diffproof.classifiers.preprocessing import Interpolation, Resize
-from diffproof.classifiers.protocol import Classifier
 from diffproof.hub import snapshot
 
 # Pillow's codes.

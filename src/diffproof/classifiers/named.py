@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from diffproof.checks import unknown_name
 from diffproof.classifiers import factory, huggingface, resnet, robustbench, saved, timm, torchvision
-from diffproof.classifiers.protocol import Classifier
+from diffproof.classifiers.base import Classifier
 from diffproof.weights import packaged
 
 # LIBRARY:NAME[@WEIGHTS]

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn.functional import pad, relu
 
 from diffproof.checks import unknown_name
-from diffproof.classifiers.protocol import Classifier
+from diffproof.classifiers.base import Classifier
 from diffproof.weights import load_into, load_nested
 
 # Blocks in each of the three stages; the depth is 6n + 2.

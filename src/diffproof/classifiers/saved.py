@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from diffproof.classifiers import resnet
+from diffproof.classifiers.base import Classifier
 from diffproof.classifiers.cnn import SmallCNN
-from diffproof.classifiers.protocol import Classifier
 from diffproof.weights import load_into, load_weights
 
 

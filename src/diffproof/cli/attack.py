@@ -106,9 +106,9 @@ def attack(out: Path, **flags: Any) -> None:
     The same command continues an interrupted run; nothing finished is done again. The folder's settings.yaml
     repeats the run: diffproof attack --config settings.yaml --out elsewhere.
     """
-    from diffproof.runs.attack import prepare
-    from diffproof.runs.attack_report import load_attack_report
-    from diffproof.runs.progress import attack_with_progress, print_attack_report
+    from diffproof.cli.progress import attack_with_progress, print_attack_report
+    from diffproof.runs.attack.report import load_attack_report
+    from diffproof.runs.attack.run import prepare
     from diffproof.runs.settings import AttackSettings
 
     settings = AttackSettings(**flags)

@@ -60,8 +60,8 @@ def certify(out: Path, steps: str, **flags: Any) -> None:
     The same command continues an interrupted run; nothing finished is done again. The folder's settings.yaml
     repeats the run: diffproof certify --config settings.yaml --out elsewhere.
     """
-    from diffproof.runs.certify import prepare
-    from diffproof.runs.progress import run_with_progress
+    from diffproof.cli.progress import run_with_progress
+    from diffproof.runs.certify.run import prepare
     from diffproof.runs.settings import CertifySettings
 
     settings = CertifySettings(**flags, steps=parse_steps(steps))

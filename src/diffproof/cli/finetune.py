@@ -36,8 +36,8 @@ def finetune(
     given as module.path:factory@FILE). Beside it comes the loss, .loss.csv and .loss.png. An interrupted
     fine-tuning continues when the same command is given again.
     """
+    from diffproof.classifiers.base import check_classes
     from diffproof.classifiers.named import load_classifier
-    from diffproof.classifiers.protocol import check_classes
     from diffproof.classifiers.saved import describe_base
     from diffproof.denoisers.named import load_denoiser
     from diffproof.training import finetune as finetuning

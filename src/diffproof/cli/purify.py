@@ -55,7 +55,7 @@ def purify(pictures: tuple[Path, ...], out: Path, force: bool, **flags: Any) -> 
 
 def _purify(job: PurifyJob) -> list[Purified]:
     """Under a progress bar that counts denoiser evaluations."""
-    from diffproof.runs.progress import shown_once_started
+    from diffproof.cli.progress import shown_once_started
     from diffproof.runs.purify import run_purify
 
     with shown_once_started() as progress:

@@ -21,7 +21,7 @@ def report(runs: tuple[Path, ...], at: str | None, out: Path | None, force: bool
     robust accuracy beside that on clean images, what the diagnostics found, and sheets of pictures (clean,
     perturbed, difference, purified; pictures-RUN.png).
     """
-    from diffproof.runs.attack_store import AttackStore
+    from diffproof.runs.attack.store import AttackStore
 
     attacks = [AttackStore.holds(run) for run in runs]
     if not any(attacks):
@@ -35,8 +35,8 @@ def report(runs: tuple[Path, ...], at: str | None, out: Path | None, force: bool
 
 
 def _report_certified(runs: tuple[Path, ...], at: str, out: Path | None, force: bool) -> None:
-    from diffproof.runs.progress import print_report
-    from diffproof.runs.report import load_report, write_report
+    from diffproof.cli.progress import print_report
+    from diffproof.runs.certify.report import load_report, write_report
 
     try:
         radii = [float(radius) for radius in at.split(",")]
@@ -50,8 +50,8 @@ def _report_certified(runs: tuple[Path, ...], at: str, out: Path | None, force: 
 
 
 def _report_attacks(runs: tuple[Path, ...], out: Path | None, force: bool) -> None:
-    from diffproof.runs.attack_report import load_attack_report, write_attack_report
-    from diffproof.runs.progress import print_attack_report
+    from diffproof.cli.progress import print_attack_report
+    from diffproof.runs.attack.report import load_attack_report, write_attack_report
 
     loaded = load_attack_report(runs)
     written = [] if out is None else write_attack_report(loaded, out, force=force)
@@ -68,7 +68,7 @@ def _report_attacks(runs: tuple[Path, ...], out: Path | None, force: bool) -> No
 def export(run: Path, form: str, out: Path | None, force: bool) -> None:
     """Write the results of RUN in another project's format."""
     from diffproof.files import replacing
-    from diffproof.runs.export import export as export_run
+    from diffproof.runs.certify.export import export as export_run
 
     text = export_run(run, form)
     if out is None:
@@ -91,9 +91,9 @@ def verify(run: Path, resample: int, device: str) -> int:
     Of certification: every radius from its counts. Of an attack: every perturbation of pixels within its
     budget; drawn again are the labels after the attack. Exit status 1 if anything does not hold.
     """
-    from diffproof.runs.attack_store import AttackStore
-    from diffproof.runs.attack_verify import verify_attack
-    from diffproof.runs.verify import verify as verify_certified
+    from diffproof.runs.attack.store import AttackStore
+    from diffproof.runs.attack.verify import verify_attack
+    from diffproof.runs.certify.verify import verify as verify_certified
 
     attacked = AttackStore.holds(run)
     outcome = (verify_attack if attacked else verify_certified)(run, resample=resample, device=device)

@@ -35,8 +35,8 @@ def theory(density: Path | None, t_star: float, points: int, seed: int, out: Pat
 
     Covariances are variances, or 2×2 matrices; without weights, all are equal.
     """
-    from diffproof.runs.theory import draw_theory
-    from diffproof.runs.theory_setting import make_setting
+    from diffproof.theory.figures.draw import draw_theory
+    from diffproof.theory.figures.setting import make_setting
 
     for path, shown in draw_theory(make_setting(density, t_star, seed), points, out, force=force):
         click.echo(f"{path}: {shown}")

@@ -207,8 +207,8 @@ def _train_classifier(
     adversary: Adversary | None,
 ) -> None:
     """Train, measure, write and report a classifier: a new network, or that of a spec."""
+    from diffproof.classifiers.base import check_classes
     from diffproof.classifiers.named import load_classifier
-    from diffproof.classifiers.protocol import check_classes
     from diffproof.classifiers.saved import describe_base
     from diffproof.training.adversarial import robust_accuracy
     from diffproof.training.batches import Mixture

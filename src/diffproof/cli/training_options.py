@@ -163,7 +163,7 @@ def fit_with_progress(options: TrainingOptions, train: Callable[..., Any]) -> tu
 
     Where several processes share the training, all but the first end here.
     """
-    from diffproof.runs.progress import training_progress
+    from diffproof.cli.progress import training_progress
     from diffproof.training.loop import Progress
     from diffproof.training.processes import is_first
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from diffproof.defenses.protocol import CertifiableDefense, Labelled
-from diffproof.denoisers.protocol import Denoiser
+from diffproof.defenses.base import CertifiableDefense, Labelled
+from diffproof.denoisers.base import Denoiser
 from diffproof.noise import Noise
-from diffproof.reverse import one_shot
+from diffproof.reverse.sampling import one_shot
 
 
 class DDS(CertifiableDefense):

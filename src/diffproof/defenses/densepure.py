@@ -9,11 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from diffproof.checks import check_at_least
-from diffproof.defenses.protocol import CertifiableDefense, Labelled
+from diffproof.defenses.base import CertifiableDefense, Labelled
 from diffproof.defenses.voting import NOT_CAST, votes_needed, winner
-from diffproof.denoisers.protocol import Denoiser, Estimate
+from diffproof.denoisers.base import Denoiser, Estimate
 from diffproof.noise import MAX_VOTE, Noise
-from diffproof.reverse import StepRule, first_estimate, posterior_sample, select_sigmas
+from diffproof.reverse.levels import StepRule, select_sigmas
+from diffproof.reverse.sampling import first_estimate, posterior_sample
 
 
 class DensePure(CertifiableDefense):

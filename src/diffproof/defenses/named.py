@@ -10,20 +10,20 @@ import torch
 from torch import nn
 
 from diffproof.checks import unknown_name
-from diffproof.defenses.agdm import AGDM
-from diffproof.defenses.coup import COUP
+from diffproof.defenses.base import CertifiableDefense, Defense
 from diffproof.defenses.dds import DDS
 from diffproof.defenses.densepure import DensePure
-from diffproof.defenses.diffpure import DiffPure
-from diffproof.defenses.diffusion_classifier import DiffusionClassifier
-from diffproof.defenses.gdmp import GDMP
-from diffproof.defenses.gradual import GradualNoise
-from diffproof.defenses.likelihood import LikelihoodMaximization
-from diffproof.defenses.protocol import CertifiableDefense, Defense
-from diffproof.defenses.purifier import Purifier
-from diffproof.defenses.rdc import RDC
+from diffproof.defenses.diffusion_classifier.classifier import DiffusionClassifier
+from diffproof.defenses.diffusion_classifier.rdc import RDC
+from diffproof.defenses.purifying.agdm import AGDM
+from diffproof.defenses.purifying.base import Purifier
+from diffproof.defenses.purifying.coup import COUP
+from diffproof.defenses.purifying.diffpure import DiffPure
+from diffproof.defenses.purifying.gdmp import GDMP
+from diffproof.defenses.purifying.gradual import GradualNoise
+from diffproof.defenses.purifying.likelihood import LikelihoodMaximization
 from diffproof.defenses.undefended import Undefended
-from diffproof.denoisers.protocol import Denoiser
+from diffproof.denoisers.base import Denoiser
 
 CERTIFIABLE: dict[str, type[CertifiableDefense]] = {
     cls.method: cls for cls in (Undefended, DDS, DensePure, DiffusionClassifier)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from diffproof.defenses.protocol import CertifiableDefense, Defense, Labelled
+from diffproof.defenses.base import CertifiableDefense, Defense, Labelled
 from diffproof.noise import Noise
 
 

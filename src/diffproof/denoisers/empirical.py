@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from diffproof.checks import check_levels
-from diffproof.denoisers.protocol import Denoiser, Estimate, Sigma
+from diffproof.denoisers.base import Denoiser, Estimate, Sigma
 
 # Values of images that are brought to another precision at once: 32 MiB of float64.
 _AT_ONCE = 2**22

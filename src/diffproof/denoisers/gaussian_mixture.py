@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from diffproof.denoisers.protocol import Denoiser, Estimate, Sigma
+from diffproof.denoisers.base import Denoiser, Estimate, Sigma
 
 
 class GaussianMixtureDenoiser(Denoiser):

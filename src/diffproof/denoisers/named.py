@@ -9,9 +9,9 @@ from typing import NamedTuple
 from diffproof.checks import unknown_name
 from diffproof.data.named import load_data
 from diffproof.denoisers import diffusers, edm, openai, saved, score_sde
+from diffproof.denoisers.base import Denoiser
 from diffproof.denoisers.empirical import EmpiricalDenoiser
 from diffproof.denoisers.network import NetworkDenoiser
-from diffproof.denoisers.protocol import Denoiser
 from diffproof.denoisers.schedules import named_schedule
 from diffproof.weights import packaged
 

@@ -8,8 +8,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from diffproof.denoisers.base import Denoiser, Estimate, Sigma, per_row
 from diffproof.denoisers.multi_head import MultiHead
-from diffproof.denoisers.protocol import Denoiser, Estimate, Sigma, per_row
 from diffproof.denoisers.schedules import Schedule
 
 

@@ -12,15 +12,15 @@ from torch import Tensor, nn
 from diffproof.attacks.threat import parse_budget
 from diffproof.checks import renamed, unknown_name
 from diffproof.classifiers.named import load_classifier
-from diffproof.defenses.coup import COUP
-from diffproof.defenses.diffusion_loss import edm_sigmas
-from diffproof.defenses.gradual import GradualNoise
-from diffproof.defenses.likelihood import Variant
+from diffproof.defenses.base import Defense
+from diffproof.defenses.diffusion_classifier.loss import edm_sigmas
+from diffproof.defenses.diffusion_classifier.rdc import RDC
 from diffproof.defenses.named import METHODS, PURIFYING, check_networks, load_defense, set_precision
-from diffproof.defenses.protocol import Defense
-from diffproof.defenses.rdc import RDC
+from diffproof.defenses.purifying.coup import COUP
+from diffproof.defenses.purifying.gradual import GradualNoise
+from diffproof.defenses.purifying.likelihood import Variant
+from diffproof.denoisers.base import Denoiser
 from diffproof.denoisers.named import load_denoiser
-from diffproof.denoisers.protocol import Denoiser
 from diffproof.runs.settings import DEFENSE_FIELDS
 
 # Noise levels of a diffusion loss where the denoiser is continuous.

@@ -9,11 +9,11 @@ from typing import TypeVar
 import torch
 
 from diffproof.checks import unknown_name
-from diffproof.classifiers.protocol import Classifier, check_class_count, check_classes
+from diffproof.classifiers.base import Classifier, check_class_count, check_classes
 from diffproof.data.images import ImageData
 from diffproof.data.indices import parse_indices
 from diffproof.data.named import load_data
-from diffproof.defenses.protocol import Defense
+from diffproof.defenses.base import Defense
 from diffproof.runs.settings import DEVICES, RunSettings
 
 S = TypeVar("S", bound=RunSettings)

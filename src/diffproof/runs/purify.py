@@ -14,9 +14,9 @@ import yaml
 from torch import Tensor
 
 from diffproof.checks import unknown_name
-from diffproof.classifiers.protocol import predicted_labels
+from diffproof.classifiers.base import predicted_labels
 from diffproof.defenses.named import METHODS, PURIFYING
-from diffproof.defenses.purifier import Purifier
+from diffproof.defenses.purifying.base import Purifier
 from diffproof.denoisers.network import NetworkDenoiser
 from diffproof.errors import is_out_of_memory
 from diffproof.files import replacing

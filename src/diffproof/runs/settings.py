@@ -280,7 +280,7 @@ class AttackSettings(PurificationFlags, RunSettings):
 
     def __post_init__(self) -> None:
         from diffproof.attacks.named import ATTACKS
-        from diffproof.attacks.protocols import PROTOCOLS
+        from diffproof.attacks.papers import PROTOCOLS
         from diffproof.attacks.threat import load_threat
         from diffproof.attacks.views import GradientMode
         from diffproof.defenses.named import METHODS, check_networks

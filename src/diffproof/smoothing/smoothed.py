@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from diffproof.checks import check_at_least, check_pixels, check_positive, check_probability, check_shape
-from diffproof.defenses.protocol import CertifiableDefense, Labelled
+from diffproof.defenses.base import CertifiableDefense, Labelled
 from diffproof.errors import is_out_of_memory
 from diffproof.noise import Noise, Stream
 from diffproof.smoothing.bounds import Bound, as_bound, prediction, radius_bound

@@ -33,8 +33,8 @@ from scipy.special import ndtri
 from torch import Tensor
 
 from diffproof.checks import check_at_least, check_positive, check_probability
-from diffproof.denoisers.protocol import Denoiser
-from diffproof.reverse import Solver, solver_step
+from diffproof.denoisers.base import Denoiser
+from diffproof.reverse.solvers import Solver, solver_step
 from diffproof.theory.densities import Density
 
 # Rows that go through a denoiser at once, and parts of log sigma with two noise levels each.

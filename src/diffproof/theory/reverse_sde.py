@@ -20,8 +20,8 @@ import torch
 from torch import Tensor
 
 from diffproof.checks import check_at_least, check_positive
-from diffproof.denoisers.protocol import Denoiser
-from diffproof.reverse import Solver, solver_step
+from diffproof.denoisers.base import Denoiser
+from diffproof.reverse.solvers import Solver, solver_step
 from diffproof.theory.densities import GaussianMixture
 from diffproof.theory.divergences import chain_law, noise_scale
 

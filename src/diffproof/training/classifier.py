@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from diffproof.checks import check_at_least
-from diffproof.classifiers.protocol import Classifier
+from diffproof.classifiers.base import Classifier
 from diffproof.classifiers.saved import build_classifier
 from diffproof.data.images import ImageData
 from diffproof.training.adversarial import Adversary

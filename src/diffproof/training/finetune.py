@@ -6,10 +6,10 @@ import torch
 from torch import Tensor, nn
 
 from diffproof.checks import check_positive
-from diffproof.classifiers.protocol import Classifier
+from diffproof.classifiers.base import Classifier
 from diffproof.data.images import ImageData
-from diffproof.denoisers.protocol import Denoiser
-from diffproof.reverse import one_shot
+from diffproof.denoisers.base import Denoiser
+from diffproof.reverse.sampling import one_shot
 from diffproof.training.batches import Batch, Mixture
 from diffproof.training.classifier import accuracy
 from diffproof.training.loop import Progress, TrainSettings, fit

@@ -9,10 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from diffproof.denoisers.protocol import Denoiser
+from diffproof.denoisers.base import Denoiser
 from diffproof.files import replacing
 from diffproof.noise import Noise, Stream
-from diffproof.reverse import StepRule, posterior_sample, select_sigmas
+from diffproof.reverse.levels import StepRule, select_sigmas
+from diffproof.reverse.sampling import posterior_sample
 
 # Steps of a sample, and samples of a class.
 _STEPS = 50

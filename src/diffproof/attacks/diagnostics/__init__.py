@@ -1,0 +1,1 @@
+"""What an evaluation is tested for before it is believed."""

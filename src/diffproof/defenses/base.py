@@ -1,0 +1,247 @@
+"""What every defence is: a module from images to logits; and what a certifiable one offers besides."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.dropout import _DropoutNd
+
+from diffproof.checks import check_positive
+from diffproof.classifiers.base import Classifier, check_logits, predicted_labels
+from diffproof.denoisers.base import Denoiser
+from diffproof.noise import Noise, Stream
+
+
+class Defense(nn.Module):
+    """A classifier, perhaps behind a diffusion model. Subclasses write `respond`.
+
+    Args:
+        classifier: images N×C×H×W in [0, 1] → logits: a `Classifier`, or another defence; wrap a plain
+            module in `Classifier`. None where the denoiser itself classifies.
+        denoiser: the diffusion model, or None.
+        num_classes: given where there is no classifier to say it, and only there.
+
+    Attributes:
+        random: calling it without noise gives another answer each time.
+
+    Raises:
+        ValueError: the classifier does not say its number of classes, or the two take different images.
+    """
+
+    method: str
+    random = True
+
+    classifier: nn.Module | None
+
+    def __init__(
+        self,
+        classifier: nn.Module | None,
+        denoiser: Denoiser | None = None,
+        *,
+        num_classes: int | None = None,
+    ) -> None:
+        super().__init__()
+        if classifier is not None:
+            if num_classes is not None:
+                raise ValueError(f"num_classes: the classifier says it; expected None, got {num_classes}")
+            num_classes = getattr(classifier, "num_classes", None)
+        if not isinstance(num_classes, int):
+            raise ValueError(
+                "classifier: expected a module with num_classes; wrap yours as"
+                " diffproof.Classifier(module, num_classes)"
+            )
+        self.classifier = classifier
+        self.denoiser = denoiser
+        self.num_classes: int = num_classes
+        wanted: tuple[int, int, int] | None = getattr(classifier, "image_shape", None)
+        given = None if denoiser is None else denoiser.image_shape
+        if wanted is not None and given is not None and wanted != given:
+            raise ValueError(f"classifier: takes {wanted} images, but the denoiser gives {given}")
+        channels: int | None = getattr(classifier, "channels", None)
+        if channels is not None and given is not None and channels != given[0]:
+            raise ValueError(f"classifier: takes {channels} channels, but the denoiser gives {given[0]}")
+        self.image_shape = wanted or given
+
+    def respond(self, images: Tensor, noise: Noise) -> Tensor:
+        """N×num_classes logits of valid images under given noise, one row an image. Written by subclasses."""
+        raise TypeError(f"{type(self).__name__} does not define respond()")
+
+    def forward(self, images: Tensor, noise: Noise | None = None) -> Tensor:
+        """Logits of images.
+
+        Args:
+            images: N×C×H×W in [0, 1].
+            noise: one row an image; None draws afresh from torch's global generator, so that the defence is
+                random. Give the same noise twice to evaluate the same function twice.
+
+        Returns:
+            N×num_classes. Gradients flow to the images.
+
+        Raises:
+            ValueError: the images are not finite floats, or the noise has another number of rows.
+        """
+        return self.respond(images, noise_for(images, noise))
+
+    @property
+    def rows_per_image(self) -> int:
+        """Rows that an image takes in the largest batch that its networks see."""
+        return self.classifier.rows_per_image if isinstance(self.classifier, Defense) else 1
+
+    def images_at_once(self, batch_size: int) -> int:
+        """How many images its networks take in a batch of at most `batch_size` rows; at least one."""
+        return max(1, batch_size // self.rows_per_image)
+
+    def check_evaluation_mode(self) -> None:
+        """Raise ValueError if batch normalisation or dropout would make a label depend on its batch."""
+        for name, module in self.named_modules():
+            if module.training and isinstance(module, nn.modules.batchnorm._BatchNorm | _DropoutNd):
+                part, kind = name.split(".")[0], type(module).__name__
+                raise ValueError(
+                    f"{part}: {kind} is in training mode, so labels depend on their batch; call .eval() first"
+                )
+
+    def describe(self) -> str:
+        """What defines the function besides its tensors and settings, for the hash in results."""
+        parts = (self.classifier, self.denoiser)
+        described = [part.describe() for part in parts if isinstance(part, Classifier | Denoiser | Defense)]
+        if isinstance(self.classifier, Defense):
+            described.append(f"classified by {self.classifier.settings()}")
+        return "; ".join(described)
+
+    def classifier_size(self, height: int, width: int) -> tuple[int, int]:
+        """The (height, width) at which the classifier sees an image of height × width, resizing included."""
+        part = self.classifier
+        if isinstance(part, Defense):
+            return part.classifier_size(height, width)
+        return part.input_size(height, width) if isinstance(part, Classifier) else (height, width)
+
+    def settings(self) -> dict[str, Any]:
+        """What results state of this defence."""
+        return {"method": self.method}
+
+    def classifier_logits(self, images: Tensor, noise: Noise | None = None) -> Tensor:
+        """The classifier's logits, checked for shape.
+
+        Args:
+            images: N×C×H×W.
+            noise: one row an image, for a classifier that is itself a defence.
+
+        Raises:
+            ValueError: there is no classifier, or one that needs noise and gets none.
+        """
+        if self.classifier is None:
+            raise ValueError(f"classifier: the method {self.method!r} has none")
+        if isinstance(self.classifier, Defense):
+            # Noise drawn afresh would be another function at each call.
+            if noise is None:
+                raise ValueError("noise: expected some for a classifier that is a defence, got None")
+            logits: Tensor = self.classifier(images, noise)
+        else:
+            logits = self.classifier(images)
+        return check_logits(logits, len(images), self.num_classes)
+
+    def classifier_labels(self, images: Tensor, noise: Noise | None = None) -> Tensor:
+        """The classifier's labels, with its logits checked for shape and NaN, and so its images."""
+        if not bool(torch.isfinite(images).all()):
+            raise ValueError("denoiser: expected finite estimates, got NaN or infinity")
+        return predicted_labels(self.classifier_logits(images, noise))
+
+
+def noise_for(images: Tensor, noise: Noise | None) -> Noise:
+    """The noise on the images' device; fresh from torch's global generator where it is None.
+
+    Raises:
+        ValueError: the images are not finite floats, or the noise has another number of rows.
+    """
+    if not images.is_floating_point() or not bool(torch.isfinite(images).all()):
+        raise ValueError(f"images: expected finite floats in [0, 1], got {images.dtype} or NaN")
+    if noise is None:
+        seed = int(torch.randint(2**62, ()))
+        index = torch.arange(len(images))
+        noise = Noise.for_rows(seed, Stream.FORWARD, torch.zeros_like(index), index)
+    if len(noise) != len(images):
+        raise ValueError(f"noise: expected one row for each of {len(images)} images, got {len(noise)}")
+    return noise.to(images.device)
+
+
+class Labelled(NamedTuple):
+    """Labels of a batch of noisy draws and what they cost.
+
+    Attributes:
+        labels: N int64.
+        denoiser_evaluations, classifier_evaluations: images that went through either network.
+    """
+
+    labels: Tensor
+    denoiser_evaluations: int
+    classifier_evaluations: int
+
+
+class CertifiableDefense(Defense):
+    """A defence that labels noisy draws, the base classifier of randomized smoothing.
+
+    Subclasses write `classify` and `logits`.
+
+    Args:
+        classifier, denoiser, num_classes: see Defense.
+        sigma: noise that calling the module adds to its images before purifying them; None leaves the call
+            unavailable, while `Smoothed` brings its own sigma.
+    """
+
+    def __init__(
+        self,
+        classifier: nn.Module | None,
+        denoiser: Denoiser | None = None,
+        sigma: float | None = None,
+        *,
+        num_classes: int | None = None,
+    ) -> None:
+        super().__init__(classifier, denoiser, num_classes=num_classes)
+        self.sigma = None if sigma is None else check_positive("sigma", sigma)
+
+    def classify(self, noisy: Tensor, sigma: float, noise: Noise, batch_size: int) -> Labelled:
+        """As `labels`, at most `batch_size` images in a network at once. Written by subclasses."""
+        raise TypeError(f"{type(self).__name__} does not define classify()")
+
+    def logits(self, noisy: Tensor, sigma: float, noise: Noise) -> Tensor:
+        """Differentiable N×num_classes logits of noisy images. Written by subclasses."""
+        raise TypeError(f"{type(self).__name__} does not define logits()")
+
+    def check_sigma(self, sigma: float) -> None:
+        """Raise ValueError unless the defence can label images with this noise."""
+        check_positive("sigma", sigma)
+        if self.denoiser is not None:
+            self.denoiser.check_sigma(sigma)
+
+    def labels(self, noisy: Tensor, sigma: float, noise: Noise) -> Tensor:
+        """The label of each noisy image: the base classifier of randomized smoothing.
+
+        Args:
+            noisy: N×C×H×W, image + sigma·N(0, I). At most N images go through a network at once.
+            sigma: the noise level.
+            noise: where further noise comes from, one row an image.
+
+        Returns:
+            N int64 labels, a pure function of the arguments.
+
+        Raises:
+            ValueError: the networks cannot take the images or sigma, or the classifier returns NaN.
+        """
+        return self.classify(noisy, sigma, noise, len(noisy)).labels
+
+    def evaluations_per_draw(self, sigma: float) -> tuple[int, int]:
+        """Denoiser and classifier evaluations a draw that a plain implementation would spend."""
+        return (0 if self.denoiser is None else 1), 1
+
+    def respond(self, images: Tensor, noise: Noise) -> Tensor:
+        """Logits of the images under the defence's own noise `sigma`.
+
+        Raises:
+            ValueError: the defence was built without sigma.
+        """
+        if self.sigma is None:
+            raise ValueError("sigma: expected a noise level when the defence is built, to call it, got None")
+        noisy = images + self.sigma * noise.normal(images.shape[1:], 0, images.dtype)
+        return self.logits(noisy, self.sigma, noise)

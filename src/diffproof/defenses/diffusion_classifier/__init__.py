@@ -1,0 +1,1 @@
+"""Defences whose diffusion model is the classifier."""

@@ -1,0 +1,172 @@
+"""The diffusion classifier: the class under which the diffusion model explains the image best."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from diffproof.checks import check_at_least, check_positive, check_probability
+from diffproof.classifiers.base import predicted_labels
+from diffproof.defenses.base import CertifiableDefense, Labelled, noise_for
+from diffproof.defenses.diffusion_classifier.loss import DiffusionLoss, Reduction, Weighting
+from diffproof.denoisers.base import Denoiser
+from diffproof.noise import Noise
+
+
+class DiffusionClassifier(CertifiableDefense):
+    """logits_y = log p(y) − (diffusion loss of class y)/temperature (Chen et al. 2023, Theorem 3.1).
+
+    Prediction and attack run the same function of images and noise, with exact gradients, which may be
+    differentiated once more, in memory that does not grow with the number of levels.
+
+    Args:
+        denoiser: a class-conditional denoiser.
+        sigmas, timesteps, weighting, samples, reduction: see DiffusionLoss.
+        shared_noise: all classes see the same ε, in one denoiser batch; else each its own, as with the
+            authors' predictions.
+        log_prior: log p(y) of each class, up to a constant; None for equal ones.
+        temperature: divides the losses; above 1 for probabilities that are less sure of them.
+        race_error: labels come from racing, and differ from the full sum's with at most about this
+            probability an image, which needs shared noise; None sums in full. Logits always do.
+
+    Attributes:
+        loss: the diffusion loss.
+
+    Raises:
+        ValueError: the denoiser is unconditional, or an argument is out of range.
+    """
+
+    method = "dc"
+
+    def __init__(
+        self,
+        denoiser: Denoiser,
+        *,
+        sigmas: Sequence[float] | Tensor | None = None,
+        timesteps: str = "all",
+        weighting: Weighting | str = Weighting.SIMPLE,
+        samples: int = 1,
+        reduction: Reduction | str = Reduction.NORM,
+        shared_noise: bool = True,
+        log_prior: Sequence[float] | None = None,
+        temperature: float = 1.0,
+        race_error: float | None = None,
+    ) -> None:
+        if denoiser.num_classes is None:
+            raise ValueError("denoiser: expected a class-conditional one, got one without classes")
+        super().__init__(None, denoiser, num_classes=denoiser.num_classes)
+        self.denoiser: Denoiser
+        self.loss = DiffusionLoss(
+            denoiser,
+            sigmas=sigmas,
+            timesteps=timesteps,
+            weighting=weighting,
+            samples=samples,
+            reduction=reduction,
+        )
+        self.shared_noise = shared_noise
+        self.log_prior = None if log_prior is None else [float(value) for value in log_prior]
+        if self.log_prior is not None and len(self.log_prior) != self.num_classes:
+            raise ValueError(f"log_prior: expected {self.num_classes} values, got {len(self.log_prior)}")
+        if self.log_prior is not None and not all(math.isfinite(value) for value in self.log_prior):
+            raise ValueError(f"log_prior: expected finite values, got {self.log_prior}")
+        self.temperature = check_positive("temperature", temperature)
+        self.race_error = None if race_error is None else check_probability("race_error", race_error)
+        if race_error is not None and not shared_noise:
+            raise ValueError(
+                "race_error: racing compares classes under the same noise; expected shared_noise=True, got"
+                " False"
+            )
+
+    @property
+    def rows_per_image(self) -> int:
+        """A row for each class, which go through the denoiser in one batch, unless one row gives all."""
+        return 1 if self.denoiser.one_pass and self.shared_noise else self.num_classes
+
+    def respond(self, images: Tensor, noise: Noise) -> Tensor:
+        """N×num_classes logits."""
+        return self._logits(images, noise, 0.0)
+
+    def logits(self, noisy: Tensor, sigma: float, noise: Noise) -> Tensor:
+        """Logits of noisy images from the levels above their own; see `DiffusionLoss.losses`."""
+        return self._logits(noisy, noise, sigma)
+
+    def predict_proba(self, images: Tensor, noise: Noise | None = None) -> Tensor:
+        """Class probabilities, N×num_classes; arguments as in calling the defence."""
+        logits: Tensor = self(images, noise)
+        return logits.softmax(1)
+
+    def predict_labels(
+        self, images: Tensor, noise: Noise | None = None, batch_size: int | None = None
+    ) -> Tensor:
+        """N int64 labels, by racing where the classifier has a `race_error`.
+
+        Args:
+            images, noise: as in calling the defence.
+            batch_size: images in the denoiser at once; None for one of each class and image.
+
+        Raises:
+            ValueError: as calling the defence, or batch_size < 1.
+        """
+        size = max(1, len(images)) * self.num_classes if batch_size is None else batch_size
+        return self._labelled(images, 0.0, noise_for(images, noise), size).labels
+
+    def classify(self, noisy: Tensor, sigma: float, noise: Noise, batch_size: int) -> Labelled:
+        """The label of each noisy image, by racing where the classifier has a `race_error`."""
+        return self._labelled(noisy, sigma, noise.to(noisy.device), batch_size)
+
+    def check_sigma(self, sigma: float) -> None:
+        """Raise ValueError unless there is a noise level above sigma."""
+        check_positive("sigma", sigma)
+        self.loss.above(sigma)
+
+    def evaluations_per_draw(self, sigma: float) -> tuple[int, int]:
+        """Denoiser evaluations of all levels above sigma, one a class where no row gives all."""
+        return self._evaluations(sigma), 0
+
+    def settings(self) -> dict[str, Any]:
+        """Method, and what fixes the loss and the logits."""
+        return {
+            "method": self.method,
+            **self.loss.settings(),
+            "shared_noise": self.shared_noise,
+            "log_prior": self.log_prior,
+            "temperature": self.temperature,
+            "race_error": self.race_error,
+        }
+
+    def logits_of(self, losses: Tensor) -> Tensor:
+        """The logits N×num_classes that the losses N×num_classes of all classes make."""
+        return self.prior(losses) - losses / self.temperature
+
+    def prior(self, like: Tensor) -> Tensor:
+        """log p(y) of each class, in the dtype and on the device of `like`; 0 where none was given."""
+        if self.log_prior is None:
+            return like.new_zeros(self.num_classes)
+        return torch.tensor(self.log_prior, dtype=like.dtype, device=like.device)
+
+    def _logits(self, images: Tensor, noise: Noise, sigma: float) -> Tensor:
+        return self.logits_of(self.loss.losses(images, noise, sigma=sigma, shared=self.shared_noise))
+
+    def _labelled(self, images: Tensor, sigma: float, noise: Noise, batch_size: int) -> Labelled:
+        check_at_least("batch_size", batch_size, 1)
+        if self.race_error is not None:
+            from diffproof.defenses.diffusion_classifier.racing import race
+
+            raced = race(self, images, noise, error=self.race_error, batch_size=batch_size, sigma=sigma)
+            return Labelled(raced.labels, int(raced.evaluations.sum()), 0)
+        rows = self.images_at_once(batch_size)
+        one_row = self.rows_per_image == 1
+        classes = torch.arange(self.num_classes).split(self.num_classes if one_row else batch_size)
+        labels = []
+        for part, own in zip(images.split(rows), noise.split(rows), strict=True):
+            losses = [self.loss.losses(part, own, some, sigma, shared=self.shared_noise) for some in classes]
+            labels.append(predicted_labels(self.logits_of(torch.cat(losses, 1))))
+        return Labelled(torch.cat(labels), len(images) * self._evaluations(sigma), 0)
+
+    def _evaluations(self, sigma: float) -> int:
+        return self.rows_per_image * len(self.loss.above(sigma)) * self.loss.samples

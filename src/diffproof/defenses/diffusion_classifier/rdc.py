@@ -1,0 +1,120 @@
+"""RDC: likelihood maximisation, then a diffusion classifier (Chen et al. 2023)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from diffproof.checks import check_at_least, renamed
+from diffproof.defenses.base import noise_for
+from diffproof.defenses.diffusion_classifier.classifier import DiffusionClassifier
+from diffproof.defenses.diffusion_classifier.loss import Reduction, Weighting
+from diffproof.defenses.purifying.likelihood import LikelihoodMaximization, Norm, Variant
+from diffproof.denoisers.base import Denoiser
+from diffproof.noise import Noise
+
+
+class RDC(LikelihoodMaximization):
+    """The robust diffusion classifier of one denoiser: likelihood maximisation, then classification.
+
+    From Chen et al. 2023, section 3; its experiments take all levels for both.
+
+    Args:
+        denoiser: a class-conditional one with a null label.
+        iterations, budget, norm, step, momentum, variant: see LikelihoodMaximization.
+        likelihood_timesteps: the levels whose loss the maximisation lowers; see DiffusionLoss.
+        timesteps: the levels that classify.
+        sigmas, weighting, samples: of both losses; see DiffusionLoss. Variant AUTHORS has a loss of its own.
+        reduction, shared_noise, log_prior, temperature, race_error: see DiffusionClassifier.
+
+    Attributes:
+        classifier: the diffusion classifier.
+
+    Raises:
+        ValueError: an argument is out of range, or the denoiser is unconditional, or lacks a null label or
+            levels.
+    """
+
+    method = "rdc"
+    classifier: DiffusionClassifier
+
+    def __init__(
+        self,
+        denoiser: Denoiser,
+        *,
+        iterations: int | None = None,
+        budget: float | None = None,
+        norm: Norm | str | None = None,
+        step: float | None = None,
+        momentum: float = 1.0,
+        variant: Variant | str = Variant.PAPER,
+        likelihood_timesteps: str = "all",
+        sigmas: Sequence[float] | Tensor | None = None,
+        timesteps: str = "all",
+        weighting: Weighting | str = Weighting.SIMPLE,
+        samples: int = 1,
+        reduction: Reduction | str = Reduction.NORM,
+        shared_noise: bool = True,
+        log_prior: Sequence[float] | None = None,
+        temperature: float = 1.0,
+        race_error: float | None = None,
+    ) -> None:
+        classifier = DiffusionClassifier(
+            denoiser,
+            sigmas=sigmas,
+            timesteps=timesteps,
+            weighting=weighting,
+            samples=samples,
+            reduction=reduction,
+            shared_noise=shared_noise,
+            log_prior=log_prior,
+            temperature=temperature,
+            race_error=race_error,
+        )
+        loss: dict[str, Any] = {"timesteps": likelihood_timesteps}
+        if variant != Variant.AUTHORS:
+            loss |= {"sigmas": sigmas, "weighting": weighting, "samples": samples}
+        # Its timesteps are those of the likelihood maximisation here.
+        with renamed({"timesteps": "likelihood_timesteps"}):
+            super().__init__(
+                denoiser,
+                classifier,
+                iterations=iterations,
+                budget=budget,
+                norm=norm,
+                step=step,
+                momentum=momentum,
+                variant=variant,
+                **loss,
+            )
+
+    def predict_proba(self, images: Tensor, noise: Noise | None = None) -> Tensor:
+        """Class probabilities, N×num_classes; arguments as in calling the defence."""
+        logits: Tensor = self(images, noise)
+        return logits.softmax(1)
+
+    def predict_labels(
+        self, images: Tensor, noise: Noise | None = None, batch_size: int | None = None
+    ) -> Tensor:
+        """N int64 labels of the purified images, by racing where there is a `race_error`.
+
+        Args:
+            images, noise: as in calling the defence.
+            batch_size: images in the denoiser at once; None for all, and then one of each class and image.
+
+        Raises:
+            ValueError: as calling the defence, or batch_size < 1.
+        """
+        noise = noise_for(images, noise)
+        size = max(1, len(images)) if batch_size is None else check_at_least("batch_size", batch_size, 1)
+        with torch.no_grad():  # a label has no gradient
+            parts = zip(images.split(size), noise.split(size), strict=True)
+            purified = torch.cat([self.purify(part, own) for part, own in parts])
+            return self.classifier.predict_labels(purified, noise, batch_size)
+
+    def settings(self) -> dict[str, Any]:
+        """Those of the likelihood maximisation, and under `classifier` those of the diffusion classifier."""
+        return super().settings() | {"classifier": self.classifier.settings()}

@@ -1,0 +1,1 @@
+"""Defences that make another image first."""

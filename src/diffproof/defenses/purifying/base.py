@@ -1,0 +1,47 @@
+"""What every defence is that makes another image first: purified by a diffusion model, then classified."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from diffproof.defenses.base import Defense
+from diffproof.denoisers.base import Denoiser
+from diffproof.noise import Noise
+
+
+class Purifier(Defense):
+    """Images → purified images → logits. Subclasses write `purify` and `evaluations`.
+
+    Args:
+        denoiser: the diffusion model.
+        classifier: see Defense; it may be a defence itself, such as a diffusion classifier.
+    """
+
+    denoiser: Denoiser
+    classifier: nn.Module
+
+    def __init__(self, denoiser: Denoiser, classifier: nn.Module) -> None:
+        super().__init__(classifier, denoiser)
+
+    @property
+    def evaluations(self) -> int:
+        """Denoiser evaluations that purify one image. Written by subclasses."""
+        raise TypeError(f"{type(self).__name__} does not define evaluations")
+
+    def purify(self, images: Tensor, noise: Noise | None = None) -> Tensor:
+        """Purified images, N×C×H×W in [0, 1]; exact gradients flow to `images` in constant memory.
+
+        Written by subclasses.
+
+        Args:
+            images: N×C×H×W in [0, 1].
+            noise: one row an image; None draws afresh.
+
+        Raises:
+            ValueError: as calling the defence.
+        """
+        raise TypeError(f"{type(self).__name__} does not define purify()")
+
+    def respond(self, images: Tensor, noise: Noise) -> Tensor:
+        """The classifier's logits of purified images."""
+        return self.classifier_logits(self.purify(images, noise), noise)

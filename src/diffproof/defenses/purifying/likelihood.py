@@ -1,0 +1,229 @@
+"""Likelihood maximisation: an image moved, within a budget, to where a diffusion model finds it likelier."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from enum import StrEnum
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from diffproof import gradients
+from diffproof.checks import check_at_least, check_member, check_positive
+from diffproof.defenses.base import noise_for
+from diffproof.defenses.diffusion_classifier.loss import DiffusionLoss, Weighting
+from diffproof.defenses.purifying.base import Purifier
+from diffproof.defenses.purifying.reverse_process import potential_gradient
+from diffproof.denoisers.base import Denoiser, per_row
+from diffproof.gradients import Step
+from diffproof.noise import Noise
+
+# The noise of an iteration has this vote and the iteration's number; a diffusion classifier's begin above.
+_VOTE = 2**14
+# The released code's noise level, uniform between these, in [0, 1] pixels: theirs are of [−1, 1] data.
+_LOWEST, _HIGHEST = 0.4 / 2, 0.6 / 2
+# Its Adam: decays of the moments, and what keeps the quotient finite.
+_FIRST, _SECOND, _TINY = 0.9, 0.999, 1e-8
+
+
+class Norm(StrEnum):
+    """The norm of the budget, which settles the direction of a step, too: its steepest.
+
+    LINF: the sign of the momentum; each pixel within the budget.
+    L2: the momentum at unit length; the Euclidean norm of the change within the budget.
+    """
+
+    LINF = "linf"
+    L2 = "l2"
+
+
+class Variant(StrEnum):
+    """Whose algorithm.
+
+    PAPER: Algorithm 1 of Chen et al. 2023.
+    AUTHORS: what their released code runs (`likelihood_maximization_T1`): Adam with rate 0.1 on [−1, 1] data,
+        on mean ‖denoised − x‖² at one noise level an image and step, uniform in [0.4, 0.6] of that data, the
+        image being both what is noised and the target. Iterates may leave [0, 1], the last is clipped. The
+        code's budget is so wide, 100 in ℓ2, that it binds nothing. It takes the same random numbers at each
+        call; here they are those of the noise.
+    """
+
+    PAPER = "paper"
+    AUTHORS = "authors"
+
+
+class LikelihoodMaximization(Purifier):
+    """Images → images of a lower unconditional diffusion loss nearby → logits (Chen et al. 2023, eq. 8).
+
+    An iteration of Algorithm 1: m ← μ·m − g/‖g‖₁ with g the gradient of the unconditional loss over all
+    chosen levels under noise of its own, x̂ ← x̂ + γ·sign(m), clipped to the budget around the image and to
+    [0, 1]. With ℓ2 the step is γ·m/‖m‖₂, and projected onto the ball.
+
+    Gradients are exact, second-order terms included, for any number of iterations, in the memory of one level
+    of one iteration, of two iterations of AUTHORS, and of the states between. A sign has no slope: with ℓ∞
+    the exact gradient is the identity, but 0 for pixels clipped at 0 or 1.
+
+    Args:
+        denoiser: an unconditional one, or one with a null label.
+        classifier: see Defense.
+        iterations: N; None for 10, or the 5 of AUTHORS.
+        budget: η, the largest norm of the change in [0, 1] pixels; None for 8/255 (ℓ∞) or 0.5 (ℓ2), and 100
+            for AUTHORS.
+        norm: see Norm; None for LINF, or L2 for AUTHORS.
+        step: γ; None for budget/iterations, or Adam's 0.05 of [0, 1] pixels for AUTHORS.
+        momentum: μ.
+        variant: see Variant; AUTHORS has a loss of its own and takes neither momentum nor what follows.
+        sigmas, timesteps, weighting, samples: the loss, see DiffusionLoss.
+
+    Attributes:
+        loss: the diffusion loss that falls; None for AUTHORS.
+
+    Raises:
+        ValueError: an argument is out of range, or the denoiser lacks a null label or levels.
+    """
+
+    method = "likelihood"
+
+    def __init__(
+        self,
+        denoiser: Denoiser,
+        classifier: nn.Module,
+        *,
+        iterations: int | None = None,
+        budget: float | None = None,
+        norm: Norm | str | None = None,
+        step: float | None = None,
+        momentum: float = 1.0,
+        variant: Variant | str = Variant.PAPER,
+        sigmas: Sequence[float] | Tensor | None = None,
+        timesteps: str = "all",
+        weighting: Weighting | str = Weighting.SIMPLE,
+        samples: int = 1,
+    ) -> None:
+        super().__init__(denoiser, classifier)
+        if denoiser.num_classes is not None and denoiser.null_label is None:
+            raise ValueError("denoiser: expected a null label, for the unconditional loss, got none")
+        self.variant = check_member("variant", variant, Variant)
+        theirs = self.variant is Variant.AUTHORS
+        self.norm = check_member("norm", norm or (Norm.L2 if theirs else Norm.LINF), Norm)
+        if iterations is None:
+            iterations = 5 if theirs else 10
+        self.iterations = check_at_least("iterations", iterations, 1)
+        if iterations > _VOTE:
+            raise ValueError(
+                f"iterations: expected at most {_VOTE}, each with noise of its own, got {iterations}"
+            )
+        if budget is None:
+            budget = 100.0 if theirs else 8 / 255 if self.norm is Norm.LINF else 0.5
+        self.budget = check_positive("budget", budget)
+        if step is None:
+            step = 0.1 / 2 if theirs else budget / iterations
+        self.step = check_positive("step", step)
+        if not 0 <= momentum < float("inf"):
+            raise ValueError(f"momentum: expected a finite number ≥ 0, got {momentum!r}")
+        self.momentum = momentum
+        self.loss: DiffusionLoss | None = None
+        if theirs:
+            idle = {
+                "momentum": momentum != 1.0,
+                "sigmas": sigmas is not None,
+                "timesteps": timesteps != "all",
+                "weighting": weighting != Weighting.SIMPLE,
+                "samples": samples != 1,
+            }
+            for name, given in idle.items():
+                if given:
+                    raise ValueError(f"{name}: the variant authors has its own Adam and loss, and takes none")
+            denoiser.check_sigma(torch.tensor([_LOWEST, _HIGHEST]))
+        else:
+            self.loss = DiffusionLoss(
+                denoiser, sigmas=sigmas, timesteps=timesteps, weighting=weighting, samples=samples
+            )
+
+    @property
+    def evaluations(self) -> int:
+        """Denoiser evaluations that purify one image, each with its gradient."""
+        return self.iterations * (1 if self.loss is None else len(self.loss.levels) * self.loss.samples)
+
+    def purify(self, images: Tensor, noise: Noise | None = None) -> Tensor:
+        """As any purifier's: within the budget of the images and within [0, 1]."""
+        noise = noise_for(images, noise)
+        chain = [self._iteration(number, noise) for number in range(self.iterations)]
+        return gradients.checkpointed(images, chain)
+
+    def settings(self) -> dict[str, Any]:
+        """Method, variant, iterations, budget, norm and step; of the paper's variant momentum and loss."""
+        settings = {
+            "method": self.method,
+            "variant": self.variant.value,
+            "iterations": self.iterations,
+            "budget": self.budget,
+            "norm": self.norm.value,
+            "step": self.step,
+        }
+        if self.loss is None:
+            return settings
+        return settings | {"momentum": self.momentum, "loss": self.loss.settings()}
+
+    def _iteration(self, number: int, noise: Noise) -> Step:
+        """(x̂ with its moments, images) → x̂ with its moments, N×(1 + moments)×C×H×W; the last is x̂ alone."""
+
+        def iterate(state: Tensor, images: Tensor) -> Tensor:
+            if number == 0:
+                moments = 1 if self.variant is Variant.PAPER else 2
+                state = torch.stack([state, *[torch.zeros_like(state)] * moments], dim=1)
+            advanced = self._advanced if self.variant is Variant.PAPER else self._advanced_by_adam
+            state = advanced(state, images, number, noise)
+            return state[:, 0].clamp(0.0, 1.0) if number == self.iterations - 1 else state
+
+        return iterate
+
+    def _advanced(self, state: Tensor, images: Tensor, number: int, noise: Noise) -> Tensor:
+        """x̂ and m after an iteration of Algorithm 1."""
+        assert self.loss is not None
+        point, momentum = state.unbind(1)
+        # Nothing flows back through a sign, so its gradient needs no graph.
+        with torch.set_grad_enabled(torch.is_grad_enabled() and self.norm is not Norm.LINF):
+            gradient = self.loss.unconditional_gradient(point, noise, vote=_VOTE + number)
+            momentum = self.momentum * momentum - gradient / _length(gradient, 1)
+        heading = momentum.sign() if self.norm is Norm.LINF else momentum / _length(momentum, 2)
+        moved = images + self._within(point + self.step * heading - images)
+        # Clamping moves each pixel towards its image, so the point stays within the budget.
+        return torch.stack([moved.clamp(0.0, 1.0), momentum], dim=1)
+
+    def _advanced_by_adam(self, state: Tensor, images: Tensor, number: int, noise: Noise) -> Tensor:
+        """x̂ and the two moments after an iteration of Adam."""
+        point, first, second = state.unbind(1)
+        own = noise.rows(torch.arange(len(noise)), torch.full_like(noise.vote, _VOTE + number))
+        normal = own.normal(images.shape[1:], 0, images.dtype)
+        uniform = torch.special.ndtr(own.normal((1,), 1, images.dtype))[:, 0]
+        sigma = _LOWEST + (_HIGHEST - _LOWEST) * uniform
+
+        def error(at: Tensor) -> Tensor:
+            clean: Tensor = self.denoiser(at + per_row(sigma, at) * normal, sigma)
+            # Of [−1, 1] data: 4 times the square, and half the gradient.
+            return 2 * (clean - at).square().flatten(1).mean(1)
+
+        gradient = potential_gradient(error, point)
+        first = _FIRST * first + (1 - _FIRST) * gradient
+        second = _SECOND * second + (1 - _SECOND) * gradient.square()
+        # A root has no slope at 0, where the first moment is 0, too.
+        variance = second / (1 - _SECOND ** (number + 1))
+        positive = variance > 0
+        deviation = torch.where(positive, torch.where(positive, variance, 1.0).sqrt(), 0.0)
+        point = point - self.step * (first / (1 - _FIRST ** (number + 1))) / (deviation + _TINY)
+        return torch.stack([images + self._within(point - images), first, second], dim=1)
+
+    def _within(self, change: Tensor) -> Tensor:
+        """The nearest change within the budget."""
+        if self.norm is Norm.LINF:
+            return change.clamp(-self.budget, self.budget)
+        factor: Tensor = self.budget / _length(change, 2).clamp(min=self.budget)
+        return change * factor
+
+
+def _length(vectors: Tensor, order: int) -> Tensor:
+    """Norms N×1×1×1 of rows N×C×H×W, 1 for rows of zeros: what to divide by."""
+    norm: Tensor = torch.linalg.vector_norm(vectors.flatten(1), ord=order, dim=1)[:, None, None, None]
+    return torch.where(norm > 0, norm, 1.0)

@@ -1,0 +1,1 @@
+"""The reverse process from a noisy image to a clean one: noise levels, steps, samples."""

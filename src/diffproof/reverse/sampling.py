@@ -1,0 +1,81 @@
+"""Whole reverse processes: one-shot denoising and posterior samples."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from diffproof.denoisers.base import Denoiser, Estimate
+from diffproof.noise import Noise
+from diffproof.reverse.solvers import reverse_step
+
+
+def first_estimate(
+    denoiser: Denoiser, noisy: Tensor, sigma: float, *, label: Tensor | None = None, clip: bool = True
+) -> Estimate:
+    """The denoiser's estimate at the start of a reverse process, clipped to [0, 1] if `clip`."""
+    clean, mix = denoiser.checked_estimate(noisy, sigma, label)
+    return Estimate(clean.clamp(0.0, 1.0) if clip else clean, mix)
+
+
+def one_shot(
+    denoiser: Denoiser, noisy: Tensor, sigma: float, *, label: Tensor | None = None, clip: bool = True
+) -> Tensor:
+    """One-shot denoising (Carlini et al. 2023, algorithm 2): the estimate at sigma, clipped to [0, 1].
+
+    Args:
+        denoiser: any denoiser. noisy: N×C×H×W, image + sigma·N(0, I). sigma: its noise level.
+        label: N integers to condition on, None for unconditional.
+        clip: False leaves the estimate as it is, for exact denoisers of unbounded densities.
+
+    Raises:
+        ValueError: as the denoiser does.
+    """
+    return first_estimate(denoiser, noisy, sigma, label=label, clip=clip).clean
+
+
+def posterior_sample(
+    denoiser: Denoiser,
+    noisy: Tensor,
+    sigmas: Sequence[float],
+    noise: Noise,
+    *,
+    label: Tensor | None = None,
+    eta: float = 1.0,
+    clip: bool = True,
+    start: Estimate | None = None,
+) -> Tensor:
+    """A sample of the image given the noisy image by the reverse process (DensePure, algorithm 1 and C.2).
+
+    As the steps grow and with eta = 1 and an exact denoiser, the result's law tends to the posterior
+    p(image | noisy). Gradients flow through every step.
+
+    Args:
+        denoiser: any denoiser.
+        noisy: N×C×H×W, image + sigmas[0]·N(0, I).
+        sigmas: descending noise levels, from `select_sigmas`.
+        noise: one row a sample; its step i is the noise of the i-th reverse step, from 1.
+        label: N integers to condition on, None for unconditional.
+        eta: 1 for the ancestral process, 0 for DDIM.
+        clip: clip each clean estimate, and so the result, to [0, 1].
+        start: the estimate at sigmas[0], where the caller has it already.
+
+    Returns:
+        N×C×H×W.
+
+    Raises:
+        ValueError: as the denoiser and `reverse_step` do, no sigmas, or another number of noise rows.
+    """
+    if not sigmas:
+        raise ValueError("sigmas: expected at least one noise level")
+    if eta != 0.0 and len(noise) != len(noisy):
+        raise ValueError(f"noise: expected one row for each of {len(noisy)} images, got {len(noise)}")
+    estimate = first_estimate(denoiser, noisy, sigmas[0], label=label, clip=clip) if start is None else start
+    for i, (sigma, next_sigma) in enumerate(itertools.pairwise(sigmas), start=1):
+        normal = None if eta == 0.0 else noise.normal(noisy.shape[1:], i, noisy.dtype)
+        variance = denoiser.learned_variance(estimate, sigma, next_sigma) if eta == 1.0 else None
+        noisy = reverse_step(noisy, estimate.clean, sigma, next_sigma, normal, eta=eta, variance=variance)
+        estimate = first_estimate(denoiser, noisy, next_sigma, label=label, clip=clip)
+    return estimate.clean

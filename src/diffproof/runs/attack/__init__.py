@@ -1,0 +1,1 @@
+"""Attack runs: their folders, reports and verification."""

@@ -1,0 +1,260 @@
+"""Tables and pictures of robust accuracy from the run folders of attacks."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from diffproof.attacks.diagnostics.finding import Finding
+from diffproof.attacks.evaluation import scores
+from diffproof.attacks.papers import load_protocol
+from diffproof.attacks.scoring import Scores, Share
+from diffproof.attacks.views import GradientMode
+from diffproof.files import replacing
+from diffproof.pictures import save_grid
+from diffproof.runs.attack.store import AttackedImage, AttackStore
+from diffproof.runs.labels import short_spec
+from diffproof.runs.settings import ATTACK_FIELDS, AttackSettings
+
+# Images of a sheet of pictures.
+PICTURES = 8
+
+
+@dataclass(frozen=True)
+class AttackRow:
+    """One run in a table.
+
+    Attributes:
+        folder: the run folder. settings: its settings. results: its finished images.
+        planned: how many images the run is to have.
+        findings: of the diagnostics; None where they did not run.
+        clean, attacked: scores without an attack and after it.
+    """
+
+    folder: Path
+    settings: AttackSettings
+    results: list[AttackedImage]
+    planned: int
+    findings: list[Finding] | None
+    clean: Scores
+    attacked: Scores
+
+    @property
+    def skipped(self) -> int:
+        """Images that were wrong without an attack."""
+        return sum(image.evaluated.result is None for image in self.results)
+
+
+@dataclass(frozen=True)
+class AttackReport:
+    """Rows in the order of their threats, and remarks that the reader needs."""
+
+    rows: list[AttackRow]
+    remarks: list[str]
+
+    def label(self, row: AttackRow) -> str:
+        """What tells a row's defence from others: settings, and networks where they are not all the same."""
+        parts = [row.settings.describe()]
+        for name in ("classifier", "denoiser", "guide"):
+            specs = {getattr(other.settings, name) for other in self.rows} - {None}
+            if len(specs) > 1 and getattr(row.settings, name) is not None:
+                parts.append(short_spec(getattr(row.settings, name)))
+        return ", ".join(parts)
+
+
+def load_attack_report(folders: Sequence[Path]) -> AttackReport:
+    """Read run folders of attacks.
+
+    Raises:
+        ValueError: no folder, or a folder that is no attack run or has no finished image.
+    """
+    if not folders:
+        raise ValueError("runs: expected at least one run folder")
+    rows = [_load_row(folder) for folder in folders]
+    order = {name: place for place, name in enumerate(dict.fromkeys(_threat(row) for row in rows))}
+    rows.sort(key=lambda row: order[_threat(row)])
+    remarks = [f"{row.folder}: {remark}" for row in rows for remark in _remarks(row)]
+    undiagnosed = [str(row.folder) for row in rows if row.findings is None]
+    if undiagnosed:
+        remarks.append(f"not diagnosed: {', '.join(undiagnosed)}")
+    return AttackReport(rows, remarks + _comparable(rows))
+
+
+def _load_row(folder: Path) -> AttackRow:
+    with AttackStore.reading(folder) as store:
+        settings, results, planned, findings = (
+            store.settings,
+            store.results(),
+            store.planned,
+            store.findings(),
+        )
+    if not results:
+        raise ValueError(f"run: {folder} has no finished image yet")
+    assert settings.draws is not None
+    assert settings.majority_of is not None
+    evaluated = [image.evaluated for image in results]
+    labels = [label for one in evaluated for label in (one.true_label, *one.clean_labels, *one.labels)]
+    clean, attacked = scores(evaluated, max(labels) + 1, draws=settings.draws, votes=settings.majority_of)
+    return AttackRow(folder, settings, results, planned, findings, clean, attacked)
+
+
+def _threat(row: AttackRow) -> str:
+    return f"{row.settings.threat} {row.settings.budget}"
+
+
+def _remarks(row: AttackRow) -> list[str]:
+    """What the reader must know of one run."""
+    made = []
+    if len(row.results) < row.planned:
+        made.append(f"{len(row.results)} of {row.planned} images are finished")
+    if row.skipped:
+        made.append(
+            f"{row.skipped} of {len(row.results)} images are wrong without an attack: not attacked, counted"
+            " as wrong"
+        )
+    attacked = [image for image in row.results if image.evaluated.result is not None]
+    unchanged = sum(not bool(_difference(image).any()) for image in attacked)
+    if unchanged:
+        made.append(f"{unchanged} of {len(attacked)} attacked images are unchanged")
+    if row.settings.protocol is not None:
+        protocol = load_protocol(row.settings.protocol)
+        share: Share = getattr(row.attacked, protocol.headline.value)
+        made.append(
+            f"protocol {protocol.name} ({protocol.source}) reports {protocol.headline.value}:"
+            f" {share.value:.1%}; {protocol.note}"
+        )
+    # How far the gradient of a weaker attack is from the exact one is no failure, and must be known.
+    weaker = row.settings.gradient != GradientMode.EXACT.value
+    return made + [
+        f"{one.name}: {one.message}"
+        for one in row.findings or ()
+        if not one.passed or (weaker and one.name == "gradient-agreement")
+    ]
+
+
+def _comparable(rows: Sequence[AttackRow]) -> list[str]:
+    image_sets = {
+        (row.settings.data, row.settings.split, tuple(one.evaluated.image_index for one in row.results))
+        for row in rows
+    }
+    remarks = ["the runs are over different images: their rows do not compare"] * (len(image_sets) > 1)
+    for name, columns in (("draws", "one draw and worst"), ("majority_of", "majority")):
+        numbers = sorted({getattr(row.settings, name) for row in rows})
+        remarks.append(f"{columns}: of {' or '.join(map(str, numbers))} draws of an image")
+        if len(numbers) > 1:
+            remarks[-1] += ": rows of other numbers do not compare"
+    return remarks
+
+
+HEADER = ("defence", "attack", "images", "scored", "one draw", "majority", "worst", "while optimising")
+
+
+def table_cells(report: AttackReport, row: AttackRow) -> list[str]:
+    """A run in the table as people read it: the scores in two lines, clean images above attacked ones."""
+    columns = zip(_shares(row.clean), _shares(row.attacked), strict=True)
+    scores = [f"{_cell(clean)}\n{_cell(attacked)}" for clean, attacked in columns]
+    head = [report.label(row), row.settings.describe_attack(), str(len(row.results))]
+    return [*head, "clean\nattacked", *scores]
+
+
+def _shares(score: Scores) -> tuple[Share, Share, Share, Share]:
+    return score.fresh, score.majority, score.worst, score.optimisation
+
+
+def _cell(share: Share) -> str:
+    return f"{100 * share.value:.1f} ({100 * share.low:.0f}–{100 * share.high:.0f})"
+
+
+def write_attack_table(report: AttackReport, path: Path) -> None:
+    """The table as CSV, with shares in [0, 1], their intervals, and each run's folder."""
+    names = ("fresh", "majority", "worst", "optimisation")
+    with replacing(path) as fresh, fresh.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        columns = [
+            f"{when}_{name}{part}"
+            for when in ("clean", "attacked")
+            for name in names
+            for part in ("", "_low", "_high")
+        ]
+        how = ("attack", "threat", "budget", "gradient", "surrogate_share", *ATTACK_FIELDS)
+        about = (*how, "protocol", "draws", "majority_of")
+        writer.writerow(["defence", *about, "images", "skipped", *columns, "run"])
+        for row in report.rows:
+            given = [getattr(row.settings, name) for name in about]
+            shares = [
+                f"{value:.6f}"
+                for score in (row.clean, row.attacked)
+                for share in _shares(score)
+                for value in (share.value, share.low, share.high)
+            ]
+            counts = len(row.results), row.skipped
+            writer.writerow([report.label(row), *given, *counts, *shares, row.folder])
+
+
+def draw_pictures(row: AttackRow, path: Path) -> bool:
+    """A sheet of the first attacked images: clean, perturbed, their difference enlarged, purified.
+
+    Returns:
+        Whether there was an attacked image to draw.
+    """
+    shown = [image for image in row.results if image.evaluated.result is not None][:PICTURES]
+    if not shown:
+        return False
+    largest = max(float(_difference(image).abs().max()) for image in shown)
+    factor = 0.5 / largest if largest > 0 else 1.0
+    titles = ["clean", "perturbed", f"difference ×{factor:.3g}"]
+    purified = all(image.purified is not None for image in shown)
+    if purified:
+        titles.append("purified")
+    lines = []
+    for image in shown:
+        assert image.evaluated.result is not None
+        line = [image.clean, image.evaluated.result.adversarial, 0.5 + factor * _difference(image)]
+        if purified and image.purified is not None:
+            line.append(image.purified)
+        lines.append(torch.stack([part.float() for part in line]))
+    save_grid(path, torch.stack(lines), titles=titles, labels=[_caption(image) for image in shown])
+    return True
+
+
+def _difference(image: AttackedImage) -> Tensor:
+    assert image.evaluated.result is not None
+    return (image.evaluated.result.adversarial - image.clean).float()
+
+
+def _caption(image: AttackedImage) -> str:
+    one = image.evaluated
+    right = sum(label == one.true_label for label in one.labels)
+    return f"image {one.image_index}\nlabel {one.true_label}\nright {right} of {len(one.labels)}"
+
+
+def write_attack_report(report: AttackReport, folder: Path, *, force: bool) -> list[Path]:
+    """Write table.csv, and for each run with attacked images a sheet of pictures, pictures-RUN.png.
+
+    Returns:
+        The paths.
+
+    Raises:
+        ValueError: one of them is there already and `force` is not given.
+        OSError: the folder cannot be written.
+    """
+    table = folder / "table.csv"
+    names: list[str] = []
+    for row in report.rows:
+        name = row.folder.resolve().name
+        while name in names:
+            name += "-again"
+        names.append(name)
+    sheets = [folder / f"pictures-{name}.png" for name in names]
+    for path in (table, *sheets):
+        if path.exists() and not force:
+            raise ValueError(f"out: {path} exists; --force overwrites it")
+    folder.mkdir(parents=True, exist_ok=True)
+    write_attack_table(report, table)
+    drawn = [sheet for row, sheet in zip(report.rows, sheets, strict=True) if draw_pictures(row, sheet)]
+    return [table, *drawn]

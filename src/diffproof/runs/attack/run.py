@@ -1,0 +1,296 @@
+"""An attack run: from settings to a run folder, resumable at any moment."""
+
+from __future__ import annotations
+
+import math
+import time
+import warnings
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from diffproof.attacks.autoattack import AutoAttack
+from diffproof.attacks.base import Attack
+from diffproof.attacks.diagnostics.diagnose import diagnose
+from diffproof.attacks.diagnostics.finding import Finding
+from diffproof.attacks.evaluation import evaluate
+from diffproof.attacks.named import load_attack
+from diffproof.attacks.papers import load_protocol
+from diffproof.attacks.scoring import draw_labels
+from diffproof.attacks.threat import L2, Threat, load_threat
+from diffproof.attacks.views import AttackedDefense, GradientMode
+from diffproof.data.images import ImageData
+from diffproof.defenses.purifying.base import Purifier
+from diffproof.defenses.voting import majority
+from diffproof.errors import is_out_of_memory
+from diffproof.noise import Noise, Stream
+from diffproof.runs.attack.store import AttackedImage, AttackStore
+from diffproof.runs.defense import defense_settings, load_networks_and_defense, numbers
+from diffproof.runs.prepare import check_classes_of, first_line, load_images, resolve_device
+from diffproof.runs.settings import ATTACK_FIELDS, DEFENSE_FIELDS, AttackSettings, as_flag
+from diffproof.weights import hash_tensors
+
+OnImages = Callable[[int], None]
+
+
+@dataclass(frozen=True)
+class AttackJob:
+    """A run ready to start: everything is loaded and has proved to fit together."""
+
+    settings: AttackSettings
+    data: ImageData
+    indices: list[int]
+    view: AttackedDefense
+    attack: Attack
+    threat: Threat
+    device: torch.device
+
+    def images(self, indices: list[int]) -> tuple[Tensor, Tensor]:
+        """Images N×C×H×W and labels of these indices, on the device."""
+        pixels = torch.stack([self.data.pixels[index] for index in indices])
+        return pixels.to(self.device), self.data.labels[indices].to(self.device)
+
+
+def prepare(settings: AttackSettings) -> AttackJob:
+    """Load what a run needs and try the first image, so that misfits show before any write.
+
+    Raises:
+        ValueError: anything that is unknown, unreadable or does not fit together, or an attack that cannot be
+            run on this defence.
+    """
+    settings, data, indices = load_images(settings)
+    first = data.pixels[indices[0]]
+    settings, attack = settle(settings, max(first.shape[-2:]))
+    device = resolve_device(settings.device)
+    defense = load_networks_and_defense(
+        settings.defense,
+        defense_settings(settings.defense, settings.given(DEFENSE_FIELDS)),
+        classifier=settings.classifier,
+        denoiser=settings.denoiser,
+        guide=settings.guide,
+        precision=settings.precision,
+        device=device,
+    )
+    check_classes_of(defense, data)
+    # An attack differentiates with respect to images; weights would only take memory.
+    defense.requires_grad_(False)
+    share = {} if settings.surrogate_share is None else {"surrogate_share": settings.surrogate_share}
+    view = AttackedDefense(defense, settings.gradient or GradientMode.EXACT, **share)
+    threat = load_threat(settings.threat, settings.budget)
+    job = AttackJob(settings, data, indices, view, attack, threat, device)
+    attack.check(view, threat)
+    try:
+        _try_first(job)
+    except RuntimeError as error:
+        if is_out_of_memory(error):
+            raise
+        # A network that cannot take the images says so in torch's words.
+        raise ValueError(f"the networks cannot label {data.name}: {first_line(error)}") from None
+    _warn_of_a_wide_ball(threat, first)
+    return job
+
+
+def _warn_of_a_wide_ball(threat: Threat, image: Tensor) -> None:
+    """Warn of an ℓ2 budget of at least an eighth of the distance from black to white."""
+    longest = math.sqrt(image.numel())
+    if isinstance(threat, L2) and threat.budget >= longest / 8:
+        budget = f"{threat.budget:g}"
+        warnings.warn(
+            f"budget: l2 {budget} allows almost any image, black and white being {longest:.3g} apart;"
+            f" does {budget} mean {budget}/255?",
+            stacklevel=3,
+        )
+
+
+def settle(settings: AttackSettings, image_size: int) -> tuple[AttackSettings, Attack]:
+    """The settings with all that the protocol and the attack fill in, and the attack.
+
+    Raises:
+        ValueError: a setting that the attack does not have, or that contradicts the protocol.
+    """
+    given = settings.given(ATTACK_FIELDS)
+    if "weights" in given:
+        given["weights"] = tuple(numbers("weights", given["weights"], float))
+    name, gradient = settings.attack, settings.gradient
+    draws, votes = settings.draws, settings.majority_of
+    if settings.protocol is not None:
+        protocol = load_protocol(settings.protocol)
+        given = protocol.settings(name, given, settings.threat, image_size)
+        name = protocol.attack
+        for what, wanted, asked in (
+            ("gradient", protocol.gradient.value, gradient),
+            ("draws", protocol.draws, draws),
+            ("majority_of", protocol.votes, votes),
+        ):
+            if asked is not None and asked != wanted:
+                raise ValueError(f"{what}: protocol {protocol.name} fixes {wanted}, got {asked}")
+        gradient, draws, votes = protocol.gradient.value, protocol.draws, protocol.votes
+    attack = load_attack(name or "pgd", **given)
+    filled = {name: as_flag(value) for name, value in asdict(attack).items()}
+    if isinstance(attack, AutoAttack) and attack.version == "standard":
+        if settings.eot is not None:
+            raise ValueError(f"eot: autoattack takes it in its version rand only, got {settings.eot}")
+        filled["eot"] = None
+    if settings.surrogate_share is not None and gradient != GradientMode.SURROGATE.value:
+        raise ValueError(f"surrogate_share: is for the gradient surrogate, got {gradient or 'exact'}")
+    settled = replace(
+        settings,
+        attack=attack.name,
+        gradient=gradient or GradientMode.EXACT.value,
+        draws=draws or 10,
+        majority_of=votes or 10,
+        **filled,
+    )
+    return settled, attack
+
+
+def _try_first(job: AttackJob) -> None:
+    """Run the networks on the first image, for what goes wrong when they run."""
+    index = job.indices[0]
+    images, _ = job.images([index])
+    job.threat.check_images(images)
+    noise = Noise.for_draws(job.settings.seed, Stream.CONTROL, index, 0, 1)
+    with torch.enable_grad():
+        images = images.clone().requires_grad_(job.attack.needs_gradient)
+        logits = job.view(images, noise)
+    if job.attack.needs_gradient and not logits.requires_grad:
+        raise ValueError(
+            f"attack: {job.attack.name} needs a gradient, and {job.settings.defense!r} gives its images none;"
+            " square needs none"
+        )
+
+
+def run(job: AttackJob, folder: Path, on_images: OnImages = lambda images: None) -> list[AttackedImage]:
+    """Attack every image of the job that the run folder does not hold yet, after diagnosing the evaluation.
+
+    Args:
+        job: from `prepare`.
+        folder: the run folder, new or of the same settings.
+        on_images: called with the number of images that came to be finished, stored ones included.
+
+    Returns:
+        The results of all images, by index.
+
+    Raises:
+        ValueError: the folder holds another run, another process works in it, or the store is corrupt.
+        OSError: the folder cannot be written.
+        MemoryError: not even one image fits into memory.
+    """
+    settings, defense = job.settings, job.view.defense
+    weights_hash = hash_tensors(defense.state_dict(), defense.describe())
+    data_hash = job.data.fingerprint(job.indices)
+    with AttackStore.writing(
+        folder, settings, weights_hash=weights_hash, data_hash=data_hash, planned=len(job.indices)
+    ) as store:
+        finished = store.finished()
+        on_images(len(finished.intersection(job.indices)))
+        todo = [index for index in job.indices if index not in finished]
+        batch_size = settings.batch_size
+        while todo:
+            try:
+                if settings.diagnose and store.findings() is None:
+                    _diagnose(job, store, batch_size)
+                group = todo[: job.attack.images_at_once(job.view.images_at_once(batch_size))]
+                store.save_results(_attack_images(job, group, batch_size))
+            except (MemoryError, RuntimeError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                if batch_size == 1:
+                    raise MemoryError("no memory for a batch of one image") from None
+                # Results do not depend on the batch size.
+                batch_size //= 2
+                warnings.warn(f"no memory for the batch: going on with {batch_size} images", stacklevel=2)
+                continue
+            on_images(len(group))
+            todo = todo[len(group) :]
+        return store.results()
+
+
+def _diagnose(job: AttackJob, store: AttackStore, batch_size: int) -> None:
+    """Diagnose the evaluation on the first images that the defence gets right; record what was found."""
+    chosen = _right(job, batch_size)
+    if not chosen:
+        nothing = "every image is wrong without an attack: there is nothing to diagnose"
+        store.save_findings([Finding("images", False, nothing, {})])
+        return
+    images, labels = job.images(chosen)
+    findings = diagnose(
+        job.view,
+        images,
+        labels,
+        threat=job.threat,
+        attack=job.attack,
+        seed=job.settings.seed,
+        image_indices=chosen,
+        batch_size=batch_size,
+    )
+    store.save_findings(findings)
+
+
+def _right(job: AttackJob, batch_size: int) -> list[int]:
+    """The first indices, as many as are to be diagnosed, of images that are right without an attack."""
+    settings, found = job.settings, list[int]()
+    assert settings.majority_of is not None
+    for start in range(0, len(job.indices), settings.diagnose):
+        indices = job.indices[start : start + settings.diagnose]
+        images, labels = job.images(indices)
+        drawn = draw_labels(
+            job.view.defense,
+            images,
+            draws=settings.majority_of,
+            seed=settings.seed,
+            image_indices=indices,
+            batch_size=batch_size,
+            stream=Stream.CONTROL,
+        )
+        right = majority(drawn, job.view.num_classes) == labels.cpu()
+        found += [index for index, good in zip(indices, right.tolist(), strict=True) if good]
+        if len(found) >= settings.diagnose:
+            break
+    return found[: settings.diagnose]
+
+
+def _attack_images(job: AttackJob, indices: list[int], batch_size: int) -> list[AttackedImage]:
+    """Attack some images and score the defence on them."""
+    settings, defense = job.settings, job.view.defense
+    assert settings.draws is not None
+    assert settings.majority_of is not None
+    started = time.monotonic()
+    images, labels = job.images(indices)
+    evaluated = evaluate(
+        job.view,
+        images,
+        labels,
+        attack=job.attack,
+        threat=job.threat,
+        draws=settings.draws,
+        votes=settings.majority_of,
+        seed=settings.seed,
+        image_indices=indices,
+        batch_size=batch_size,
+    )
+    found = {one.image_index: one.result.adversarial for one in evaluated if one.result is not None}
+    purified: dict[int, Tensor] = {}
+    if isinstance(defense, Purifier) and found:
+        index = torch.tensor(list(found))
+        noise = Noise.for_rows(settings.seed, Stream.SCORING, index, torch.zeros_like(index))
+        with torch.no_grad():  # pictures for the report
+            pictures = defense.purify(torch.stack(list(found.values())).to(job.device), noise).cpu()
+        purified = dict(zip(found, pictures, strict=True))
+    seconds = (time.monotonic() - started) / len(indices)
+    return [
+        AttackedImage(
+            evaluated=one,
+            clean=images[row].cpu(),
+            purified=purified.get(one.image_index),
+            protocol=settings.protocol,
+            image_hash=hash_tensors({"image": job.data.pixels[one.image_index]}),
+            version=version("diffproof"),
+            seconds=seconds,
+        )
+        for row, one in enumerate(evaluated)
+    ]

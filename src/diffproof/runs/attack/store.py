@@ -1,0 +1,174 @@
+"""What an attack run holds: a row an attacked image, with its pictures, and what the diagnostics found."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from diffproof.attacks.diagnostics.finding import Finding
+from diffproof.attacks.evaluation import Evaluated
+from diffproof.attacks.result import AttackResult
+from diffproof.runs.settings import AttackSettings
+from diffproof.runs.store import RunStore, reporting
+
+
+@dataclass(frozen=True)
+class AttackedImage:
+    """A finished image.
+
+    Attributes:
+        evaluated: what was found for it.
+        clean: C×H×W in [0, 1].
+        purified: C×H×W, the attacked image after one purification; None where it was not attacked or the
+            defence does not purify.
+        protocol: the protocol that the run follows, if any.
+        image_hash: SHA-256 of the clean image, see `weights.hash_tensors`.
+        version: of diffproof.
+        seconds: what it took.
+    """
+
+    evaluated: Evaluated
+    clean: Tensor
+    purified: Tensor | None
+    protocol: str | None
+    image_hash: str
+    version: str
+    seconds: float
+
+
+class AttackStore(RunStore[AttackSettings]):
+    """The run folder of `diffproof attack`."""
+
+    kind = "attack run"
+    settings_type = AttackSettings
+    table = "attacked"
+    tables = """
+CREATE TABLE attacked (
+    image_index INTEGER PRIMARY KEY, true_label INTEGER NOT NULL, result TEXT NOT NULL,
+    clean BLOB NOT NULL, adversarial BLOB, purified BLOB, seconds REAL NOT NULL
+);
+CREATE TABLE findings (json TEXT NOT NULL);
+"""
+
+    def results(self) -> list[AttackedImage]:
+        """All finished images by index.
+
+        Raises:
+            ValueError: the store is corrupt.
+        """
+        with reporting(self.folder):
+            rows = self._connection.execute(
+                "SELECT image_index, true_label, result, clean, adversarial, purified, seconds FROM attacked"
+                " ORDER BY image_index"
+            ).fetchall()
+            assert self.settings.draws is not None
+            assert self.settings.majority_of is not None
+            drawn = max(self.settings.draws, self.settings.majority_of)
+            return [_attacked(*row, drawn=drawn) for row in rows]
+
+    def save_results(self, results: Sequence[AttackedImage]) -> None:
+        """Record finished images and make them survive a crash."""
+        with reporting(self.folder):
+            self._connection.executemany(
+                "INSERT INTO attacked VALUES (?, ?, ?, ?, ?, ?, ?)", [_row(result) for result in results]
+            )
+        self.commit()
+
+    def findings(self) -> list[Finding] | None:
+        """What the diagnostics found; None where they have not run."""
+        with reporting(self.folder):
+            row = self._connection.execute("SELECT json FROM findings").fetchone()
+            return None if row is None else [Finding(**fields) for fields in json.loads(row[0])]
+
+    def save_findings(self, findings: Sequence[Finding]) -> None:
+        """Record what the diagnostics found and make it survive a crash."""
+        with reporting(self.folder):
+            text = json.dumps([asdict(finding) for finding in findings])
+            self._connection.execute("INSERT INTO findings VALUES (?)", (text,))
+        self.commit()
+
+
+def _row(image: AttackedImage) -> tuple[Any, ...]:
+    evaluated = image.evaluated
+    result = evaluated.result
+    fields = {
+        "clean_labels": evaluated.clean_labels,
+        "labels": evaluated.labels,
+        "control_wrong": evaluated.control_wrong,
+        "protocol": image.protocol,
+        "image_hash": image.image_hash,
+        "version": image.version,
+        "result": None
+        if result is None
+        else {
+            "norm": result.norm,
+            "first_success": result.first_success,
+            "forwards": result.forwards,
+            "backwards": result.backwards,
+            "draws": result.draws,
+            "zero_gradients": result.zero_gradients,
+        },
+    }
+    return (
+        evaluated.image_index,
+        evaluated.true_label,
+        json.dumps(fields),
+        _to_bytes(image.clean),
+        None if result is None else _to_bytes(result.adversarial),
+        None if image.purified is None else _to_bytes(image.purified),
+        image.seconds,
+    )
+
+
+def _attacked(
+    index: int,
+    label: int,
+    text: str,
+    clean: bytes,
+    adversarial: bytes | None,
+    purified: bytes | None,
+    seconds: float,
+    *,
+    drawn: int,
+) -> AttackedImage:
+    fields = json.loads(text)
+    counts = len(fields["clean_labels"]), len(fields["labels"])
+    if counts != (drawn, 0 if adversarial is None else drawn):
+        raise ValueError(f"image {index} has {counts[0]} and {counts[1]} labels, expected {drawn}")
+    result = None
+    if adversarial is not None:
+        result = AttackResult(index, label, _to_tensor(adversarial), **fields["result"])
+    return AttackedImage(
+        evaluated=Evaluated(
+            index,
+            label,
+            tuple(fields["clean_labels"]),
+            result,
+            tuple(fields["labels"]),
+            fields["control_wrong"],
+        ),
+        clean=_to_tensor(clean),
+        purified=None if purified is None else _to_tensor(purified),
+        protocol=fields["protocol"],
+        image_hash=fields["image_hash"],
+        version=fields["version"],
+        seconds=seconds,
+    )
+
+
+def _to_bytes(image: Tensor) -> bytes:
+    """A tensor as a .npy file."""
+    file = io.BytesIO()
+    np.save(file, image.detach().cpu().numpy(), allow_pickle=False)
+    return file.getvalue()
+
+
+def _to_tensor(data: bytes) -> Tensor:
+    return torch.from_numpy(np.load(io.BytesIO(data), allow_pickle=False))

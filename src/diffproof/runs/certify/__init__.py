@@ -1,0 +1,1 @@
+"""Certification runs: their folders, reports, verification and exports."""

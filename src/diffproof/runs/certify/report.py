@@ -1,0 +1,276 @@
+"""Tables and curves of certified accuracy from run folders."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.text import Text
+
+from diffproof.files import replacing
+from diffproof.runs.certify.store import CertifyStore, ImageResult
+from diffproof.runs.labels import short_source, short_spec
+from diffproof.runs.settings import CertifySettings
+from diffproof.smoothing.bounds import largest_radius
+
+# Okabe & Ito's palette, told apart with every form of colour blindness; line styles differ as well.
+_COLOURS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+_STYLES: tuple[Any, ...] = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)))
+
+
+@dataclass(frozen=True)
+class Row:
+    """One run in a table.
+
+    Attributes:
+        folder: the run folder. settings: its settings. results: its finished images.
+        planned: how many images the run is to have.
+    """
+
+    folder: Path
+    settings: CertifySettings
+    results: list[ImageResult]
+    planned: int
+
+    @property
+    def largest_radius(self) -> float:
+        """The largest radius that n and alpha allow at this sigma."""
+        s, num_classes = self.settings, len(self.results[0].certificate.counts)
+        return largest_radius(s.n, s.alpha, s.sigma, s.bound, num_classes)
+
+    def certified_accuracy(self, radius: float) -> float:
+        """Share of images certified correctly with at least this radius; abstentions count as wrong."""
+        hits = sum(result.correct and result.certificate.radius >= radius for result in self.results)
+        return hits / len(self.results)
+
+    @property
+    def average_radius(self) -> float:
+        """Average certified radius (ACR): mean radius, 0 where wrong or abstained (Zhai et al. 2020)."""
+        return float(np.mean([result.certificate.radius * result.correct for result in self.results]))
+
+    @property
+    def wrong(self) -> float:
+        """Share of images whose certificate gives a wrong label."""
+        return float(np.mean([not r.certificate.abstained and not r.correct for r in self.results]))
+
+    @property
+    def abstained(self) -> float:
+        """Share of images without a certificate."""
+        return float(np.mean([result.certificate.abstained for result in self.results]))
+
+
+@dataclass(frozen=True)
+class Report:
+    """Rows by sigma and method, the radii of the columns, and remarks that the reader needs."""
+
+    rows: list[Row]
+    radii: tuple[float, ...]
+    remarks: list[str]
+
+    def label(self, row: Row) -> str:
+        """What tells a row from others: the method, and the networks where they are not all the same."""
+        parts = [row.settings.describe()]
+        for name in ("classifier", "denoiser"):
+            specs = {getattr(other.settings, name) for other in self.rows} - {None}
+            if len(specs) > 1 and getattr(row.settings, name) is not None:
+                parts.append(short_spec(getattr(row.settings, name)))
+        return ", ".join(parts)
+
+
+def load_report(folders: Sequence[Path], radii: Sequence[float]) -> Report:
+    """Read run folders.
+
+    Args:
+        folders: run folders, finished or not.
+        radii: the ε at which certified accuracy is wanted, each ≥ 0.
+
+    Raises:
+        ValueError: no folder, a folder that is no run or has no finished image, or a negative radius.
+    """
+    if not folders:
+        raise ValueError("runs: expected at least one run folder")
+    if not radii or any(not 0.0 <= radius < float("inf") for radius in radii):
+        raise ValueError(f"at: expected radii ≥ 0, got {list(radii)}")
+    rows = sorted((_load_row(folder) for folder in folders), key=_order)
+    remarks = [
+        f"{row.folder}: {len(row.results)} of {row.planned} images are finished"
+        for row in rows
+        if len(row.results) < row.planned
+    ]
+    image_sets = {
+        (row.settings.data, row.settings.split, tuple(r.image_index for r in row.results)) for row in rows
+    }
+    if len(image_sets) > 1:
+        remarks.append("the runs are over different images: their rows do not compare")
+    limits = {(row.settings.sigma, row.settings.n, row.settings.alpha): row.largest_radius for row in rows}
+    remarks.extend(
+        f"sigma = {sigma:g}: n = {n} and alpha = {alpha:g} allow no radius above {limit:.3f} (– in the table)"
+        for (sigma, n, alpha), limit in limits.items()
+        if max(radii) > limit
+    )
+    return Report(rows, tuple(radii), remarks)
+
+
+def _load_row(folder: Path) -> Row:
+    with CertifyStore.reading(folder) as store:
+        settings, results, planned = store.settings, store.results(), store.planned
+    if not results:
+        raise ValueError(f"run: {folder} has no finished image yet")
+    return Row(folder, settings, results, planned)
+
+
+def _order(row: Row) -> tuple[float, int, str, str]:
+    rank = {"none": 0, "dds": 1, "densepure": 2, "dc": 3}
+    s = row.settings
+    networks = f"{short_spec(s.classifier or '')} {short_spec(s.denoiser or '')}"
+    return s.sigma, rank[s.method], s.describe(), networks
+
+
+def header(report: Report) -> list[str]:
+    """Column names of the table."""
+    return [
+        "method",
+        "sigma",
+        "images",
+        *(f"ε={radius:g}" for radius in report.radii),
+        "ACR",
+        "wrong",
+        "abstained",
+    ]
+
+
+def cells(report: Report, row: Row) -> list[str]:
+    """One row of the table as people read it: percentages, – where no radius that large can be proved."""
+    accuracies = [
+        f"{row.certified_accuracy(radius):.1%}" if radius <= row.largest_radius else "–"
+        for radius in report.radii
+    ]
+    settings = row.settings
+    return [
+        report.label(row),
+        f"{settings.sigma:g}",
+        str(len(row.results)),
+        *accuracies,
+        f"{row.average_radius:.3f}",
+        f"{row.wrong:.1%}",
+        f"{row.abstained:.1%}",
+    ]
+
+
+def write_table(report: Report, path: Path) -> None:
+    """The table as CSV, with shares in [0, 1], the statistics of each run, and its folder."""
+    with replacing(path) as fresh, fresh.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        radii = [f"certified_accuracy_at_{radius:g}" for radius in report.radii]
+        writer.writerow(
+            ["method", "sigma", "images", *radii, "acr", "wrong", "abstained", "n0", "n", "alpha", "run"]
+        )
+        for row in report.rows:
+            s = row.settings
+            accuracies = [f"{row.certified_accuracy(radius):.6f}" for radius in report.radii]
+            shares = [f"{value:.6f}" for value in (row.average_radius, row.wrong, row.abstained)]
+            head = [report.label(row), s.sigma, len(row.results)]
+            writer.writerow([*head, *accuracies, *shares, s.n0, s.n, s.alpha, row.folder])
+
+
+def draw_curves(report: Report, path: Path) -> None:
+    """Certified accuracy over radius as PNG, one panel for each sigma, one line a method."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    sigmas = sorted({row.settings.sigma for row in report.rows})
+    methods = list(dict.fromkeys(report.label(row) for row in report.rows))
+    figure = Figure(figsize=(max(5.0, 3.6 * len(sigmas)), 3.8), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(1, len(sigmas), sharey=True, squeeze=False)[0]
+    for axis, sigma in zip(axes, sigmas, strict=True):
+        panel = [row for row in report.rows if row.settings.sigma == sigma]
+        largest = max(row.largest_radius for row in panel)
+        for row in panel:
+            which = methods.index(report.label(row))
+            radii, shares = curve(row)
+            axis.step(
+                [*radii, max(largest, *radii)],
+                [*(100 * share for share in shares), 100 * shares[-1]],
+                where="post",
+                color=_COLOURS[which % len(_COLOURS)],
+                linestyle=_STYLES[which % len(_STYLES)],
+                linewidth=1.8,
+                label=report.label(row),
+            )
+        axis.set_title(f"σ = {sigma:g}")
+        axis.set_xlabel("certified ℓ2 radius ε, pixels in [0, 1]")
+        axis.set_xlim(0, largest * 1.02 or 1.0)
+        axis.set_ylim(0, 102)
+        axis.grid(alpha=0.3)
+    axes[0].set_ylabel("certified accuracy (%)")
+    handles = {
+        label: handle
+        for axis in axes
+        for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)
+    }
+    for columns in range(min(4, len(handles)), 0, -1):
+        legend = figure.legend(
+            handles.values(), handles.keys(), loc="outside lower center", ncols=columns, frameon=False
+        )
+        figure.draw_without_rendering()
+        if legend.get_window_extent().width <= figure.bbox.width:
+            break
+        if columns > 1:
+            legend.remove()
+        else:
+            _shrink(legend.get_texts(), figure.bbox.width / legend.get_window_extent().width)
+    data = _either(f"{short_source(row.settings.data)} ({row.settings.split})" for row in report.rows)
+    images = _either(f"{len(row.results)} images" for row in report.rows)
+    draws = _either(f"n = {row.settings.n}" for row in report.rows)
+    alpha = _either(f"α = {row.settings.alpha:g}" for row in report.rows)
+    title = figure.suptitle(f"{data}, {images}, {draws}, {alpha}", fontsize=10)
+    _shrink([title], figure.bbox.width / title.get_window_extent().width)
+    with replacing(path) as fresh:
+        figure.savefig(fresh, dpi=150, format="png")
+
+
+def _shrink(texts: Iterable[Text], ratio: float) -> None:
+    """Make texts fit that are wider than the picture, with a margin."""
+    for text in texts:
+        text.set_fontsize(float(text.get_fontsize()) * min(1.0, 0.95 * ratio))
+
+
+def _either(texts: Iterable[str]) -> str:
+    """The different texts, in order of appearance."""
+    return " or ".join(dict.fromkeys(texts))
+
+
+def curve(row: Row) -> tuple[list[float], list[float]]:
+    """Breakpoints of the certified-accuracy step function and its value from each breakpoint on."""
+    certified = sorted(result.certificate.radius for result in row.results if result.correct)
+    total = len(row.results)
+    radii, shares = [0.0], [len(certified) / total]
+    for i, radius in enumerate(certified, start=1):
+        radii.append(radius)
+        shares.append((len(certified) - i) / total)
+    return radii, shares
+
+
+def write_report(report: Report, folder: Path, *, force: bool) -> tuple[Path, Path]:
+    """Write table.csv and curve.png.
+
+    Returns:
+        The two paths.
+
+    Raises:
+        ValueError: one of them is there already and `force` is not given.
+        OSError: the folder cannot be written.
+    """
+    table, picture = folder / "table.csv", folder / "curve.png"
+    for path in (table, picture):
+        if path.exists() and not force:
+            raise ValueError(f"out: {path} exists; --force overwrites it")
+    folder.mkdir(parents=True, exist_ok=True)
+    write_table(report, table)
+    draw_curves(report, picture)
+    return table, picture

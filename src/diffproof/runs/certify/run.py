@@ -1,0 +1,209 @@
+"""A certification run: from settings to a run folder, resumable at any moment."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from diffproof.classifiers.named import load_classifier
+from diffproof.data.images import ImageData
+from diffproof.defenses.named import compile_networks, load_defense, set_precision
+from diffproof.denoisers.named import load_denoiser
+from diffproof.errors import is_compile_error
+from diffproof.noise import Stream
+from diffproof.runs.certify.store import CertifyStore, ImageResult, Partial
+from diffproof.runs.defense import noise_levels
+from diffproof.runs.prepare import check_classes_of, first_line, load_images, resolve_device
+from diffproof.runs.settings import CLASSIFYING_FIELDS, CertifySettings
+from diffproof.smoothing.bounds import largest_radius
+from diffproof.smoothing.smoothed import Smoothed, Tally
+
+# Seconds between commits to disk: what a crash can lose.
+COMMIT_EVERY = 2.0
+
+OnDraws = Callable[[int], None]
+
+
+@dataclass(frozen=True)
+class Job:
+    """A run ready to start: everything is loaded and has proved to fit together."""
+
+    settings: CertifySettings
+    data: ImageData
+    indices: list[int]
+    smoothed: Smoothed
+    device: torch.device
+
+    @property
+    def draws_per_image(self) -> int:
+        """Selection and estimation draws of one image."""
+        return self.settings.n0 + self.settings.n
+
+    @property
+    def largest_radius(self) -> float:
+        """The largest radius that n and alpha allow."""
+        s = self.settings
+        return largest_radius(s.n, s.alpha, s.sigma, s.bound, self.smoothed.num_classes)
+
+
+def prepare(settings: CertifySettings) -> Job:
+    """Load what a run needs and label a draw of its first image, so that misfits show before any write.
+
+    Raises:
+        ValueError: anything that is unknown, unreadable or does not fit together.
+    """
+    settings, data, indices = load_images(settings)
+    classifier = None if settings.classifier is None else load_classifier(settings.classifier)
+    denoiser = None if settings.denoiser is None else load_denoiser(settings.denoiser)
+    options: dict[str, Any] = settings.given(CLASSIFYING_FIELDS)
+    if settings.method == "densepure":
+        options |= {name: getattr(settings, name) for name in ("votes", "consensus", "step_rule")}
+        options["steps"] = None if settings.steps == "full" else settings.steps
+    options |= noise_levels(settings.method, denoiser)
+    defense = load_defense(settings.method, classifier=classifier, denoiser=denoiser, **options)
+    check_classes_of(defense, data)
+    device = resolve_device(settings.device)
+    defense = set_precision(defense, getattr(torch, settings.precision)).to(device)
+    smoothed = Smoothed(defense, settings.sigma)
+    job = Job(settings, data, indices, smoothed, device)
+    try:
+        _label_first(job, 1)
+    except RuntimeError as error:
+        # A network that cannot take the images says so in torch's words.
+        raise ValueError(f"the networks cannot label {data.name}: {first_line(error)}") from None
+    if settings.compile:
+        try:
+            compile_networks(defense)
+            # Two: what torch compiles for a batch of one fits no other.
+            _label_first(job, 2)
+        except RuntimeError as error:
+            raise _cannot_compile(error) from None
+    return job
+
+
+def _cannot_compile(error: RuntimeError) -> ValueError:
+    return ValueError(
+        f"compile: torch cannot compile the networks: {first_line(error)} (on CPUs it needs a C++ compiler"
+        " and Python's headers); leave --compile out to do without"
+    )
+
+
+def _label_first(job: Job, draws: int) -> None:
+    """Label draws of the first image, for what goes wrong when the networks run."""
+    settings, index = job.settings, job.indices[0]
+    image = job.data.pixels[index].to(job.device)
+    with warnings.catch_warnings():
+        # Said once of every compiled U-Net, and of no use to who certifies it.
+        warnings.filterwarnings("ignore", r"\s*Dynamo detected a call to a `functools.lru_cache`")
+        for _ in job.smoothed.tally(
+            image,
+            draws,
+            stream=Stream.SELECTION,
+            seed=settings.seed,
+            image_index=index,
+            batch_size=settings.batch_size,
+        ):
+            pass
+
+
+def run(job: Job, folder: Path, on_draws: OnDraws = lambda draws: None) -> list[ImageResult]:
+    """Certify every image of the job that the run folder does not hold yet.
+
+    Args:
+        job: from `prepare`.
+        folder: the run folder, new or of the same settings.
+        on_draws: called with the number of draws that came to be counted, stored ones included.
+
+    Returns:
+        The results of all images, by index.
+
+    Raises:
+        ValueError: the folder holds another run, another process works in it, the store is corrupt, or torch
+            cannot compile the networks for a batch of another size.
+        OSError: the folder cannot be written.
+        MemoryError: not even one image fits into memory.
+    """
+    weights_hash = job.smoothed.weights_hash() or ""
+    data_hash = job.data.fingerprint(job.indices)
+    with CertifyStore.writing(
+        folder, job.settings, weights_hash=weights_hash, data_hash=data_hash, planned=len(job.indices)
+    ) as store:
+        finished = store.finished()
+        on_draws(len(finished.intersection(job.indices)) * job.draws_per_image)
+        recorder = _Recorder(store)
+        for index in job.indices:
+            if index not in finished:
+                store.save_result(_certify_image(job, recorder, index, on_draws))
+        return store.results()
+
+
+class _Recorder:
+    """Records partial tallies and commits every few seconds: a commit can cost more than a batch."""
+
+    def __init__(self, store: CertifyStore) -> None:
+        self.store = store
+        self._committed = time.monotonic()
+
+    def step(self, index: int, partial: Partial) -> None:
+        """Commit what is recorded, and these tallies with it, if the last commit is a while ago."""
+        if time.monotonic() - self._committed > COMMIT_EVERY:
+            self.store.save_partial(index, partial)
+            self.store.commit()
+            self._committed = time.monotonic()
+
+
+def _certify_image(job: Job, recorder: _Recorder, index: int, on_draws: OnDraws) -> ImageResult:
+    """Certify one image, recording its tallies every few seconds and when interrupted."""
+    settings, smoothed = job.settings, job.smoothed
+    image = job.data.pixels[index].to(job.device)
+    saved = recorder.store.partial(index)
+    started = time.monotonic() - saved.seconds
+    tallies: dict[Stream, Tally] = {}
+
+    def so_far() -> Partial:
+        seconds = time.monotonic() - started
+        return Partial(tallies.get(Stream.SELECTION), tallies.get(Stream.ESTIMATION), seconds)
+
+    plan = (
+        (Stream.SELECTION, settings.n0, saved.selection),
+        (Stream.ESTIMATION, settings.n, saved.estimation),
+    )
+    try:
+        for stream, draws, done in plan:
+            counted = 0
+            for tally in smoothed.tally(
+                image,
+                draws,
+                stream=stream,
+                seed=settings.seed,
+                image_index=index,
+                batch_size=settings.batch_size,
+                done=done,
+            ):
+                on_draws(tally.draws - counted)
+                counted = tally.draws
+                tallies[stream] = tally
+                recorder.step(index, so_far())
+    except KeyboardInterrupt:
+        recorder.store.save_partial(index, so_far())
+        raise
+    except RuntimeError as error:
+        if is_compile_error(error):
+            raise _cannot_compile(error) from None
+        raise
+    certificate = smoothed.certificate(
+        image,
+        tallies[Stream.SELECTION],
+        tallies[Stream.ESTIMATION],
+        alpha=settings.alpha,
+        seed=settings.seed,
+        image_index=index,
+        bound=settings.bound,
+    )
+    return ImageResult(index, int(job.data.labels[index]), certificate, so_far().seconds)

@@ -1,0 +1,95 @@
+"""The pictures of `diffproof theory`, computed and written."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+from matplotlib.figure import Figure
+
+from diffproof.files import replacing
+from diffproof.theory.figures.bound import bounds
+from diffproof.theory.figures.charts import draw_agreement, draw_bounds, draw_convergence, draw_digits
+from diffproof.theory.figures.planes import draw_attack, draw_decisions, draw_overlap, draw_regions
+from diffproof.theory.figures.results import (
+    agreement,
+    attack,
+    converge,
+    decisions,
+    digit_radii,
+    overlap,
+    regions,
+)
+from diffproof.theory.figures.setting import Setting
+
+T = TypeVar("T")
+
+PICTURES = (
+    "density.png",
+    "posterior.png",
+    "regions.png",
+    "decisions.png",
+    "agreement.png",
+    "convergence.png",
+    "bound.png",
+    "digits.png",
+)
+
+
+def draw_theory(setting: Setting, points: int, out: Path, *, force: bool) -> list[tuple[Path, str]]:
+    """Compute all pictures, then write them.
+
+    Args:
+        setting: what they are of. points: of the support whose regions are drawn.
+        out: folder, made if it is not there.
+
+    Returns:
+        Each file and what it shows.
+
+    Raises:
+        ValueError: a picture is there already and `force` is not given, or as `regions`.
+        OSError: the folder cannot be written.
+    """
+    _check_folder(out, force=force)
+    # First what may refuse its arguments.
+    drawn_regions = regions(setting, points)
+    attacked = attack(setting)
+    noisy = attacked.points[1]
+    bounded = bounds(setting.marginal(), float(noisy[0]), setting.sigma, setting.generator(7))
+    pictures: list[tuple[str, Figure]] = [
+        _drawn(overlap(setting), draw_overlap),
+        _drawn(attacked, draw_attack),
+        _drawn(drawn_regions, draw_regions),
+        _drawn(decisions(setting), draw_decisions),
+        _drawn(agreement(setting), draw_agreement),
+        _drawn(converge(setting, noisy), draw_convergence),
+        _drawn(bounded, draw_bounds),
+        _drawn(digit_radii(), draw_digits),
+    ]
+    out.mkdir(parents=True, exist_ok=True)
+    written = []
+    for name, (shown, figure) in zip(PICTURES, pictures, strict=True):
+        with replacing(out / name) as fresh:
+            figure.savefig(fresh, format="png", dpi=120)
+        written.append((out / name, shown))
+    return written
+
+
+def _drawn(result: T, draw: Callable[[T], Figure]) -> tuple[str, Figure]:
+    return str(result), draw(result)
+
+
+def _check_folder(folder: Path, *, force: bool) -> None:
+    """Raise unless the pictures can be written into a folder, which need not be there yet."""
+    for name in PICTURES:
+        if (folder / name).exists() and not force:
+            raise ValueError(f"out: {folder / name} exists; --force overwrites it")
+    parent = folder
+    while not parent.exists():
+        parent = parent.parent
+    if not parent.is_dir():
+        raise NotADirectoryError(f"out: {parent} is not a folder")
+    if not os.access(parent, os.W_OK | os.X_OK):
+        raise PermissionError(f"out: {parent} is not writable")
