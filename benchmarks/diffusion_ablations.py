@@ -23,7 +23,7 @@ import safetensors.torch
 import torch
 
 import diffproof as dp
-from diffproof.attacks.scoring import Share
+from diffproof.intervals import Share
 from diffproof.attacks.threat import parse_budget
 from diffproof.data.indices import parse_indices
 from diffproof.files import replacing

@@ -20,7 +20,7 @@ from torch import Tensor
 
 import diffproof as dp
 from diffproof.data.indices import parse_indices
-from diffproof.defenses.diffusion_classifier.racing import informative_shares, race, race_terms
+from diffproof.defenses.diffusion_classifier.racing import informative_shares, race_terms
 from diffproof.noise import Noise, Stream
 
 CHECKED = 3
@@ -108,7 +108,7 @@ def main() -> None:
         )
         first = indices[:CHECKED]
         images = torch.stack([data.pixels[index] for index in first])
-        real = race(classifier, images, noise_of(first), error=error, batch_size=256)
+        real = classifier.race(images, noise_of(first), error=error, batch_size=256)
         same = (real.labels == labels[0, :CHECKED]) & (real.evaluations == spent[0, :CHECKED])
         print(f"        on the network: {int(same.sum())} of {len(first)} races the same")
 

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import torch
 
-from diffproof.attacks.scoring import Share
+from diffproof.intervals import Share
 from diffproof.cli.main import guarded
 from diffproof.cli.main import run as diffproof
 from diffproof.cli.progress import print_attack_report

@@ -103,7 +103,7 @@ def test_a_run_holds_what_the_library_finds(small: Path) -> None:
         votes=3,
         seed=5,
         image_indices=indices,
-    )
+    ).images
     with AttackStore.reading(small) as store:
         settings, results, findings = store.settings, store.results(), store.findings()
     assert findings is None

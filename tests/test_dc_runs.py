@@ -153,7 +153,7 @@ def test_a_run_holds_what_the_library_finds(
         votes=2,
         seed=5,
         image_indices=[0, 4],
-    )
+    ).images
     assert any(one.result is not None for one in expected)
     with AttackStore.reading(tmp_path / "run") as store:
         results = store.results()

@@ -38,11 +38,11 @@ def flat(*levels: float) -> Tensor:
     return torch.tensor(levels, dtype=torch.float64)[:, None, None, None].expand(-1, 1, 2, 2).clone()
 
 
-def made(defense: Defense, images: Tensor, labels: Tensor, **changes: object) -> list[Evaluated]:
+def made(defense: Defense, images: Tensor, labels: Tensor, **changes: object) -> tuple[Evaluated, ...]:
     settings: dict[str, object] = {"draws": 3, "votes": 5, "seed": 2, "batch_size": 64, **changes}
     view = dp.AttackedDefense(defense)
     attack = dp.PGD(iterations=4, eot=3 if defense.random else 1)
-    return evaluate(view, images, labels, attack=attack, threat=LINF, **settings)  # type: ignore[arg-type]
+    return evaluate(view, images, labels, attack=attack, threat=LINF, **settings).images  # type: ignore[arg-type]
 
 
 def test_what_is_wrong_already_is_not_attacked_and_counts_as_wrong() -> None:
@@ -90,7 +90,7 @@ def test_the_control_finds_images_that_noise_alone_makes_wrong() -> None:
     images, labels = flat(*[0.6] * 40), torch.ones(40, dtype=torch.int64)
     view = dp.AttackedDefense(Watched(0.05))
     attack = dp.PGD(iterations=19, eot=25, step=1e-9)
-    found = evaluate(view, images, labels, attack=attack, threat=LINF, draws=3, votes=3)
+    found = evaluate(view, images, labels, attack=attack, threat=LINF, draws=3, votes=3).images
     assert all(one.result is not None and one.result.forwards == 500 for one in found)
     clean, attacked = scores(found, 2, draws=3, votes=3)
     # An attack that does not move: what it "found" it found by looking often, and the control says so.
@@ -140,7 +140,7 @@ def test_a_transfer_attack_is_controlled_by_what_it_saw() -> None:
     assert dp.AttackedDefense(defense).random
     (one,) = evaluate(
         view, flat(0.55), torch.tensor([1]), attack=dp.PGD(iterations=3), threat=LINF, draws=10, votes=10
-    )
+    ).images
     assert not one.control_wrong
     assert sum(stream is Stream.CONTROL for stream, *_ in defense.asked) == 10
 
@@ -176,7 +176,7 @@ def test_an_attack_that_does_nothing_finds_what_the_control_finds(attack: dp.PGD
     labels = torch.zeros(len(images), dtype=torch.int64)
     found = evaluate(
         dp.AttackedDefense(Careless()), images, labels, attack=attack, threat=dp.Linf(0.01), draws=3, votes=3
-    )
+    ).images
     attacked = [one for one in found if one.result is not None]
     # Two shares of 150 images about 0.45: five standard errors are 0.2; false alarm below 1e-6 each.
     assert len(attacked) > 145

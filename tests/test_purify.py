@@ -545,7 +545,7 @@ def test_a_batch_too_large_for_memory_is_halved(tmp_path: Path, pictures: Path) 
         job = prepared(pictures, tmp_path / f"limit-{limit}")
         network(job).register_forward_pre_hook(small_memory)
         if limit == 0:
-            with pytest.raises(MemoryError, match="no memory for a batch of one picture"):
+            with pytest.raises(MemoryError, match="no memory for a batch of one image"):
                 run_purify(job)
             assert not job.out.exists()
         else:

@@ -17,7 +17,6 @@ from diffproof.defenses.diffusion_classifier.racing import (
     Race,
     informative_shares,
     log_evidence,
-    race,
     race_terms,
     visiting_order,
 )
@@ -178,7 +177,7 @@ def test_race_finds_the_label_of_the_whole_sum(sigma: float, samples: int, prior
     expected = exact_labels(classifier, noisy, noise, sigma)
     assert torch.equal(classifier._logits(noisy, noise, sigma).argmax(1), expected)
     denoiser.rows = denoiser.largest = 0
-    raced = race(classifier, noisy, noise, error=0.01, batch_size=7, sigma=sigma)
+    raced = classifier.race(noisy, noise, error=0.01, batch_size=7, sigma=sigma)
     # False alarm: 6·0.01 at most, were a label the hardest case.
     assert torch.equal(raced.labels, expected)
     assert denoiser.rows == int(raced.evaluations.sum()) < CLASSES * int(raced.visited.sum())
@@ -196,16 +195,16 @@ def test_the_temperature_divides_the_losses_and_not_the_prior() -> None:
     for other in ((torch.tensor(prior) - losses).argmax(1), (-losses).argmax(1)):
         assert not torch.equal(expected, other)
     assert torch.equal(classifier.predict_labels(images, noise), expected)
-    raced = race(classifier, images, noise, error=0.01, batch_size=24)
+    raced = classifier.race(images, noise, error=0.01, batch_size=24)
     # False alarm: 6·0.01 at most, were a label the hardest case.
     assert torch.equal(raced.labels, expected)
 
 
 def test_result_does_not_depend_on_the_batch() -> None:
     classifier, images, noise = dp.DiffusionClassifier(mixture()), pictures(), some_noise(6)
-    first, *others = (race(classifier, images, noise, error=0.1, batch_size=size) for size in (1, 5, 500))
+    first, *others = (classifier.race(images, noise, error=0.1, batch_size=size) for size in (1, 5, 500))
     assert all(same(first, other) for other in others)
-    alone = race(classifier, images[4:5], some_noise(1, first=4), error=0.1, batch_size=3)
+    alone = classifier.race(images[4:5], some_noise(1, first=4), error=0.1, batch_size=3)
     assert alone.labels[0] == first.labels[4]
     assert alone.evaluations[0] == first.evaluations[4]
 
@@ -218,7 +217,7 @@ def test_undecided_races_end_in_the_whole_sum() -> None:
     )
     for prior, label in (([0.0, 1e-9], 1), ([1e-9, 0.0], 0)):
         classifier = dp.DiffusionClassifier(denoiser, log_prior=prior, race_error=1e-6)
-        raced = race(classifier, pictures(3), some_noise(3), error=1e-9, batch_size=8)
+        raced = classifier.race(pictures(3), some_noise(3), error=1e-9, batch_size=8)
         assert raced.labels.tolist() == [label] * 3
         if not bool(raced.decided.any()):
             assert raced.evaluations.tolist() == [2 * len(SIGMAS)] * 3
@@ -273,7 +272,7 @@ def test_pass_of_every_class_counts_once() -> None:
     classifier = dp.DiffusionClassifier(denoiser)
     expected = exact_labels(classifier, pictures(4), some_noise(4), 0.0)
     heads.rows = 0
-    raced = race(classifier, pictures(4), some_noise(4), error=0.01, batch_size=3)
+    raced = classifier.race(pictures(4), some_noise(4), error=0.01, batch_size=3)
     # False alarm: 4·0.01 at most.
     assert torch.equal(raced.labels, expected)
     assert heads.rows == int(raced.evaluations.sum()) == int(raced.visited.sum())
@@ -283,7 +282,7 @@ def test_one_class_needs_no_race() -> None:
     denoiser = dp.GaussianMixtureDenoiser(
         torch.zeros(1, *SHAPE), torch.ones(1), component_labels=[0], sigmas=SIGMAS
     )
-    raced = race(dp.DiffusionClassifier(denoiser), pictures(2), some_noise(2), error=0.1, batch_size=2)
+    raced = dp.DiffusionClassifier(denoiser).race(pictures(2), some_noise(2), error=0.1, batch_size=2)
     assert raced.labels.tolist() == [0, 0]
     assert raced.evaluations.tolist() == [0, 0]
 
@@ -291,18 +290,18 @@ def test_one_class_needs_no_race() -> None:
 @pytest.mark.parametrize("error", [0.0, 1.0, -0.1, math.nan])
 def test_error_outside_its_range(error: float) -> None:
     with pytest.raises(ValueError, match=r"^error: expected a number in \(0, 1\), got [^\n]*$"):
-        race(dp.DiffusionClassifier(mixture()), pictures(), some_noise(6), error=error, batch_size=8)
+        dp.DiffusionClassifier(mixture()).race(pictures(), some_noise(6), error=error, batch_size=8)
 
 
 def test_bad_inputs() -> None:
     classifier = dp.DiffusionClassifier(mixture())
     with pytest.raises(ValueError, match=r"^batch_size: expected an integer ≥ 1, got 0$"):
-        race(classifier, pictures(), some_noise(6), error=0.1, batch_size=0)
+        classifier.race(pictures(), some_noise(6), error=0.1, batch_size=0)
     with pytest.raises(ValueError, match=r"^sigma: expected 0 ≤ sigma < 10 [^\n]*$"):
-        race(classifier, pictures(), some_noise(6), error=0.1, batch_size=8, sigma=10.0)
+        classifier.race(pictures(), some_noise(6), error=0.1, batch_size=8, sigma=10.0)
     fresh = dp.DiffusionClassifier(mixture(), shared_noise=False)
     with pytest.raises(ValueError, match=r"^shared_noise: racing compares [^\n]*expected True, got False$"):
-        race(fresh, pictures(), some_noise(6), error=0.1, batch_size=8)
+        fresh.race(pictures(), some_noise(6), error=0.1, batch_size=8)
     draws = torch.tensor([0, 59])
     with pytest.raises(ValueError, match=r"^draws: expected those of levels above sigma = 1, got \[0, 59\]$"):
         classifier.loss.draw_losses(pictures(2), some_noise(2), draws, torch.zeros(2).long(), 1.0)

@@ -8,8 +8,9 @@ from scipy.stats import binomtest
 from torch import Tensor
 
 import diffproof as dp
-from diffproof.attacks.scoring import Share, draw_labels, score
+from diffproof.attacks.scoring import draw_labels, score
 from diffproof.defenses.base import Defense
+from diffproof.intervals import Share
 from diffproof.noise import Noise, Stream
 
 

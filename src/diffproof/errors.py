@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import torch
 
 
@@ -12,6 +14,25 @@ def is_out_of_memory(error: BaseException) -> bool:
     # The second is all that oneDNN, torch's library for convolutions on CPUs, says of it.
     signs = ("can't allocate memory", "could not create a primitive")
     return isinstance(error, RuntimeError) and any(sign in str(error) for sign in signs)
+
+
+def halved(batch_size: int, error: BaseException) -> int:
+    """Half a batch size for which memory ran out, and a warning that says so.
+
+    Args:
+        batch_size: how many images were tried together.
+        error: what that raised; raised again unless it means that memory ran out.
+
+    Raises:
+        MemoryError: not even one image fits.
+    """
+    if not is_out_of_memory(error):
+        raise error
+    if batch_size == 1:
+        raise MemoryError("no memory for a batch of one image") from None
+    batch_size //= 2
+    warnings.warn(f"no memory for the batch: going on with {batch_size} images", stacklevel=3)
+    return batch_size
 
 
 def is_compile_error(error: BaseException) -> bool:

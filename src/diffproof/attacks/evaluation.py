@@ -41,6 +41,20 @@ class Evaluated:
     control_wrong: bool
 
 
+@dataclass(frozen=True)
+class Evaluation:
+    """A defence before and after an attack.
+
+    Attributes:
+        images: what was found for each image, in their order.
+        clean, attacked: the scores without an attack and after it.
+    """
+
+    images: tuple[Evaluated, ...]
+    clean: Scores
+    attacked: Scores
+
+
 def evaluate(
     view: AttackedDefense,
     images: Tensor,
@@ -53,7 +67,7 @@ def evaluate(
     seed: int = 0,
     image_indices: Sequence[int] | None = None,
     batch_size: int = 64,
-) -> list[Evaluated]:
+) -> Evaluation:
     """Attack those images that a defence gets right, and draw labels before and after.
 
     The attack's noise, that of the clean control and that of the labels after the attack are three streams.
@@ -113,7 +127,8 @@ def evaluate(
                 wrong,
             )
         )
-    return made
+    clean_scores, attacked_scores = scores(made, view.num_classes, draws=draws, votes=votes)
+    return Evaluation(tuple(made), clean_scores, attacked_scores)
 
 
 def _wrong_within(

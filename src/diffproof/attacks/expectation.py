@@ -137,7 +137,7 @@ class Expectation:
                 forwards=self.forwards,
                 backwards=self.backwards,
                 draws=self.eot * len(self.iterations),
-                zero_gradients=int(self.zeros[i]) / self.gradients,
+                zero_gradients=int(self.zeros[i]) / self.gradients if self.gradients else None,
             )
             for i in range(len(adversarial))
         ]

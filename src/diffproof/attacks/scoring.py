@@ -7,47 +7,14 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 import torch
-from scipy.special import betaincinv
 from torch import Tensor
 
-from diffproof.checks import check_at_least, check_probability
+from diffproof.checks import check_at_least
 from diffproof.classifiers.base import predicted_labels
 from diffproof.defenses.base import Defense
 from diffproof.defenses.voting import majority
+from diffproof.intervals import Share
 from diffproof.noise import Noise, Stream
-
-
-@dataclass(frozen=True)
-class Share:
-    """A share of images with its exact interval.
-
-    Attributes:
-        value: the share. low, high: Clopper–Pearson interval. images: how many it is a share of.
-    """
-
-    value: float
-    low: float
-    high: float
-    images: int
-
-    @classmethod
-    def of(cls, value: float, images: int, confidence: float = 0.95) -> Share:
-        """The Clopper–Pearson interval of value·images hits among `images` (Clopper & Pearson 1934).
-
-        A mean of shares within images has fractional hits; it varies less than that of so many hits or
-        misses, so the interval errs on the wide side.
-
-        Raises:
-            ValueError: no images, or value or confidence out of range.
-        """
-        check_at_least("images", images, 1)
-        check_probability("confidence", confidence)
-        if not 0.0 <= value <= 1.0:
-            raise ValueError(f"value: expected a share in [0, 1], got {value!r}")
-        hits, tail = value * images, (1 - confidence) / 2
-        low = float(betaincinv(hits, images - hits + 1, tail)) if hits > 0 else 0.0
-        high = float(betaincinv(hits + 1, images - hits, 1 - tail)) if hits < images else 1.0
-        return cls(value, low, high, images)
 
 
 class Score(StrEnum):

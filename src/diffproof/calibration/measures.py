@@ -11,8 +11,8 @@ import torch
 from scipy.optimize import brentq
 from torch import Tensor
 
-from diffproof.attacks.scoring import Share
 from diffproof.checks import check_at_least
+from diffproof.intervals import Share
 
 # How far a row of probabilities may be from 1, for those of bfloat16.
 _ROW_SUM = 0.01

@@ -8,6 +8,8 @@ from typing import Any
 from diffproof.classifiers import resnet
 from diffproof.classifiers.base import Classifier
 from diffproof.classifiers.cnn import SmallCNN
+from diffproof.classifiers.libraries import LIBRARIES
+from diffproof.classifiers.spec import Kind, parse
 from diffproof.weights import load_into, load_weights
 
 
@@ -48,11 +50,9 @@ def build_classifier(description: dict[str, Any]) -> Classifier:
 
 
 def _load_base(spec: object) -> Classifier:
-    from diffproof.classifiers.named import Kind, load_classifier, parse
-
     if not isinstance(spec, str):
         raise ValueError(f"classifier: the weights file's base is no text: {spec!r}")
-    kind = parse(spec).kind
+    kind, family, name, weights = parse(spec)
     if kind is Kind.CODE:
         # A file of tensors must not choose which code runs.
         raise ValueError(
@@ -61,7 +61,7 @@ def _load_base(spec: object) -> Classifier:
         )
     if kind is not Kind.LIBRARY:
         raise ValueError(f"classifier: the weights file's base {spec!r} is no library's classifier")
-    return load_classifier(spec)
+    return LIBRARIES[family](name, weights).eval()
 
 
 def describe_base(spec: str) -> dict[str, Any]:
@@ -74,8 +74,6 @@ def describe_base(spec: str) -> dict[str, Any]:
     Raises:
         ValueError: unknown or unreadable spec.
     """
-    from diffproof.classifiers.named import Kind, parse
-
     parsed = parse(spec)
     if parsed.kind is Kind.FILE:
         description = load_weights(Path(parsed.name)).description

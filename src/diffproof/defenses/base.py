@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd
 
-from diffproof.checks import check_positive
+from diffproof.checks import check_at_least, check_positive
 from diffproof.classifiers.base import Classifier, check_logits, predicted_labels
 from diffproof.denoisers.base import Denoiser
 from diffproof.noise import Noise, Stream
@@ -83,6 +83,45 @@ class Defense(nn.Module):
             ValueError: the images are not finite floats, or the noise has another number of rows.
         """
         return self.respond(images, noise_for(images, noise))
+
+    def predict_proba(self, images: Tensor, noise: Noise | None = None) -> Tensor:
+        """Class probabilities, N×num_classes; arguments as in calling the defence."""
+        logits: Tensor = self(images, noise)
+        return logits.softmax(1)
+
+    def predict_labels(
+        self, images: Tensor, noise: Noise | None = None, batch_size: int | None = None
+    ) -> Tensor:
+        """The class of the largest logit of each image.
+
+        Args:
+            images: N×C×H×W in [0, 1].
+            noise: one row an image; None draws afresh.
+            batch_size: rows in the networks at once; None for all images together.
+
+        Returns:
+            N int64 labels, without gradient.
+
+        Raises:
+            ValueError: as calling the defence, or batch_size < 1.
+        """
+        noise = noise_for(images, noise)
+        size = len(images) if batch_size is None else check_at_least("batch_size", batch_size, 1)
+        at_once = max(1, len(images) if batch_size is None else self.images_at_once(size))
+        with torch.no_grad():  # a label has no gradient
+            parts = zip(images.split(at_once), noise.split(at_once), strict=True)
+            return torch.cat([predicted_labels(self(part, own)) for part, own in parts])
+
+    def networks(self) -> list[nn.Module]:
+        """Every network that the defence runs, each once: those of its parts, whatever their names."""
+        found: list[nn.Module] = []
+        for part in self.children():
+            if isinstance(part, Defense):
+                found += part.networks()
+            elif isinstance(network := getattr(part, "network", None), nn.Module):
+                found.append(network)
+        # A diffusion model may purify and classify.
+        return list(dict.fromkeys(found))
 
     @property
     def rows_per_image(self) -> int:

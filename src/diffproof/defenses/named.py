@@ -88,7 +88,7 @@ def check_networks(method: str, **networks: object) -> None:
 
 def set_precision(defense: D, dtype: torch.dtype) -> D:
     """Run all networks in `dtype`; images, noise, votes and statistics stay as they are."""
-    for network in _networks(defense):
+    for network in defense.networks():
         network.to(dtype)
     return defense
 
@@ -98,21 +98,9 @@ def compile_networks(defense: D) -> D:
 
     The weights and their hash stay as they are; outputs differ by rounding.
     """
-    for network in _networks(defense):
+    for network in defense.networks():
         # Inductor's convolutions on CPUs are fast, and take any batch size, in this layout only.
         network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         # Of the forward itself: Dynamo looks into no module class of torch's own, such as Sequential.
         network.forward = torch.compile(network.forward, dynamic=True)
     return defense
-
-
-def _networks(defense: Defense) -> list[nn.Module]:
-    parts = (defense.classifier, defense.denoiser, getattr(defense, "guide", None))
-    networks: list[nn.Module] = []
-    for part in parts:
-        if isinstance(part, Defense):
-            networks += _networks(part)
-        elif isinstance(network := getattr(part, "network", None), nn.Module):
-            networks.append(network)
-    # A diffusion model may purify and classify.
-    return list(dict.fromkeys(networks))

@@ -18,7 +18,7 @@ from diffproof.classifiers.base import predicted_labels
 from diffproof.defenses.named import METHODS, PURIFYING
 from diffproof.defenses.purifying.base import Purifier
 from diffproof.denoisers.network import NetworkDenoiser
-from diffproof.errors import is_out_of_memory
+from diffproof.errors import halved, is_out_of_memory
 from diffproof.files import replacing
 from diffproof.noise import Noise, Stream
 from diffproof.pictures import read_picture, save_grid, save_picture
@@ -287,9 +287,7 @@ def _batches(job: PurifyJob) -> Iterator[tuple[Tensor, Tensor, list[Purified]]]:
                 raise ValueError(
                     f"the networks cannot purify {pictures[0].path}: {first_line(error)}"
                 ) from None
-            if len(pictures) == 1:
-                raise MemoryError("no memory for a batch of one picture") from None
-            batch_size = len(pictures) // 2
+            batch_size = halved(len(pictures), error)
             continue
         outcomes = [Purified(picture, *label) for picture, label in zip(pictures, labels, strict=True)]
         yield images, purified.cpu(), outcomes

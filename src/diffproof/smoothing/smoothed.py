@@ -13,7 +13,7 @@ from torch import Tensor
 
 from diffproof.checks import check_at_least, check_pixels, check_positive, check_probability, check_shape
 from diffproof.defenses.base import CertifiableDefense, Labelled
-from diffproof.errors import is_out_of_memory
+from diffproof.errors import halved
 from diffproof.noise import Noise, Stream
 from diffproof.smoothing.bounds import Bound, as_bound, prediction, radius_bound
 from diffproof.smoothing.certificate import Certificate
@@ -191,12 +191,7 @@ class Smoothed:
             try:
                 labelled = self._label(image, noise, batch_size)
             except (MemoryError, RuntimeError) as error:
-                if not is_out_of_memory(error):
-                    raise
-                if batch_size == 1:
-                    raise MemoryError("no memory for a batch of one image") from None
-                batch_size = self._fitting_batch = batch_size // 2
-                warnings.warn(f"no memory for the batch: going on with {batch_size} images", stacklevel=2)
+                batch_size = self._fitting_batch = halved(batch_size, error)
                 continue
             tally = tally.add(labelled, self.num_classes)
             yield tally

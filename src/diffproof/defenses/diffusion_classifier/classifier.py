@@ -13,6 +13,7 @@ from diffproof.checks import check_at_least, check_positive, check_probability
 from diffproof.classifiers.base import predicted_labels
 from diffproof.defenses.base import CertifiableDefense, Labelled, noise_for
 from diffproof.defenses.diffusion_classifier.loss import DiffusionLoss, Reduction, Weighting
+from diffproof.defenses.diffusion_classifier.racing import Race, race
 from diffproof.denoisers.base import Denoiser
 from diffproof.noise import Noise
 
@@ -95,11 +96,6 @@ class DiffusionClassifier(CertifiableDefense):
         """Logits of noisy images from the levels above their own; see `DiffusionLoss.losses`."""
         return self._logits(noisy, noise, sigma)
 
-    def predict_proba(self, images: Tensor, noise: Noise | None = None) -> Tensor:
-        """Class probabilities, N×num_classes; arguments as in calling the defence."""
-        logits: Tensor = self(images, noise)
-        return logits.softmax(1)
-
     def predict_labels(
         self, images: Tensor, noise: Noise | None = None, batch_size: int | None = None
     ) -> Tensor:
@@ -139,6 +135,22 @@ class DiffusionClassifier(CertifiableDefense):
             "race_error": self.race_error,
         }
 
+    def race(
+        self, images: Tensor, noise: Noise, *, error: float, batch_size: int, sigma: float = 0.0
+    ) -> Race:
+        """The labels of the whole sum with fewer network evaluations; arguments as in `racing.race`.
+
+        Raises:
+            ValueError: as `racing.race`, or the classes do not share their noise.
+        """
+        if not self.shared_noise:
+            raise ValueError(
+                "shared_noise: racing compares classes under the same noise, expected True, got False"
+            )
+        # The losses are raced as they are, and the temperature divides them, not the prior.
+        prior = self.temperature * self.prior(images)
+        return race(self.loss, images, noise, prior=prior, error=error, batch_size=batch_size, sigma=sigma)
+
     def logits_of(self, losses: Tensor) -> Tensor:
         """The logits N×num_classes that the losses N×num_classes of all classes make."""
         return self.prior(losses) - losses / self.temperature
@@ -155,9 +167,7 @@ class DiffusionClassifier(CertifiableDefense):
     def _labelled(self, images: Tensor, sigma: float, noise: Noise, batch_size: int) -> Labelled:
         check_at_least("batch_size", batch_size, 1)
         if self.race_error is not None:
-            from diffproof.defenses.diffusion_classifier.racing import race
-
-            raced = race(self, images, noise, error=self.race_error, batch_size=batch_size, sigma=sigma)
+            raced = self.race(images, noise, error=self.race_error, batch_size=batch_size, sigma=sigma)
             return Labelled(raced.labels, int(raced.evaluations.sum()), 0)
         rows = self.images_at_once(batch_size)
         one_row = self.rows_per_image == 1

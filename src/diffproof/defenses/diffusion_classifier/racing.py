@@ -11,17 +11,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from diffproof.checks import check_at_least, check_probability
 from diffproof.classifiers.base import predicted_labels
+from diffproof.defenses.diffusion_classifier.loss import DiffusionLoss
 from diffproof.noise import MAX_VOTE, Noise
-
-if TYPE_CHECKING:
-    from diffproof.defenses.diffusion_classifier.classifier import DiffusionClassifier
 
 # The order of a row comes from a vote of its own: it must be independent of the losses' noise.
 _ORDER_VOTE = MAX_VOTE
@@ -193,15 +190,16 @@ def race_terms(
 
 
 def race(
-    classifier: DiffusionClassifier,
+    loss: DiffusionLoss,
     images: Tensor,
     noise: Noise,
     *,
+    prior: Tensor,
     error: float,
     batch_size: int,
     sigma: float = 0.0,
 ) -> Race:
-    """The labels that a diffusion classifier's whole sum gives, with fewer network evaluations.
+    """The labels that the whole sum of a diffusion loss gives, with fewer network evaluations.
 
     With d_i the difference of two classes' terms and p_i the chance of the term that was drawn,
     Σ_{j<i} d_j + d_i/p_i is an unbiased estimate of the difference of their sums, given all that was drawn
@@ -217,25 +215,22 @@ def race(
     of ε would say, it leaves open.
 
     Args:
-        classifier: one with shared noise.
+        loss: the diffusion loss that is summed, all classes under the same noise.
         images: N×C×H×W in [0, 1], or noisy ones at noise level `sigma`.
         noise: one row an image. It fixes the losses and, independently of them, the order.
+        prior: num_classes values; the winner has the smallest sum of losses minus prior.
         error: in (0, 1).
         batch_size: rows in the denoiser at once, of an image and a class each. The result does not depend
             on it, floating-point ties aside.
         sigma: as in `DiffusionLoss.losses`.
 
     Raises:
-        ValueError: error outside (0, 1), noise that classes do not share, losses that are not finite, or what
+        ValueError: error outside (0, 1), losses that are not finite, or what
             the denoiser cannot take.
     """
     check_probability("error", error)
     check_at_least("batch_size", batch_size, 1)
-    if not classifier.shared_noise:
-        raise ValueError(
-            "shared_noise: racing compares classes under the same noise, expected True, got False"
-        )
-    loss, one_pass, device = classifier.loss, classifier.denoiser.one_pass, images.device
+    one_pass, device = loss.denoiser.one_pass, images.device
     index = torch.tensor(loss.above(sigma)).repeat_interleave(loss.samples)
     draws = index * loss.samples + torch.arange(loss.samples).repeat(len(index) // loss.samples)
     shares = informative_shares(
@@ -245,8 +240,7 @@ def race(
     # The order is drawn and kept where the same bits come out for every device.
     cpu = torch.device("cpu")
     noise, own = noise.to(device), noise.to(cpu)
-    # The losses are raced as they are, and the temperature divides them, not the prior.
-    prior = classifier.temperature * classifier.prior(images).cpu()
+    prior = prior.cpu()
 
     def losses(rows: Tensor, terms: Tensor, wanted: Tensor) -> Tensor:
         row, label = wanted.nonzero(as_tuple=True) if not one_pass else (torch.arange(len(rows)), None)

@@ -5,16 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from diffproof.checks import check_at_least, renamed
-from diffproof.defenses.base import noise_for
+from diffproof.checks import renamed
 from diffproof.defenses.diffusion_classifier.classifier import DiffusionClassifier
 from diffproof.defenses.diffusion_classifier.loss import Reduction, Weighting
 from diffproof.defenses.purifying.likelihood import LikelihoodMaximization, Norm, Variant
 from diffproof.denoisers.base import Denoiser
-from diffproof.noise import Noise
 
 
 class RDC(LikelihoodMaximization):
@@ -90,30 +87,6 @@ class RDC(LikelihoodMaximization):
                 variant=variant,
                 **loss,
             )
-
-    def predict_proba(self, images: Tensor, noise: Noise | None = None) -> Tensor:
-        """Class probabilities, N×num_classes; arguments as in calling the defence."""
-        logits: Tensor = self(images, noise)
-        return logits.softmax(1)
-
-    def predict_labels(
-        self, images: Tensor, noise: Noise | None = None, batch_size: int | None = None
-    ) -> Tensor:
-        """N int64 labels of the purified images, by racing where there is a `race_error`.
-
-        Args:
-            images, noise: as in calling the defence.
-            batch_size: images in the denoiser at once; None for all, and then one of each class and image.
-
-        Raises:
-            ValueError: as calling the defence, or batch_size < 1.
-        """
-        noise = noise_for(images, noise)
-        size = max(1, len(images)) if batch_size is None else check_at_least("batch_size", batch_size, 1)
-        with torch.no_grad():  # a label has no gradient
-            parts = zip(images.split(size), noise.split(size), strict=True)
-            purified = torch.cat([self.purify(part, own) for part, own in parts])
-            return self.classifier.predict_labels(purified, noise, batch_size)
 
     def settings(self) -> dict[str, Any]:
         """Those of the likelihood maximisation, and under `classifier` those of the diffusion classifier."""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
-from diffproof.defenses.base import Defense
+from diffproof.checks import check_at_least
+from diffproof.defenses.base import Defense, noise_for
 from diffproof.denoisers.base import Denoiser
 from diffproof.noise import Noise
 
@@ -41,6 +43,19 @@ class Purifier(Defense):
             ValueError: as calling the defence.
         """
         raise TypeError(f"{type(self).__name__} does not define purify()")
+
+    def predict_labels(
+        self, images: Tensor, noise: Noise | None = None, batch_size: int | None = None
+    ) -> Tensor:
+        """As any defence's; a classifier that is a defence labels the purified images its own way."""
+        if not isinstance(self.classifier, Defense):
+            return super().predict_labels(images, noise, batch_size)
+        noise = noise_for(images, noise)
+        size = max(1, len(images)) if batch_size is None else check_at_least("batch_size", batch_size, 1)
+        with torch.no_grad():  # a label has no gradient
+            parts = zip(images.split(size), noise.split(size), strict=True)
+            purified = torch.cat([self.purify(part, own) for part, own in parts])
+        return self.classifier.predict_labels(purified, noise, batch_size)
 
     def respond(self, images: Tensor, noise: Noise) -> Tensor:
         """The classifier's logits of purified images."""

@@ -13,9 +13,10 @@ from torch import Tensor
 from diffproof.attacks.diagnostics.finding import Finding
 from diffproof.attacks.evaluation import scores
 from diffproof.attacks.papers import load_protocol
-from diffproof.attacks.scoring import Scores, Share
+from diffproof.attacks.scoring import Scores
 from diffproof.attacks.views import GradientMode
 from diffproof.files import replacing
+from diffproof.intervals import Share
 from diffproof.pictures import save_grid
 from diffproof.runs.attack.store import AttackedImage, AttackStore
 from diffproof.runs.labels import short_spec

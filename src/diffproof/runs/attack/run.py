@@ -26,7 +26,7 @@ from diffproof.attacks.views import AttackedDefense, GradientMode
 from diffproof.data.images import ImageData
 from diffproof.defenses.purifying.base import Purifier
 from diffproof.defenses.voting import majority
-from diffproof.errors import is_out_of_memory
+from diffproof.errors import halved, is_out_of_memory
 from diffproof.noise import Noise, Stream
 from diffproof.runs.attack.store import AttackedImage, AttackStore
 from diffproof.runs.defense import defense_settings, load_networks_and_defense, numbers
@@ -197,13 +197,8 @@ def run(job: AttackJob, folder: Path, on_images: OnImages = lambda images: None)
                 group = todo[: job.attack.images_at_once(job.view.images_at_once(batch_size))]
                 store.save_results(_attack_images(job, group, batch_size))
             except (MemoryError, RuntimeError) as error:
-                if not is_out_of_memory(error):
-                    raise
-                if batch_size == 1:
-                    raise MemoryError("no memory for a batch of one image") from None
                 # Results do not depend on the batch size.
-                batch_size //= 2
-                warnings.warn(f"no memory for the batch: going on with {batch_size} images", stacklevel=2)
+                batch_size = halved(batch_size, error)
                 continue
             on_images(len(group))
             todo = todo[len(group) :]
@@ -261,7 +256,7 @@ def _attack_images(job: AttackJob, indices: list[int], batch_size: int) -> list[
     assert settings.majority_of is not None
     started = time.monotonic()
     images, labels = job.images(indices)
-    evaluated = evaluate(
+    evaluation = evaluate(
         job.view,
         images,
         labels,
@@ -273,7 +268,7 @@ def _attack_images(job: AttackJob, indices: list[int], batch_size: int) -> list[
         image_indices=indices,
         batch_size=batch_size,
     )
-    found = {one.image_index: one.result.adversarial for one in evaluated if one.result is not None}
+    found = {one.image_index: one.result.adversarial for one in evaluation.images if one.result is not None}
     purified: dict[int, Tensor] = {}
     if isinstance(defense, Purifier) and found:
         index = torch.tensor(list(found))
@@ -292,5 +287,5 @@ def _attack_images(job: AttackJob, indices: list[int], batch_size: int) -> list[
             version=version("diffproof"),
             seconds=seconds,
         )
-        for row, one in enumerate(evaluated)
+        for row, one in enumerate(evaluation.images)
     ]

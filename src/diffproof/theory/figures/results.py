@@ -14,9 +14,9 @@ import torch
 from scipy.stats import binom
 from torch import Tensor
 
-from diffproof.attacks.scoring import Share
 from diffproof.checks import check_at_least
 from diffproof.data.digits import load_digits
+from diffproof.intervals import Share
 from diffproof.reverse.solvers import Solver
 from diffproof.theory.densities import FiniteSupport, GaussianMixture
 from diffproof.theory.figures.setting import Setting

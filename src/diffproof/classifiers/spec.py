@@ -1,0 +1,74 @@
+"""What a classifier's spec names, and its parts."""
+
+from __future__ import annotations
+
+import re
+from enum import Enum
+from pathlib import Path
+from typing import NamedTuple
+
+from diffproof.checks import unknown_name
+from diffproof.classifiers import resnet
+from diffproof.classifiers.libraries import LIBRARIES
+from diffproof.weights import packaged
+
+_CODE = re.compile(r"(?P<module>[^\W\d]\w*(\.[^\W\d]\w*)*):(?P<function>[^\W\d]\w*)(@(?P<weights>.*))?")
+
+
+class Kind(Enum):
+    """What a spec names."""
+
+    FILE = "weights file"
+    LIBRARY = "library"
+    RESNET = "CIFAR ResNet"
+    CODE = "code"
+
+
+class Spec(NamedTuple):
+    """A spec in its parts.
+
+    Attributes:
+        kind: what it names.
+        family: the library, or the module. name: the file, model or function.
+        weights: what stands behind "@", None if nothing.
+    """
+
+    kind: Kind
+    family: str
+    name: str
+    weights: str | None
+
+
+def parse(spec: str) -> Spec:
+    """Take a classifier's spec apart; see `load_classifier`.
+
+    Raises:
+        ValueError: it has none of the forms, or an unknown name.
+    """
+    files = packaged("classifier")
+    if spec in files or Path(spec).is_file():
+        return Spec(Kind.FILE, "", str(files.get(spec, spec)), None)
+    name, at, weights = spec.partition("@")
+    if name in resnet.BLOCKS:
+        if not weights:
+            raise ValueError(f"classifier: expected {name}@FILE, got {spec!r}")
+        return Spec(Kind.RESNET, "", name, weights)
+    if spec.endswith(".safetensors") and ":" not in spec:
+        return Spec(Kind.FILE, "", spec, None)
+    family, colon, rest = spec.partition(":")
+    if colon and family in LIBRARIES:
+        name, at, weights = (rest, "", "") if family == "hf" else rest.partition("@")
+        if not name or (at and not weights):
+            raise ValueError(f"classifier: expected {family}:NAME, got {spec!r}")
+        return Spec(Kind.LIBRARY, family, name, weights or None)
+    if match := _CODE.fullmatch(spec):
+        return Spec(Kind.CODE, match["module"], match["function"], match["weights"] or None)
+    if at:
+        raise unknown_name("classifier", name, resnet.BLOCKS)
+    if Path(spec).is_dir():
+        raise ValueError(
+            f"classifier: {spec} is a folder; expected a file, or hf:{spec} for a transformers model"
+        )
+    if Path(spec).suffix == "" and "/" not in spec:
+        raise unknown_name("classifier", spec, [*files, *resnet.BLOCKS, *(f"{name}:" for name in LIBRARIES)])
+    return Spec(Kind.FILE, "", spec, None)

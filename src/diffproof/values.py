@@ -1,0 +1,210 @@
+"""Values of settings as texts: what a setting takes, and how its text is read."""
+
+from __future__ import annotations
+
+import math
+import operator
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
+
+
+class Value:
+    """What a setting takes. Subclasses write `read` and `says`."""
+
+    def read(self, text: str) -> Any:
+        """The value of a text.
+
+        Raises:
+            ValueError: the text is none; the message says what was expected.
+        """
+        raise TypeError(f"{type(self).__name__} does not define read()")
+
+    def says(self) -> str:
+        """What is expected, as errors and `diffproof methods` say it."""
+        raise TypeError(f"{type(self).__name__} does not define says()")
+
+    def _refuse(self, text: str) -> ValueError:
+        return ValueError(f"expected {self.says()}, got {text!r}")
+
+
+_RANGE = re.compile(r"([>≥]) (\S+)|in ([\[(])(\S+), (\S+)([\])])")
+
+
+def _inside(limits: str) -> Callable[[float], bool]:
+    """Whether a number lies within limits written as "> 0", "≥ 1" or "in (0, 1]"; "" has none."""
+    if not limits:
+        return math.isfinite
+    match = _RANGE.fullmatch(limits)
+    if match is None:
+        raise ValueError(f"limits: expected a range, got {limits!r}")
+    if match[1]:
+        above = operator.gt if match[1] == ">" else operator.ge
+        least = float(match[2])
+        return lambda number: math.isfinite(number) and above(number, least)
+    low, high = float(match[4]), float(match[5])
+    over = operator.gt if match[3] == "(" else operator.ge
+    under = operator.lt if match[6] == ")" else operator.le
+    return lambda number: over(number, low) and under(number, high)
+
+
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d{1,3})?", re.IGNORECASE)
+_QUOTIENT = re.compile(r"[+-]?\d{1,9}/\d{1,9}")
+
+
+def number(text: str) -> float:
+    """A number such as 0.5 or 8/255.
+
+    Raises:
+        ValueError: it is none.
+    """
+    if _QUOTIENT.fullmatch(text) and not text.endswith("/" + "0" * (len(text) - text.index("/") - 1)):
+        return float(Fraction(text))
+    if _NUMBER.fullmatch(text):
+        return float(text)
+    raise ValueError(f"expected a number, got {text!r}")
+
+
+@dataclass(frozen=True)
+class Integer(Value):
+    """A whole number of at least `least`."""
+
+    least: int
+
+    def read(self, text: str) -> int:
+        """See Value."""
+        if not re.fullmatch(r"\d{1,18}", text) or int(text) < self.least:
+            raise self._refuse(text)
+        return int(text)
+
+    def says(self) -> str:
+        """See Value."""
+        return f"an integer ≥ {self.least}"
+
+
+@dataclass(frozen=True)
+class Real(Value):
+    """A number, a quotient such as 8/255 included, within limits such as "> 0" or "in (0, 1]"."""
+
+    limits: str
+
+    def read(self, text: str) -> float:
+        """See Value."""
+        try:
+            found = number(text)
+        except ValueError:
+            raise self._refuse(text) from None
+        if not _inside(self.limits)(found):
+            raise self._refuse(text)
+        return found
+
+    def says(self) -> str:
+        """See Value."""
+        return f"a number {self.limits}".rstrip()
+
+
+@dataclass(frozen=True)
+class Flag(Value):
+    """Yes or no."""
+
+    def read(self, text: str) -> bool:
+        """See Value."""
+        if text.lower() not in ("true", "false"):
+            raise self._refuse(text)
+        return text.lower() == "true"
+
+    def says(self) -> str:
+        """See Value."""
+        return "true or false"
+
+
+@dataclass(frozen=True, init=False)
+class Choice(Value):
+    """One of some words."""
+
+    words: tuple[str, ...]
+
+    def __init__(self, *words: str) -> None:
+        object.__setattr__(self, "words", words)
+
+    def read(self, text: str) -> str:
+        """See Value."""
+        if text not in self.words:
+            raise self._refuse(text)
+        return text
+
+    def says(self) -> str:
+        """See Value."""
+        return " or ".join(filter(None, (", ".join(self.words[:-1]), self.words[-1])))
+
+
+@dataclass(frozen=True)
+class Text(Value):
+    """A text of a form that the method itself checks."""
+
+    form: str
+
+    def read(self, text: str) -> str:
+        """See Value."""
+        return text
+
+    def says(self) -> str:
+        """See Value."""
+        return self.form
+
+
+@dataclass(frozen=True)
+class Numbers(Value):
+    """Numbers in brackets, "[0.1,0.2]", each within limits."""
+
+    limits: str = ""
+    whole: bool = False
+
+    def read(self, text: str) -> list[float] | list[int]:
+        """See Value."""
+        if not (text.startswith("[") and text.endswith("]") and text[1:-1].strip()):
+            raise self._refuse(text)
+        try:
+            found = [number(part.strip()) for part in text[1:-1].split(",")]
+        except ValueError:
+            raise self._refuse(text) from None
+        if not all(map(_inside(self.limits), found)) or (self.whole and any(one % 1 for one in found)):
+            raise self._refuse(text)
+        return [int(one) for one in found] if self.whole else found
+
+    def says(self) -> str:
+        """See Value."""
+        kind = "integers" if self.whole else "numbers"
+        return f"{kind} {self.limits}".rstrip() + " in brackets, such as [1,2]"
+
+
+@dataclass(frozen=True)
+class Optional(Value):
+    """Another value, or the word that stands for None."""
+
+    value: Value
+    word: str = "none"
+
+    def read(self, text: str) -> Any:
+        """See Value."""
+        try:
+            return None if text == self.word else self.value.read(text)
+        except ValueError:
+            raise self._refuse(text) from None
+
+    def says(self) -> str:
+        """See Value."""
+        return f"{self.value.says()}, or {self.word}"
+
+
+def written(value: Any) -> str:
+    """A setting's value as a text that reads as it again: true, none, [0.1,0.2], 8/255 as its decimals."""
+    if value is None:
+        return "none"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, list | tuple):
+        return f"[{','.join(map(written, value))}]"
+    return repr(value) if isinstance(value, int | float) else str(value)
