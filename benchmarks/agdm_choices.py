@@ -25,8 +25,8 @@ ITERATIONS, EOT, DRAWS = 10, 4, 10
 def row(name: str, defense: dp.Defense, data: dp.ImageData, threat: dp.Linf) -> None:
     """Attack a defence and print its scores."""
     began = time.perf_counter()
-    evaluated = dp.evaluate(
-        dp.AttackedDefense(defense.requires_grad_(False)),
+    evaluation = dp.evaluate(
+        defense.requires_grad_(False),
         data.images,
         data.labels,
         attack=dp.PGD(iterations=ITERATIONS, eot=EOT if defense.random else 1),
@@ -35,7 +35,7 @@ def row(name: str, defense: dp.Defense, data: dp.ImageData, threat: dp.Linf) -> 
         votes=DRAWS,
         batch_size=256,
     )
-    both = dp.scores(evaluated, defense.num_classes, draws=DRAWS, votes=DRAWS)
+    both = evaluation.clean, evaluation.attacked
     shares = [share.value for scores in both for share in (scores.fresh, scores.majority, scores.worst)]
     seconds = time.perf_counter() - began
     print(f"{name:32s}" + "".join(f"{share:9.1%}" for share in shares) + f"{seconds:9.1f}", flush=True)

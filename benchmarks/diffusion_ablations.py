@@ -23,10 +23,10 @@ import safetensors.torch
 import torch
 
 import diffproof as dp
-from diffproof.intervals import Share
 from diffproof.attacks.threat import parse_budget
 from diffproof.data.indices import parse_indices
 from diffproof.files import replacing
+from diffproof.intervals import Share
 from diffproof.runs.attack.report import AttackRow, load_attack_report
 
 # Of Okabe & Ito's palette; lines differ in style, too.

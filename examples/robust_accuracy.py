@@ -17,11 +17,11 @@ from pathlib import Path
 
 import torch
 
-from diffproof.intervals import Share
 from diffproof.cli.main import guarded
 from diffproof.cli.main import run as diffproof
 from diffproof.cli.progress import print_attack_report
 from diffproof.files import replacing
+from diffproof.intervals import Share
 from diffproof.runs.attack.report import AttackReport, load_attack_report, write_attack_report
 from diffproof.runs.attack.run import prepare
 from diffproof.runs.attack.run import run as run_attack

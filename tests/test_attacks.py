@@ -17,10 +17,10 @@ from diffproof.attacks.diagnostics.probe import Probe
 from diffproof.attacks.expectation import Expectation, MeanOf
 from diffproof.attacks.losses import Loss, loss_values
 from diffproof.attacks.low_frequency import low_pass
-from diffproof.attacks.named import ATTACKS
 from diffproof.attacks.pyautoattack import WatchedDefense, contained
 from diffproof.attacks.stadv import total_variation, warp
 from diffproof.attacks.threat import L2, Flow, Linf, PixelThreat, parse_budget
+from diffproof.catalog import ATTACKS
 from diffproof.noise import Noise, Stream
 
 SHAPE = (1, 4, 4)

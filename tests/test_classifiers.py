@@ -24,11 +24,11 @@ from torch import Tensor, nn
 import diffproof as dp
 from diffproof.classifiers import resnet
 from diffproof.classifiers.base import check_classes
-from diffproof.classifiers.optional import import_optional
 from diffproof.classifiers.preprocessing import Resize
 from diffproof.classifiers.saved import describe_base
 from diffproof.classifiers.spec import Kind, parse
 from diffproof.cli.main import run
+from diffproof.optional import import_optional
 from diffproof.weights import load_weights, save_weights
 
 SHARED = Path(__file__).parents[1].parent / "shared"

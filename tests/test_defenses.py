@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 import diffproof as dp
 from diffproof.attacks.scoring import draw_labels
+from diffproof.catalog import DEFENSES, able
 from diffproof.checks import (
     check_at_least,
     check_pixels,
@@ -25,7 +26,7 @@ from diffproof.checks import (
     unknown_name,
 )
 from diffproof.classifiers.base import check_logits, predicted_labels
-from diffproof.defenses.named import CERTIFIABLE, set_precision
+from diffproof.defenses.named import set_precision
 from diffproof.denoisers.network import NetworkDenoiser
 from diffproof.noise import Noise, Stream
 from diffproof.reverse.levels import select_sigmas
@@ -33,7 +34,7 @@ from diffproof.reverse.levels import select_sigmas
 GRID = torch.linspace(0.05, 0.6, 12, dtype=torch.float64)
 SIGMA = 0.5
 # Those that end in a classifier; test_diffusion_classifier.py has the other one.
-METHODS = [method for method in CERTIFIABLE if method != "dc"]
+METHODS = [method for method in able(DEFENSES, "certify") if method != "dc"]
 SHAPE = (1, 2, 2)
 
 

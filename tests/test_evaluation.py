@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 import torch
 from torch import Tensor
@@ -109,7 +111,7 @@ def test_neither_batch_size_nor_neighbours_change_a_result() -> None:
     assert _plain(alone) == _plain(whole)[3:]
 
 
-def _plain(found: list[Evaluated]) -> list[object]:
+def _plain(found: Sequence[Evaluated]) -> list[object]:
     return [
         (
             one.clean_labels,

@@ -15,10 +15,11 @@ from test_purification import bar, from_y, level, to_y
 from torch import Tensor, nn
 
 import diffproof as dp
-from diffproof.defenses.named import CERTIFIABLE, METHODS, PURIFYING
+from diffproof.catalog import DEFENSES, able
 from diffproof.defenses.purifying.coordinates import as_image
 from diffproof.denoisers.base import Estimate, Sigma
 from diffproof.gradients import plain
+from diffproof.methods import load_class
 
 SHAPE = (1, 3, 3)
 BUDGET = 8 / 255
@@ -433,18 +434,14 @@ def given(method: str) -> dict[str, Any]:
 
 
 def test_every_method_has_its_name() -> None:
-    assert (
-        {*CERTIFIABLE, *PURIFYING}
-        == set(METHODS)
-        >= {"none", "diffpure", "gdmp", "gradual", "coup", "agdm", "dc", "likelihood", "rdc"}
-    )
-    for method, kind in METHODS.items():
+    assert {*able(DEFENSES, "certify"), *able(DEFENSES, "purify")} == set(DEFENSES)
+    for method in DEFENSES:
         defense = dp.load_defense(method, **given(method))
-        assert type(defense) is kind
+        assert type(defense) is load_class("defense", method)
         assert defense.settings()["method"] == method
 
 
-@pytest.mark.parametrize("method", sorted(PURIFYING))
+@pytest.mark.parametrize("method", able(DEFENSES, "purify"))
 def test_a_missing_network_is_named(method: str) -> None:
     for name in ("denoiser", "guide"):
         needed = given(method)
@@ -453,7 +450,7 @@ def test_a_missing_network_is_named(method: str) -> None:
                 dp.load_defense(method, **needed)
 
 
-@pytest.mark.parametrize("method", sorted(METHODS))
+@pytest.mark.parametrize("method", sorted(DEFENSES))
 def test_a_setting_that_a_method_does_not_take_is_named(method: str) -> None:
     with pytest.raises(ValueError, match=f"^brightness: no setting of the method '{method}', which takes"):
         dp.load_defense(method, brightness=1.0, **given(method))

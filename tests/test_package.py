@@ -44,7 +44,16 @@ def test_loading_data_needs_no_network_library() -> None:
 
 @pytest.mark.parametrize(
     "arguments",
-    [[], ["--help"], ["--version"], ["certify", "--help"], ["report", "--help"], ["train", "denoiser", "-h"]],
+    [
+        [],
+        ["--help"],
+        ["--version"],
+        ["certify", "--help"],
+        ["report", "--help"],
+        ["methods"],
+        ["methods", "gdmp"],
+        ["train", "denoiser", "-h"],
+    ],
 )
 def test_help_loads_only_click(arguments: list[str]) -> None:
     loaded = loaded_by(f"from diffproof.cli.main import run; run({arguments})")

@@ -11,10 +11,12 @@ from test_attacks import SHAPE, attack_noise, pictures, purifier
 
 import diffproof as dp
 from diffproof.attacks.autoattack import VERSIONS
-from diffproof.attacks.named import ATTACKS, load_attack
+from diffproof.attacks.named import load_attack
 from diffproof.attacks.papers import PROTOCOLS, load_protocol
 from diffproof.attacks.scoring import Score, Scores
 from diffproof.attacks.threat import THREATS, load_threat
+from diffproof.catalog import ATTACKS
+from diffproof.methods import load_class
 
 # Both average the gradients of the loss of each draw.
 MEAN = {"loss": "ce", "mean_of": "loss"}
@@ -66,7 +68,7 @@ def test_every_protocol_can_be_run(name: str) -> None:
     assert protocol.attack in ATTACKS
     assert set(protocol.threats) <= set(THREATS)
     for threat in protocol.threats:
-        assert isinstance(load_threat(threat, 0.01), ATTACKS[protocol.attack].threats)
+        assert isinstance(load_threat(threat, 0.01), load_class("attack", protocol.attack).threats)
         for size in (32, 256):
             fixed = protocol.fixed_for(threat, size)
             load_attack(protocol.attack, **fixed)

@@ -10,15 +10,20 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from diffproof.attacks.autoattack import AutoAttack as AutoAttack
+    from diffproof.attacks.base import Attack as Attack
+    from diffproof.attacks.base import Job as Job
     from diffproof.attacks.diagnostics.diagnose import diagnose as diagnose
     from diffproof.attacks.diagnostics.finding import Finding as Finding
     from diffproof.attacks.diffattack import DiffAttack as DiffAttack
     from diffproof.attacks.evaluation import Evaluated as Evaluated
-    from diffproof.attacks.evaluation import evaluate as evaluate
+    from diffproof.attacks.evaluation import Evaluation as Evaluation
     from diffproof.attacks.evaluation import scores as scores
+    from diffproof.attacks.expectation import Expectation as Expectation
     from diffproof.attacks.lagrange import Lagrange as Lagrange
+    from diffproof.attacks.losses import Loss as Loss
     from diffproof.attacks.low_frequency import LowFrequency as LowFrequency
     from diffproof.attacks.named import attack as attack
+    from diffproof.attacks.named import evaluate as evaluate
     from diffproof.attacks.named import load_attack as load_attack
     from diffproof.attacks.papers import load_protocol as load_protocol
     from diffproof.attacks.pgd import PGD as PGD
@@ -29,6 +34,8 @@ if TYPE_CHECKING:
     from diffproof.attacks.threat import L2 as L2
     from diffproof.attacks.threat import Flow as Flow
     from diffproof.attacks.threat import Linf as Linf
+    from diffproof.attacks.threat import PixelThreat as PixelThreat
+    from diffproof.attacks.threat import Threat as Threat
     from diffproof.attacks.threat import load_threat as load_threat
     from diffproof.attacks.views import AttackedDefense as AttackedDefense
     from diffproof.attacks.views import GradientMode as GradientMode
@@ -43,6 +50,7 @@ if TYPE_CHECKING:
     from diffproof.data.named import load_data as load_data
     from diffproof.defenses.base import CertifiableDefense as CertifiableDefense
     from diffproof.defenses.base import Defense as Defense
+    from diffproof.defenses.base import Labelled as Labelled
     from diffproof.defenses.dds import DDS as DDS
     from diffproof.defenses.densepure import DensePure as DensePure
     from diffproof.defenses.diffusion_classifier.classifier import DiffusionClassifier as DiffusionClassifier
@@ -59,6 +67,7 @@ if TYPE_CHECKING:
     from diffproof.defenses.purifying.reverse_process import Purification as Purification
     from diffproof.defenses.undefended import Undefended as Undefended
     from diffproof.denoisers.base import Denoiser as Denoiser
+    from diffproof.denoisers.base import Estimate as Estimate
     from diffproof.denoisers.diffusers import from_unet as from_unet
     from diffproof.denoisers.empirical import EmpiricalDenoiser as EmpiricalDenoiser
     from diffproof.denoisers.gaussian_mixture import GaussianMixtureDenoiser as GaussianMixtureDenoiser
@@ -80,6 +89,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "AGDM": "defenses.purifying.agdm",
+    "Attack": "attacks.base",
     "AttackResult": "attacks.result",
     "AttackedDefense": "attacks.views",
     "AutoAttack": "attacks.autoattack",
@@ -98,7 +108,10 @@ _HOMES = {
     "DiffusionLoss": "defenses.diffusion_classifier.loss",
     "DiscreteSchedule": "denoisers.schedules",
     "EmpiricalDenoiser": "denoisers.empirical",
+    "Estimate": "denoisers.base",
     "Evaluated": "attacks.evaluation",
+    "Evaluation": "attacks.evaluation",
+    "Expectation": "attacks.expectation",
     "Finding": "attacks.diagnostics.finding",
     "Flow": "attacks.threat",
     "GDMP": "defenses.purifying.gdmp",
@@ -106,14 +119,18 @@ _HOMES = {
     "GradientMode": "attacks.views",
     "GradualNoise": "defenses.purifying.gradual",
     "ImageData": "data.images",
+    "Job": "attacks.base",
     "L2": "attacks.threat",
+    "Labelled": "defenses.base",
     "Lagrange": "attacks.lagrange",
     "LikelihoodMaximization": "defenses.purifying.likelihood",
     "Linf": "attacks.threat",
+    "Loss": "attacks.losses",
     "LowFrequency": "attacks.low_frequency",
     "NetworkDenoiser": "denoisers.network",
     "Noise": "noise",
     "PGD": "attacks.pgd",
+    "PixelThreat": "attacks.threat",
     "Purification": "defenses.purifying.reverse_process",
     "Purifier": "defenses.purifying.base",
     "RDC": "defenses.diffusion_classifier.rdc",
@@ -125,12 +142,13 @@ _HOMES = {
     "StAdv": "attacks.stadv",
     "StepRule": "reverse.levels",
     "Stream": "noise",
+    "Threat": "attacks.threat",
     "Undefended": "defenses.undefended",
     "VarianceExplodingSchedule": "denoisers.schedules",
     "VariancePreservingSchedule": "denoisers.schedules",
     "attack": "attacks.named",
     "diagnose": "attacks.diagnostics.diagnose",
-    "evaluate": "attacks.evaluation",
+    "evaluate": "attacks.named",
     "fit_temperature": "calibration.measures",
     "from_unet": "denoisers.diffusers",
     "gradient_similarity": "attacks.similarity",

@@ -6,7 +6,7 @@ tables; a test holds them equal to the constructors.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,12 +22,14 @@ class Setting:
         value: what it takes.
         default: of the constructor; an enum's value in place of its member, a list in place of a tuple.
         meaning: a sentence.
+        required: there is no default.
     """
 
     name: str
     value: Value
     default: Any
     meaning: str
+    required: bool = False
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,7 @@ class Method:
         settings: in the order of the constructor.
         networks: those that it needs, of denoiser, classifier and guide.
         can: "certify" and "purify", for defences; "gradient-free" for attacks.
+        optional: networks that it takes but can do without.
     """
 
     name: str
@@ -49,6 +52,12 @@ class Method:
     settings: tuple[Setting, ...]
     networks: tuple[str, ...] = ()
     can: frozenset[str] = frozenset()
+    optional: tuple[str, ...] = ()
+
+    @property
+    def takes(self) -> tuple[str, ...]:
+        """All networks that it has a place for."""
+        return self.networks + self.optional
 
     def setting(self, name: str) -> Setting | None:
         """The setting of this name, None where there is none."""
@@ -351,6 +360,6 @@ ATTACKS: dict[str, Method] = {
 }
 
 
-def names(methods: Mapping[str, Method], can: str) -> Iterable[str]:
+def able(methods: Mapping[str, Method], can: str) -> list[str]:
     """The names of the methods that can do something."""
     return [name for name, method in methods.items() if can in method.can]

@@ -8,10 +8,10 @@ import itertools
 import operator
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from enum import StrEnum
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
-import torch
-from torch import Tensor
+if TYPE_CHECKING:
+    from torch import Tensor
 
 T = TypeVar("T")
 E = TypeVar("E", bound=StrEnum)
@@ -93,7 +93,7 @@ def check_pixels(images: Tensor, name: str = "images") -> Tensor:
     if images.numel() == 0:
         raise ValueError(f"{name}: expected at least one image, got shape {tuple(images.shape)}")
     low, high = float(images.min()), float(images.max())
-    if not torch.isfinite(images).all():
+    if not images.isfinite().all():
         raise ValueError(f"{name}: expected finite pixels, got NaN or infinity")
     if low < 0.0 or high > 1.0:
         raise ValueError(f"{name}: expected pixels in [0, 1], got [{low:.4g}, {high:.4g}]")

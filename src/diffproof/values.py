@@ -69,19 +69,21 @@ def number(text: str) -> float:
 
 @dataclass(frozen=True)
 class Integer(Value):
-    """A whole number of at least `least`."""
+    """A whole number of at least `least`; None for any."""
 
-    least: int
+    least: int | None
 
     def read(self, text: str) -> int:
         """See Value."""
-        if not re.fullmatch(r"\d{1,18}", text) or int(text) < self.least:
+        if not re.fullmatch(r"[+-]?\d{1,18}", text):
+            raise self._refuse(text)
+        if self.least is not None and int(text) < self.least:
             raise self._refuse(text)
         return int(text)
 
     def says(self) -> str:
         """See Value."""
-        return f"an integer ≥ {self.least}"
+        return "an integer" if self.least is None else f"an integer ≥ {self.least}"
 
 
 @dataclass(frozen=True)

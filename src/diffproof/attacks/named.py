@@ -1,49 +1,43 @@
-"""Attacks by name, and the one call that runs one."""
+"""Attacks by name, and the two calls that run one: attack and evaluate."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import fields
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
 
-from diffproof.attacks.autoattack import AutoAttack
+from diffproof.attacks import evaluation
 from diffproof.attacks.base import Attack
-from diffproof.attacks.diffattack import DiffAttack
-from diffproof.attacks.lagrange import Lagrange
-from diffproof.attacks.low_frequency import LowFrequency
-from diffproof.attacks.pgd import PGD
+from diffproof.attacks.evaluation import Evaluation
 from diffproof.attacks.result import AttackResult
-from diffproof.attacks.square import Square
-from diffproof.attacks.stadv import StAdv
 from diffproof.attacks.threat import Threat, load_threat
 from diffproof.attacks.views import AttackedDefense, GradientMode
-from diffproof.checks import unknown_name
 from diffproof.defenses.base import Defense
-
-ATTACKS: dict[str, type[Attack]] = {
-    cls.name: cls for cls in (PGD, AutoAttack, StAdv, DiffAttack, Lagrange, LowFrequency, Square)
-}
+from diffproof.methods import describe, load_class, parse
 
 
-def load_attack(name: str, **settings: Any) -> Attack:
+def load_attack(attack: str | Mapping[str, Any], **settings: Any) -> Attack:
     """An attack by name.
 
     Args:
-        name: "pgd", "autoattack", "stadv", "diffattack", "lagrange", "low-frequency" or "square".
-        settings: the attack's own, see its class.
+        attack: a name of the catalog (`diffproof methods`), "package.module:Class" for a class of your own,
+            or the name of a plug-in, each perhaps with settings: "pgd:iterations=200,eot=20"; or a mapping
+            with `name` and settings.
+        settings: further settings of the attack, as Python's values; see its class.
 
     Raises:
-        ValueError: unknown name, unknown setting or one out of range.
+        ValueError: unknown name, or a setting that is unknown, given twice or out of range.
     """
-    if name not in ATTACKS:
-        raise unknown_name("attack", name, ATTACKS)
-    known = [field.name for field in fields(ATTACKS[name])]
+    spec = parse("attack", attack)
+    known = [setting.name for setting in describe("attack", spec.name).settings]
     for setting in settings:
         if setting not in known:
-            raise ValueError(f"{setting}: no setting of {name}; it has {', '.join(known)}")
-    return ATTACKS[name](**settings)
+            raise ValueError(f"{setting}: no setting of {spec.name}; it has {', '.join(known)}")
+        if setting in spec.settings:
+            raise ValueError(f"{setting}: given twice, in {str(spec)!r} and beside it")
+    loaded: Attack = load_class("attack", spec.name)(**spec.settings, **settings)
+    return loaded
 
 
 def attack(
@@ -78,22 +72,81 @@ def attack(
     Raises:
         ValueError: an argument is unknown or out of range, or the attack cannot be run on this defence.
     """
+    view, chosen, within = _resolved(defense, attack, threat, budget, gradient, surrogate_share, settings)
+    return chosen.run(
+        view,
+        images,
+        labels,
+        threat=within,
+        seed=seed,
+        image_indices=range(len(images)) if image_indices is None else image_indices,
+        batch_size=batch_size,
+    )
+
+
+def evaluate(
+    defense: Defense,
+    images: Tensor,
+    labels: Tensor,
+    *,
+    attack: Attack | str = "pgd",
+    threat: Threat | str = "linf",
+    budget: str | float | None = None,
+    gradient: GradientMode | str = GradientMode.EXACT,
+    surrogate_share: float = 0.1,
+    draws: int = 10,
+    votes: int = 10,
+    seed: int = 0,
+    image_indices: Sequence[int] | None = None,
+    batch_size: int = 64,
+    **settings: Any,
+) -> Evaluation:
+    """Attack those images that a defence gets right, and score it before and after.
+
+    Args:
+        defense: any defence.
+        images: N×C×H×W in [0, 1].
+        labels: N int64, the true ones.
+        attack, threat, budget, gradient, surrogate_share: as in `attack`.
+        draws: fresh draws of noise that score an image.
+        votes: draws that vote on its label.
+        seed, image_indices, batch_size, settings: as in `attack`.
+
+    Raises:
+        ValueError: an argument is unknown or out of range, or the attack cannot be run on this defence.
+    """
+    view, chosen, within = _resolved(defense, attack, threat, budget, gradient, surrogate_share, settings)
+    return evaluation.evaluate(
+        view,
+        images,
+        labels,
+        attack=chosen,
+        threat=within,
+        draws=draws,
+        votes=votes,
+        seed=seed,
+        image_indices=image_indices,
+        batch_size=batch_size,
+    )
+
+
+def _resolved(
+    defense: Defense,
+    attack: Attack | str,
+    threat: Threat | str,
+    budget: str | float | None,
+    gradient: GradientMode | str,
+    surrogate_share: float,
+    settings: Mapping[str, Any],
+) -> tuple[AttackedDefense, Attack, Threat]:
+    """What `attack` and `evaluate` are given, as objects."""
     if not isinstance(attack, str) and settings:
         raise ValueError(f"settings: expected none beside an attack, got {', '.join(settings)}")
-    if isinstance(attack, str):
-        attack = load_attack(attack, **settings)
+    chosen = load_attack(attack, **settings) if isinstance(attack, str) else attack
     if isinstance(threat, str):
         if budget is None:
             raise ValueError(f"budget: expected one for the threat {threat!r}, got None")
         threat = load_threat(threat, budget)
     elif budget is not None:
         raise ValueError(f"budget: the threat has its own, expected None, got {budget!r}")
-    return attack.run(
-        AttackedDefense(defense, gradient, surrogate_share=surrogate_share),
-        images,
-        labels,
-        threat=threat,
-        seed=seed,
-        image_indices=range(len(images)) if image_indices is None else image_indices,
-        batch_size=batch_size,
-    )
+    return AttackedDefense(defense, gradient, surrogate_share=surrogate_share), chosen, threat

@@ -23,7 +23,7 @@ class Protocol:
 
     Attributes:
         name, source: of the protocol; the paper.
-        attack: name in `diffproof.attacks.named.ATTACKS`.
+        attack: name in `diffproof.catalog.ATTACKS`.
         gradient: what it differentiates.
         fixed: settings of the attack that belong to the protocol.
         threats: the threat models that it is for, each with further such settings.

@@ -17,8 +17,8 @@ from diffproof.attacks.base import Job
 from diffproof.attacks.losses import Loss, loss_values
 from diffproof.attacks.result import AttackResult
 from diffproof.attacks.threat import PixelThreat
-from diffproof.classifiers.optional import import_optional
 from diffproof.noise import Noise, Stream
+from diffproof.optional import import_optional
 
 NORMS = {"linf": "Linf", "l2": "L2"}
 

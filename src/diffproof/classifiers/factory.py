@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import importlib
-import os
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from torch import nn
 
 from diffproof.classifiers.base import Classifier
-from diffproof.classifiers.optional import one_line
+from diffproof.own_code import Address, build
 from diffproof.weights import load_into, load_weights
 
 
@@ -29,34 +24,11 @@ def load(module: str, name: str, weights: str | None) -> Classifier:
         ValueError: no such module or function, an exception in either, something else returned, or weights
             that do not fit.
     """
-    spec = f"{module}:{name}"
-    with _current_directory_first():
-        try:
-            home = importlib.import_module(module)
-        except ModuleNotFoundError as error:
-            if error.name is not None and (module == error.name or module.startswith(f"{error.name}.")):
-                raise ValueError(
-                    f"classifier: no module {error.name} in {Path.cwd()} or on Python's path (for {spec})"
-                ) from None
-            raise ValueError(f"classifier: importing {module} failed: {one_line(error)}") from None
-        except Exception as error:  # it is the user's code
-            raise _failed(f"importing {module} failed", error) from error
-        if not callable(getattr(home, name, None)):
-            raise ValueError(f"classifier: module {module} has no function {name}")
-        try:
-            built = getattr(home, name)()
-        except MemoryError:
-            raise
-        except Exception as error:
-            raise _failed(f"{spec}() failed", error) from error
-    classifier = _as_classifier(built, spec)
+    where = Address(module, name)
+    classifier = _as_classifier(build("classifier", where), str(where))
     if weights is not None:
         load_into(classifier.network, load_weights(Path(weights)).tensors, weights)
     return classifier
-
-
-def _failed(what: str, error: Exception) -> ValueError:
-    return ValueError(f"classifier: {what}: {type(error).__name__}: {one_line(error)}")
 
 
 def _as_classifier(built: object, spec: str) -> Classifier:
@@ -69,15 +41,3 @@ def _as_classifier(built: object, spec: str) -> Classifier:
             " or wrap it as diffproof.Classifier(module, num_classes, mean=…, std=…)"
         )
     return Classifier(built, num_classes)
-
-
-@contextmanager
-def _current_directory_first() -> Iterator[None]:
-    # Only for the import and the call, so that no file there shadows a library that loads later.
-    here = os.getcwd()
-    sys.path.insert(0, here)
-    try:
-        yield
-    finally:
-        if here in sys.path:
-            sys.path.remove(here)

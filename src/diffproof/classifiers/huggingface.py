@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from diffproof.classifiers.base import Classifier
-from diffproof.classifiers.optional import import_optional, one_line
 from diffproof.classifiers.preprocessing import Interpolation, Resize
 from diffproof.hub import snapshot
+from diffproof.optional import import_optional, one_line
 
 # Pillow's codes.
 _INTERPOLATIONS = {2: Interpolation.BILINEAR, 3: Interpolation.BICUBIC}

@@ -9,8 +9,8 @@ from torch import nn
 
 from diffproof.checks import unknown_name
 from diffproof.classifiers.base import Classifier
-from diffproof.classifiers.optional import import_optional, one_line
 from diffproof.classifiers.preprocessing import Interpolation, Resize
+from diffproof.optional import import_optional, one_line
 from diffproof.weights import only_data
 
 _CLASSES = {"cifar10": 10, "cifar100": 100, "imagenet": 1000}

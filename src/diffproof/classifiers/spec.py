@@ -10,6 +10,7 @@ from typing import NamedTuple
 from diffproof.checks import unknown_name
 from diffproof.classifiers import resnet
 from diffproof.classifiers.libraries import LIBRARIES
+from diffproof.own_code import plugin
 from diffproof.weights import packaged
 
 _CODE = re.compile(r"(?P<module>[^\W\d]\w*(\.[^\W\d]\w*)*):(?P<function>[^\W\d]\w*)(@(?P<weights>.*))?")
@@ -63,6 +64,8 @@ def parse(spec: str) -> Spec:
         return Spec(Kind.LIBRARY, family, name, weights or None)
     if match := _CODE.fullmatch(spec):
         return Spec(Kind.CODE, match["module"], match["function"], match["weights"] or None)
+    if declared := plugin("diffproof.classifiers", spec.partition("@")[0]):
+        return Spec(Kind.CODE, declared.module, declared.name, spec.partition("@")[2] or None)
     if at:
         raise unknown_name("classifier", name, resnet.BLOCKS)
     if Path(spec).is_dir():

@@ -9,8 +9,8 @@ from typing import Any
 from torch import nn
 
 from diffproof.classifiers.base import Classifier
-from diffproof.classifiers.optional import import_optional, one_line
 from diffproof.classifiers.preprocessing import Resize, as_interpolation
+from diffproof.optional import import_optional, one_line
 from diffproof.weights import load_into, load_weights, only_data
 
 

@@ -12,6 +12,7 @@ from diffproof.cli.attack import attack
 from diffproof.cli.certify import certify
 from diffproof.cli.convert import convert
 from diffproof.cli.finetune import finetune
+from diffproof.cli.methods import methods
 from diffproof.cli.purify import purify
 from diffproof.cli.results import export, report, verify
 from diffproof.cli.theory import theory
@@ -36,7 +37,7 @@ def diffproof() -> None:
     """
 
 
-for command in (certify, attack, purify, report, export, verify, theory, train, finetune, convert):
+for command in (certify, attack, purify, report, export, verify, methods, theory, train, finetune, convert):
     diffproof.add_command(command)
 
 

@@ -2,43 +2,21 @@
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable
+from collections.abc import Mapping
 from typing import Any, TypeVar
 
 import torch
 from torch import nn
 
-from diffproof.checks import unknown_name
-from diffproof.defenses.base import CertifiableDefense, Defense
-from diffproof.defenses.dds import DDS
-from diffproof.defenses.densepure import DensePure
-from diffproof.defenses.diffusion_classifier.classifier import DiffusionClassifier
-from diffproof.defenses.diffusion_classifier.rdc import RDC
-from diffproof.defenses.purifying.agdm import AGDM
-from diffproof.defenses.purifying.base import Purifier
-from diffproof.defenses.purifying.coup import COUP
-from diffproof.defenses.purifying.diffpure import DiffPure
-from diffproof.defenses.purifying.gdmp import GDMP
-from diffproof.defenses.purifying.gradual import GradualNoise
-from diffproof.defenses.purifying.likelihood import LikelihoodMaximization
-from diffproof.defenses.undefended import Undefended
+from diffproof.defenses.base import Defense
 from diffproof.denoisers.base import Denoiser
-
-CERTIFIABLE: dict[str, type[CertifiableDefense]] = {
-    cls.method: cls for cls in (Undefended, DDS, DensePure, DiffusionClassifier)
-}
-PURIFYING: dict[str, type[Purifier]] = {
-    cls.method: cls for cls in (DiffPure, GDMP, GradualNoise, COUP, AGDM, LikelihoodMaximization, RDC)
-}
-METHODS: dict[str, type[Defense]] = {**CERTIFIABLE, **PURIFYING}
-
+from diffproof.methods import MethodSpec, describe, load_class, parse
 
 D = TypeVar("D", bound=Defense)
 
 
 def load_defense(
-    method: str,
+    method: str | Mapping[str, Any] | MethodSpec,
     *,
     classifier: nn.Module | None = None,
     denoiser: Denoiser | None = None,
@@ -48,41 +26,47 @@ def load_defense(
     """A defence by name.
 
     Args:
-        method: "none", "dds", "densepure" or "dc", which can be certified; "diffpure", "gdmp", "gradual",
-            "coup", "agdm", "likelihood" or "rdc".
-        classifier: see Defense; "dc" and "rdc" take none. denoiser: needed by all methods but "none".
+        method: a name of the catalog (`diffproof methods`), "package.module:Class" for a class of your own,
+            or the name of a plug-in, each perhaps with settings: "densepure:steps=10,votes=40"; or a mapping
+            with `name` and settings.
+        classifier: see Defense; "dc" and "rdc" take none.
+        denoiser: needed by all methods of the catalog but "none".
         guide: the robust classifier of "agdm", needed by it alone.
-        settings: the method's own keyword arguments.
+        settings: further keyword arguments of the method, as Python's values.
 
     Raises:
-        ValueError: unknown method, a missing or idle network, or a setting that is unknown or out of range.
+        ValueError: unknown method, a missing or idle network, or a setting that is unknown, given twice or
+            out of range.
     """
-    if method not in METHODS:
-        raise unknown_name("method", method, METHODS)
+    spec = method if isinstance(method, MethodSpec) else parse("defense", method)
     networks = {"classifier": classifier, "denoiser": denoiser, "guide": guide}
-    check_networks(method, **networks)
-    make: Callable[..., Defense] = METHODS[method]
-    takes = inspect.signature(make).parameters
+    check_networks(spec.name, **networks)
+    own = describe("defense", spec.name)
     for name in settings:
-        if name not in takes:
-            own = sorted({*takes} - {*networks})
-            raise ValueError(f"{name}: no setting of the method {method!r}, which takes {', '.join(own)}")
-    given = {name: network for name, network in networks.items() if name in takes}
-    return make(**given, **settings)
+        if own.setting(name) is None:
+            known = ", ".join(sorted(setting.name for setting in own.settings))
+            raise ValueError(f"{name}: no setting of the method {spec.name!r}, which takes {known}")
+        if name in spec.settings:
+            raise ValueError(f"{name}: given twice, in {str(spec)!r} and beside it")
+    given = {name: network for name, network in networks.items() if network is not None}
+    if "denoiser" not in own.takes:
+        given.pop("denoiser", None)
+    defense: Defense = load_class("defense", spec.name)(**given, **spec.settings, **settings)
+    return defense
 
 
 def check_networks(method: str, **networks: object) -> None:
     """Raise ValueError for a network that a known method needs and is None, or that it has no use for.
 
     Args:
-        method: a name of METHODS.
+        method: a name of the catalog, or the address of a class.
         networks: any of classifier, denoiser and guide, or their specs. An idle denoiser is no error.
     """
-    takes = inspect.signature(METHODS[method]).parameters
+    own = describe("defense", method)
     for name, network in networks.items():
-        if name in takes and network is None:
+        if name in own.networks and network is None:
             raise ValueError(f"{name}: the method {method!r} needs one, got None")
-        if name not in takes and network is not None and name != "denoiser":
+        if name not in own.takes and network is not None and name != "denoiser":
             raise ValueError(f"{name}: the method {method!r} takes none")
 
 

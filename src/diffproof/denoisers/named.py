@@ -8,11 +8,12 @@ from typing import NamedTuple
 
 from diffproof.checks import unknown_name
 from diffproof.data.named import load_data
-from diffproof.denoisers import diffusers, edm, openai, saved, score_sde
+from diffproof.denoisers import diffusers, edm, factory, openai, saved, score_sde
 from diffproof.denoisers.base import Denoiser
 from diffproof.denoisers.empirical import EmpiricalDenoiser
 from diffproof.denoisers.network import NetworkDenoiser
 from diffproof.denoisers.schedules import named_schedule
+from diffproof.own_code import address, exists, plugin
 from diffproof.weights import packaged
 
 
@@ -42,6 +43,7 @@ def load_denoiser(spec: str) -> Denoiser:
         spec: a packaged name ("digits", "cifar10"); a .safetensors file of `diffproof train denoiser`; the
             folder or the Hub id of a diffusers pipeline with a UNet2DModel, perhaps after "diffusers:";
             "family:preset@path" for a published checkpoint, with family "openai", "score_sde" or "edm"; or
+            "package.module:factory[@FILE]", your own code, which runs; NAME[@FILE], a plug-in; or
             "empirical:DATA", "empirical:DATA:SPLIT" or "empirical:DATA:SPLIT:COUNT" for the optimal denoiser
             of the first COUNT images of a data set (by default all of its training split), at the noise
             levels that `diffproof train denoiser` trains at by default.
@@ -54,6 +56,10 @@ def load_denoiser(spec: str) -> Denoiser:
         return _load_empirical(spec, rest)
     if colon and family == "diffusers":
         return diffusers.load(rest)
+    name, at, weights = spec.partition("@")
+    own = address(name)
+    if own is not None and family not in FAMILIES and exists(own.module):
+        return factory.load(own, weights if at else None)
     if colon and (family in FAMILIES or "@" in rest):
         return _load_checkpoint(spec, family, rest)
     known = packaged("denoiser")
@@ -63,6 +69,9 @@ def load_denoiser(spec: str) -> Denoiser:
     if path.is_dir() or (not path.exists() and _is_hub_id(spec)):
         return diffusers.load(spec)
     if not path.exists() and path.suffix == "" and "/" not in spec:
+        declared = plugin("diffproof.denoisers", name)
+        if declared is not None:
+            return factory.load(declared, weights if at else None)
         raise unknown_name("denoiser", spec, known)
     return saved.load(path)
 

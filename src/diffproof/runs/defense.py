@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -10,12 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from diffproof.attacks.threat import parse_budget
+from diffproof.catalog import DEFENSES
 from diffproof.checks import renamed, unknown_name
 from diffproof.classifiers.named import load_classifier
 from diffproof.defenses.base import Defense
 from diffproof.defenses.diffusion_classifier.loss import edm_sigmas
 from diffproof.defenses.diffusion_classifier.rdc import RDC
-from diffproof.defenses.named import METHODS, PURIFYING, check_networks, load_defense, set_precision
+from diffproof.defenses.named import check_networks, load_defense, set_precision
 from diffproof.defenses.purifying.coup import COUP
 from diffproof.defenses.purifying.gradual import GradualNoise
 from diffproof.defenses.purifying.likelihood import Variant
@@ -59,11 +59,10 @@ def load_networks_and_defense(
         ValueError: unknown names, unreadable networks, settings that the method does not take, or what does
             not fit together.
     """
-    if method not in METHODS:
-        raise unknown_name("defense", method, METHODS)
-    takes = inspect.signature(METHODS[method]).parameters
-    only_purifies = classifier is None and "classifier" in takes
-    if not only_purifies or method not in PURIFYING or method == COUP.method:
+    if method not in DEFENSES:
+        raise unknown_name("defense", method, DEFENSES)
+    only_purifies = classifier is None and "classifier" in DEFENSES[method].takes
+    if not only_purifies or "purify" not in DEFENSES[method].can or method == COUP.method:
         check_networks(method, classifier=classifier)
     guiding = None if guide is None else load_classifier(guide)
     answering: nn.Module | None = None
@@ -86,7 +85,7 @@ def noise_levels(method: str, denoiser: Denoiser | None) -> dict[str, Any]:
 
     They are those of Chen et al. 2023 for EDM, 1000 of them.
     """
-    needed = "sigmas" in inspect.signature(METHODS[method]).parameters
+    needed = DEFENSES[method].setting("sigmas") is not None
     if not needed or denoiser is None or denoiser.sigmas is not None:
         return {}
     return {"sigmas": edm_sigmas(_LEVELS)}
@@ -120,8 +119,8 @@ def defense_settings(method: str, flags: Mapping[str, Any]) -> dict[str, Any]:
         "steps": lambda text: None if text == "full" else _a_round("steps", text, int, method),
         "purify_budget": parse_budget,
     }
-    if method in METHODS:
-        takes = inspect.signature(METHODS[method]).parameters
+    if method in DEFENSES:
+        takes = [setting.name for setting in DEFENSES[method].settings]
         own = [flag for flag in DEFENSE_FIELDS if _OTHER_NAMES.get(flag, flag) in takes]
         for flag in flags:
             if flag not in own:

@@ -13,9 +13,9 @@ import torch
 import yaml
 from torch import Tensor
 
+from diffproof.catalog import DEFENSES, able
 from diffproof.checks import unknown_name
 from diffproof.classifiers.base import predicted_labels
-from diffproof.defenses.named import METHODS, PURIFYING
 from diffproof.defenses.purifying.base import Purifier
 from diffproof.denoisers.network import NetworkDenoiser
 from diffproof.errors import halved, is_out_of_memory
@@ -52,10 +52,11 @@ class PurifySettings(PurificationFlags, Flags):
     batch_size: int = 64
 
     def __post_init__(self) -> None:
-        if self.defense not in METHODS:
-            raise unknown_name("defense", self.defense, METHODS)
-        if self.defense not in PURIFYING:
-            known = ", ".join(PURIFYING)
+        purifying = able(DEFENSES, "purify")
+        if self.defense not in DEFENSES:
+            raise unknown_name("defense", self.defense, DEFENSES)
+        if self.defense not in purifying:
+            known = ", ".join(purifying)
             raise ValueError(f"defense: expected one that purifies ({known}), got {self.defense!r}")
         super().__post_init__()
 

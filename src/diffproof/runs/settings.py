@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any, ClassVar, Self
 
+from diffproof.catalog import ATTACKS, DEFENSES, able
 from diffproof.checks import check_at_least, check_positive, check_probability, unknown_name
 from diffproof.smoothing.bounds import Bound
 
@@ -130,10 +131,11 @@ class CertifySettings(RunSettings):
     compile: bool = False
 
     def __post_init__(self) -> None:
-        from diffproof.defenses.named import CERTIFIABLE, check_networks
+        from diffproof.defenses.named import check_networks
 
-        if self.method not in CERTIFIABLE:
-            raise unknown_name("method", self.method, CERTIFIABLE)
+        certifiable = able(DEFENSES, "certify")
+        if self.method not in certifiable:
+            raise unknown_name("method", self.method, certifiable)
         if isinstance(self.steps, str) and self.steps != "full":
             raise ValueError(f"steps: expected a number or full, got {self.steps!r}")
         if self.method != "densepure":
@@ -279,17 +281,16 @@ class AttackSettings(PurificationFlags, RunSettings):
     batch_size: int = 64
 
     def __post_init__(self) -> None:
-        from diffproof.attacks.named import ATTACKS
         from diffproof.attacks.papers import PROTOCOLS
         from diffproof.attacks.threat import load_threat
         from diffproof.attacks.views import GradientMode
-        from diffproof.defenses.named import METHODS, check_networks
+        from diffproof.defenses.named import check_networks
 
         if self.defense == "none":
             object.__setattr__(self, "denoiser", None)
         super().__post_init__()
         known: tuple[tuple[str, Iterable[str]], ...] = (
-            ("defense", METHODS),
+            ("defense", DEFENSES),
             ("attack", ATTACKS),
             ("protocol", PROTOCOLS),
             ("gradient", tuple(GradientMode)),
@@ -326,8 +327,6 @@ class AttackSettings(PurificationFlags, RunSettings):
 
     def describe_attack(self) -> str:
         """The attack with what tells it from others: "pgd 200×20 exact step=0.007, linf 8/255"."""
-        from diffproof.attacks.named import ATTACKS
-
         parts = [str(self.attack)]
         if self.version is not None:
             parts.append(self.version)
@@ -337,7 +336,7 @@ class AttackSettings(PurificationFlags, RunSettings):
             parts.append(f"eot={self.eot}")
         share = "" if self.surrogate_share is None else f" {self.surrogate_share:g}"
         parts.append(f"{self.gradient}{share}")
-        usual = {field.name: as_flag(field.default) for field in fields(ATTACKS[str(self.attack)])}
+        usual = {one.name: as_flag(one.default) for one in ATTACKS[str(self.attack)].settings}
         told = {"version", "iterations", "eot"}
         parts += [
             f"{name}={value}"
@@ -349,6 +348,6 @@ class AttackSettings(PurificationFlags, RunSettings):
 
 def as_flag(value: Any) -> Any:
     """A setting as its flag takes it: an enum's value, numbers with commas, anything else as it is."""
-    if isinstance(value, tuple):
+    if isinstance(value, tuple | list):
         return ",".join(f"{number:g}" for number in value)
     return str(value) if isinstance(value, str) else value

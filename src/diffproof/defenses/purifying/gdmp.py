@@ -8,10 +8,10 @@ from typing import Any
 from torch import Tensor, nn
 
 from diffproof.checks import check_at_least, check_member, check_positive
-from diffproof.classifiers.optional import import_optional
 from diffproof.defenses.purifying.coordinates import papers_state
 from diffproof.defenses.purifying.reverse_process import Draw, Purification, potential_gradient
 from diffproof.denoisers.base import Denoiser
+from diffproof.optional import import_optional
 from diffproof.reverse.solvers import Solver
 
 

@@ -1,4 +1,4 @@
-"""Libraries that only some classifiers need."""
+"""Libraries of optional extras."""
 
 from __future__ import annotations
 

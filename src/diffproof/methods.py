@@ -1,0 +1,205 @@
+"""Methods as texts: "densepure:steps=10,votes=40", "pgd:eot=20", "package.module:Class:kernel=5"."""
+
+from __future__ import annotations
+
+import inspect
+import re
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from diffproof.catalog import ATTACKS, DEFENSES, Method, Setting
+from diffproof.checks import unknown_name
+from diffproof.own_code import Address, address, find, plugin
+from diffproof.values import Choice, Flag, Integer, Numbers, Optional, Real, Text, Value, written
+
+_TABLES = {"defense": DEFENSES, "attack": ATTACKS}
+# What a defence takes besides its settings.
+NETWORKS = ("denoiser", "classifier", "guide")
+# One setting: a name, and a value that has commas in brackets only.
+_SETTING = re.compile(r"\s*(?P<name>[^=,\[\]]+?)\s*=\s*(?P<value>\[[^\]]*\]|[^,\[\]]*?)\s*(,|$)")
+
+
+@dataclass(frozen=True)
+class MethodSpec:
+    """A method and those of its settings that were given, as values.
+
+    Attributes:
+        kind: "defense" or "attack".
+        name: in the catalog, or the address of a user's class.
+        settings: by name.
+    """
+
+    kind: str
+    name: str
+    settings: Mapping[str, Any]
+
+    def __str__(self) -> str:
+        """The text that reads as this again."""
+        if not self.settings:
+            return self.name
+        method = describe(self.kind, self.name)
+        settings = [f"{key}={_written(method, key, value)}" for key, value in self.settings.items()]
+        return f"{self.name}:{','.join(settings)}"
+
+
+def parse(kind: str, given: str | Mapping[str, Any]) -> MethodSpec:
+    """Read a method and its settings.
+
+    Args:
+        kind: "defense" or "attack".
+        given: a text, or a mapping with `name` and settings, whose values may be texts.
+
+    Raises:
+        ValueError: an unknown method or setting, a setting given twice, or a value out of its range.
+    """
+    if isinstance(given, str):
+        name, texts = _split(kind, given)
+    else:
+        texts = {str(key): value for key, value in given.items()}
+        name = str(texts.pop("name", ""))
+    method = describe(kind, name)
+    settings = {}
+    for key, value in texts.items():
+        setting = method.setting(key)
+        if setting is None:
+            raise unknown_name(f"{kind} {method.name}, setting", key, [one.name for one in method.settings])
+        try:
+            text = value if isinstance(value, str) else written(value)
+            settings[key] = setting.value.read(text)
+        except ValueError as error:
+            raise ValueError(f"{key}: {error} (of {kind} {method.name})") from None
+    return MethodSpec(kind, method.name, settings)
+
+
+def describe(kind: str, name: str) -> Method:
+    """A method of the catalog, or of a user's own code or a plug-in, whose class says what it takes.
+
+    Raises:
+        ValueError: there is none of this name, or the class is not of this kind.
+    """
+    table = _TABLES[kind]
+    if name in table:
+        return table[name]
+    where = address(name) or plugin(f"diffproof.{kind}s", name)
+    if where is None:
+        raise unknown_name(kind, name, table)
+    return _of_class(str(where), load_class(kind, str(where)))
+
+
+def load_class(kind: str, name: str) -> type[Any]:
+    """The class of a method.
+
+    Raises:
+        ValueError: there is none of this name, or it is not of this kind.
+    """
+    from diffproof.attacks.base import Attack
+    from diffproof.defenses.base import Defense
+
+    base: type[Any] = {"defense": Defense, "attack": Attack}[kind]
+    method = _TABLES[kind].get(name)
+    if method is not None:
+        module, _, attribute = method.home.partition(":")
+        found = find(kind, Address(f"diffproof.{module}", attribute))
+    else:
+        where = address(name)
+        if where is None:
+            raise unknown_name(kind, name, _TABLES[kind])
+        found = find(kind, where)
+    if not (isinstance(found, type) and issubclass(found, base)):
+        raise ValueError(f"{kind}: expected {name} to be a class of diffproof.{base.__name__}, got {found!r}")
+    return found
+
+
+def _split(kind: str, text: str) -> tuple[str, dict[str, Any]]:
+    """The name and the texts of the settings."""
+    name, colon, rest = text.partition(":")
+    # The second part of an address is a name, of settings it has an equals sign.
+    first, more, others = rest.partition(":")
+    if colon and name not in _TABLES[kind] and "=" not in first:
+        name, colon, rest = f"{name}:{first}", more, others
+    settings: dict[str, Any] = {}
+    position = 0
+    while colon and position < len(rest):
+        match = _SETTING.match(rest, position)
+        if match is None:
+            raise ValueError(
+                f"{kind}: expected NAME:setting=value,setting=[value,value], got {rest[position:]!r} in"
+                f" {text!r}"
+            )
+        if match["name"] in settings:
+            raise ValueError(f"{kind}: {match['name']} is given twice in {text!r}")
+        settings[match["name"]] = match["value"]
+        position = match.end()
+    if colon and not settings:
+        raise ValueError(f"{kind}: expected settings behind the colon, got {text!r}")
+    return name.strip(), settings
+
+
+def _of_class(name: str, of: type[Any]) -> Method:
+    """What a user's class takes, by the signature of its constructor."""
+    try:
+        signature = inspect.signature(of, eval_str=True)
+    except NameError:
+        # Of types that are imported for type checkers only, annotations stay texts.
+        signature = inspect.signature(of)
+    usual = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    parameters = [one for one in signature.parameters.values() if one.kind in usual]
+    settings = tuple(
+        Setting(
+            one.name,
+            _value_of(one.annotation),
+            None if one.default is one.empty else one.default,
+            "",
+            required=one.default is one.empty,
+        )
+        for one in parameters
+        if one.name not in NETWORKS
+    )
+    places = [one for one in parameters if one.name in NETWORKS]
+    networks = tuple(one.name for one in places if one.default is one.empty)
+    optional = tuple(one.name for one in places if one.default is not one.empty)
+    line = (inspect.getdoc(of) or "").partition("\n")[0]
+    return Method(name, name, line, settings, networks, optional=optional)
+
+
+class _InPython(Value):
+    """What has no text."""
+
+    def read(self, text: str) -> Any:
+        """See Value."""
+        raise ValueError(f"its type has no text, expected it from Python, got {text!r}")
+
+    def says(self) -> str:
+        """See Value."""
+        return "a value from Python"
+
+
+def _value_of(annotation: Any) -> Value:
+    """What an annotated argument takes as a text."""
+    plain = {int: Integer(None), float: Real(""), bool: Flag(), str: Text("a text")}
+    if annotation in plain:
+        return plain[annotation]
+    if isinstance(annotation, type) and issubclass(annotation, StrEnum):
+        return Choice(*annotation)
+    origin, inner = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin in (typing.Union, types.UnionType):
+        some = [one for one in inner if one is not types.NoneType]
+        # An enum or its text is the enum.
+        some = [one for one in some if one is not str] or some
+        if len(some) == 1:
+            value = _value_of(some[0])
+            return Optional(value) if types.NoneType in inner else value
+    if origin in (list, tuple, Sequence) and set(inner) <= {int, float, Ellipsis}:
+        return Numbers(whole=float not in inner)
+    return _InPython()
+
+
+def _written(method: Method, name: str, value: Any) -> str:
+    setting = method.setting(name)
+    if value is None and setting is not None and isinstance(setting.value, Optional):
+        return setting.value.word
+    return written(value)

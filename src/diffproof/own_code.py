@@ -1,0 +1,115 @@
+"""A user's own code, named as module:name, and the plug-ins that an installed package declares.
+
+It runs as the user's code, with all that that may do.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import importlib.util
+import os
+import re
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from diffproof.optional import one_line
+
+_ADDRESS = re.compile(r"(?P<module>[^\W\d]\w*(\.[^\W\d]\w*)*):(?P<name>[^\W\d]\w*)")
+
+
+class Address(NamedTuple):
+    """Where an object of a user's code is: "package.module:name"."""
+
+    module: str
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.module}:{self.name}"
+
+
+def address(text: str) -> Address | None:
+    """The address that a text is, None where it has another form."""
+    match = _ADDRESS.fullmatch(text)
+    return None if match is None else Address(match["module"], match["name"])
+
+
+def plugin(group: str, name: str) -> Address | None:
+    """What an installed package declares under a name in its entry points, None where none does.
+
+    Args:
+        group: "diffproof.defenses", "diffproof.attacks", "diffproof.denoisers" or "diffproof.classifiers".
+        name: of the entry point.
+    """
+    for point in importlib.metadata.entry_points(group=group, name=name):
+        return Address(point.module, point.attr)
+    return None
+
+
+def exists(module: str) -> bool:
+    """Whether there is a module of this name, here or on Python's path; its parents are not imported."""
+    with current_directory_first():
+        return importlib.util.find_spec(module.split(".")[0]) is not None
+
+
+def find(argument: str, where: Address) -> Any:
+    """Import a module, found as `python` would from the current directory, and take an object out of it.
+
+    Args:
+        argument: what errors are about: "classifier".
+        where: the object.
+
+    Raises:
+        ValueError: no such module or object, or an exception while it is imported.
+    """
+    module, name = where
+    with current_directory_first():
+        try:
+            home = importlib.import_module(module)
+        except ModuleNotFoundError as error:
+            if error.name is not None and (module == error.name or module.startswith(f"{error.name}.")):
+                raise ValueError(
+                    f"{argument}: no module {error.name} in {Path.cwd()} or on Python's path (for {where})"
+                ) from None
+            raise ValueError(f"{argument}: importing {module} failed: {one_line(error)}") from None
+        except Exception as error:  # it is the user's code
+            raise _failed(argument, f"importing {module} failed", error) from error
+    if not callable(getattr(home, name, None)):
+        raise ValueError(f"{argument}: module {module} has no function {name}")
+    return getattr(home, name)
+
+
+def build(argument: str, where: Address) -> Any:
+    """What a function of a user's module returns that takes no arguments.
+
+    Raises:
+        ValueError: as `find`, or an exception in the function.
+    """
+    function = find(argument, where)
+    with current_directory_first():
+        try:
+            return function()
+        except MemoryError:
+            raise
+        except Exception as error:  # it is the user's code
+            raise _failed(argument, f"{where}() failed", error) from error
+
+
+def _failed(argument: str, what: str, error: Exception) -> ValueError:
+    return ValueError(f"{argument}: {what}: {type(error).__name__}: {one_line(error)}")
+
+
+@contextmanager
+def current_directory_first() -> Iterator[None]:
+    """Modules of the current directory are found first, as `python` finds them."""
+    # Only for the import and the call, so that no file there shadows a library that loads later.
+    here = os.getcwd()
+    sys.path.insert(0, here)
+    try:
+        yield
+    finally:
+        if here in sys.path:
+            sys.path.remove(here)
