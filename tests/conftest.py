@@ -7,6 +7,8 @@ import os
 # The networks here are so small that threads only wait for each other, and a process that is forked from one
 # with threads may hang; set before torch loads.
 os.environ["OMP_NUM_THREADS"] = "1"
+# A process of the suite gets the width of a terminal that its captured output does not go to.
+os.environ.pop("COLUMNS", None)
 
 import sqlite3
 import sys
