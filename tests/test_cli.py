@@ -547,7 +547,7 @@ def test_no_memory_for_the_batch_halves_it_and_says_so(
 import resource, sys, torch
 import sklearn.datasets, scipy.stats, matplotlib
 from diffproof.cli.main import main
-from diffproof.runs import certify
+from diffproof.runs.certify import run as certify
 prepare = certify.prepare
 def limited(settings):
     job = prepare(settings)
