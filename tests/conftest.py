@@ -132,8 +132,8 @@ def refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
 def denoiser(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A denoiser good enough to certify something, trained in seconds by the real command.
 
-    Once for all processes of the suite: the first one trains, the others wait. Run folders are made by each, for
-    a command that continues one holds its lock.
+    Once for all processes of the suite: the first one trains, the others wait. Each makes its own run folders:
+    a command holds the lock of the one it works in.
     """
     base = tmp_path_factory.getbasetemp()
     # The folder of one of several processes lies in the folder of the suite.
@@ -142,8 +142,8 @@ def denoiser(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path, done = folder / "denoiser.safetensors", folder / "done"
     with FileLock(folder / "lock"):
         if not done.exists():
-            flags = "--data digits --channels 8,16 --batch-size 64 --learning-rate 0.005 --iterations 100 --force"
-            assert run(["train", "denoiser", *flags.split(), "--out", str(path)]) == 0
+            flags = "--data digits --channels 8,16 --batch-size 64 --learning-rate 0.005 --iterations 100"
+            assert run(["train", "denoiser", *flags.split(), "--force", "--out", str(path)]) == 0
             done.touch()
     return path
 
