@@ -132,8 +132,8 @@ def refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
 def denoiser(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A denoiser good enough to certify something, trained in seconds by the real command.
 
-    Once for all processes of the suite: the first one trains, the others wait. Each makes its own run folders:
-    a command holds the lock of the one it works in.
+    Once for all processes of the suite: the first one trains, the others wait. Run folders each makes for
+    itself, because a command holds the lock of the one it works in.
     """
     base = tmp_path_factory.getbasetemp()
     # The folder of one of several processes lies in the folder of the suite.
