@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from filelock import FileLock
 
 from diffproof.cli.main import run
 
@@ -131,10 +132,21 @@ def refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
 
 @pytest.fixture(scope="session")
 def denoiser(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A denoiser good enough to certify something, trained in seconds by the real command."""
-    path = tmp_path_factory.mktemp("weights") / "denoiser.safetensors"
-    flags = "--data digits --channels 8,16 --batch-size 64 --learning-rate 0.005 --iterations 100"
-    assert run(["train", "denoiser", *flags.split(), "--out", str(path)]) == 0
+    """A denoiser good enough to certify something, trained in seconds by the real command.
+
+    Once for all processes of the suite: the first one trains, the others wait. Run folders each makes for
+    itself, because a command holds the lock of the one it works in.
+    """
+    base = tmp_path_factory.getbasetemp()
+    # The folder of one of several processes lies in the folder of the suite.
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "weights"
+    folder.mkdir(exist_ok=True)
+    path, done = folder / "denoiser.safetensors", folder / "done"
+    with FileLock(folder / "lock"):
+        if not done.exists():
+            flags = "--data digits --channels 8,16 --batch-size 64 --learning-rate 0.005 --iterations 100"
+            assert run(["train", "denoiser", *flags.split(), "--force", "--out", str(path)]) == 0
+            done.touch()
     return path
 
 

@@ -205,6 +205,7 @@ def trained(adversary: Adversary | None, progress: Progress | None = None, **mor
     )
 
 
+@pytest.mark.slow
 def test_adversarial_training_makes_robust() -> None:
     held_out = dp.load_data("digits", split="test").select(range(200))
     attack = Ascent(Linf(0.15), steps=10)
@@ -218,6 +219,7 @@ def test_adversarial_training_makes_robust() -> None:
         assert robust_accuracy(model, held_out, attack) > weak + 0.25, method
 
 
+@pytest.mark.slow
 @METHODS
 def test_mixed_precision_trains(method: Method) -> None:
     curve: list[float] = []
@@ -259,6 +261,7 @@ COMMANDS = pytest.mark.parametrize(
 )
 
 
+@pytest.mark.slow
 @COMMANDS
 def test_the_commands_write_a_classifier_and_how_robust_it_is(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], command: str
@@ -281,6 +284,7 @@ def test_the_commands_write_a_classifier_and_how_robust_it_is(
     )
 
 
+@pytest.mark.slow
 def test_a_classifier_is_trained_further_from_where_it_is(tmp_path: Path) -> None:
     small = "--data digits --iterations 1 --batch-size 32 --inner-steps 1 --ema-decay 0.5"
     held_out = dp.load_data("digits", split="test")
@@ -319,6 +323,7 @@ def test_a_classifier_of_other_classes_is_refused(tmp_path: Path, capsys: pytest
     assert not out.exists()
 
 
+@pytest.mark.slow
 @COMMANDS
 def test_processes_share_adversarial_training(tmp_path: Path, command: str) -> None:
     # Batch normalisation goes by each process's share, so that two processes are not one; they agree with

@@ -116,6 +116,7 @@ def torchattacks_pgd(defense: dp.Defense, images: Tensor, labels: Tensor, threat
 PEERS = {"foolbox": foolbox_pgd, "art": art_pgd, "torchattacks": torchattacks_pgd}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("threat", ["linf", "l2"])
 @pytest.mark.parametrize("peer", list(PEERS))
 def test_pgd_is_that_of_the_peers(
@@ -154,6 +155,7 @@ def test_pyautoattack_attacks_a_random_defence(diffpure: dp.DiffPure, data: tupl
     assert 0 < float((found - data[0][:2]).abs().max()) <= 0.3 + 1e-6
 
 
+@pytest.mark.slow
 def test_autoattack_breaks_what_pgd_breaks(undefended: dp.Undefended, data: tuple[Tensor, Tensor]) -> None:
     library("pyautoattack")
     images, labels = data[0][:3], data[1][:3]
@@ -188,6 +190,7 @@ def test_stadv_breaks_digits(undefended: dp.Undefended, data: tuple[Tensor, Tens
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("script", "needed"),
     [

@@ -131,6 +131,7 @@ def test_a_run_holds_what_the_library_finds(small: Path) -> None:
     assert labels.argmax(1).tolist() == [i.evaluated.labels[0] for i in results if i.purified is not None]
 
 
+@pytest.mark.slow
 def test_batch_size_changes_nothing_and_settings_repeat_a_run(small: Path, tmp_path: Path) -> None:
     assert run(flags(tmp_path / "one", batch_size=1)) == 0
     config = ["attack", "--config", str(small / "settings.yaml"), "--out", str(tmp_path / "again")]
@@ -143,6 +144,7 @@ def test_batch_size_changes_nothing_and_settings_repeat_a_run(small: Path, tmp_p
     assert stored(tmp_path / "again") == stored(small)
 
 
+@pytest.mark.slow
 def test_a_killed_run_continues_to_the_same_results(small: Path, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     pid = forked(lambda: run(flags(folder, batch_size=4)))
@@ -378,6 +380,7 @@ def test_the_protocol_is_stamped_and_reported(
     assert yaml.safe_load((folder / "settings.yaml").read_text())["protocol"] == "lee-kim"
 
 
+@pytest.mark.slow
 def test_findings_are_kept_and_reported(tmp_path: Path, capsys: Any) -> None:
     folder = tmp_path / "run"
     assert run(flags(folder, **{"diagnose": 2, "eot": 1, "indices": "0:2"})) == 0
@@ -476,6 +479,7 @@ def test_an_honest_run_holds(small: Path, capsys: Any) -> None:
     assert capsys.readouterr().out == "6 attacked images hold, 5 drawn again\n"
 
 
+@pytest.mark.slow
 def test_what_was_tampered_with_does_not(small: Path, tmp_path: Path, capsys: Any) -> None:
     with AttackStore.reading(small) as store:
         image = next(image for image in store.results() if image.evaluated.result is not None)

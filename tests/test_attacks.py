@@ -367,6 +367,7 @@ def test_every_attack_is_tested() -> None:
     assert set(SETTINGS) == set(ATTACKS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", list(SETTINGS))
 def test_results_do_not_depend_on_batches(name: str) -> None:
     if name in ("autoattack", "square"):
@@ -855,6 +856,7 @@ def packaged(
 
 
 # The package warns of a random defence.
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:pyautoattack:RuntimeWarning")
 @pytest.mark.parametrize(
     ("name", "index", "threat"),

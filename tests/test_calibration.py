@@ -190,6 +190,7 @@ def points_height(path: Path) -> float:
     return 1 - float(rows.double().mean()) / picture.shape[1]
 
 
+@pytest.mark.slow
 def test_the_diagram_shows_accuracy_and_every_panel(tmp_path: Path) -> None:
     probabilities = torch.tensor([[0.7, 0.3]] * 200)
     often, seldom = (

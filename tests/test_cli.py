@@ -157,6 +157,7 @@ def seven_classes(name: str, tensor: torch.Tensor) -> torch.Tensor:
     return tensor[:7] if name.startswith("head") else tensor
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "tensors", "entries", "message"),
     [
@@ -505,6 +506,7 @@ def in_a_process(
     return done.returncode, done.stderr
 
 
+@pytest.mark.slow
 def test_real_processes_end_in_one_line(tmp_path: Path, denoiser: Path) -> None:
     out = tmp_path / "out"
     status, err = in_a_process(*certify_flags(out, **PLAIN, sigma=-1))
@@ -516,6 +518,7 @@ def test_real_processes_end_in_one_line(tmp_path: Path, denoiser: Path) -> None:
     assert not out.exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", ["export", "report"])
 def test_a_full_disk_costs_no_old_file(tmp_path: Path, small_run: Path, command: str) -> None:
     program = (
@@ -533,12 +536,14 @@ def test_a_full_disk_costs_no_old_file(tmp_path: Path, small_run: Path, command:
     assert tree(tmp_path) == before
 
 
+@pytest.mark.slow
 def test_a_full_standard_output_is_one_line(small_run: Path) -> None:
     with open("/dev/full", "w") as full:
         status, err = in_a_process("export", str(small_run), stdout=full.fileno())
     assert (status, err) == (2, "diffproof: error: [Errno 28] No space left on device\n")
 
 
+@pytest.mark.slow
 def test_no_memory_for_the_batch_halves_it_and_says_so(
     tmp_path: Path,
 ) -> None:

@@ -79,6 +79,7 @@ def test_a_trap_never_springs(
     assert not (tmp_path / "o.safetensors").exists()
 
 
+@pytest.mark.slow
 def test_with_trust_it_runs_in_another_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SECRET_TOKEN", "hidden")
     marker, path, out = tmp_path / "ran", tmp_path / "w.pt", tmp_path / "o.safetensors"
@@ -233,6 +234,7 @@ def as_edm(tensors: dict[str, Tensor], source: str) -> Persistent:
     return Persistent(state, source)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("edm_modules")
 def test_edm_pickles_without_running_their_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     architecture = Architecture(8, 16, (1, 2), 1, (4,), num_classes=4)
@@ -297,6 +299,7 @@ def test_no_weights_there(content: object, key: str | None, message: str, tmp_pa
     assert not (tmp_path / "o.safetensors").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("statement", "message"),
     [
@@ -343,6 +346,7 @@ def test_out_is_checked_first(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.slow
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     marker, path, out = tmp_path / "ran", tmp_path / "w.pkl", tmp_path / "o.safetensors"
     plain_pickle({"ema": {"x": torch.zeros(1)}, "net": STATE, "other": marking(marker)}, path)

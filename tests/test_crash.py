@@ -44,6 +44,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory, denoiser: Path) -> tuple[lis
     return rows(folder), time.monotonic() - started
 
 
+@pytest.mark.slow
 def test_twenty_kills_leave_the_store_of_an_uninterrupted_run(
     tmp_path: Path, denoiser: Path, whole: tuple[list[tuple[Any, ...]], float]
 ) -> None:
@@ -120,6 +121,7 @@ def saved_draws(folder: Path) -> int:
     return 0 if estimation is None else estimation.draws
 
 
+@pytest.mark.slow
 def test_an_interrupt_saves_says_so_and_continues(
     tmp_path: Path, denoiser: Path, whole: tuple[list[tuple[Any, ...]], float]
 ) -> None:
@@ -148,6 +150,7 @@ def test_an_interrupt_saves_says_so_and_continues(
     assert rows(folder) == whole[0]
 
 
+@pytest.mark.slow
 def test_two_processes_at_once(
     tmp_path: Path,
     denoiser: Path,
@@ -203,6 +206,7 @@ def test_two_processes_at_once(
     assert run(flags) == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("limit", "every"), [(0, 0.0), (2_000, 0.0), (10_000, 0.0), (24_576, 0.0), (33_000, 0.0), (33_000, 99.0)]
 )

@@ -26,6 +26,7 @@ def defense_of(name: str) -> dp.Defense:
 
 
 # The package warns of a defence that asks for gradients itself.
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:pyautoattack:RuntimeWarning")
 @pytest.mark.parametrize("method", ["dc", "rdc"])
 @pytest.mark.parametrize("name", NAMES)

@@ -113,6 +113,7 @@ def certified(tmp_path_factory: pytest.TempPathFactory) -> Path:
 # Attack runs.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("changes", "make", "view", "threat", "method"),
     [
@@ -171,6 +172,7 @@ def test_a_run_holds_what_the_library_finds(
     assert run(["verify", str(tmp_path / "run"), "--resample", "1"]) == 0
 
 
+@pytest.mark.slow
 def test_likelihood_before_a_classifier(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     assert run(attack(folder, **{**LIKELIHOOD, "indices": "0", "likelihood-norm": "l2"})) == 0
@@ -183,6 +185,7 @@ def test_likelihood_before_a_classifier(tmp_path: Path) -> None:
     assert 0 < float(change_made.norm()) <= 0.1 + 1e-5
 
 
+@pytest.mark.slow
 def test_a_batch_is_of_rows_and_changes_nothing(small: Path, tmp_path: Path) -> None:
     largest: list[int] = []
     for size in (20, 65):
@@ -211,6 +214,7 @@ def test_a_batch_is_of_rows_and_changes_nothing(small: Path, tmp_path: Path) -> 
             )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("changes", [{}, {**RDC, "gradient": "bpda"}], ids=["dc", "rdc"])
 def test_a_killed_run_continues_to_the_same_results(tmp_path: Path, changes: dict[str, object]) -> None:
     folder, whole = tmp_path / "run", tmp_path / "whole"
@@ -239,6 +243,7 @@ def test_settings_repeat_a_run_and_others_are_refused(small: Path, tmp_path: Pat
     assert "weighting (None, now vlb)" in refused(attack(small, weighting="vlb"))
 
 
+@pytest.mark.slow
 def test_reports_name_what_differs(small: Path, tmp_path: Path, capsys: Any) -> None:
     other = tmp_path / "lagrange"
     given = {**RDC, "attack": "lagrange", "weights": "0,5", "indices": "0"}
@@ -289,6 +294,7 @@ def test_a_certificate_is_what_the_library_proves(certified: Path) -> None:
         assert result.certificate.classifier_evaluations == 0
 
 
+@pytest.mark.slow
 def test_certification_reports_verifies_and_resumes(certified: Path, tmp_path: Path, capsys: Any) -> None:
     folder = tmp_path / "run"
     pid = forked(lambda: run(certify_flags(folder, **{**CERTIFY, "batch_size": 10})))
@@ -307,6 +313,7 @@ def test_certification_reports_verifies_and_resumes(certified: Path, tmp_path: P
     assert "made by a defence with other settings" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_racing_saves_evaluations(certified: Path, tmp_path: Path, capsys: Any) -> None:
     folder = tmp_path / "run"
     flags = {**CERTIFY, "race_error": 0.01, "indices": "0", "timesteps": "uniform:40", "n0": 2, "n": 2}
@@ -482,6 +489,7 @@ def test_bad_certifications_are_one_line(
     assert message in refused(certify_flags(Path("run"), **{**CERTIFY, **located}))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("changes", "warned"),
     [

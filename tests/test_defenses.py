@@ -209,6 +209,7 @@ SETTINGS: list[dict[str, Any]] = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("settings", SETTINGS, ids=str)
 @pytest.mark.parametrize("denoiser", ["mixture", "data"])
 def test_densepure_is_the_vote_over_full_reverse_runs(denoiser: str, settings: dict[str, Any]) -> None:
@@ -243,6 +244,7 @@ def test_densepure_is_the_vote_over_full_reverse_runs(denoiser: str, settings: d
             assert spent[0] == rows + (steps - 1) * spent[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("consensus", [None, 2])
 def test_densepure_on_a_unet_with_learned_variance(consensus: int | None) -> None:
     denoiser = unet_denoiser()
@@ -267,6 +269,7 @@ def test_densepure_on_a_unet_with_learned_variance(consensus: int | None) -> Non
         assert torch.allclose(defense.logits(noisy[:1], sigma, noise_of(1, seed=2)).exp()[0], mean, rtol=1e-9)
 
 
+@pytest.mark.slow
 def test_early_stop_spends_what_the_one_by_one_rule_would() -> None:
     defense = dp.DensePure(mixture(), classifier(), steps=3, votes=9)
     noise = noise_of(40)

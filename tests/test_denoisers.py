@@ -550,6 +550,7 @@ def test_a_denoiser_without_estimate_says_so() -> None:
         Empty()(NOISY, 0.5)
 
 
+@pytest.mark.slow
 def test_mixture_against_numerical_integration() -> None:
     weights, means, variances = [0.2, 0.5, 0.3], [0.1, 0.4, 0.9], [0.01, 0.04, 0.0025]
     denoiser = GaussianMixtureDenoiser(

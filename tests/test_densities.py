@@ -143,6 +143,7 @@ def test_the_posterior_of_one_dimension_is_bayes_rule_by_quadrature() -> None:
         np.testing.assert_allclose(curve, joint / evidence, rtol=1e-7, atol=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["mixture", "support"])
 def test_tweedie_score_posterior_mean_and_denoiser_agree(kind: str) -> None:
     for seed in range(INSTANCES):

@@ -137,6 +137,7 @@ HONEST: dict[str, Callable[[int], dp.Defense]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, 1])
 @pytest.mark.parametrize("name", HONEST)
 def test_honest_evaluations_pass(name: str, seed: int) -> None:
@@ -149,6 +150,7 @@ def test_honest_evaluations_pass(name: str, seed: int) -> None:
     assert findings["vanishing-gradient"].measured["ratio"] == pytest.approx(1, abs=0.2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("threat", "attack"),
     [(L2(0.12), PGD(iterations=10, eot=4)), (Flow(0.2), StAdv(iterations=15, eot=4))],
@@ -159,6 +161,7 @@ def test_other_threats_pass(threat: Threat, attack: Attack) -> None:
     assert not failed(findings)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_digits_pass(dtype: torch.dtype) -> None:
     # With the kinks of ReLUs and pixels at 0 and 1.
@@ -262,6 +265,7 @@ WRONG: dict[str, Callable[[int], dp.Defense]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [1, 2])
 @pytest.mark.parametrize("name", WRONG)
 def test_wrong_gradients_are_found(name: str, seed: int) -> None:
@@ -518,6 +522,7 @@ def test_random_points_lie_at_the_edge_of_the_ball(threat: Linf | L2) -> None:
     assert bool((moves.mean(0).abs() < 4.5 * moves.std(0) / math.sqrt(600)).all())
 
 
+@pytest.mark.slow
 def test_batches_change_nothing() -> None:
     findings, again = (check(purifier(), batch_size=size) for size in (64, 3))
     for name in CHECKS:

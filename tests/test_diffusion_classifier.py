@@ -289,6 +289,7 @@ def test_loss_of_gaussian_classes_in_closed_form() -> None:
     close(dp.DiffusionClassifier(gaussians(), sigmas=sigmas)(images, noise), -expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tau", [0.0, 0.25])
 def test_bound_on_the_likelihood_of_clean_and_noisy_gaussians(tau: float) -> None:
     # An exact denoiser attains the bound: differences of logits are those of log p_τ(x_τ|y).
@@ -356,6 +357,7 @@ def test_loss_of_noisy_images_tends_to_that_of_clean_ones(weighting: str) -> Non
     assert gaps[2] < 1e-6 * float(clean.abs().max())
 
 
+@pytest.mark.slow
 def test_posterior_of_the_class_of_gaussian_data() -> None:
     # Bayes's, with the prior of the classes, from the mean logits of many rows.
     prior, scale = [0.6, 0.3, 0.1], 0.25
@@ -443,6 +445,7 @@ def test_rows_of_a_batch_do_not_meet() -> None:
         close(together, alone, 1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shared", [True, False])
 @pytest.mark.parametrize("batch_size", [1, 2, 3, 5, 7, 100])
 def test_classify_respects_the_batch_size_and_counts(batch_size: int, shared: bool) -> None:

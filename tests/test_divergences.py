@@ -125,6 +125,7 @@ def linear_case(seed: int) -> tuple[GaussianMixture, Linear, float, float, Tenso
     return density, Linear(basis, kappa, centre, wrong), sigma, sigma_min, noisy, kl, j
 
 
+@pytest.mark.slow
 def test_the_bound_holds_for_linear_processes() -> None:
     """200 processes in 1 to 64 dimensions: KL ≤ J with no exception, and J estimated is J.
 
@@ -157,6 +158,7 @@ def test_the_bound_holds_for_linear_processes() -> None:
     assert min(ratios) < 0.7 < 0.9 < max(ratios)
 
 
+@pytest.mark.slow
 def test_equality_for_scores_of_another_distribution() -> None:
     """200 wrong Gaussians in 1 to 64 dimensions: where s_θ is a score, KL of the ends is J (κ = 1)."""
     for seed in range(200):
@@ -245,6 +247,7 @@ def test_wrong_masses_of_a_finite_support() -> None:
     assert estimated.standard_error < 0.02 * estimated.mean
 
 
+@pytest.mark.slow
 def test_the_mean_over_starts_is_the_unconditional_error() -> None:
     """E over x_a ~ p_sigma of J(x_a) is J; 5 standard errors of 24 starts, false alarm 5e-5."""
     denoiser = WRONG.denoiser()
@@ -378,6 +381,7 @@ def trained(iterations: int) -> Network:
     return network.requires_grad_(False)
 
 
+@pytest.mark.slow
 def test_the_bound_holds_on_learned_networks() -> None:
     """Measured KL ≤ J for each start and on average, at two lengths of training; KL falls as J does.
 

@@ -54,6 +54,7 @@ def python_blocks(page: Path, about: str) -> list[str]:
     return [block for block in blocks if about in block]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("page", "about"), [("README.md", "DiffusionClassifier"), ("docs/diffusion_classifier.md", "")]
 )
@@ -69,6 +70,7 @@ def test_python_about_diffusion_classifiers_runs(
     assert capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_the_diffusion_classifier_example_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

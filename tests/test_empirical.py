@@ -85,6 +85,7 @@ def test_single_precision_tells_near_images_apart(sigma: float) -> None:
         assert torch.equal(EmpiricalDenoiser(images)(noisy, sigma), got)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("at_once", [1, 50, 2**22])
 def test_gradients_of_both_orders(monkeypatch: pytest.MonkeyPatch, at_once: int) -> None:
     monkeypatch.setattr(empirical, "_AT_ONCE", at_once)
@@ -230,6 +231,7 @@ def test_levels_may_be_a_list() -> None:
     assert (one.sigma_min, one.sigma_max, one.nearest(0.2501)) == (0.1, 0.9, 0.3)
 
 
+@pytest.mark.slow
 def test_it_attacks_and_purifies_from_the_command_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

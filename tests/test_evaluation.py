@@ -162,6 +162,7 @@ class Careless(Defense):
         return 5 * answer + 1e-3 * images.flatten(1)[:, :4]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("attack", "expected"),
     [
@@ -188,6 +189,7 @@ def test_an_attack_that_does_nothing_finds_what_the_control_finds(attack: dp.PGD
     assert abs(seen - expected) < 0.2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("classes", [4, 6])
 @pytest.mark.parametrize(
     "attack",

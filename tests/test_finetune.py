@@ -24,6 +24,7 @@ COMMAND = (
 )
 
 
+@pytest.mark.slow
 def test_it_learns_and_leaves_the_denoiser_alone() -> None:
     data = dp.load_data("digits", default_split="train", limit=256)
     classifier, denoiser = dp.load_classifier("digits"), dp.load_denoiser("digits")
@@ -82,6 +83,7 @@ def test_the_classifier_sees_denoised_noise_of_the_asked_sigma() -> None:
     assert not torch.equal(given[0], given[1])
 
 
+@pytest.mark.slow
 def test_from_the_command_line_to_a_classifier(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     few = dp.load_data("digits", limit=50)
     np.savez(tmp_path / "few.npz", images=few.images[:, 0].numpy(), labels=few.labels.numpy())

@@ -162,6 +162,7 @@ def test_guidance_changes_value_and_gradient() -> None:
         assert error(pulled(constant, pictures(), direction(1))[1], guided[1]) > 0.01
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("solver", SOLVERS)
 @pytest.mark.parametrize("kind", KINDS)
 def test_gradient_is_that_of_central_differences(kind: type[dp.Purification], solver: dp.Solver) -> None:
@@ -189,6 +190,7 @@ def test_gradient_is_that_of_central_differences(kind: type[dp.Purification], so
     assert error(gradient, slopes.reshape(images.shape)) < 1e-7
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("solver", SOLVERS)
 def test_backward_mode_is_the_transpose_of_forward_mode(solver: dp.Solver) -> None:
     chain, images = purification(Unguided, solver).chain(noise_of()), pictures()

@@ -45,6 +45,7 @@ def inside_the_certificate(
     assert float(posterior.log_density(points).max()) <= float(mode.log_density + mode.gap) + 1e-10
 
 
+@pytest.mark.slow
 def test_finite_supports_in_exact_arithmetic() -> None:
     """Masses are powers of two, so that their logarithms lie between fractions; ties are left out."""
     generator = torch.Generator().manual_seed(0)
@@ -93,6 +94,7 @@ def test_ties_go_to_the_lowest_index() -> None:
     assert purifier.labels(torch.zeros(1, 1), 0.5).tolist() == [2]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dimension", [1, 2])
 def test_mixtures_against_grids(dimension: int) -> None:
     """The grid never beats the mode by 1e-9, and the mode is within a cell of the best grid point."""
@@ -152,6 +154,7 @@ def test_the_search_by_boxes_alone_finds_the_mode(monkeypatch: pytest.MonkeyPatc
         inside_the_certificate(density, noisy, 1.0, mode, grid)
 
 
+@pytest.mark.slow
 def test_the_certificate_holds_in_any_dimension() -> None:
     """Against random points round every component, of all scales, and the segments between components."""
     for seed in range(220):
@@ -189,6 +192,7 @@ def test_the_gap_closes_where_components_are_apart() -> None:
         assert float(mode.gap) < 1e-6
 
 
+@pytest.mark.slow
 def test_a_batch_is_its_rows() -> None:
     for seed in range(10):
         density, generator = mixture(seed, 2)
@@ -201,6 +205,7 @@ def test_a_batch_is_its_rows() -> None:
         assert torch.equal(purifier.labels(noisy, 0.7), expected)
 
 
+@pytest.mark.slow
 def test_the_class_at_the_mode_is_the_posteriors() -> None:
     """The shares of the posterior's own components: the likelihood is common to all."""
     for seed in range(200):

@@ -112,6 +112,7 @@ def test_a_larger_weight_leaves_less_to_undo() -> None:
     assert float(losses[1].mean()) < 0.95 * float(losses[0].mean())
 
 
+@pytest.mark.slow
 def test_the_result_is_the_strongest_of_the_union() -> None:
     defense, weights, eot = rdc(), (10.0, 1.0, 0.0), 3
     _, labels = labelled(defense)
@@ -202,6 +203,7 @@ def test_success_is_an_error_of_the_defence() -> None:
     assert wrong.tolist() != alone.tolist()
 
 
+@pytest.mark.slow
 def test_batches_change_nothing() -> None:
     whole = attacked(rdc(), eot=2)
     split = attacked(rdc(), eot=2, batch_size=1)

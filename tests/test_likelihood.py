@@ -154,6 +154,7 @@ def digits() -> tuple[dp.Denoiser, Tensor]:
     return dp.load_denoiser("digits"), images
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variant", ["paper", "authors"])
 @pytest.mark.parametrize(("norm", "budget"), [("linf", 8 / 255), ("linf", 0.2), ("l2", 0.5), ("l2", 0.05)])
 def test_images_stay_within_the_budget(
@@ -180,6 +181,7 @@ def test_images_stay_within_the_budget(
     assert float(length.median()) > 0.5 * budget
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("norm", "budget"), [("linf", 8 / 255), ("l2", 0.5)])
 def test_the_unconditional_loss_falls(digits: tuple[dp.Denoiser, Tensor], norm: str, budget: float) -> None:
     """On 95% of images, measured under noise that the maximisation did not see."""
@@ -415,6 +417,7 @@ def test_labels_and_probabilities_are_those_of_the_call() -> None:
         rdc.predict_labels(images, noise_of(3))
 
 
+@pytest.mark.slow
 def test_rdc_races() -> None:
     denoiser, noise = dp.load_denoiser("digits"), noise_of(4)
     images, _ = dp.load_data("digits", limit=4)

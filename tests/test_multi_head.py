@@ -173,6 +173,7 @@ def test_only_heads_of_the_first_source_are_kept() -> None:
     assert float((bias - start[:44]).abs().max()) < 0.01 < float((bias - start[44:]).abs().max())
 
 
+@pytest.mark.slow
 def test_what_the_command_writes_loads(tmp_path: Path) -> None:
     words = shlex.split(f"{COMMAND} --patch 2 --precision bfloat16 --extra-data digits --limit 200")
     assert run([*words, "--out", str(tmp_path / "w.safetensors")]) == 0
@@ -186,6 +187,7 @@ def test_what_the_command_writes_loads(tmp_path: Path) -> None:
     assert (tmp_path / "w.samples.png").exists()
 
 
+@pytest.mark.slow
 def test_each_head_learns_the_denoiser_of_its_class() -> None:
     """Two images, one a class, and the optimal denoisers of each and of both."""
     ramp = torch.linspace(0.1, 0.9, 4).expand(1, 4, 4)

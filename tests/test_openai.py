@@ -101,6 +101,7 @@ def error(got: Tensor, expected: Tensor) -> float:
     return float((got - expected).abs().max() / expected.abs().max())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_authors_outputs(tmp_path: Path, kind: str) -> None:
     reference = golden(kind)
@@ -207,6 +208,7 @@ def save_blank(path: Path, shapes: dict[str, tuple[int, ...]]) -> Path:
     return path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PRESETS)
 def test_every_preset_loads(tmp_path: Path, name: str) -> None:
     preset = PRESETS[name]
@@ -292,6 +294,7 @@ def without(shapes: dict[str, tuple[int, ...]], *keys: str) -> dict[str, tuple[i
     return {key: shape for key, shape in shapes.items() if key not in keys}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -320,6 +323,7 @@ def test_misfits_are_named_in_the_checkpoints_own_keys(
     assert str(caught.value) == f"weights: {path} does not fit preset improved: {message}"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("fitting", "asked", "hint"),
     [
@@ -333,6 +337,7 @@ def test_the_fitting_preset_is_named(tmp_path: Path, fitting: str, asked: str, h
         load(asked, path)
 
 
+@pytest.mark.slow
 def test_no_preset_is_named_where_only_the_keys_fit(tmp_path: Path) -> None:
     shapes = {**expected_shapes(PRESETS["cifar10_uncond"]), "out.2.bias": (3,)}
     with pytest.raises(ValueError, match=r"misshapen out.2.bias \(expected 6, got 3\)$"):

@@ -77,6 +77,7 @@ def test_the_mixture_of_points_is_the_same_classifier() -> None:
     assert 0 < float(((near - exact) / exact).abs().max()) < 1e-5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("budget", [8 / 255, 0.17])
 def test_what_it_holds_is_robust(budget: float) -> None:
     """100% of its own examples under exact gradients, as in the paper, where a network is left with none."""
@@ -94,6 +95,7 @@ def test_what_it_holds_is_robust(budget: float) -> None:
         assert [one.success for one in plain] == [True] * 40
 
 
+@pytest.mark.slow
 def test_what_it_holds_can_be_lost_in_the_end() -> None:
     """The attack finds what there is: half way to a held image of another class the label changes."""
     images, labels = held(1)

@@ -36,6 +36,7 @@ def test_importing_the_package_loads_nothing_heavy() -> None:
     assert not loaded_by("import diffproof").intersection(HEAVY)
 
 
+@pytest.mark.slow
 def test_loading_data_needs_no_network_library() -> None:
     loaded = loaded_by("import diffproof; diffproof.load_data('digits')")
     assert "sklearn" in loaded

@@ -50,6 +50,7 @@ def losses(out: Path) -> list[float]:
     return [float(line.split(",")[1]) for line in out.with_suffix(".loss.csv").read_text().splitlines()[1:]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [2, 3])
 def test_processes_share_each_step(tmp_path: Path, count: int) -> None:
     one, several = tmp_path / "one.safetensors", tmp_path / "several.safetensors"
@@ -67,6 +68,7 @@ def test_processes_share_each_step(tmp_path: Path, count: int) -> None:
         assert float((tensor - theirs[name]).abs().max()) < 1e-3
 
 
+@pytest.mark.slow
 def test_a_shared_training_resumes_exactly(tmp_path: Path) -> None:
     command = f"{DENOISER} --dropout 0.5 --checkpoint-every 1e-9"
     (tmp_path / "a").mkdir()

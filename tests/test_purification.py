@@ -296,6 +296,7 @@ def test_value_and_jacobian_on_gaussian_data(solver: dp.Solver, steps: int) -> N
     torch.testing.assert_close(got, jacobian, rtol=1e-9, atol=1e-11)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("solver", [dp.Solver.SDE, dp.Solver.DDPM])
 def test_many_steps_sample_the_posterior(solver: dp.Solver) -> None:
     # One pixel x0 ~ N(½, 0.08²), one image diffused over and over: purified = a sample of p(x0 | noisy).
@@ -519,6 +520,7 @@ def test_images_and_noise_that_are_refused(call: str) -> None:
         work(torch.zeros(2, 2, 3, 3, dtype=torch.float64), noise_of())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("solver", SOLVERS)
 def test_noisy_digits_are_recovered(solver: dp.Solver) -> None:
     data = dp.load_data("digits", "test")

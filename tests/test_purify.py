@@ -577,6 +577,7 @@ def test_networks_that_fail_leave_nothing(
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_an_interrupt_leaves_whole_pictures_and_says_how_many(tmp_path: Path) -> None:
     folder, out = tmp_path / "pictures", tmp_path / "out"
     for index, image in enumerate(digits(50)):

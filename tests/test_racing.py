@@ -200,6 +200,7 @@ def test_the_temperature_divides_the_losses_and_not_the_prior() -> None:
     assert torch.equal(raced.labels, expected)
 
 
+@pytest.mark.slow
 def test_result_does_not_depend_on_the_batch() -> None:
     classifier, images, noise = dp.DiffusionClassifier(mixture()), pictures(), some_noise(6)
     first, *others = (classifier.race(images, noise, error=0.1, batch_size=size) for size in (1, 5, 500))

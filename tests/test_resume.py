@@ -67,6 +67,7 @@ def began(state: Path, out: Path, before: int) -> bool:
     return written(state) != before or out.exists()
 
 
+@pytest.mark.slow
 @KINDS
 def test_kills_do_not_change_losses_or_weights(
     tmp_path: Path, commands: dict[str, list[str]], kind: str
@@ -136,6 +137,7 @@ def at_step(
     return calls
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("interruptible")
 @pytest.mark.parametrize("kind", ["denoiser", "classifier"])
 def test_an_interrupt_saves_says_so_and_continues(
@@ -184,6 +186,7 @@ def test_a_second_interrupt_acts_at_once(
     assert len(load_nested(tmp_path / "w.checkpoint")["losses"]) == 6
 
 
+@pytest.mark.slow
 def test_a_full_disk_keeps_the_last_checkpoint(
     tmp_path: Path, commands: dict[str, list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -294,6 +297,7 @@ class Bomb:
         return os.mkdir, (str(self.path),)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["truncated", "empty", "text", "bomb", "other", "misfit"])
 def test_a_damaged_checkpoint_is_one_line(
     tmp_path: Path, commands: dict[str, list[str]], capsys: pytest.CaptureFixture[str], kind: str

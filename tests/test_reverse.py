@@ -559,6 +559,7 @@ def mixture_moments(denoiser: GaussianMixtureDenoiser, noisy: float, steps: int)
     return np.array([average, float(mass @ (clean - average) ** 2), *(mass @ shares).tolist()])
 
 
+@pytest.mark.slow
 def test_mixture_converges_to_the_posterior_at_first_order() -> None:
     denoiser = on_line([0.0, 0.5, 1.0], [0.01, 0.02, 0.005], [0.3, 0.3, 0.4])
     noisy = 0.62
@@ -647,6 +648,7 @@ def soft_shares(samples: Tensor) -> Tensor:
     return on_plane().component_posterior(samples.reshape(-1, *PLANE), 1e-6)[0]
 
 
+@pytest.mark.slow
 def test_posterior_samples_have_the_moments_of_the_posterior() -> None:
     share, mean, covariance = plane_posterior()
     assert share.min() > 0.15
@@ -689,6 +691,7 @@ def kolmogorov_smirnov(samples: Tensor, direction: np.ndarray[Any, Any]) -> floa
 DIRECTIONS = [np.array([math.cos(angle), math.sin(angle)]) for angle in (0.0, 0.7, math.pi / 2, 2.5)]
 
 
+@pytest.mark.slow
 def test_kolmogorov_smirnov_does_not_reject_many_steps_and_rejects_few() -> None:
     # Four directions at 1e-5 each: a false alarm in 4e-5 of seeds, where the law is exact.
     many = plane_samples(4000, 600, seed=2)
@@ -699,6 +702,7 @@ def test_kolmogorov_smirnov_does_not_reject_many_steps_and_rejects_few() -> None
         assert min(kolmogorov_smirnov(few, direction) for direction in DIRECTIONS) < 1e-5
 
 
+@pytest.mark.slow
 def test_sampled_shares_approach_the_posterior_as_steps_grow() -> None:
     share, _, _ = plane_posterior()
     errors = [

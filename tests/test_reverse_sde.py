@@ -47,6 +47,7 @@ def gaussian(seed: int, dimension: int) -> tuple[GaussianMixture, Tensor, Tensor
     return GaussianMixture(normal[None, :, 0], (basis * values @ basis.T)[None]), values, 2 * normal[:, 1]
 
 
+@pytest.mark.slow
 def test_order_two_and_its_constant() -> None:
     """200 Gaussians in 1 to 64 dimensions against the leading term of KL·n², derived by hand.
 

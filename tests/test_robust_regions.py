@@ -110,6 +110,7 @@ def sphere(center: Tensor, radius: float, count: int, generator: torch.Generator
     return points
 
 
+@pytest.mark.slow
 def test_the_union_is_where_the_argmax_posterior_has_the_class() -> None:
     """Theorem 3.3, both directions, far from boundaries and 1e-6 from them."""
     inside = outside = close = 0
@@ -270,6 +271,7 @@ def sampled_radius(support: FiniteSupport, index: int, sigma: float) -> float:
     return min(float(distance.min()), float(exits(around).min()))
 
 
+@pytest.mark.slow
 def test_the_union_radius_in_the_plane_against_sampling() -> None:
     generator = torch.Generator().manual_seed(6)
     for number in range(INSTANCES):
@@ -298,6 +300,7 @@ def surrounded(generator: torch.Generator, dimension: int) -> tuple[FiniteSuppor
     return FiniteSupport(points, weights, torch.arange(8) // 4), 0.3
 
 
+@pytest.mark.slow
 def test_mixed_integer_programming_agrees_with_projections() -> None:
     generator, larger, corners = torch.Generator().manual_seed(8), 0, 0
     for number in range(32):

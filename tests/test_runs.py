@@ -89,6 +89,7 @@ def test_stored_certificates_are_the_librarys(small_run: Path, denoiser: Path) -
         assert dp.Certificate.from_json(text) == certificate
 
 
+@pytest.mark.slow
 def test_the_batch_size_changes_nothing(tmp_path: Path, denoiser: Path) -> None:
     changes = {"denoiser": denoiser, "indices": "0:24:8", "n0": 5, "n": 40}
     one, seven, many = (
@@ -98,6 +99,7 @@ def test_the_batch_size_changes_nothing(tmp_path: Path, denoiser: Path) -> None:
     assert one == seven == many
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "method",
     [
@@ -144,6 +146,7 @@ needs_compiler = pytest.mark.skipif(
 )
 
 
+@pytest.mark.slow
 @needs_compiler
 def test_compiled_networks_label_as_others_do(
     tmp_path: Path, denoiser: Path, capsys: pytest.CaptureFixture[str]
@@ -221,6 +224,7 @@ def test_an_error_without_words_is_named(monkeypatch: pytest.MonkeyPatch) -> Non
         prepare(CertifySettings(data="digits", classifier="digits", method="none", sigma=0.5))
 
 
+@pytest.mark.slow
 def test_no_compiler_is_said_in_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -235,6 +239,7 @@ def test_no_compiler_is_said_in_one_line(
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 @needs_compiler
 def test_a_compilation_that_fails_in_the_middle_of_a_run_is_said_in_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -274,6 +279,7 @@ def test_continuing_does_what_is_left(copy: Path, small_run: Path, denoiser: Pat
     assert [row for row in rows(copy, columns) if row[0] not in (8, 32)] == kept
 
 
+@pytest.mark.slow
 def test_an_interrupted_image_continues_from_its_tallies(
     tmp_path: Path, small_run: Path, denoiser: Path
 ) -> None:
@@ -526,6 +532,7 @@ def test_report_needs_a_run() -> None:
         load_report([], [0.0])
 
 
+@pytest.mark.slow
 def test_the_picture_is_a_picture(mixed_run: Path, small_run: Path, tmp_path: Path) -> None:
     report = load_report([mixed_run, small_run], RADII)
     table, picture = write_report(report, tmp_path / "new" / "report", force=False)
@@ -611,6 +618,7 @@ def test_export_refuses(small_run: Path, tmp_path: Path) -> None:
 # Verify
 
 
+@pytest.mark.slow
 def test_verify_passes_on_a_good_run(
     small_run: Path, mixed_run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

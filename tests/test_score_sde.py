@@ -185,6 +185,7 @@ def test_gradients_reach_the_input(kind: str, tmp_path: Path) -> None:
     assert float(noisy.grad[0, 1, 3, 4]) == pytest.approx(float(up - down) / 2e-5, rel=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("asked", "given", "problem"),
     [

@@ -60,6 +60,7 @@ def theory(distance: float, label: int, n0: int, n: int, alpha: float) -> Theory
     return Theory(float(mean), float(square - mean**2), float(failure))
 
 
+@pytest.mark.slow
 def test_linear_classifier_has_its_exact_radius() -> None:
     n0, n, alpha, each = 100, 1000, 0.05, 900
     smoothed = dp.Smoothed(linear, sigma=SIGMA, num_classes=2)
@@ -93,6 +94,7 @@ def test_linear_classifier_has_its_exact_radius() -> None:
     assert wrong == pytest.approx(each * sum(expected), abs=5 * spread)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("share", "label"), [(0.5, 0), (0.6, 1), (0.68, 0), (0.8, 1)])
 def test_predict_abstains_as_often_as_theory_says(share: float, label: int) -> None:
     n, alpha, runs = 100, 0.05, 400
@@ -146,6 +148,7 @@ def densepure(**settings: Any) -> dp.DensePure:
     return dp.DensePure(mixture(GRID), classifier(), **{"steps": 3, "votes": 9, **settings})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["none", "dds", "densepure", "consensus"])
 def test_certificates_are_bit_identical_at_any_batch_size(method: str) -> None:
     defense: dp.CertifiableDefense
@@ -228,6 +231,7 @@ def test_noise_is_added_at_the_level_asked_for_not_the_grid_s() -> None:
         assert torch.equal(noisy, IMAGE + 0.302 * normal)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stream", [Stream.SELECTION, Stream.ESTIMATION])
 def test_a_tally_goes_on_from_any_partial_one(stream: Stream) -> None:
     smoothed = dp.Smoothed(densepure(), sigma=0.5)
@@ -551,6 +555,7 @@ def run_out_of_memory(kind: str, row: int) -> tuple[str, str, list[str]]:
     return unlimited, limited, messages
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="limits the address space as Linux does")
 @pytest.mark.parametrize("kind", ["torch", "numpy", "defence"])
 def test_batch_is_halved_when_memory_runs_out(kind: str) -> None:
@@ -562,6 +567,7 @@ def test_batch_is_halved_when_memory_runs_out(kind: str) -> None:
     assert messages == halvings
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="limits the address space as Linux does")
 @pytest.mark.parametrize("kind", ["torch", "numpy"])
 def test_not_even_one_image_fits(kind: str) -> None:

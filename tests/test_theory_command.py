@@ -75,6 +75,7 @@ def numbers(line: str, pattern: str) -> list[float]:
     return [float(part) for part in found.groups()]
 
 
+@pytest.mark.slow
 def test_the_pictures(drawn: tuple[Path, dict[str, str]]) -> None:
     folder, shown = drawn
     assert sorted(path.name for path in folder.iterdir()) == sorted(shown) == sorted(theory_draw.PICTURES)
@@ -87,6 +88,7 @@ def test_the_pictures(drawn: tuple[Path, dict[str, str]]) -> None:
         assert 20_000 < len(data) < 500_000
 
 
+@pytest.mark.slow
 def test_the_bayes_errors_by_quadrature(drawn: tuple[Path, dict[str, str]]) -> None:
     """From 50,000 samples of a number in [0, 1/2]: 0.01 is over four standard errors, false alarm < 1e-4."""
     clean, noisy = numbers(drawn[1]["density.png"], r"errs on ([\d.]+)% of clean points and ([\d.]+)% of")
@@ -100,6 +102,7 @@ def test_the_bayes_errors_by_quadrature(drawn: tuple[Path, dict[str, str]]) -> N
         assert got / 100 == pytest.approx(expected, abs=0.01)
 
 
+@pytest.mark.slow
 def test_the_posterior_under_attack(drawn: tuple[Path, dict[str, str]]) -> None:
     """The two classes' nearest components are 0 and 1; on the way the label changes where the line says."""
     line = drawn[1]["posterior.png"]
@@ -115,6 +118,7 @@ def test_the_posterior_under_attack(drawn: tuple[Path, dict[str, str]]) -> None:
     assert (mode, mean) == (0, 1)
 
 
+@pytest.mark.slow
 def test_the_regions(drawn: tuple[Path, dict[str, str]]) -> None:
     union, ratio, single, mip = numbers(
         drawn[1]["regions.png"], r"radius ([\d.]+) = ([\d.]+) × .* D_sub, ([\d.]+); .* ([\d.]+)$"
@@ -124,6 +128,7 @@ def test_the_regions(drawn: tuple[Path, dict[str, str]]) -> None:
     assert union >= single > 0
 
 
+@pytest.mark.slow
 def test_the_decision_regions(drawn: tuple[Path, dict[str, str]]) -> None:
     """DDS and the top class without the command's code: Bayes rule on the clipped posterior mean."""
     side = -0.25 + 1.5 * (torch.arange(24).double() + 0.5) / 24
@@ -145,6 +150,7 @@ def test_the_decision_regions(drawn: tuple[Path, dict[str, str]]) -> None:
     assert 50 < five < 100
 
 
+@pytest.mark.slow
 def test_votes_steps_and_bounds(drawn: tuple[Path, dict[str, str]]) -> None:
     first, last, binomial = numbers(
         drawn[1]["agreement.png"], r"gets ([\d.]+)% at K = 1 and ([\d.]+)% at K = 41 \(.* ([\d.]+)%\)"
@@ -158,6 +164,7 @@ def test_votes_steps_and_bounds(drawn: tuple[Path, dict[str, str]]) -> None:
     assert numbers(drawn[1]["bound.png"], r"for (\d) of (\d) denoisers") == [9, 9]
 
 
+@pytest.mark.slow
 def test_the_vote_is_for_the_top_class_not_for_the_highest_density(monkeypatch: pytest.MonkeyPatch) -> None:
     # On the built-in density the two differ at every other point with a top class of 50 to 60%, and at most
     # 60 points are drawn: 0.2 is 3 standard errors of a share among them.
@@ -174,6 +181,7 @@ def test_the_vote_is_for_the_top_class_not_for_the_highest_density(monkeypatch: 
     assert result.top[0][0].value > 0.7
 
 
+@pytest.mark.slow
 def test_the_digits(drawn: tuple[Path, dict[str, str]]) -> None:
     equal, kernel = numbers(drawn[1]["digits.png"], r"larger for ([\d.]+)% .* larger for ([\d.]+)%")
     images, labels = dp.load_data("digits", split="train")
@@ -185,6 +193,7 @@ def test_the_digits(drawn: tuple[Path, dict[str, str]]) -> None:
         assert got == pytest.approx(100 * float(larger.double().mean()), abs=0.051)
 
 
+@pytest.mark.slow
 def test_the_noise_level_is_that_of_diffpure(drawn: tuple[Path, dict[str, str]]) -> None:
     assert vp_sigmas(0.1, 1)[0] == pytest.approx(SIGMA, rel=1e-12)
     for name in ("density.png", "posterior.png", "regions.png", "decisions.png"):

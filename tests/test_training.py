@@ -50,6 +50,7 @@ def batch(images: Tensor, labels: Tensor) -> Batch:
 ONES = ImageData("ones", "train", torch.ones(5, 1, 1, 1), torch.zeros(5, dtype=torch.int64), ["one"])
 
 
+@pytest.mark.slow
 @COMMANDS
 def test_the_same_command_gives_the_same_bytes(tmp_path: Path, command: str) -> None:
     hashes: list[str] = []
@@ -64,6 +65,7 @@ def test_the_same_command_gives_the_same_bytes(tmp_path: Path, command: str) -> 
     assert hashes[0] == hashes[1] != hashes[2]
 
 
+@pytest.mark.slow
 def test_dropout_follows_the_seed(tmp_path: Path) -> None:
     command = "train denoiser --data digits --channels 8,8 --iterations 3 --batch-size 8 --dropout 0.5"
     weights = []
@@ -74,6 +76,7 @@ def test_dropout_follows_the_seed(tmp_path: Path) -> None:
     assert weights[0] == weights[1] != weights[2]
 
 
+@pytest.mark.slow
 @COMMANDS
 def test_training_leaves_the_global_generator_alone(tmp_path: Path, command: str) -> None:
     torch.manual_seed(0)
@@ -83,6 +86,7 @@ def test_training_leaves_the_global_generator_alone(tmp_path: Path, command: str
     assert torch.equal(torch.rand(3), expected)
 
 
+@pytest.mark.slow
 @COMMANDS
 def test_the_recorded_command_runs_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str
@@ -112,6 +116,7 @@ def test_a_loss_that_blows_up_ends_in_one_line(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 @COMMANDS
 def test_nothing_is_overwritten_without_force(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], command: str
@@ -125,6 +130,7 @@ def test_nothing_is_overwritten_without_force(
     assert load_weights(path).tensors
 
 
+@pytest.mark.slow
 def test_the_denoiser_command_learns(tmp_path: Path, denoiser: Path) -> None:
     assert train(DENOISER.replace("iterations 5", "iterations 1"), tmp_path / "w.safetensors") == 0
     before, after = (
@@ -146,6 +152,7 @@ def test_the_recorded_errors_are_those_of_the_network(denoiser: Path) -> None:
         assert error == pytest.approx(recorded[f"rms_error_at_{sigma:g}"], rel=0.05)
 
 
+@pytest.mark.slow
 def test_a_schedule_too_short_for_the_reported_sigmas_still_trains(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -160,6 +167,7 @@ def test_a_schedule_too_short_for_the_reported_sigmas_still_trains(
     assert all(float(name.removeprefix("rms_error_at_")) <= largest for name in names)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_losses_go_down(precision: str) -> None:
     data = dp.load_data("digits", split="train")
@@ -411,6 +419,7 @@ FLAGS = (
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "command",
     [
@@ -444,6 +453,7 @@ def test_every_flag_is_recorded_and_repeats_the_bytes(
     assert {p.dtype for p in loaded.parameters()} == {torch.float32}
 
 
+@pytest.mark.slow
 def test_what_lies_beside_the_weights(tmp_path: Path) -> None:
     # Fewer levels than a sample has steps by itself.
     assert train(f"{DENOISER} --timesteps 10", tmp_path / "my.weights.safetensors") == 0
