@@ -67,6 +67,7 @@ if TYPE_CHECKING:
     from diffproof.denoisers.schedules import DiscreteSchedule as DiscreteSchedule
     from diffproof.denoisers.schedules import VarianceExplodingSchedule as VarianceExplodingSchedule
     from diffproof.denoisers.schedules import VariancePreservingSchedule as VariancePreservingSchedule
+    from diffproof.errors import ArgumentError as ArgumentError
     from diffproof.noise import Noise as Noise
     from diffproof.noise import Stream as Stream
     from diffproof.reverse.levels import StepRule as StepRule
@@ -80,6 +81,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "AGDM": "defenses.purifying.agdm",
+    "ArgumentError": "errors",
     "AttackResult": "attacks.result",
     "AttackedDefense": "attacks.views",
     "AutoAttack": "attacks.autoattack",

@@ -1,12 +1,31 @@
-"""Telling errors apart."""
+"""The error of a user's mistake, and telling errors apart."""
 
 from __future__ import annotations
 
-import torch
+
+class ArgumentError(ValueError):
+    """A mistake of the user's: an argument, a file or data that is not what it should be.
+
+    Args:
+        argument: what it is about, by the name that the user knows it by.
+        problem: what was expected and what came.
+    """
+
+    def __init__(self, argument: str, problem: str) -> None:
+        # Both go to the base class, which pickles them.
+        super().__init__(argument, problem)
+        self.argument = argument
+        self.problem = problem
+
+    def __str__(self) -> str:
+        return f"{self.argument}: {self.problem}"
 
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an exception of torch or Python means that memory ran out."""
+    # Importing it takes a second, and the command line imports this module.
+    import torch
+
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
     # The second is all that oneDNN, torch's library for convolutions on CPUs, says of it.

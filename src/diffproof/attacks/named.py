@@ -21,6 +21,7 @@ from diffproof.attacks.threat import Threat, load_threat
 from diffproof.attacks.views import AttackedDefense, GradientMode
 from diffproof.checks import unknown_name
 from diffproof.defenses.base import Defense
+from diffproof.errors import ArgumentError
 
 ATTACKS: dict[str, type[Attack]] = {
     cls.name: cls for cls in (PGD, AutoAttack, StAdv, DiffAttack, Lagrange, LowFrequency, Square)
@@ -42,7 +43,7 @@ def load_attack(name: str, **settings: Any) -> Attack:
     known = [field.name for field in fields(ATTACKS[name])]
     for setting in settings:
         if setting not in known:
-            raise ValueError(f"{setting}: no setting of {name}; it has {', '.join(known)}")
+            raise ArgumentError(setting, f"no setting of {name}; it has {', '.join(known)}")
     return ATTACKS[name](**settings)
 
 
@@ -79,15 +80,15 @@ def attack(
         ValueError: an argument is unknown or out of range, or the attack cannot be run on this defence.
     """
     if not isinstance(attack, str) and settings:
-        raise ValueError(f"settings: expected none beside an attack, got {', '.join(settings)}")
+        raise ArgumentError("settings", f"expected none beside an attack, got {', '.join(settings)}")
     if isinstance(attack, str):
         attack = load_attack(attack, **settings)
     if isinstance(threat, str):
         if budget is None:
-            raise ValueError(f"budget: expected one for the threat {threat!r}, got None")
+            raise ArgumentError("budget", f"expected one for the threat {threat!r}, got None")
         threat = load_threat(threat, budget)
     elif budget is not None:
-        raise ValueError(f"budget: the threat has its own, expected None, got {budget!r}")
+        raise ArgumentError("budget", f"the threat has its own, expected None, got {budget!r}")
     return attack.run(
         AttackedDefense(defense, gradient, surrogate_share=surrogate_share),
         images,

@@ -14,6 +14,7 @@ from diffproof.checks import check_at_least, check_probability
 from diffproof.classifiers.base import predicted_labels
 from diffproof.defenses.base import Defense
 from diffproof.defenses.voting import majority
+from diffproof.errors import ArgumentError
 from diffproof.noise import Noise, Stream
 
 
@@ -43,7 +44,7 @@ class Share:
         check_at_least("images", images, 1)
         check_probability("confidence", confidence)
         if not 0.0 <= value <= 1.0:
-            raise ValueError(f"value: expected a share in [0, 1], got {value!r}")
+            raise ArgumentError("value", f"expected a share in [0, 1], got {value!r}")
         hits, tail = value * images, (1 - confidence) / 2
         low = float(betaincinv(hits, images - hits + 1, tail)) if hits > 0 else 0.0
         high = float(betaincinv(hits + 1, images - hits, 1 - tail)) if hits < images else 1.0
@@ -133,7 +134,7 @@ def score(drawn: Tensor, labels: Tensor, seen: Tensor, num_classes: int, *, draw
     for name, number in (("draws", draws), ("votes", votes)):
         check_at_least(name, number, 1)
         if number > available:
-            raise ValueError(f"{name}: expected at most the {available} labels drawn, got {number}")
+            raise ArgumentError(name, f"expected at most the {available} labels drawn, got {number}")
     right = drawn[:, :draws] == labels[:, None]
 
     def share(hits: Tensor) -> Share:

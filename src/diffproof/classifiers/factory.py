@@ -13,6 +13,7 @@ from torch import nn
 
 from diffproof.classifiers.base import Classifier
 from diffproof.classifiers.optional import one_line
+from diffproof.errors import ArgumentError
 from diffproof.weights import load_into, load_weights
 
 
@@ -35,14 +36,14 @@ def load(module: str, name: str, weights: str | None) -> Classifier:
             home = importlib.import_module(module)
         except ModuleNotFoundError as error:
             if error.name is not None and (module == error.name or module.startswith(f"{error.name}.")):
-                raise ValueError(
-                    f"classifier: no module {error.name} in {Path.cwd()} or on Python's path (for {spec})"
+                raise ArgumentError(
+                    "classifier", f"no module {error.name} in {Path.cwd()} or on Python's path (for {spec})"
                 ) from None
-            raise ValueError(f"classifier: importing {module} failed: {one_line(error)}") from None
+            raise ArgumentError("classifier", f"importing {module} failed: {one_line(error)}") from None
         except Exception as error:  # it is the user's code
             raise _failed(f"importing {module} failed", error) from error
         if not callable(getattr(home, name, None)):
-            raise ValueError(f"classifier: module {module} has no function {name}")
+            raise ArgumentError("classifier", f"module {module} has no function {name}")
         try:
             built = getattr(home, name)()
         except MemoryError:
@@ -55,8 +56,8 @@ def load(module: str, name: str, weights: str | None) -> Classifier:
     return classifier
 
 
-def _failed(what: str, error: Exception) -> ValueError:
-    return ValueError(f"classifier: {what}: {type(error).__name__}: {one_line(error)}")
+def _failed(what: str, error: Exception) -> ArgumentError:
+    return ArgumentError("classifier", f"{what}: {type(error).__name__}: {one_line(error)}")
 
 
 def _as_classifier(built: object, spec: str) -> Classifier:
@@ -64,9 +65,10 @@ def _as_classifier(built: object, spec: str) -> Classifier:
         return built
     num_classes = getattr(built, "num_classes", None)
     if not isinstance(built, nn.Module) or not isinstance(num_classes, int):
-        raise ValueError(
-            f"classifier: {spec}() returned {type(built).__name__}, expected a torch module with num_classes;"
-            " or wrap it as diffproof.Classifier(module, num_classes, mean=…, std=…)"
+        raise ArgumentError(
+            "classifier",
+            f"{spec}() returned {type(built).__name__}, expected a torch module with num_classes;"
+            " or wrap it as diffproof.Classifier(module, num_classes, mean=…, std=…)",
         )
     return Classifier(built, num_classes)
 

@@ -11,6 +11,7 @@ from diffproof.checks import unknown_name
 from diffproof.classifiers.base import Classifier
 from diffproof.classifiers.optional import import_optional, one_line
 from diffproof.classifiers.preprocessing import Resize, as_interpolation
+from diffproof.errors import ArgumentError
 from diffproof.weights import CodeInPickleError, load_into, load_weights, only_data
 
 
@@ -50,11 +51,11 @@ def load(name: str, weights: str | None) -> Classifier:
                 network = models.get_model(name, weights=None, num_classes=num_classes)
             load_into(network, tensors, str(weights))
     except CodeInPickleError as error:
-        raise ValueError(f"torchvision: cannot load {name!r}: {error}") from None
-    except (ValueError, MemoryError):
+        raise ArgumentError("torchvision", f"cannot load {name!r}: {error}") from None
+    except (ArgumentError, MemoryError):
         raise
     except Exception as error:  # a failed download, a broken cache, …
-        raise ValueError(f"torchvision: cannot load {name!r}: {one_line(error)}") from None
+        raise ArgumentError("torchvision", f"cannot load {name!r}: {one_line(error)}") from None
     transform = chosen.transforms()
     return Classifier(
         network,

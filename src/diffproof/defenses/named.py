@@ -24,6 +24,7 @@ from diffproof.defenses.purifying.gradual import GradualNoise
 from diffproof.defenses.purifying.likelihood import LikelihoodMaximization
 from diffproof.defenses.undefended import Undefended
 from diffproof.denoisers.base import Denoiser
+from diffproof.errors import ArgumentError
 
 CERTIFIABLE: dict[str, type[CertifiableDefense]] = {
     cls.method: cls for cls in (Undefended, DDS, DensePure, DiffusionClassifier)
@@ -66,7 +67,7 @@ def load_defense(
     for name in settings:
         if name not in takes:
             own = sorted({*takes} - {*networks})
-            raise ValueError(f"{name}: no setting of the method {method!r}, which takes {', '.join(own)}")
+            raise ArgumentError(name, f"no setting of the method {method!r}, which takes {', '.join(own)}")
     given = {name: network for name, network in networks.items() if name in takes}
     return make(**given, **settings)
 
@@ -81,9 +82,9 @@ def check_networks(method: str, **networks: object) -> None:
     takes = inspect.signature(METHODS[method]).parameters
     for name, network in networks.items():
         if name in takes and network is None:
-            raise ValueError(f"{name}: the method {method!r} needs one, got None")
+            raise ArgumentError(name, f"the method {method!r} needs one, got None")
         if name not in takes and network is not None and name != "denoiser":
-            raise ValueError(f"{name}: the method {method!r} takes none")
+            raise ArgumentError(name, f"the method {method!r} takes none")
 
 
 def set_precision(defense: D, dtype: torch.dtype) -> D:

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from diffproof.checks import check_at_least, check_probability
 from diffproof.classifiers.base import predicted_labels
+from diffproof.errors import ArgumentError
 from diffproof.noise import MAX_VOTE, Noise
 
 if TYPE_CHECKING:
@@ -155,7 +156,7 @@ def race_terms(
         term, here = order[running, position], alive[running]
         values = losses(running, term, here)
         if not bool(torch.isfinite(values[here]).all()):
-            raise ValueError("denoiser: expected finite losses, got NaN or infinity")
+            raise ArgumentError("denoiser", "expected finite losses, got NaN or infinity")
         values = values.masked_fill(~here, 0.0)
         table[running, term] = values.to(table.dtype)
         visited[running] += 1
@@ -232,8 +233,8 @@ def race(
     check_probability("error", error)
     check_at_least("batch_size", batch_size, 1)
     if not classifier.shared_noise:
-        raise ValueError(
-            "shared_noise: racing compares classes under the same noise, expected True, got False"
+        raise ArgumentError(
+            "shared_noise", "racing compares classes under the same noise, expected True, got False"
         )
     loss, one_pass, device = classifier.loss, classifier.denoiser.one_pass, images.device
     index = torch.tensor(loss.above(sigma)).repeat_interleave(loss.samples)
