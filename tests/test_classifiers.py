@@ -607,7 +607,7 @@ def test_libraries_run_no_pickled_code(
 
     text = fails(fake_library(monkeypatch, library, load))
     assert text == (
-        f"{library}: cannot load 'net': its weights file is a pickle that holds code, or is damaged, and was"
+        f"{library}: cannot load 'net': weights: the file is a pickle that holds code, or is damaged, and was"
         " not loaded"
     )
     assert not marker.exists()

@@ -22,7 +22,7 @@ from diffproof.files import replacing
 _ASSETS = Path(__file__).parent / "assets"
 
 
-class CodeInPickleError(ValueError):
+class CodeInPickleError(ArgumentError):
     """A file was not loaded because it is a pickle with more than data in it, or damaged."""
 
 
@@ -120,8 +120,9 @@ def _read_pickle_as_data(path: Path) -> Any:
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
         raise CodeInPickleError(
-            f"weights: {path} is a pickle that holds code, or is damaged, and was not loaded; if you trust"
-            " its source, `diffproof convert` turns it into safetensors (as safetensors.torch.save_file does)"
+            "weights",
+            f"{path} is a pickle that holds code, or is damaged, and was not loaded; if you trust"
+            " its source, `diffproof convert` turns it into safetensors (as safetensors.torch.save_file does)",
         ) from None
     except MemoryError:
         raise  # a sound file that does not fit is not a damaged one
@@ -146,7 +147,7 @@ def only_data() -> Iterator[None]:
             yield
     except pickle.UnpicklingError:
         raise CodeInPickleError(
-            "its weights file is a pickle that holds code, or is damaged, and was not loaded"
+            "weights", "the file is a pickle that holds code, or is damaged, and was not loaded"
         ) from None
     finally:
         for name, value in before.items():

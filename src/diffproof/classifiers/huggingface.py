@@ -75,12 +75,18 @@ def load(name: str) -> Classifier:
             f"{name} has no fitting weights for {', '.join(sorted(misfits)[:3])}:"
             " it is no trained classifier",
         )
+    try:
+        prepared = preprocessing(processor, getattr(model.config, "num_channels", 3))
+    except ArgumentError:
+        raise
+    except (KeyError, TypeError, ValueError) as error:  # a configuration without a number where one belongs
+        raise ArgumentError("hf", f"cannot read the image processor of {name}: {one_line(error)}") from None
     labels = model.config.id2label
     classifier = Classifier(
         Logits(model),
         len(labels),
         class_names=[str(labels[index]) for index in range(len(labels))],
-        **preprocessing(processor, getattr(model.config, "num_channels", 3)),
+        **prepared,
     )
     check_agreement(classifier, processor, name)
     return classifier

@@ -132,7 +132,11 @@ def _labels(datasets: Any, table: Any, name: str) -> tuple[Any, Tensor, list[str
             f"{name}: expected a label column ({', '.join(_LABEL_COLUMNS)}), got {', '.join(features)}",
         )
     column = known[0] if known else classes[0]
-    values = table.select_columns(column).with_format("arrow")[:][column].to_numpy(zero_copy_only=False)
+    try:
+        values = table.select_columns(column).with_format("arrow")[:][column].to_numpy(zero_copy_only=False)
+    except ValueError as error:  # pyarrow's errors of a damaged file are of this kind
+        reason = " ".join(str(error).split())[:200]
+        raise ArgumentError("data", f"cannot read the labels of {name}: {reason}") from None
     feature = features[column]
     if isinstance(feature, datasets.ClassLabel):
         return table, torch.from_numpy(values.astype(np.int64)), list(feature.names), True
