@@ -516,6 +516,24 @@ def test_real_processes_end_in_one_line(tmp_path: Path, denoiser: Path) -> None:
     assert not out.exists()
 
 
+def test_an_error_of_ours_shows_its_traceback(tmp_path: Path) -> None:
+    """An internal error is not told to the user as his mistake, even if it is a ValueError."""
+    program = """
+from diffproof.cli.main import main
+from diffproof.runs.certify import run
+def broken(settings):
+    raise ValueError("operands could not be broadcast")
+run.load_images = broken
+main()
+"""
+    status, err = in_a_process(*certify_flags(tmp_path / "out", **PLAIN), program=program)
+    assert status == 1
+    assert err.startswith("Traceback (most recent call last):")
+    assert "in broken" in err
+    assert err.endswith("\nValueError: operands could not be broadcast\n")
+    assert "diffproof: error" not in err
+
+
 @pytest.mark.parametrize("command", ["export", "report"])
 def test_a_full_disk_costs_no_old_file(tmp_path: Path, small_run: Path, command: str) -> None:
     program = (
