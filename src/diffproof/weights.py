@@ -121,8 +121,8 @@ def _read_pickle_as_data(path: Path) -> Any:
     except pickle.UnpicklingError:
         raise CodeInPickleError(
             "weights",
-            f"{path} is a pickle that holds code, or is damaged, and was not loaded; if you trust"
-            " its source, `diffproof convert` turns it into safetensors (as safetensors.torch.save_file does)",
+            f"{path} is a pickle that holds code, or is damaged, and was not loaded; if you trust its"
+            " source, `diffproof convert` turns it into safetensors (as safetensors.torch.save_file does)",
         ) from None
     except MemoryError:
         raise  # a sound file that does not fit is not a damaged one
