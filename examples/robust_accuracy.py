@@ -20,6 +20,7 @@ import torch
 from diffproof.cli.main import guarded
 from diffproof.cli.main import run as diffproof
 from diffproof.cli.progress import print_attack_report
+from diffproof.errors import ArgumentError
 from diffproof.files import replacing
 from diffproof.intervals import Share
 from diffproof.runs.attack.report import AttackReport, load_attack_report, write_attack_report
@@ -45,7 +46,7 @@ def trained(kind: str, name: str, *flags: str) -> Path:
     """Weights made by `diffproof train`, unless they are there already."""
     path = FOLDER / f"{name}.safetensors"
     if not path.exists() and diffproof(["train", kind, *TRAINING.split(), *flags, "--out", str(path)]) != 0:
-        raise ValueError(f"training {name} did not end well")
+        raise ArgumentError("training", f"{name} did not end well")
     return path
 
 

@@ -607,7 +607,7 @@ def test_libraries_run_no_pickled_code(
 
     text = fails(fake_library(monkeypatch, library, load))
     assert text == (
-        f"{library}: cannot load 'net': its weights file is a pickle that holds code, or is damaged, and was"
+        f"{library}: cannot load 'net': weights: the file is a pickle that holds code, or is damaged, and was"
         " not loaded"
     )
     assert not marker.exists()
@@ -663,13 +663,13 @@ def test_missing_and_broken_libraries(
 
     missing = ModuleNotFoundError("No module", name=module.split(".")[0])
     monkeypatch.setattr(importlib, "import_module", failing(missing))
-    assert fails(spec) == f"{module} is not installed; install diffproof[{extra}]"
+    assert fails(spec) == f"{module}: not installed; install diffproof[{extra}]"
     broken = RuntimeError("operator torchvision::nms does not exist\nmore")
     monkeypatch.setattr(importlib, "import_module", failing(broken))
-    assert fails(spec) == f"{module} is installed but does not import: {' '.join(str(broken).split())}"
+    assert fails(spec) == f"{module}: installed but does not import: {' '.join(str(broken).split())}"
     other = ModuleNotFoundError("No module named 'gdown'", name="gdown")
     monkeypatch.setattr(importlib, "import_module", failing(other))
-    assert fails(spec) == f"{module} does not import: No module named 'gdown'"
+    assert fails(spec) == f"{module}: does not import: No module named 'gdown'"
 
 
 def test_import_optional_gives_the_module() -> None:

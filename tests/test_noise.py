@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import copy
 import hashlib
 import math
+import pickle
 import random
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -19,8 +21,10 @@ from diffproof.checks import (
     check_positive,
     check_probability,
     check_shape,
+    renamed,
     unknown_name,
 )
+from diffproof.errors import ArgumentError
 from diffproof.noise import (
     MAX_DRAW,
     MAX_IMAGE_INDEX,
@@ -394,6 +398,28 @@ def test_checks_pass_what_is_valid() -> None:
     assert check_pixels(ends) is ends
     check_shape(GREY, None, "model")
     check_shape(GREY, (1, 2, 2), "model")
+
+
+def test_an_argument_error_says_what_is_wrong_with_what() -> None:
+    error = ArgumentError("sigma", "expected a finite number > 0, got nan")
+    assert isinstance(error, ValueError)
+    for same in (error, pickle.loads(pickle.dumps(error)), copy.copy(error), copy.deepcopy(error)):
+        assert type(same) is ArgumentError
+        assert (same.argument, same.problem) == ("sigma", "expected a finite number > 0, got nan")
+        assert str(same) == "sigma: expected a finite number > 0, got nan"
+
+
+def test_renamed_errors_have_the_name_that_the_caller_knows() -> None:
+    with pytest.raises(ArgumentError, match=r"^flag: expected a: b$") as caught, renamed({"steps": "flag"}):
+        raise ArgumentError("steps", "expected a: b")
+    assert (caught.value.argument, caught.value.problem) == ("flag", "expected a: b")
+    other = ArgumentError("sigma", "steps: too many")
+    with pytest.raises(ArgumentError) as caught, renamed({"steps": "flag"}):
+        raise other
+    assert caught.value is other
+    with pytest.raises(ValueError, match=r"^steps: not ours$") as plain, renamed({"steps": "flag"}):
+        raise ValueError("steps: not ours")
+    assert type(plain.value) is ValueError
 
 
 def test_unknown_name_lists_the_nearest_or_all() -> None:

@@ -76,6 +76,7 @@ if TYPE_CHECKING:
     from diffproof.denoisers.schedules import DiscreteSchedule as DiscreteSchedule
     from diffproof.denoisers.schedules import VarianceExplodingSchedule as VarianceExplodingSchedule
     from diffproof.denoisers.schedules import VariancePreservingSchedule as VariancePreservingSchedule
+    from diffproof.errors import ArgumentError as ArgumentError
     from diffproof.noise import Noise as Noise
     from diffproof.noise import Stream as Stream
     from diffproof.reverse.levels import StepRule as StepRule

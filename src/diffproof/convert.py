@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
+from diffproof.errors import ArgumentError
 from diffproof.unpickling import select
 from diffproof.weights import CodeInPickleError, load_nested, load_weights, save_weights
 
@@ -58,11 +59,11 @@ def convert(
             there, or an `out` that exists or is no .safetensors.
     """
     if out.suffix != ".safetensors":
-        raise ValueError(f"out: expected a name that ends in .safetensors, got {out}")
+        raise ArgumentError("out", f"expected a name that ends in .safetensors, got {out}")
     if out.exists() and not force:
-        raise ValueError(f"out: {out} exists; --force overwrites it")
+        raise ArgumentError("out", f"{out} exists; --force overwrites it")
     if not out.parent.is_dir():
-        raise ValueError(f"out: no such folder: {out.parent}")
+        raise ArgumentError("out", f"no such folder: {out.parent}")
     description: dict[str, Any] = {}
     try:
         if source.suffix == ".safetensors":
@@ -72,10 +73,11 @@ def convert(
         taken, tensors = select(loaded, key)
     except CodeInPickleError:
         if not trust_pickle:
-            raise ValueError(
-                f"convert: {source} is a pickle with more than data in it: loading it can run any program on"
+            raise ArgumentError(
+                "convert",
+                f"{source} is a pickle with more than data in it: loading it can run any program on"
                 " your machine with your rights; if you trust where it comes from, --trust-pickle loads it in"
-                " a separate process, which keeps its code out of this one but is no sandbox"
+                " a separate process, which keeps its code out of this one but is no sandbox",
             ) from None
         taken, tensors = _unpickled_elsewhere(source, key)
     unshared = {name: tensor.contiguous().clone() for name, tensor in tensors.items()}
@@ -102,9 +104,9 @@ def _unpickled_elsewhere(source: Path, key: str | None) -> tuple[str, dict[str, 
             report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
         except (OSError, ValueError):
             last = (ended.stderr.strip().splitlines() or ["nothing"])[-1]
-            raise ValueError(
-                f"convert: loading {source} ended its process with status {ended.returncode}: {last[:200]}"
+            raise ArgumentError(
+                "convert", f"loading {source} ended its process with status {ended.returncode}: {last[:200]}"
             ) from None
         if "error" in report:
-            raise ValueError(f"convert: cannot convert {source}: {report['error'][:300]}")
+            raise ArgumentError("convert", f"cannot convert {source}: {report['error'][:300]}")
         return str(report["taken"]), load_weights(folder / "weights.safetensors").tensors

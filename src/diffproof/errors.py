@@ -1,4 +1,4 @@
-"""Telling errors apart."""
+"""The error of a user's mistake, and telling errors apart."""
 
 from __future__ import annotations
 
@@ -9,6 +9,9 @@ import torch
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an exception of torch or Python means that memory ran out."""
+    # Importing it takes a second, and the command line imports this module.
+    import torch
+
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
     # The second is all that oneDNN, torch's library for convolutions on CPUs, says of it.

@@ -21,6 +21,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from diffproof.checks import check_at_least
+from diffproof.errors import ArgumentError
 
 Step = Callable[[Tensor, Tensor], Tensor]
 
@@ -341,7 +342,7 @@ def checkpointed_with_losses(
         ValueError: another number of losses than steps.
     """
     if len(losses) != len(steps):
-        raise ValueError(f"losses: expected one for each of {len(steps)} steps, got {len(losses)}")
+        raise ArgumentError("losses", f"expected one for each of {len(steps)} steps, got {len(losses)}")
     chain = [_carrying(i == 0, step, loss) for i, (step, loss) in enumerate(zip(steps, losses, strict=True))]
     final = checkpointed(images, chain)
     (_, state), total = _carried(final, images)

@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from diffproof.errors import ArgumentError
+
 # Seconds to wait for an answer of the Hub before it counts as out of reach.
 _PATIENCE = 5.0
 
@@ -56,9 +58,10 @@ def snapshot(hub_id: str, patterns: Sequence[str]) -> Path:
             return Path(snapshot_download(hub_id, allow_patterns=list(patterns)))
     except Exception as error:  # the library's own errors and those of the network
         reason = " ".join(str(error).split())[:160]
-        raise ValueError(
-            f"hub: {hub_id!r} is no folder here and cannot be had from the Hub or its cache: {reason};"
-            f" download it once while online (hf download {hub_id}), or give a folder"
+        raise ArgumentError(
+            "hub",
+            f"{hub_id!r} is no folder here and cannot be had from the Hub or its cache: {reason};"
+            f" download it once while online (hf download {hub_id}), or give a folder",
         ) from None
 
 

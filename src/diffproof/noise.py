@@ -16,6 +16,8 @@ import torch
 from scipy.special import ndtri
 from torch import Tensor
 
+from diffproof.errors import ArgumentError
+
 _MASK = 0xFFFFFFFF
 _MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
 _KEY_STEPS = (0x9E3779B9, 0xBB67AE85)
@@ -81,22 +83,22 @@ class Noise:
 
     def __post_init__(self) -> None:
         if not 0 <= self.seed < 2**64:
-            raise ValueError(f"seed: expected 0 ≤ seed < 2^64, got {self.seed}")
+            raise ArgumentError("seed", f"expected 0 ≤ seed < 2^64, got {self.seed}")
         for name, index, largest in (
             ("image_index", self.image_index, MAX_IMAGE_INDEX),
             ("draw", self.draw, MAX_DRAW),
             ("vote", self.vote, MAX_VOTE),
         ):
             if index.shape != self.draw.shape or index.ndim != 1:
-                raise ValueError(f"{name}: expected one index a row, got shape {tuple(index.shape)}")
+                raise ArgumentError(name, f"expected one index a row, got shape {tuple(index.shape)}")
             if index.numel() and not 0 <= int(index.min()) <= int(index.max()) <= largest:
-                raise ValueError(f"{name}: expected 0 ≤ {name} ≤ {largest}, got {index.tolist()[:3]}…")
+                raise ArgumentError(name, f"expected 0 ≤ {name} ≤ {largest}, got {index.tolist()[:3]}…")
 
     @classmethod
     def for_draws(cls, seed: int, stream: Stream, image_index: int, start: int, stop: int) -> Noise:
         """Noise of the draws start ≤ draw < stop of one image, vote 0."""
         if not 0 <= start < stop <= MAX_DRAW + 1:
-            raise ValueError(f"draws: expected 0 ≤ start < stop ≤ 2^32, got {start} and {stop}")
+            raise ArgumentError("draws", f"expected 0 ≤ start < stop ≤ 2^32, got {start} and {stop}")
         draw = torch.arange(start, stop, dtype=torch.int64)
         return cls.for_rows(seed, stream, torch.full_like(draw, image_index), draw)
 
@@ -139,12 +141,12 @@ class Noise:
         """
         if isinstance(step, Tensor):
             if step.shape != self.draw.shape:
-                raise ValueError(f"step: expected one a row, got shape {tuple(step.shape)}")
+                raise ArgumentError("step", f"expected one a row, got shape {tuple(step.shape)}")
             low, high = (int(step.min()), int(step.max())) if len(step) else (0, 0)
         else:
             low = high = step
         if not 0 <= low <= high <= MAX_STEP:
-            raise ValueError(f"step: expected 0 ≤ step < 2^16, got {step}")
+            raise ArgumentError("step", f"expected 0 ≤ step < 2^16, got {step}")
         size = int(torch.Size(shape).numel())
         out = torch.empty(len(self), size, dtype=dtype, device=self.draw.device)
         block = torch.arange((size + 3) // 4, dtype=torch.int64, device=self.draw.device)[None, :]

@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib
 from types import ModuleType
 
+from diffproof.errors import ArgumentError
+
 
 def import_optional(module: str, extra: str) -> ModuleType:
     """Import a library of an optional extra.
@@ -16,10 +18,10 @@ def import_optional(module: str, extra: str) -> ModuleType:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
         if error.name is not None and error.name.split(".")[0] == module.split(".")[0]:
-            raise ValueError(f"{module} is not installed; install diffproof[{extra}]") from None
-        raise ValueError(f"{module} does not import: {one_line(error)}") from None
+            raise ArgumentError(module, f"not installed; install diffproof[{extra}]") from None
+        raise ArgumentError(module, f"does not import: {one_line(error)}") from None
     except Exception as error:  # a library built for another torch may raise anything
-        raise ValueError(f"{module} is installed but does not import: {one_line(error)}") from None
+        raise ArgumentError(module, f"installed but does not import: {one_line(error)}") from None
 
 
 def one_line(error: BaseException, limit: int = 300) -> str:

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from diffproof.errors import ArgumentError
 from diffproof.files import replacing
 
 # PIL modes of 8 bits a channel, and those that carry their own transparency.
@@ -44,7 +45,7 @@ def read_picture(path: Path, channels: int, image_size: int | None = None) -> Te
     if channels == 1:
         pixels = np.asarray(image)
         if not (pixels == pixels[..., :1]).all():
-            raise ValueError(f"pictures: {path} has colours, expected a grey picture")
+            raise ArgumentError("pictures", f"{path} has colours, expected a grey picture")
         image = image.getchannel(0)
     if image_size is not None:
         image = resized(image, image_size)
@@ -68,15 +69,15 @@ def _upright(path: Path) -> Any:
         if isinstance(error, OSError) and error.errno is not None:
             raise
         reason = " ".join(str(error).split())[:160]
-        raise ValueError(f"pictures: {path} cannot be decoded: {reason}") from None
+        raise ArgumentError("pictures", f"{path} cannot be decoded: {reason}") from None
     if frames > 1:
-        raise ValueError(f"pictures: {path} has {frames} frames, expected one picture")
+        raise ArgumentError("pictures", f"{path} has {frames} frames, expected one picture")
     if sixteen:
         values = np.asarray(image).astype(np.float64) / _FROM_16_BITS
         return Image.fromarray(values.round().astype(np.uint8))
     if image.mode not in _MODES:
-        raise ValueError(
-            f"pictures: {path} has the mode {image.mode!r}, expected one of 8 or 16 bits a channel"
+        raise ArgumentError(
+            "pictures", f"{path} has the mode {image.mode!r}, expected one of 8 or 16 bits a channel"
         )
     return image
 
@@ -123,7 +124,7 @@ def save_grid(path: Path, images: Tensor, *, titles: Sequence[str] = (), labels:
     rows, columns, _, height, width = images.shape
     for name, texts, number in (("titles", titles, columns), ("labels", labels, rows)):
         if len(texts) not in (0, number):
-            raise ValueError(f"{name}: expected none or {number}, got {len(texts)}")
+            raise ArgumentError(name, f"expected none or {number}, got {len(texts)}")
     factor = max(1, _SMALLEST // height)
     enlarged = images.repeat_interleave(factor, 3).repeat_interleave(factor, 4)
     (titles_wide, titles_high), (labels_wide, labels_high) = _extent(titles), _extent(labels)

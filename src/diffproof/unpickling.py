@@ -18,6 +18,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from diffproof.errors import ArgumentError
+
 # Where checkpoints keep their weights, in order of preference; the first there is decides.
 USUAL_KEYS = ("ema", "model_ema", "ema_state_dict", "state_dict", "model_state_dict", "model")
 
@@ -109,10 +111,10 @@ def select(loaded: Any, key: str | None) -> tuple[str, dict[str, Tensor]]:
     found = f"the file holds {', '.join(list(named)[:8]) or f'one {type(loaded).__name__}'}"
     if key is None or key not in named:
         wanted = "a module or state dict" if key is None else repr(key)
-        raise ValueError(f"key: expected {wanted}, but {found}")
+        raise ArgumentError("key", f"expected {wanted}, but {found}")
     tensors = named_tensors(named[key])
     if not tensors:
-        raise ValueError(f"key: {key!r} is neither a module nor a state dict; name another; {found}")
+        raise ArgumentError("key", f"{key!r} is neither a module nor a state dict; name another; {found}")
     return repr(key), tensors
 
 

@@ -16,12 +16,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from diffproof.errors import ArgumentError
 from diffproof.files import replacing
 
 _ASSETS = Path(__file__).parent / "assets"
 
 
-class CodeInPickleError(ValueError):
+class CodeInPickleError(ArgumentError):
     """A file was not loaded because it is a pickle with more than data in it, or damaged."""
 
 
@@ -65,7 +66,7 @@ def load_weights(path: Path) -> Weights:
         return _read_safetensors(path)
     loaded = _read_pickle_as_data(path)
     if not isinstance(loaded, dict) or not all(isinstance(value, Tensor) for value in loaded.values()):
-        raise ValueError(f"weights: {path} holds no flat state dict of tensors")
+        raise ArgumentError("weights", f"{path} holds no flat state dict of tensors")
     return Weights(loaded, {})
 
 
@@ -83,7 +84,7 @@ def load_nested(path: Path) -> Any:
 
 def _check_file(path: Path) -> None:
     if not path.is_file():
-        raise ValueError(f"weights: no such file: {path}")
+        raise ArgumentError("weights", f"no such file: {path}")
 
 
 def _read_safetensors(path: Path) -> Weights:
@@ -95,9 +96,9 @@ def _read_safetensors(path: Path) -> Weights:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         description = json.loads(metadata.get("diffproof", "{}"))
     except (SafetensorError, OSError, json.JSONDecodeError) as error:
-        raise ValueError(f"weights: {path} is unreadable or truncated: {error}") from None
+        raise ArgumentError("weights", f"{path} is unreadable or truncated: {error}") from None
     if not isinstance(description, dict):
-        raise ValueError(f"weights: the description in {path} is no table of names and values")
+        raise ArgumentError("weights", f"the description in {path} is no table of names and values")
     return Weights(tensors, description)
 
 
@@ -119,14 +120,15 @@ def _read_pickle_as_data(path: Path) -> Any:
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
         raise CodeInPickleError(
-            f"weights: {path} is a pickle that holds code, or is damaged, and was not loaded; if you trust"
-            " its source, `diffproof convert` turns it into safetensors (as safetensors.torch.save_file does)"
+            "weights",
+            f"{path} is a pickle that holds code, or is damaged, and was not loaded; if you trust its"
+            " source, `diffproof convert` turns it into safetensors (as safetensors.torch.save_file does)",
         ) from None
     except MemoryError:
         raise  # a sound file that does not fit is not a damaged one
     except Exception as error:  # a damaged pickle ends in almost any exception
         reason = " ".join(str(error).split())[:160]
-        raise ValueError(f"weights: {path} is unreadable or truncated: {reason}") from None
+        raise ArgumentError("weights", f"{path} is unreadable or truncated: {reason}") from None
 
 
 @contextmanager
@@ -145,7 +147,7 @@ def only_data() -> Iterator[None]:
             yield
     except pickle.UnpicklingError:
         raise CodeInPickleError(
-            "its weights file is a pickle that holds code, or is damaged, and was not loaded"
+            "weights", "the file is a pickle that holds code, or is damaged, and was not loaded"
         ) from None
     finally:
         for name, value in before.items():
@@ -168,7 +170,7 @@ def load_into(module: nn.Module, tensors: dict[str, Tensor], source: str) -> Non
     }
     found = [f"{kind} {', '.join(names[:3])}" for kind, names in problems.items() if names]
     if found:
-        raise ValueError(f"weights: {source} does not fit the network: {'; '.join(found)}")
+        raise ArgumentError("weights", f"{source} does not fit the network: {'; '.join(found)}")
     module.load_state_dict(tensors)
 
 

@@ -10,6 +10,7 @@ from diffproof.attacks.result import AttackResult
 from diffproof.attacks.threat import L2, Linf, PixelThreat, Threat
 from diffproof.attacks.views import AttackedDefense
 from diffproof.checks import check_at_least
+from diffproof.errors import ArgumentError
 
 VERSIONS = ("standard", "rand")
 
@@ -47,7 +48,7 @@ class AutoAttack(Attack):
     def __post_init__(self) -> None:
         check_at_least("eot", self.eot, 1)
         if self.version not in VERSIONS:
-            raise ValueError(f"version: expected one of {', '.join(VERSIONS)}, got {self.version!r}")
+            raise ArgumentError("version", f"expected one of {', '.join(VERSIONS)}, got {self.version!r}")
 
     def check(self, view: AttackedDefense, threat: Threat) -> None:
         """As any attack's; besides, there must be classes enough, and the package installed."""
@@ -55,8 +56,9 @@ class AutoAttack(Attack):
         package()
         classes, needed = view.num_classes, 4 if self.version == "standard" else 3
         if classes < needed:
-            raise ValueError(
-                f"version: {self.version} needs {needed} classes, got {classes}; use pgd with the loss margin"
+            raise ArgumentError(
+                "version",
+                f"{self.version} needs {needed} classes, got {classes}; use pgd with the loss margin",
             )
 
     def most_draws(self, result: AttackResult, num_classes: int) -> int:

@@ -13,6 +13,7 @@ from diffproof.attacks.result import AttackResult
 from diffproof.attacks.threat import Threat
 from diffproof.attacks.views import AttackedDefense
 from diffproof.checks import check_at_least, check_pixels
+from diffproof.errors import ArgumentError
 from diffproof.noise import MAX_IMAGE_INDEX
 
 
@@ -53,7 +54,7 @@ class Attack:
         """Raise ValueError if the attack cannot be run on this defence, or cannot stay within the threat."""
         if not isinstance(threat, self.threats):
             known = ", ".join(sorted(kind.name for kind in self.threats))
-            raise ValueError(f"threat: {self.name} attacks within {known}, got {threat.name}")
+            raise ArgumentError("threat", f"{self.name} attacks within {known}, got {threat.name}")
 
     def most_draws(self, result: AttackResult, num_classes: int) -> int:
         """How many draws of noise the attack would have seen of this image if it had found nothing."""
@@ -115,13 +116,13 @@ def check_arguments(
     check_at_least("batch_size", batch_size, 1)
     view.defense.check_evaluation_mode()
     if labels.shape != images.shape[:1] or labels.dtype != torch.int64:
-        raise ValueError(
-            f"labels: expected {len(images)} int64 labels, got {labels.dtype} {tuple(labels.shape)}"
+        raise ArgumentError(
+            "labels", f"expected {len(images)} int64 labels, got {labels.dtype} {tuple(labels.shape)}"
         )
     if not 0 <= int(labels.min()) <= int(labels.max()) < view.num_classes:
-        raise ValueError(f"labels: expected 0 ≤ label < {view.num_classes}, got {labels.tolist()[:3]}…")
+        raise ArgumentError("labels", f"expected 0 ≤ label < {view.num_classes}, got {labels.tolist()[:3]}…")
     if len(image_indices) != len(images) or not all(0 <= i <= MAX_IMAGE_INDEX for i in image_indices):
-        raise ValueError(
-            f"image_indices: expected {len(images)} numbers in [0, 2^28), got {list(image_indices)[:3]}…"
+        raise ArgumentError(
+            "image_indices", f"expected {len(images)} numbers in [0, 2^28), got {list(image_indices)[:3]}…"
         )
     return torch.tensor(list(image_indices), dtype=torch.int64)

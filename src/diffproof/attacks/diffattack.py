@@ -15,6 +15,7 @@ from diffproof.attacks.views import AttackedDefense, GradientMode
 from diffproof.checks import check_positive
 from diffproof.defenses.purifying.coordinates import papers_state
 from diffproof.defenses.purifying.reverse_process import Purification
+from diffproof.errors import ArgumentError
 from diffproof.gradients import StepLoss
 from diffproof.noise import Noise
 
@@ -38,15 +39,16 @@ class DiffAttack(PGD):
         super().__post_init__()
         check_positive("weight", self.weight)
         if self.mean_of != MeanOf.LOSS:
-            raise ValueError(f"mean_of: diffattack averages losses, got {self.mean_of}")
+            raise ArgumentError("mean_of", f"diffattack averages losses, got {self.mean_of}")
 
     def check(self, view: AttackedDefense, threat: Threat) -> None:
         """As any attack's; besides, the defence must purify by a reverse process, the gradient be exact."""
         super().check(view, threat)
         if not isinstance(view.defense, Purification) or view.gradient is not GradientMode.EXACT:
-            raise ValueError(
-                "attack: diffattack needs the exact gradient of a defence that purifies by a reverse"
-                f" process, got {view.gradient.value} of {view.defense.method!r}"
+            raise ArgumentError(
+                "attack",
+                "diffattack needs the exact gradient of a defence that purifies by a reverse"
+                f" process, got {view.gradient.value} of {view.defense.method!r}",
             )
 
     def responding(self, view: AttackedDefense) -> Respond:

@@ -11,6 +11,7 @@ from torch import Tensor
 from diffproof.attacks.base import Job
 from diffproof.attacks.losses import Loss, loss_values
 from diffproof.attacks.result import AttackResult
+from diffproof.errors import ArgumentError
 from diffproof.noise import Noise, Stream
 
 # Images and noise → logits, and what is added to the loss of each row, if anything.
@@ -86,13 +87,13 @@ class Expectation:
             if value.requires_grad:
                 (gradient,) = torch.autograd.grad(value, rows, allow_unused=True)
             if gradient is None:
-                raise ValueError(
-                    "defense: it gives its images no gradient; attack it without one, as square does"
+                raise ArgumentError(
+                    "defense", "it gives its images no gradient; attack it without one, as square does"
                 )
             _add(total, gradient, start)
             self._see(logits.detach(), image, iteration)
         if not bool(torch.isfinite(total).all()):
-            raise ValueError("defense: expected finite gradients, got NaN or infinity")
+            raise ArgumentError("defense", "expected finite gradients, got NaN or infinity")
         self.forwards += self.eot
         self.backwards += self.eot
         self.gradients += 1

@@ -18,6 +18,7 @@ from diffproof.attacks.views import AttackedDefense, GradientMode
 from diffproof.defenses.base import Defense
 from diffproof.defenses.diffusion_classifier.classifier import DiffusionClassifier
 from diffproof.defenses.purifying.likelihood import LikelihoodMaximization
+from diffproof.errors import ArgumentError
 from diffproof.noise import Noise
 
 
@@ -50,21 +51,24 @@ class Lagrange(PGD):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not self.weights or any(not 0.0 <= weight < float("inf") for weight in self.weights):
-            raise ValueError(f"weights: expected finite numbers ≥ 0, got {self.weights!r}")
+            raise ArgumentError("weights", f"expected finite numbers ≥ 0, got {self.weights!r}")
         if self.mean_of != MeanOf.LOSS:
-            raise ValueError(f"mean_of: lagrange averages losses, got {self.mean_of}")
+            raise ArgumentError("mean_of", f"lagrange averages losses, got {self.mean_of}")
 
     def check(self, view: AttackedDefense, threat: Threat) -> None:
         """As any attack's; besides, a diffusion model must classify, and the gradient be exact."""
         super().check(view, threat)
         classifier = _classifier(view.defense)
         if classifier is None or view.gradient is not GradientMode.EXACT:
-            raise ValueError(
-                "attack: lagrange needs the exact gradient of dc or rdc, got"
-                f" {view.gradient.value} of {view.defense.method!r}"
+            raise ArgumentError(
+                "attack",
+                "lagrange needs the exact gradient of dc or rdc, got"
+                f" {view.gradient.value} of {view.defense.method!r}",
             )
         if any(self.weights) and classifier.denoiser.null_label is None:
-            raise ValueError("denoiser: lagrange needs a null label, for the unconditional loss, got none")
+            raise ArgumentError(
+                "denoiser", "lagrange needs a null label, for the unconditional loss, got none"
+            )
 
     def most_draws(self, result: AttackResult, num_classes: int) -> int:
         """Those of the last iterate, at which alone it looks for an error."""

@@ -8,6 +8,8 @@ from enum import StrEnum
 import torch
 from torch import Tensor, nn
 
+from diffproof.errors import ArgumentError
+
 # Keeps three equal logits from dividing zero by zero, as in the authors' code.
 _TINY = 1e-12
 
@@ -51,7 +53,7 @@ def _margin(logits: Tensor, labels: Tensor) -> Tensor:
 
 def _dlr(logits: Tensor, labels: Tensor) -> Tensor:
     if logits.shape[1] < 3:
-        raise ValueError(f"loss: dlr needs at least 3 classes, got {logits.shape[1]}; use margin")
+        raise ArgumentError("loss", f"dlr needs at least 3 classes, got {logits.shape[1]}; use margin")
     top = logits.topk(3, dim=1).values
     return _margin(logits, labels) / (top[:, 0] - top[:, 2] + _TINY)
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from diffproof.attacks.pgd import PGD
 from diffproof.attacks.threat import PixelThreat
+from diffproof.errors import ArgumentError
 
 _PROJECTIONS = 5
 
@@ -34,9 +35,9 @@ class LowFrequency(PGD):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not 0 < self.share <= 1:
-            raise ValueError(f"share: expected a number in (0, 1], got {self.share!r}")
+            raise ArgumentError("share", f"expected a number in (0, 1], got {self.share!r}")
         if self.random_start:
-            raise ValueError("random_start: low-frequency starts at the image, got True")
+            raise ArgumentError("random_start", "low-frequency starts at the image, got True")
 
     def advance(
         self, points: Tensor, gradient: Tensor, step: float, images: Tensor, threat: PixelThreat

@@ -145,7 +145,7 @@ def _resolved(
     chosen = load_attack(attack, **settings) if isinstance(attack, str) else attack
     if isinstance(threat, str):
         if budget is None:
-            raise ValueError(f"budget: expected one for the threat {threat!r}, got None")
+            raise ArgumentError("budget", f"expected one for the threat {threat!r}, got None")
         threat = load_threat(threat, budget)
     elif budget is not None:
         raise ValueError(f"budget: the threat has its own, expected None, got {budget!r}")

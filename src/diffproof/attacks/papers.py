@@ -12,6 +12,7 @@ from diffproof.attacks.pgd import Direction
 from diffproof.attacks.scoring import Score
 from diffproof.attacks.views import GradientMode
 from diffproof.checks import unknown_name
+from diffproof.errors import ArgumentError
 
 # Images with a longer side than this are attacked as the papers attack ImageNet's, others as CIFAR-10's.
 _LARGEST_SMALL = 64
@@ -59,7 +60,7 @@ class Protocol:
         """
         if threat not in self.threats:
             known = ", ".join(sorted(self.threats))
-            raise ValueError(f"threat: protocol {self.name} is for {known}, got {threat}")
+            raise ArgumentError("threat", f"protocol {self.name} is for {known}, got {threat}")
         large = self.large if image_size > _LARGEST_SMALL else {}
         return {**self.fixed, **self.threats[threat], **large}
 
@@ -77,11 +78,11 @@ class Protocol:
             ValueError: something given contradicts the protocol.
         """
         if attack is not None and attack != self.attack:
-            raise ValueError(f"attack: protocol {self.name} fixes {self.attack}, got {attack}")
+            raise ArgumentError("attack", f"protocol {self.name} fixes {self.attack}, got {attack}")
         fixed = self.fixed_for(threat, image_size)
         for setting, wanted in fixed.items():
             if given.get(setting, wanted) != wanted:
-                raise ValueError(f"{setting}: protocol {self.name} fixes {wanted}, got {given[setting]}")
+                raise ArgumentError(setting, f"protocol {self.name} fixes {wanted}, got {given[setting]}")
         return {**self.defaults, **given, **fixed}
 
 

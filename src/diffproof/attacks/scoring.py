@@ -100,7 +100,7 @@ def score(drawn: Tensor, labels: Tensor, seen: Tensor, num_classes: int, *, draw
     for name, number in (("draws", draws), ("votes", votes)):
         check_at_least(name, number, 1)
         if number > available:
-            raise ValueError(f"{name}: expected at most the {available} labels drawn, got {number}")
+            raise ArgumentError(name, f"expected at most the {available} labels drawn, got {number}")
     right = drawn[:, :draws] == labels[:, None]
 
     def share(hits: Tensor) -> Share:

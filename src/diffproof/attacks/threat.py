@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from diffproof.checks import check_positive, unknown_name
+from diffproof.errors import ArgumentError
 
 
 def parse_budget(budget: str | float) -> float:
@@ -22,7 +23,7 @@ def parse_budget(budget: str | float) -> float:
     try:
         value = float(Fraction(budget) if isinstance(budget, str) else budget)
     except (ValueError, ZeroDivisionError):
-        raise ValueError(f"budget: expected a number or a fraction like 8/255, got {budget!r}") from None
+        raise ArgumentError("budget", f"expected a number or a fraction like 8/255, got {budget!r}") from None
     return check_positive("budget", value)
 
 
@@ -50,9 +51,9 @@ class Threat:
     def check_images(self, images: Tensor) -> None:
         """Raise ValueError if the budget is larger than any change of such images, N×C×H×W, can be."""
 
-    def _too_large(self, largest: float) -> ValueError:
+    def _too_large(self, largest: float) -> ArgumentError:
         hint = "" if self.name == "stadv" else f"; does {self.budget:g} mean {self.budget:g}/255?"
-        return ValueError(f"budget: expected {self.name} in (0, {largest:g}], got {self.budget:g}{hint}")
+        return ArgumentError("budget", f"expected {self.name} in (0, {largest:g}], got {self.budget:g}{hint}")
 
 
 class PixelThreat(Threat):

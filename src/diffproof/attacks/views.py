@@ -13,6 +13,7 @@ from diffproof.defenses.base import Defense, noise_for
 from diffproof.defenses.purifying.base import Purifier
 from diffproof.defenses.purifying.diffpure import DiffPure
 from diffproof.defenses.purifying.reverse_process import Purification
+from diffproof.errors import ArgumentError
 from diffproof.noise import Noise
 from diffproof.reverse.solvers import Solver
 
@@ -64,7 +65,7 @@ class AttackedDefense(nn.Module):
         self.num_classes = defense.num_classes
         self.seen = defense
         if self.gradient is GradientMode.BLIND and defense.classifier is None:
-            raise ValueError(f"gradient: blind is for defences of a classifier, got {defense.method!r}")
+            raise ArgumentError("gradient", f"blind is for defences of a classifier, got {defense.method!r}")
         if self.gradient is GradientMode.BPDA:
             self._purifier()
         if self.gradient is GradientMode.SURROGATE:
@@ -101,24 +102,26 @@ class AttackedDefense(nn.Module):
 
     def _purifier(self) -> Purifier:
         if not isinstance(self.defense, Purifier):
-            raise ValueError(
-                f"gradient: {self.gradient.value} is for defences that purify, got {self.defense.method!r}"
+            raise ArgumentError(
+                "gradient", f"{self.gradient.value} is for defences that purify, got {self.defense.method!r}"
             )
         return self.defense
 
     def _purification(self) -> Purification:
         if not isinstance(self.defense, Purification):
-            raise ValueError(
-                f"gradient: {self.gradient.value} is for defences that purify by a reverse process, got"
-                f" {self.defense.method!r}"
+            raise ArgumentError(
+                "gradient",
+                f"{self.gradient.value} is for defences that purify by a reverse process, got"
+                f" {self.defense.method!r}",
             )
         return self.defense
 
     def _ode(self) -> DiffPure:
         if not isinstance(self.defense, DiffPure) or self.defense.solver is not Solver.ODE:
-            raise ValueError(
-                "gradient: adjoint is for diffpure with the solver ode, got"
-                f" {self.defense.method!r} with {getattr(self.defense, 'solver', 'no solver')}"
+            raise ArgumentError(
+                "gradient",
+                "adjoint is for diffpure with the solver ode, got"
+                f" {self.defense.method!r} with {getattr(self.defense, 'solver', 'no solver')}",
             )
         return self.defense
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from diffproof.calibration.measures import Reliability
+from diffproof.errors import ArgumentError
 from diffproof.files import replacing
 
 # Of Okabe & Ito's palette, told apart with every form of colour blindness; lines differ in style, too.
@@ -29,7 +30,7 @@ def save_reliability(path: Path, measured: Mapping[str, Reliability]) -> None:
     from matplotlib.ticker import MaxNLocator
 
     if not measured:
-        raise ValueError("measured: expected at least one reliability, got none")
+        raise ArgumentError("measured", "expected at least one reliability, got none")
     figure = Figure(figsize=(0.5 + 3.7 * len(measured), 5.6), layout="constrained")
     axes = figure.subplots(2, len(measured), sharex=True, sharey="row", squeeze=False, height_ratios=(3, 1))
     for upper, lower, (title, panel) in zip(axes[0], axes[1], measured.items(), strict=True):

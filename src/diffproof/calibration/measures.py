@@ -75,13 +75,13 @@ def reliability(probabilities: Tensor, labels: Tensor, bins: int = 15) -> Reliab
     values, labels = probabilities.detach().double().cpu(), labels.detach().cpu()
     low, high = float(values.min()), float(values.max())
     if low < 0.0 or high > 1.0 + _ROW_SUM:
-        raise ValueError(
-            f"probabilities: expected values in [0, 1], got [{low:.4g}, {high:.4g}]; softmax logits"
+        raise ArgumentError(
+            "probabilities", f"expected values in [0, 1], got [{low:.4g}, {high:.4g}]; softmax logits"
         )
     sums = values.sum(1)
     worst = float(sums[(sums - 1).abs().argmax()])
     if abs(worst - 1) > _ROW_SUM:
-        raise ValueError(f"probabilities: expected rows that sum to 1, got a row of sum {worst:.4g}")
+        raise ArgumentError("probabilities", f"expected rows that sum to 1, got a row of sum {worst:.4g}")
     confidence, predicted = values.max(1)
     right = (predicted == labels).double()
     edges = torch.linspace(0, 1, bins + 1, dtype=torch.float64)
@@ -136,21 +136,23 @@ def fit_temperature(logits: Tensor, labels: Tensor) -> float:
     """
     _check(logits, labels, "logits")
     if logits.shape[1] < 2:
-        raise ValueError(f"logits: expected two classes or more, got shape {tuple(logits.shape)}")
+        raise ArgumentError("logits", f"expected two classes or more, got shape {tuple(logits.shape)}")
     values = logits.detach().double().cpu()
     # Less each row's largest: neither the softmax nor the derivative changes, and no exponential overflows.
     values = values - values.max(1, keepdim=True).values
     label_logits = values.gather(1, labels.detach().cpu().long()[:, None])[:, 0]
     excess = float(label_logits.mean() - values.mean())
     if excess <= 0:
-        raise ValueError(
-            "logits: expected larger ones for the labels than for other classes on average, else the best"
-            f" temperature is infinite, got {excess:.4g} above the mean"
+        raise ArgumentError(
+            "logits",
+            "expected larger ones for the labels than for other classes on average, else the best"
+            f" temperature is infinite, got {excess:.4g} above the mean",
         )
     if not bool((label_logits < 0).any()):
-        raise ValueError(
-            f"logits: expected at least one wrong label among {len(values)} images, else the best temperature"
-            " is 0, got none; take more images"
+        raise ArgumentError(
+            "logits",
+            f"expected at least one wrong label among {len(values)} images, else the best temperature"
+            " is 0, got none; take more images",
         )
 
     def slope(inverse: float) -> float:
@@ -168,15 +170,15 @@ def fit_temperature(logits: Tensor, labels: Tensor) -> float:
 def _check(scores: Tensor, labels: Tensor, name: str) -> None:
     """Raise ValueError unless these are N×K finite floats and N labels in [0, K), N ≥ 1."""
     if not scores.is_floating_point() or scores.ndim != 2 or scores.numel() == 0:
-        raise ValueError(
-            f"{name}: expected floats N×K with N ≥ 1, got {scores.dtype} of shape {tuple(scores.shape)}"
+        raise ArgumentError(
+            name, f"expected floats N×K with N ≥ 1, got {scores.dtype} of shape {tuple(scores.shape)}"
         )
     if not bool(torch.isfinite(scores).all()):
-        raise ValueError(f"{name}: expected finite values, got NaN or infinity")
+        raise ArgumentError(name, "expected finite values, got NaN or infinity")
     if labels.dtype not in _INTEGERS or labels.shape != scores.shape[:1]:
-        raise ValueError(
-            f"labels: expected {len(scores)} integers, got {labels.dtype} of shape {tuple(labels.shape)}"
+        raise ArgumentError(
+            "labels", f"expected {len(scores)} integers, got {labels.dtype} of shape {tuple(labels.shape)}"
         )
     low, high = int(labels.min()), int(labels.max())
     if low < 0 or high >= scores.shape[1]:
-        raise ValueError(f"labels: expected classes in [0, {scores.shape[1]}), got {low} to {high}")
+        raise ArgumentError("labels", f"expected classes in [0, {scores.shape[1]}), got {low} to {high}")

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from diffproof.checks import check_at_least, check_shape
 from diffproof.classifiers.preprocessing import Resize
+from diffproof.errors import ArgumentError
 
 
 class Classifier(nn.Module):
@@ -47,20 +48,24 @@ class Classifier(nn.Module):
         self.network = network
         self.num_classes = check_at_least("num_classes", num_classes, 2)
         if image_shape is not None and resize is not None:
-            raise ValueError("image_shape, resize: expected one of them; resizing takes images of any size")
+            raise ArgumentError(
+                "image_shape, resize", "expected one of them; resizing takes images of any size"
+            )
         if class_names is not None and len(class_names) != num_classes:
-            raise ValueError(f"class_names: expected {num_classes} names, got {len(class_names)}")
+            raise ArgumentError("class_names", f"expected {num_classes} names, got {len(class_names)}")
         self.image_shape = image_shape
         self.resize = resize
         self.class_names = None if class_names is None else tuple(class_names)
         if (mean is None) != (std is None):
-            raise ValueError("mean, std: expected both or neither")
+            raise ArgumentError("mean, std", "expected both or neither")
         means, stds = list(mean or [0.0]), list(std or [1.0])
         channels = len(means) if image_shape is None else image_shape[0]
         if mean is not None and not len(means) == len(stds) == channels:
-            raise ValueError(f"mean, std: expected {channels} values each, got {len(means)} and {len(stds)}")
+            raise ArgumentError(
+                "mean, std", f"expected {channels} values each, got {len(means)} and {len(stds)}"
+            )
         if not all(value > 0 for value in stds):
-            raise ValueError(f"std: expected positive values, got {stds}")
+            raise ArgumentError("std", f"expected positive values, got {stds}")
         self.channels = channels if mean is not None or image_shape is not None else None
         self.register_buffer("mean", torch.tensor(means).reshape(1, -1, 1, 1))
         self.register_buffer("std", torch.tensor(stds).reshape(1, -1, 1, 1))
@@ -96,7 +101,9 @@ class Classifier(nn.Module):
         """
         check_shape(images, self.image_shape, "classifier")
         if self.channels is not None and images.shape[1] != self.channels:
-            raise ValueError(f"images: the classifier takes {self.channels} channels, got {images.shape[1]}")
+            raise ArgumentError(
+                "images", f"the classifier takes {self.channels} channels, got {images.shape[1]}"
+            )
         resized = images if self.resize is None else self.resize(images)
         return (resized - self.mean.to(images.dtype)) / self.std.to(images.dtype)
 
@@ -104,12 +111,15 @@ class Classifier(nn.Module):
 def check_logits(logits: Tensor, rows: int, num_classes: int) -> Tensor:
     """Floating-point logits of shape rows × num_classes, or ValueError."""
     if not logits.is_floating_point():
-        raise ValueError(
-            f"classifier: expected {num_classes} logits an image, got {logits.dtype} (labels?); to smooth a"
-            " function that returns labels, pass it to Smoothed directly"
+        raise ArgumentError(
+            "classifier",
+            f"expected {num_classes} logits an image, got {logits.dtype} (labels?); to smooth a"
+            " function that returns labels, pass it to Smoothed directly",
         )
     if logits.shape != (rows, num_classes):
-        raise ValueError(f"classifier: expected logits {rows}×{num_classes}, got shape {tuple(logits.shape)}")
+        raise ArgumentError(
+            "classifier", f"expected logits {rows}×{num_classes}, got shape {tuple(logits.shape)}"
+        )
     return logits
 
 
@@ -120,9 +130,9 @@ def predicted_labels(logits: Tensor) -> Tensor:
         ValueError: a logit is NaN, or a whole row is infinite.
     """
     if bool(torch.isnan(logits).any()):
-        raise ValueError("classifier: expected finite logits, got NaN")
+        raise ArgumentError("classifier", "expected finite logits, got NaN")
     if bool(torch.isinf(logits).all(1).any()):
-        raise ValueError("classifier: expected finite logits, got a row of infinities")
+        raise ArgumentError("classifier", "expected finite logits, got a row of infinities")
     return logits.argmax(dim=1)
 
 
@@ -148,9 +158,10 @@ def check_classes(
     ours, theirs = ([name.casefold() for name in names] for names in (classifier.class_names, class_names))
     if ours != theirs and sorted(ours) == sorted(theirs):
         label = next(i for i in range(len(ours)) if ours[i] != theirs[i])
-        raise ValueError(
-            f"classifier: its classes are those of {source} in another order: label {label} is"
-            f" {classifier.class_names[label]!r}, but {class_names[label]!r} in the data"
+        raise ArgumentError(
+            "classifier",
+            f"its classes are those of {source} in another order: label {label} is"
+            f" {classifier.class_names[label]!r}, but {class_names[label]!r} in the data",
         )
 
 
@@ -160,4 +171,4 @@ def check_class_count(
     """Raise unless the `owner` has as many classes as the data; the other arguments are `check_classes`'."""
     wanted = len(class_names)
     if num_classes != wanted and (classes_named or num_classes < wanted):
-        raise ValueError(f"{owner}: has {num_classes} classes, but {source} has {wanted}")
+        raise ArgumentError(owner, f"has {num_classes} classes, but {source} has {wanted}")

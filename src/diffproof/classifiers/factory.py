@@ -36,8 +36,9 @@ def _as_classifier(built: object, spec: str) -> Classifier:
         return built
     num_classes = getattr(built, "num_classes", None)
     if not isinstance(built, nn.Module) or not isinstance(num_classes, int):
-        raise ValueError(
-            f"classifier: {spec}() returned {type(built).__name__}, expected a torch module with num_classes;"
-            " or wrap it as diffproof.Classifier(module, num_classes, mean=…, std=…)"
+        raise ArgumentError(
+            "classifier",
+            f"{spec}() returned {type(built).__name__}, expected a torch module with num_classes;"
+            " or wrap it as diffproof.Classifier(module, num_classes, mean=…, std=…)",
         )
     return Classifier(built, num_classes)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from diffproof.classifiers.base import Classifier
 from diffproof.classifiers.preprocessing import Interpolation, Resize
+from diffproof.errors import ArgumentError
 from diffproof.hub import snapshot
 from diffproof.optional import import_optional, one_line
 
@@ -66,19 +67,26 @@ def load(name: str) -> Classifier:
         except MemoryError:
             raise
         except Exception as error:  # a damaged or foreign file ends in almost any exception
-            raise ValueError(f"hf: cannot load {name}: {one_line(error)}") from None
+            raise ArgumentError("hf", f"cannot load {name}: {one_line(error)}") from None
     misfits = [*found["missing_keys"], *(str(key) for key in found["mismatched_keys"])]
     if misfits:
-        raise ValueError(
-            f"hf: {name} has no fitting weights for {', '.join(sorted(misfits)[:3])}:"
-            " it is no trained classifier"
+        raise ArgumentError(
+            "hf",
+            f"{name} has no fitting weights for {', '.join(sorted(misfits)[:3])}:"
+            " it is no trained classifier",
         )
+    try:
+        prepared = preprocessing(processor, getattr(model.config, "num_channels", 3))
+    except ArgumentError:
+        raise
+    except (KeyError, TypeError, ValueError) as error:  # a configuration without a number where one belongs
+        raise ArgumentError("hf", f"cannot read the image processor of {name}: {one_line(error)}") from None
     labels = model.config.id2label
     classifier = Classifier(
         Logits(model),
         len(labels),
         class_names=[str(labels[index]) for index in range(len(labels))],
-        **preprocessing(processor, getattr(model.config, "num_channels", 3)),
+        **prepared,
     )
     check_agreement(classifier, processor, name)
     return classifier
@@ -101,7 +109,7 @@ def preprocessing(processor: Any, channels: int) -> dict[str, Any]:
         mean, std = (_per_channel(settings[name], channels) for name in ("image_mean", "image_std"))
     resize = _resize(settings) if settings.get("do_resize") else None
     if resize is None and settings.get("do_center_crop"):
-        raise ValueError("hf: a centre crop without resizing is not supported")
+        raise ArgumentError("hf", "a centre crop without resizing is not supported")
     return {
         "mean": [value / scale for value in mean],
         "std": [value / scale for value in std],
@@ -116,8 +124,8 @@ def _per_channel(value: Any, channels: int) -> list[float]:
 def _resize(settings: dict[str, Any]) -> Resize:
     interpolation = _INTERPOLATIONS.get(int(settings.get("resample", 2)))
     if interpolation is None:
-        raise ValueError(
-            f"hf: expected bilinear (2) or bicubic (3), got Pillow's filter {settings['resample']}"
+        raise ArgumentError(
+            "hf", f"expected bilinear (2) or bicubic (3), got Pillow's filter {settings['resample']}"
         )
     wanted = {key: value for key, value in dict(settings["size"]).items() if value is not None}
     crop = None
@@ -126,7 +134,7 @@ def _resize(settings: dict[str, Any]) -> Resize:
     if set(wanted) == {"height", "width"}:
         return Resize((wanted["height"], wanted["width"]), crop=crop, interpolation=interpolation)
     if set(wanted) != {"shortest_edge"}:
-        raise ValueError(f"hf: expected a size by height and width or by shortest_edge, got {wanted}")
+        raise ArgumentError("hf", f"expected a size by height and width or by shortest_edge, got {wanted}")
     edge = wanted["shortest_edge"]
     if settings.get("crop_pct") is None:
         return Resize(edge, crop=crop, interpolation=interpolation)
@@ -150,13 +158,14 @@ def check_agreement(classifier: Classifier, processor: Any, name: str) -> None:
         theirs = processor(images=[levels.numpy()], input_data_format="channels_first", return_tensors="pt")
         expected = theirs["pixel_values"].float()
     except Exception as error:  # whatever the processor asks for that is not there
-        raise ValueError(f"hf: the image processor of {name} does not run: {one_line(error)}") from None
+        raise ArgumentError("hf", f"the image processor of {name} does not run: {one_line(error)}") from None
     ours = classifier.network_input(levels[None].float() / 255)
     same = ours.shape == expected.shape
     if not same or bool(((ours - expected).abs() * classifier.std > _LEVELS / 255).any()):
-        raise ValueError(
-            f"hf: {type(processor).__name__} prepares images in a way that is not supported; build the"
-            " classifier in a module of your own and give module.path:factory"
+        raise ArgumentError(
+            "hf",
+            f"{type(processor).__name__} prepares images in a way that is not supported; build the"
+            " classifier in a module of your own and give module.path:factory",
         )
 
 
@@ -165,7 +174,9 @@ def _folder(name: str) -> Path:
     if path.is_dir():
         return path
     if name.count("/") != 1 or name.startswith((".", "/", "~")):
-        raise ValueError(f"hf: expected a folder of save_pretrained or a Hub id (owner/name), got {name!r}")
+        raise ArgumentError(
+            "hf", f"expected a folder of save_pretrained or a Hub id (owner/name), got {name!r}"
+        )
     return snapshot(name, _FILES)
 
 

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from diffproof.checks import unknown_name
+from diffproof.errors import ArgumentError
 
 
 class Interpolation(StrEnum):
@@ -51,10 +52,10 @@ class Resize:
         object.__setattr__(self, "interpolation", as_interpolation(self.interpolation))
         smallest = self.size if isinstance(self.size, tuple) else (self.size, self.size)
         if len(smallest) != 2 or min(smallest) < 1:
-            raise ValueError(f"resize: expected a size ≥ 1 or (height, width), got {self.size}")
+            raise ArgumentError("resize", f"expected a size ≥ 1 or (height, width), got {self.size}")
         crop = smallest if self.crop is None else self.crop
         if len(crop) != 2 or min(crop) < 1 or crop[0] > smallest[0] or crop[1] > smallest[1]:
-            raise ValueError(f"resize: expected a crop of at most {smallest}, got {self.crop}")
+            raise ArgumentError("resize", f"expected a crop of at most {smallest}, got {self.crop}")
 
     def resized(self, height: int, width: int) -> tuple[int, int]:
         """The size of an image of height × width after resizing, before the crop."""

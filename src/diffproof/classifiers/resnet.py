@@ -9,6 +9,7 @@ from torch.nn.functional import pad, relu
 
 from diffproof.checks import unknown_name
 from diffproof.classifiers.base import Classifier
+from diffproof.errors import ArgumentError
 from diffproof.weights import load_into, load_nested
 
 # Blocks in each of the three stages; the depth is 6n + 2.
@@ -106,7 +107,7 @@ def load(name: str, path: Path) -> Classifier:
             tensors[str(key).removeprefix("module.")] = tensor
     head = tensors.get("linear.weight")
     if head is None or head.ndim != 2:
-        raise ValueError(f"weights: {path} is no CIFAR ResNet: it has no matrix linear.weight")
+        raise ArgumentError("weights", f"{path} is no CIFAR ResNet: it has no matrix linear.weight")
     classifier = build(name, len(head))
     # Files older than torch 0.4.1 lack batch normalisation's step counters, which only training reads.
     for key, tensor in classifier.network.state_dict().items():

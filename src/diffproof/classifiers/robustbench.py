@@ -51,7 +51,9 @@ def load(name: str, choice: str | None) -> Classifier:
     if dataset == "imagenet":
         preparation = models[name].get("preprocessing")
         if preparation not in _RESIZES:
-            raise ValueError(f"robustbench: {name} prepares images by {preparation}, which is not supported")
+            raise ArgumentError(
+                "robustbench", f"{name} prepares images by {preparation}, which is not supported"
+            )
         resize = _RESIZES[preparation]
     folder = Path(torch.hub.get_dir()) / "robustbench"
     try:
@@ -60,7 +62,7 @@ def load(name: str, choice: str | None) -> Classifier:
     except MemoryError:
         raise
     except Exception as error:  # a failed download, a damaged file, …
-        raise ValueError(f"robustbench: cannot load {name!r}: {one_line(error)}") from None
+        raise ArgumentError("robustbench", f"cannot load {name!r}: {one_line(error)}") from None
     return Classifier(
         network,
         _CLASSES[dataset],

@@ -24,9 +24,10 @@ def build_classifier(description: dict[str, Any]) -> Classifier:
         ValueError: the description is of something else, or incomplete, or its base is not to be had.
     """
     if description.get("kind") != "classifier":
-        raise ValueError(
-            f"classifier: expected a file of `diffproof train classifier`, which describes its network;"
-            f" this one describes {description.get('kind', 'nothing')}"
+        raise ArgumentError(
+            "classifier",
+            "expected a file of `diffproof train classifier`, which describes its network;"
+            f" this one describes {description.get('kind', 'nothing')}",
         )
     if "base" in description:
         return _load_base(description["base"])
@@ -44,9 +45,9 @@ def build_classifier(description: dict[str, Any]) -> Classifier:
             std=description["std"],
         )
     except KeyError as error:
-        raise ValueError(f"classifier: the weights file's description is incomplete: {error}") from None
+        raise ArgumentError("classifier", f"the weights file's description is incomplete: {error}") from None
     except (TypeError, ValueError, AttributeError, RuntimeError) as error:
-        raise ValueError(f"classifier: the weights file's description is wrong: {error}") from None
+        raise ArgumentError("classifier", f"the weights file's description is wrong: {error}") from None
 
 
 def _load_base(spec: object) -> Classifier:
@@ -55,9 +56,10 @@ def _load_base(spec: object) -> Classifier:
     kind, family, name, weights = parse(spec)
     if kind is Kind.CODE:
         # A file of tensors must not choose which code runs.
-        raise ValueError(
-            f"classifier: the weights file holds weights of {spec}, which is code; if you trust that code,"
-            f" give {spec.partition('@')[0]}@FILE"
+        raise ArgumentError(
+            "classifier",
+            f"the weights file holds weights of {spec}, which is code; if you trust that code,"
+            f" give {spec.partition('@')[0]}@FILE",
         )
     if kind is not Kind.LIBRARY:
         raise ValueError(f"classifier: the weights file's base {spec!r} is no library's classifier")

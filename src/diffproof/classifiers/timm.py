@@ -32,7 +32,7 @@ def load(name: str, weights: str | None) -> Classifier:
     except MemoryError:
         raise
     except Exception as error:  # an unknown name, a failed download, …
-        raise ValueError(f"timm: cannot load {name!r}: {one_line(error)}") from None
+        raise ArgumentError("timm", f"cannot load {name!r}: {one_line(error)}") from None
     if weights is not None:
         tensors, _ = load_weights(Path(weights))
         head = getattr(network, "pretrained_cfg", {}).get("classifier")
@@ -60,8 +60,8 @@ def resize_of(config: dict[str, Any]) -> Resize:
     scaled = (math.floor(height / config["crop_pct"]), math.floor(width / config["crop_pct"]))
     mode = config["crop_mode"]
     if mode not in ("center", "squash") or (mode == "center" and scaled[0] != scaled[1]):
-        raise ValueError(
-            f"timm: expected crop_mode center (square) or squash, got {mode} at {height}×{width}"
+        raise ArgumentError(
+            "timm", f"expected crop_mode center (square) or squash, got {mode} at {height}×{width}"
         )
     return Resize(
         scaled if mode == "squash" else scaled[0],

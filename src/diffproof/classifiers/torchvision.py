@@ -50,11 +50,11 @@ def load(name: str, weights: str | None) -> Classifier:
                 network = models.get_model(name, weights=None, num_classes=num_classes)
             load_into(network, tensors, str(weights))
     except CodeInPickleError as error:
-        raise ValueError(f"torchvision: cannot load {name!r}: {error}") from None
-    except (ValueError, MemoryError):
+        raise ArgumentError("torchvision", f"cannot load {name!r}: {error}") from None
+    except (ArgumentError, MemoryError):
         raise
     except Exception as error:  # a failed download, a broken cache, …
-        raise ValueError(f"torchvision: cannot load {name!r}: {one_line(error)}") from None
+        raise ArgumentError("torchvision", f"cannot load {name!r}: {one_line(error)}") from None
     transform = chosen.transforms()
     return Classifier(
         network,

@@ -17,6 +17,7 @@ from diffproof.cli.purify import purify
 from diffproof.cli.results import export, report, verify
 from diffproof.cli.theory import theory
 from diffproof.cli.train import train
+from diffproof.errors import ArgumentError
 
 USER_ERROR = 2
 INTERRUPTED = 130
@@ -42,7 +43,10 @@ for command in (certify, attack, purify, report, export, verify, methods, theory
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line and exit: 0 done, 1 a verification failed, 2 a user's mistake, 130 interrupted."""
+    """Run the command line and exit: 0 done, 1 a verification failed, 2 a user's mistake, 130 interrupted.
+
+    Any other exception ends in a traceback, with Python's exit status 1.
+    """
     sys.exit(run(arguments))
 
 
@@ -52,7 +56,10 @@ def run(arguments: Sequence[str] | None = None) -> int:
 
 
 def guarded(work: Callable[[], object]) -> int:
-    """Do some work and return its exit status. A mistake of the user's becomes one line."""
+    """Do some work and return its exit status. A mistake of the user's becomes one line.
+
+    An error of ours is none of the user's mistakes: it goes on, and Python prints its traceback.
+    """
     with warnings.catch_warnings():
         warnings.simplefilter("always", UserWarning)
         warnings.showwarning = _show_warning
@@ -68,7 +75,7 @@ def _status_of(work: Callable[[], object]) -> int:
         return USER_ERROR
     except click.ClickException as error:
         return _complain(error.format_message())
-    except (ValueError, OSError, MemoryError) as error:
+    except (ArgumentError, OSError, MemoryError) as error:
         return _complain(str(error) or type(error).__name__)
     except (KeyboardInterrupt, click.Abort) as error:
         # click turns a KeyboardInterrupt into an Abort that has it as its cause.

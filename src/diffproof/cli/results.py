@@ -6,6 +6,8 @@ from pathlib import Path
 
 import click
 
+from diffproof.errors import ArgumentError
+
 FOLDER = click.Path(path_type=Path)
 
 
@@ -27,9 +29,9 @@ def report(runs: tuple[Path, ...], at: str | None, out: Path | None, force: bool
     if not any(attacks):
         _report_certified(runs, "0,0.25,0.5,0.75,1" if at is None else at, out, force)
     elif not all(attacks):
-        raise ValueError("runs: expected runs of one kind, got certification and attack runs")
+        raise ArgumentError("runs", "expected runs of one kind, got certification and attack runs")
     elif at is not None:
-        raise ValueError("at: radii are for certification runs, got attack runs")
+        raise ArgumentError("at", "radii are for certification runs, got attack runs")
     else:
         _report_attacks(runs, out, force)
 
@@ -75,7 +77,7 @@ def export(run: Path, form: str, out: Path | None, force: bool) -> None:
         click.echo(text, nl=False)
         return
     if out.exists() and not force:
-        raise ValueError(f"out: {out} exists; --force overwrites it")
+        raise ArgumentError("out", f"{out} exists; --force overwrites it")
     with replacing(out) as fresh:
         fresh.write_text(text, encoding="utf-8")
     click.echo(f"written: {out}")

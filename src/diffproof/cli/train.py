@@ -15,6 +15,7 @@ from diffproof.cli.training_options import (
     training_options,
     write_weights,
 )
+from diffproof.errors import ArgumentError
 
 if TYPE_CHECKING:
     from diffproof.training.adversarial import Adversary
@@ -184,7 +185,7 @@ def guide(
 def _refuse_given(name: str, reason: str) -> None:
     """Raise ValueError if this option stands on the command line."""
     if click.get_current_context().get_parameter_source(name) is ParameterSource.COMMANDLINE:
-        raise ValueError(f"{name}: {reason}")
+        raise ArgumentError(name, reason)
 
 
 def _adversary(
@@ -195,7 +196,7 @@ def _adversary(
 
     threat = load_threat(norm, budget) if norm in _NORMS else None
     if not isinstance(threat, PixelThreat):
-        raise ValueError(f"norm: expected one of {', '.join(_NORMS)}, got {norm!r}")
+        raise ArgumentError("norm", f"expected one of {', '.join(_NORMS)}, got {norm!r}")
     return Adversary(method, Ascent(threat, steps, step_size), weight)
 
 

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from diffproof.errors import ArgumentError
+
 if TYPE_CHECKING:
     import torch
     from torch import nn
@@ -92,19 +94,19 @@ class TrainingOptions:
                 already, or an unknown device.
         """
         if self.out.suffix != ".safetensors":
-            raise ValueError(f"out: expected a .safetensors file, got {self.out}")
+            raise ArgumentError("out", f"expected a .safetensors file, got {self.out}")
         if not self.out.parent.is_dir():
-            raise ValueError(f"out: no such folder: {self.out.parent}")
+            raise ArgumentError("out", f"no such folder: {self.out.parent}")
         if self.out.exists() and not self.force:
-            raise ValueError(f"out: {self.out} exists; --force overwrites it")
+            raise ArgumentError("out", f"{self.out} exists; --force overwrites it")
         probe = self.checkpoint.with_name(f"{self.checkpoint.name}.new")
         try:
             probe.touch()
             probe.unlink(missing_ok=True)
         except OSError as error:
-            raise ValueError(f"out: cannot write {self.out}: {error.strerror}") from None
+            raise ArgumentError("out", f"cannot write {self.out}: {error.strerror}") from None
         if not self.checkpoint_every > 0:
-            raise ValueError(f"checkpoint_every: expected a number > 0, got {self.checkpoint_every}")
+            raise ArgumentError("checkpoint_every", f"expected a number > 0, got {self.checkpoint_every}")
         self.torch_device()
 
     @property
@@ -196,7 +198,7 @@ def round_to_half(network: nn.Module) -> None:
         if tensor.is_floating_point():
             tensor.copy_(tensor.half())
             if not bool(torch.isfinite(tensor).all()):
-                raise ValueError(f"half: {name} has values beyond half precision; leave --half out")
+                raise ArgumentError("half", f"{name} has values beyond half precision; leave --half out")
 
 
 def write_weights(

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from diffproof.checks import unknown_name
 from diffproof.data.images import ImageData
+from diffproof.errors import ArgumentError
 from diffproof.hub import quick_hub
 from diffproof.pictures import resized
 
@@ -39,8 +40,8 @@ def load_hub(source: str, split: str | None, default: str, image_size: int | Non
     try:
         import datasets
     except ImportError:
-        raise ValueError(
-            "data: reading this needs the `datasets` library: pip install 'diffproof[hf]'"
+        raise ArgumentError(
+            "data", "reading this needs the `datasets` library: pip install 'diffproof[hf]'"
         ) from None
     splits = _open(datasets, source)
     if split is None:
@@ -89,13 +90,15 @@ def _open(datasets: Any, source: str) -> dict[Any, Any]:
     except Exception as error:  # the library's own errors and those of pyarrow, fsspec and the network
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         if path.exists():
-            raise ValueError(
-                f"data: cannot read {source}: {reason}; expected a parquet or .npz file, or a folder of class"
-                " folders with images"
+            raise ArgumentError(
+                "data",
+                f"cannot read {source}: {reason}; expected a parquet or .npz file, or a folder of class"
+                " folders with images",
             ) from None
-        raise ValueError(
-            f"data: cannot load {source!r} from the Hub or its cache: {reason}; download it once while online"
-            f" (hf download --repo-type dataset {source}), or give the path of a parquet file or a folder"
+        raise ArgumentError(
+            "data",
+            f"cannot load {source!r} from the Hub or its cache: {reason}; download it once while online"
+            f" (hf download --repo-type dataset {source}), or give the path of a parquet file or a folder",
         ) from None
     return dict(found) if isinstance(found, dict) else {str(found.split or "all"): found}
 
@@ -112,7 +115,9 @@ def _image_column(datasets: Any, table: Any, name: str) -> str:
         ]
     if len(images) != 1:
         columns = ", ".join(table.features)
-        raise ValueError(f"data: {name}: expected one column of images, got {len(images)} among {columns}")
+        raise ArgumentError(
+            "data", f"{name}: expected one column of images, got {len(images)} among {columns}"
+        )
     return str(images[0])
 
 
@@ -122,11 +127,16 @@ def _labels(datasets: Any, table: Any, name: str) -> tuple[Any, Tensor, list[str
     classes = [column for column, feature in features.items() if isinstance(feature, datasets.ClassLabel)]
     known = [column for column in _LABEL_COLUMNS if column in (classes or features)]
     if not known and len(classes) != 1:
-        raise ValueError(
-            f"data: {name}: expected a label column ({', '.join(_LABEL_COLUMNS)}), got {', '.join(features)}"
+        raise ArgumentError(
+            "data",
+            f"{name}: expected a label column ({', '.join(_LABEL_COLUMNS)}), got {', '.join(features)}",
         )
     column = known[0] if known else classes[0]
-    values = table.select_columns(column).with_format("arrow")[:][column].to_numpy(zero_copy_only=False)
+    try:
+        values = table.select_columns(column).with_format("arrow")[:][column].to_numpy(zero_copy_only=False)
+    except ValueError as error:  # pyarrow's errors of a damaged file are of this kind
+        reason = " ".join(str(error).split())[:200]
+        raise ArgumentError("data", f"cannot read the labels of {name}: {reason}") from None
     feature = features[column]
     if isinstance(feature, datasets.ClassLabel):
         return table, torch.from_numpy(values.astype(np.int64)), list(feature.names), True
@@ -136,7 +146,7 @@ def _labels(datasets: Any, table: Any, name: str) -> tuple[Any, Tensor, list[str
     if values.dtype.kind in "OU" and all(isinstance(value, str) for value in values):
         names, codes = np.unique(values.astype(str), return_inverse=True)
         return table, torch.from_numpy(codes.astype(np.int64)), [str(label) for label in names], True
-    raise ValueError(f"data: {name}: expected integer or text labels in {column!r}, got {values.dtype}")
+    raise ArgumentError("data", f"{name}: expected integer or text labels in {column!r}, got {values.dtype}")
 
 
 class DecodedPixels:
@@ -166,19 +176,19 @@ class DecodedPixels:
             raise
         except Exception as error:  # whatever a decoder meets in a damaged file
             reason = " ".join(str(error).split())[:160]
-            raise ValueError(f"data: image {index} of {self.name} cannot be decoded: {reason}") from None
+            raise ArgumentError("data", f"image {index} of {self.name} cannot be decoded: {reason}") from None
         if image is None:
-            raise ValueError(f"data: image {index} of {self.name} is missing")
+            raise ArgumentError("data", f"image {index} of {self.name} is missing")
         return image
 
     def __getitem__(self, index: int) -> Tensor:
         image = self._open(index)
         if image.mode not in (*_GREY_MODES, *_COLOUR_MODES):
-            raise ValueError(
-                f"data: image {index} of {self.name} has the mode {image.mode!r}, expected 8 bits a channel"
+            raise ArgumentError(
+                "data", f"image {index} of {self.name} has the mode {image.mode!r}, expected 8 bits a channel"
             )
         if self._grey and image.mode not in _GREY_MODES:
-            raise ValueError(f"data: image {index} of {self.name} has colours, but the first is grey")
+            raise ArgumentError("data", f"image {index} of {self.name} has colours, but the first is grey")
         image = image.convert("L" if self._grey else "RGB")
         if self.image_size is not None:
             image = resized(image, self.image_size)

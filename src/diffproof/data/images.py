@@ -10,6 +10,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from diffproof.errors import ArgumentError
 from diffproof.weights import hash_tensors
 
 
@@ -72,14 +73,15 @@ class ImageData:
         self.class_names = tuple(class_names)
         self.classes_named = classes_named
         if len(self.pixels) == 0:
-            raise ValueError(f"data: {name} has no image in split {split!r}")
+            raise ArgumentError("data", f"{name} has no image in split {split!r}")
         if labels.shape != (len(self.pixels),):
-            raise ValueError(f"data: {name} has {len(self.pixels)} images but {labels.numel()} labels")
+            raise ArgumentError("data", f"{name} has {len(self.pixels)} images but {labels.numel()} labels")
         if int(labels.min()) < 0 or int(labels.max()) >= len(self.class_names):
             bad = int(labels.min()) if int(labels.min()) < 0 else int(labels.max())
-            raise ValueError(
-                f"data: {name} has the label {bad}, expected 0 to {len(self.class_names) - 1}"
-                f" (a split without labels?)"
+            raise ArgumentError(
+                "data",
+                f"{name} has the label {bad}, expected 0 to {len(self.class_names) - 1}"
+                f" (a split without labels?)",
             )
 
     def __len__(self) -> int:
@@ -100,9 +102,10 @@ class ImageData:
         for index, image in zip(indices, images, strict=True):
             if image.shape != images[0].shape:
                 one, other = ("×".join(map(str, shape.shape)) for shape in (images[0], image))
-                raise ValueError(
-                    f"data: image {int(index)} of {self.name} is {other} (channels×height×width), others are"
-                    f" {one}; an image size brings them to one"
+                raise ArgumentError(
+                    "data",
+                    f"image {int(index)} of {self.name} is {other} (channels×height×width), others are"
+                    f" {one}; an image size brings them to one",
                 )
         return torch.stack(images)
 

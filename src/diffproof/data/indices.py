@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from diffproof.errors import ArgumentError
+
 
 def parse_indices(text: str, size: int) -> list[int]:
     """Image indices from "start:stop", "start:stop:step", a number, or several of these with commas.
@@ -20,10 +22,10 @@ def parse_indices(text: str, size: int) -> list[int]:
         elif len(numbers) in (2, 3):
             start, stop, step = (*numbers, 1)[:3]
         else:
-            raise ValueError(f"indices: expected start:stop or start:stop:step, got {text!r}")
+            raise ArgumentError("indices", f"expected start:stop or start:stop:step, got {text!r}")
         if start < 0 or step < 1 or stop <= start:
-            raise ValueError(f"indices: expected 0 ≤ start < stop and step ≥ 1, got {text!r}")
+            raise ArgumentError("indices", f"expected 0 ≤ start < stop and step ≥ 1, got {text!r}")
         if stop > size:
-            raise ValueError(f"indices: the data has {size} images (0 to {size - 1}), got {text!r}")
+            raise ArgumentError("indices", f"the data has {size} images (0 to {size - 1}), got {text!r}")
         chosen.extend(range(start, stop, step))
     return sorted(set(chosen))

@@ -10,6 +10,7 @@ from diffproof.checks import check_at_least, unknown_name
 from diffproof.data.digits import load_digits
 from diffproof.data.images import ImageData
 from diffproof.data.indices import parse_indices
+from diffproof.errors import ArgumentError
 
 
 class HubName(NamedTuple):
@@ -68,11 +69,11 @@ def _open(source: str, split: str | None, default: str, image_size: int | None) 
     path = Path(source)
     if source in SHIPPED or path.suffix == ".npz":
         if image_size is not None:
-            raise ValueError(f"image_size: {source} is read as it is, expected none, got {image_size}")
+            raise ArgumentError("image_size", f"{source} is read as it is, expected none, got {image_size}")
         if source in SHIPPED:
             return SHIPPED[source](split or default)
         if not path.is_file():
-            raise ValueError(f"data: no such file: {path}")
+            raise ArgumentError("data", f"no such file: {path}")
         from diffproof.data.npz import load_npz
 
         return load_npz(path, split, default)
@@ -86,5 +87,5 @@ def _open(source: str, split: str | None, default: str, image_size: int | None) 
     if path.exists() or (source.count("/") == 1 and not file):
         return load_hub(source, split, default, image_size)
     if "/" in source or file:
-        raise ValueError(f"data: no such file or folder: {source}")
+        raise ArgumentError("data", f"no such file or folder: {source}")
     raise unknown_name("data", source, [*SHIPPED, *HUB_NAMES])

@@ -12,6 +12,7 @@ import torch
 
 from diffproof.checks import unknown_name
 from diffproof.data.images import ImageData
+from diffproof.errors import ArgumentError
 
 # Names under which archives keep images and labels; {} stands for the split.
 _NAMES_BY_SPLIT = (("x_{}", "y_{}"), ("{}_images", "{}_labels"))
@@ -39,14 +40,16 @@ def load_npz(path: Path, split: str | None, default: str) -> ImageData:
         with _damage_told(path):
             archive = np.load(file, allow_pickle=False)
         if not isinstance(archive, np.lib.npyio.NpzFile):
-            raise ValueError(f"data: {path} is no .npz archive")
+            raise ArgumentError("data", f"{path} is no .npz archive")
         found = _find(path, archive.files, split, default)
         with _damage_told(path):
             images, labels = archive[found[0]], archive[found[1]]
     pixels = _pixels(path, images)
     labels = labels[:, 0] if labels.ndim == 2 and labels.shape[1] == 1 else labels
     if not np.issubdtype(labels.dtype, np.integer) or labels.ndim != 1:
-        raise ValueError(f"data: labels in {path}: expected N integers, got {labels.dtype} {labels.shape}")
+        raise ArgumentError(
+            "data", f"labels in {path}: expected N integers, got {labels.dtype} {labels.shape}"
+        )
     count = int(labels.max()) + 1 if len(labels) else 0
     classes = [str(label) for label in range(count)]
     return ImageData(
@@ -66,7 +69,7 @@ def _damage_told(path: Path) -> Iterator[None]:
     except MemoryError:
         raise
     except Exception as error:  # a damaged archive ends in almost any exception
-        raise ValueError(f"data: cannot read {path}: {' '.join(str(error).split())[:200]}") from None
+        raise ArgumentError("data", f"cannot read {path}: {' '.join(str(error).split())[:200]}") from None
 
 
 def _find(path: Path, names: list[str], split: str | None, default: str) -> tuple[str, str, str]:
@@ -85,13 +88,14 @@ def _find(path: Path, names: list[str], split: str | None, default: str) -> tupl
     for pair in _NAMES:
         if set(pair) <= set(names):
             if split not in (None, _ALL):
-                raise ValueError(
-                    f"split: expected none or {_ALL!r}, as {path} has one set of images without a name,"
-                    f" got {split!r}"
+                raise ArgumentError(
+                    "split",
+                    f"expected none or {_ALL!r}, as {path} has one set of images without a name,"
+                    f" got {split!r}",
                 )
             return (*pair, _ALL)
-    raise ValueError(
-        f"data: {path}: expected arrays images and labels (or x_test and y_test), got {', '.join(names)}"
+    raise ArgumentError(
+        "data", f"{path}: expected arrays images and labels (or x_test and y_test), got {', '.join(names)}"
     )
 
 
@@ -101,11 +105,15 @@ def _pixels(path: Path, images: np.ndarray) -> torch.Tensor:
     elif images.ndim == 4 and images.shape[1] not in (1, 3) and images.shape[3] in (1, 3):
         images = images.transpose(0, 3, 1, 2)
     if images.ndim != 4 or images.shape[1] not in (1, 3):
-        raise ValueError(f"data: images in {path}: expected N×H×W, N×H×W×C or N×C×H×W, got {images.shape}")
+        raise ArgumentError(
+            "data", f"images in {path}: expected N×H×W, N×H×W×C or N×C×H×W, got {images.shape}"
+        )
     if images.dtype == np.uint8:
         return torch.from_numpy(np.ascontiguousarray(images))
     if not np.issubdtype(images.dtype, np.floating):
-        raise ValueError(f"data: images in {path}: expected uint8 or floats in [0, 1], got {images.dtype}")
+        raise ArgumentError(
+            "data", f"images in {path}: expected uint8 or floats in [0, 1], got {images.dtype}"
+        )
     if images.size and not (np.isfinite(images).all() and images.min() >= 0 and images.max() <= 1):
-        raise ValueError(f"data: images in {path}: expected finite pixels in [0, 1]")
+        raise ArgumentError("data", f"images in {path}: expected finite pixels in [0, 1]")
     return torch.from_numpy(np.ascontiguousarray(images, dtype=np.float32))

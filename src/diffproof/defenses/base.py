@@ -11,6 +11,7 @@ from torch.nn.modules.dropout import _DropoutNd
 from diffproof.checks import check_at_least, check_positive
 from diffproof.classifiers.base import Classifier, check_logits, predicted_labels
 from diffproof.denoisers.base import Denoiser
+from diffproof.errors import ArgumentError
 from diffproof.noise import Noise, Stream
 
 
@@ -45,12 +46,14 @@ class Defense(nn.Module):
         super().__init__()
         if classifier is not None:
             if num_classes is not None:
-                raise ValueError(f"num_classes: the classifier says it; expected None, got {num_classes}")
+                raise ArgumentError(
+                    "num_classes", f"the classifier says it; expected None, got {num_classes}"
+                )
             num_classes = getattr(classifier, "num_classes", None)
         if not isinstance(num_classes, int):
-            raise ValueError(
-                "classifier: expected a module with num_classes; wrap yours as"
-                " diffproof.Classifier(module, num_classes)"
+            raise ArgumentError(
+                "classifier",
+                "expected a module with num_classes; wrap yours as diffproof.Classifier(module, num_classes)",
             )
         self.classifier = classifier
         self.denoiser = denoiser
@@ -58,10 +61,10 @@ class Defense(nn.Module):
         wanted: tuple[int, int, int] | None = getattr(classifier, "image_shape", None)
         given = None if denoiser is None else denoiser.image_shape
         if wanted is not None and given is not None and wanted != given:
-            raise ValueError(f"classifier: takes {wanted} images, but the denoiser gives {given}")
+            raise ArgumentError("classifier", f"takes {wanted} images, but the denoiser gives {given}")
         channels: int | None = getattr(classifier, "channels", None)
         if channels is not None and given is not None and channels != given[0]:
-            raise ValueError(f"classifier: takes {channels} channels, but the denoiser gives {given[0]}")
+            raise ArgumentError("classifier", f"takes {channels} channels, but the denoiser gives {given[0]}")
         self.image_shape = wanted or given
 
     def respond(self, images: Tensor, noise: Noise) -> Tensor:
@@ -137,8 +140,8 @@ class Defense(nn.Module):
         for name, module in self.named_modules():
             if module.training and isinstance(module, nn.modules.batchnorm._BatchNorm | _DropoutNd):
                 part, kind = name.split(".")[0], type(module).__name__
-                raise ValueError(
-                    f"{part}: {kind} is in training mode, so labels depend on their batch; call .eval() first"
+                raise ArgumentError(
+                    part, f"{kind} is in training mode, so labels depend on their batch; call .eval() first"
                 )
 
     def describe(self) -> str:
@@ -171,11 +174,11 @@ class Defense(nn.Module):
             ValueError: there is no classifier, or one that needs noise and gets none.
         """
         if self.classifier is None:
-            raise ValueError(f"classifier: the method {self.method!r} has none")
+            raise ArgumentError("classifier", f"the method {self.method!r} has none")
         if isinstance(self.classifier, Defense):
             # Noise drawn afresh would be another function at each call.
             if noise is None:
-                raise ValueError("noise: expected some for a classifier that is a defence, got None")
+                raise ArgumentError("noise", "expected some for a classifier that is a defence, got None")
             logits: Tensor = self.classifier(images, noise)
         else:
             logits = self.classifier(images)
@@ -184,7 +187,7 @@ class Defense(nn.Module):
     def classifier_labels(self, images: Tensor, noise: Noise | None = None) -> Tensor:
         """The classifier's labels, with its logits checked for shape and NaN, and so its images."""
         if not bool(torch.isfinite(images).all()):
-            raise ValueError("denoiser: expected finite estimates, got NaN or infinity")
+            raise ArgumentError("denoiser", "expected finite estimates, got NaN or infinity")
         return predicted_labels(self.classifier_logits(images, noise))
 
 
@@ -195,13 +198,13 @@ def noise_for(images: Tensor, noise: Noise | None) -> Noise:
         ValueError: the images are not finite floats, or the noise has another number of rows.
     """
     if not images.is_floating_point() or not bool(torch.isfinite(images).all()):
-        raise ValueError(f"images: expected finite floats in [0, 1], got {images.dtype} or NaN")
+        raise ArgumentError("images", f"expected finite floats in [0, 1], got {images.dtype} or NaN")
     if noise is None:
         seed = int(torch.randint(2**62, ()))
         index = torch.arange(len(images))
         noise = Noise.for_rows(seed, Stream.FORWARD, torch.zeros_like(index), index)
     if len(noise) != len(images):
-        raise ValueError(f"noise: expected one row for each of {len(images)} images, got {len(noise)}")
+        raise ArgumentError("noise", f"expected one row for each of {len(images)} images, got {len(noise)}")
     return noise.to(images.device)
 
 
@@ -281,6 +284,8 @@ class CertifiableDefense(Defense):
             ValueError: the defence was built without sigma.
         """
         if self.sigma is None:
-            raise ValueError("sigma: expected a noise level when the defence is built, to call it, got None")
+            raise ArgumentError(
+                "sigma", "expected a noise level when the defence is built, to call it, got None"
+            )
         noisy = images + self.sigma * noise.normal(images.shape[1:], 0, images.dtype)
         return self.logits(noisy, self.sigma, noise)

@@ -12,6 +12,7 @@ from diffproof.checks import check_at_least
 from diffproof.defenses.base import CertifiableDefense, Labelled
 from diffproof.defenses.voting import NOT_CAST, votes_needed, winner
 from diffproof.denoisers.base import Denoiser, Estimate
+from diffproof.errors import ArgumentError
 from diffproof.noise import MAX_VOTE, Noise
 from diffproof.reverse.levels import StepRule, select_sigmas
 from diffproof.reverse.sampling import first_estimate, posterior_sample
@@ -58,16 +59,18 @@ class DensePure(CertifiableDefense):
         self.steps = None if steps is None else check_at_least("steps", steps, 1)
         self.votes = check_at_least("votes", votes, 1)
         if votes > MAX_VOTE:
-            raise ValueError(f"votes: expected at most {MAX_VOTE}, got {votes}")
+            raise ArgumentError("votes", f"expected at most {MAX_VOTE}, got {votes}")
         if consensus is not None and check_at_least("consensus", consensus, 1) > votes:
-            raise ValueError(f"consensus: expected consensus ≤ votes = {votes}, got {consensus}")
+            raise ArgumentError("consensus", f"expected consensus ≤ votes = {votes}, got {consensus}")
         self.consensus = consensus
         try:
             self.step_rule = StepRule(step_rule)
         except ValueError:
-            raise ValueError(f"step_rule: expected one of {', '.join(StepRule)}, got {step_rule!r}") from None
+            raise ArgumentError(
+                "step_rule", f"expected one of {', '.join(StepRule)}, got {step_rule!r}"
+            ) from None
         if not 0.0 <= eta <= 1.0:
-            raise ValueError(f"eta: expected a number in [0, 1], got {eta!r}")
+            raise ArgumentError("eta", f"expected a number in [0, 1], got {eta!r}")
         self.eta = eta
 
     @property

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from diffproof.checks import check_shape
+from diffproof.errors import ArgumentError
 
 Sigma = float | Tensor
 
@@ -76,15 +77,17 @@ class Denoiser(nn.Module):
         self._check_noisy(noisy, sigma)
         if label is None:
             if self.num_classes is not None and self.null_label is None:
-                raise ValueError("label: this denoiser has no null label, so a label is needed, got None")
+                raise ArgumentError(
+                    "label", "this denoiser has no null label, so a label is needed, got None"
+                )
         elif self.num_classes is None:
-            raise ValueError("label: this denoiser is unconditional, expected None, got labels")
+            raise ArgumentError("label", "this denoiser is unconditional, expected None, got labels")
         elif label.shape != noisy.shape[:1] or label.is_floating_point():
-            raise ValueError(
-                f"label: expected {len(noisy)} integers, got shape {tuple(label.shape)}, {label.dtype}"
+            raise ArgumentError(
+                "label", f"expected {len(noisy)} integers, got shape {tuple(label.shape)}, {label.dtype}"
             )
         elif label.numel() and not 0 <= int(label.min()) <= int(label.max()) < self.num_classes:
-            raise ValueError(f"label: expected 0 ≤ label < {self.num_classes}, got {label.tolist()[:5]}")
+            raise ArgumentError("label", f"expected 0 ≤ label < {self.num_classes}, got {label.tolist()[:5]}")
         return self.estimate(noisy, sigma, label)
 
     def per_class(self, noisy: Tensor, sigma: Sigma, classes: Tensor | None = None) -> Tensor:
@@ -123,27 +126,30 @@ class Denoiser(nn.Module):
             ValueError: the denoiser is unconditional, or a label is no class and not the null label.
         """
         if self.num_classes is None:
-            raise ValueError("classes: this denoiser is unconditional and has none")
+            raise ArgumentError("classes", "this denoiser is unconditional and has none")
         if classes is None:
             return torch.arange(self.num_classes)
         if classes.ndim != 1 or len(classes) == 0 or classes.dtype != torch.int64:
-            raise ValueError(
-                f"classes: expected K ≥ 1 int64 labels, got shape {tuple(classes.shape)}, {classes.dtype}"
+            raise ArgumentError(
+                "classes", f"expected K ≥ 1 int64 labels, got shape {tuple(classes.shape)}, {classes.dtype}"
             )
         known = (classes >= 0) & (classes < self.num_classes)
         if self.null_label is not None:
             known |= classes == self.null_label
         if not bool(known.all()):
             null = "" if self.null_label is None else f" or the null label {self.null_label}"
-            raise ValueError(
-                f"classes: expected 0 ≤ class < {self.num_classes}{null}, got {classes[~known].tolist()[:5]}"
+            raise ArgumentError(
+                "classes",
+                f"expected 0 ≤ class < {self.num_classes}{null}, got {classes[~known].tolist()[:5]}",
             )
         return classes
 
     def _check_noisy(self, noisy: Tensor, sigma: Sigma) -> None:
         check_shape(noisy, self.image_shape, "denoiser")
         if isinstance(sigma, Tensor) and (sigma.ndim > 1 or sigma.numel() not in (1, len(noisy))):
-            raise ValueError(f"sigma: expected one or {len(noisy)} values, got shape {tuple(sigma.shape)}")
+            raise ArgumentError(
+                "sigma", f"expected one or {len(noisy)} values, got shape {tuple(sigma.shape)}"
+            )
         self.check_sigma(sigma)
 
     def check_sigma(self, sigma: Sigma) -> None:
@@ -158,9 +164,10 @@ class Denoiser(nn.Module):
         slack = 1e-9
         if not (low > 0.0 and self.sigma_min * (1 - slack) <= low and high <= self.sigma_max * (1 + slack)):
             got = f"{low:.6g}" if low == high else f"{low:.6g} to {high:.6g}"
-            raise ValueError(
-                f"sigma: expected {self.sigma_min:.6g} ≤ sigma ≤ {self.sigma_max:.6g} and > 0"
-                f" (the denoiser's range), got {got}"
+            raise ArgumentError(
+                "sigma",
+                f"expected {self.sigma_min:.6g} ≤ sigma ≤ {self.sigma_max:.6g} and > 0"
+                f" (the denoiser's range), got {got}",
             )
 
     def nearest_index(self, sigma: float) -> int:
@@ -170,7 +177,7 @@ class Denoiser(nn.Module):
             ValueError: the model is continuous, or sigma lies outside its range.
         """
         if self.sigmas is None:
-            raise ValueError("sigmas: this denoiser is continuous and has no timestep grid")
+            raise ArgumentError("sigmas", "this denoiser is continuous and has no timestep grid")
         self.check_sigma(sigma)
         return int(torch.argmin((self.sigmas - sigma).abs()))
 

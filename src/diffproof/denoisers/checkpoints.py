@@ -6,6 +6,8 @@ from collections.abc import Iterable, Mapping
 
 from torch import Tensor
 
+from diffproof.errors import ArgumentError
+
 Shapes = Mapping[str, tuple[int, ...]]
 
 _SHOWN = 3  # of each kind of problem; a wrong preset has hundreds
@@ -56,4 +58,4 @@ def check_keys(
     given = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     fitting = [name for name, shapes in others if dict(shapes) == given]
     hint = f"; preset {' or '.join(fitting)} fits" if fitting else ""
-    raise ValueError(f"weights: {source} does not fit preset {preset}: {found}{hint}")
+    raise ArgumentError("weights", f"{source} does not fit preset {preset}: {found}{hint}")

@@ -14,6 +14,7 @@ from diffproof.checks import check_at_least
 from diffproof.denoisers.multi_head import MultiHead
 from diffproof.denoisers.network import NetworkDenoiser
 from diffproof.denoisers.schedules import DiscreteSchedule, Schedule
+from diffproof.errors import ArgumentError
 from diffproof.hub import snapshot
 
 
@@ -68,20 +69,21 @@ def from_unet(
     labels: int | None = config.num_class_embeds
     if multi_head:
         if labels is not None or config.out_channels % config.in_channels:
-            raise ValueError(
-                f"multi_head: expected a U-Net without class embedding and with a multiple of"
-                f" {config.in_channels} output channels, got {labels} embeddings and {config.out_channels}"
+            raise ArgumentError(
+                "multi_head",
+                "expected a U-Net without class embedding and with a multiple of"
+                f" {config.in_channels} output channels, got {labels} embeddings and {config.out_channels}",
             )
         labels = int(config.out_channels) // int(config.in_channels)
     if labels is None and (num_classes is not None or null_label is not None):
-        raise ValueError("num_classes: this U-Net has no class embedding, expected None")
+        raise ArgumentError("num_classes", "this U-Net has no class embedding, expected None")
     if labels is not None:
         kind = "heads" if multi_head else "embeddings"
         if null_label is not None and not 0 <= null_label < labels:
-            raise ValueError(f"null_label: expected 0 ≤ null_label < {labels}, got {null_label}")
+            raise ArgumentError("null_label", f"expected 0 ≤ null_label < {labels}, got {null_label}")
         num_classes = labels - (null_label is not None) if num_classes is None else num_classes
         if not 1 <= num_classes <= labels:
-            raise ValueError(f"num_classes: expected 1 to {labels} (the {kind}), got {num_classes}")
+            raise ArgumentError("num_classes", f"expected 1 to {labels} (the {kind}), got {num_classes}")
     size: int | list[int] | tuple[int, int] | None = config.sample_size
     shape = None
     if size is not None:
@@ -117,7 +119,7 @@ def _scheduler_kind(path: Path) -> str:
     try:
         return str(json.loads(path.read_text(encoding="utf-8")).get("_class_name", "DDPMScheduler"))
     except (OSError, ValueError, AttributeError) as error:
-        raise ValueError(f"denoiser: cannot read {path}: {error}") from None
+        raise ArgumentError("denoiser", f"cannot read {path}: {error}") from None
 
 
 def load(source: str) -> NetworkDenoiser:
@@ -132,11 +134,13 @@ def load(source: str) -> NetworkDenoiser:
         ValueError: not found, no such pipeline, its scheduler is no chain of β, or its weights do not fit.
     """
     if not source:
-        raise ValueError(f"denoiser: expected diffusers:FOLDER or diffusers:HUB_ID, got 'diffusers:{source}'")
+        raise ArgumentError(
+            "denoiser", f"expected diffusers:FOLDER or diffusers:HUB_ID, got 'diffusers:{source}'"
+        )
     if Path(source).is_dir():
         return _load_folder(Path(source))
     if source.count("/") != 1 or source.startswith((".", "/", "~")):
-        raise ValueError(f"denoiser: expected a folder or a Hub id (owner/name), got {source!r}")
+        raise ArgumentError("denoiser", f"expected a folder or a Hub id (owner/name), got {source!r}")
     return _load_folder(snapshot(source, _FILES))
 
 
@@ -145,8 +149,8 @@ def _part(folder: Path, subfolder: str, config: str) -> Path:
     for place in (folder / subfolder, folder):
         if (place / config).is_file():
             return place
-    raise ValueError(
-        f"denoiser: {folder} is no diffusers pipeline of a UNet2DModel: {subfolder}/{config} is missing"
+    raise ArgumentError(
+        "denoiser", f"{folder} is no diffusers pipeline of a UNet2DModel: {subfolder}/{config} is missing"
     )
 
 
@@ -157,8 +161,8 @@ def _load_folder(folder: Path) -> NetworkDenoiser:
     scheduler_folder = _part(folder, "scheduler", "scheduler_config.json")
     kind = _scheduler_kind(scheduler_folder / "scheduler_config.json")
     if kind not in _VP_SCHEDULERS:
-        raise ValueError(
-            f"denoiser: the scheduler in {folder} is {kind}, expected {', '.join(_VP_SCHEDULERS)}"
+        raise ArgumentError(
+            "denoiser", f"the scheduler in {folder} is {kind}, expected {', '.join(_VP_SCHEDULERS)}"
         )
     try:
         unet, loading = UNet2DModel.from_pretrained(
@@ -171,15 +175,17 @@ def _load_folder(folder: Path) -> NetworkDenoiser:
         scheduler = DDPMScheduler.from_pretrained(scheduler_folder, local_files_only=True)
     except (OSError, RuntimeError, ValueError, KeyError, TypeError) as error:
         reason = " ".join(str(error).split())[:200]
-        raise ValueError(f"denoiser: cannot load {folder}: {reason}") from None
+        raise ArgumentError("denoiser", f"cannot load {folder}: {reason}") from None
     # diffusers fills missing weights with random ones and only logs it.
     for problem in ("missing_keys", "unexpected_keys"):
         if loading[problem]:
             keys = f"{problem.replace('_', ' ')} {', '.join(sorted(loading[problem])[:3])}"
-            raise ValueError(f"denoiser: the weights in {folder} do not fit: {keys}")
+            raise ArgumentError("denoiser", f"the weights in {folder} do not fit: {keys}")
     betas: Tensor = torch.as_tensor(scheduler.betas, dtype=torch.float64)
     schedule = DiscreteSchedule.from_betas(betas)
     variance = scheduler.config.variance_type
     if unet.config.out_channels == 2 * unet.config.in_channels and variance != "learned_range":
-        raise ValueError(f"denoiser: learned variance in {folder}: expected learned_range, got {variance}")
+        raise ArgumentError(
+            "denoiser", f"learned variance in {folder}: expected learned_range, got {variance}"
+        )
     return from_unet(unet, schedule, prediction=str(scheduler.config.prediction_type)).eval()

@@ -18,6 +18,7 @@ from diffproof.checks import unknown_name
 from diffproof.denoisers.checkpoints import check_keys
 from diffproof.denoisers.ncsnpp import Architecture, Block, NCSNpp, SmoothConv
 from diffproof.denoisers.network import NetworkDenoiser
+from diffproof.errors import ArgumentError
 from diffproof.weights import load_into, load_weights
 
 _DATA_STD = 0.5
@@ -211,4 +212,4 @@ def _check_filter(key: str, found: Tensor, source: str) -> None:
     taps = torch.tensor([1.0, 1.0] if found.shape[-1] == 2 else [1.0, 3.0, 3.0, 1.0], device=found.device)
     expected = torch.outer(taps, taps) / taps.sum() ** 2
     if not torch.allclose(found.reshape(expected.shape), expected):
-        raise ValueError(f"weights: {source}: {key} is not the filter of DDPM++ or NCSN++ but another")
+        raise ArgumentError("weights", f"{source}: {key} is not the filter of DDPM++ or NCSN++ but another")

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from diffproof.checks import check_levels
 from diffproof.denoisers.base import Denoiser, Estimate, Sigma
+from diffproof.errors import ArgumentError
 
 # Values of images that are brought to another precision at once: 32 MiB of float64.
 _AT_ONCE = 2**22
@@ -44,19 +45,23 @@ class EmpiricalDenoiser(Denoiser):
     ) -> None:
         super().__init__()
         if images.ndim != 4 or len(images) == 0:
-            raise ValueError(f"images: expected M×C×H×W with M ≥ 1, got shape {tuple(images.shape)}")
+            raise ArgumentError("images", f"expected M×C×H×W with M ≥ 1, got shape {tuple(images.shape)}")
         if not images.is_floating_point():
-            raise ValueError(f"images: expected floats, got {images.dtype}; divide 8-bit pixels by 255")
+            raise ArgumentError("images", f"expected floats, got {images.dtype}; divide 8-bit pixels by 255")
         if not bool(torch.isfinite(images).all()):
-            raise ValueError("images: expected finite pixels, got NaN or infinity")
+            raise ArgumentError("images", "expected finite pixels, got NaN or infinity")
         self._counts = [len(images)]
         if labels is not None:
             if labels.shape != images.shape[:1] or labels.is_floating_point():
-                raise ValueError(f"labels: expected {len(images)} integers, got shape {tuple(labels.shape)}")
+                raise ArgumentError(
+                    "labels", f"expected {len(images)} integers, got shape {tuple(labels.shape)}"
+                )
             self.num_classes = int(labels.max()) + 1
             self.null_label = self.num_classes
             if int(labels.min()) < 0 or len(labels.unique()) != self.num_classes:
-                raise ValueError(f"labels: expected every class of 0…{self.num_classes - 1} at least once")
+                raise ArgumentError(
+                    "labels", f"expected every class of 0…{self.num_classes - 1} at least once"
+                )
             # The images of a class lie together, so that what concerns one class is a slice.
             labels, order = torch.sort(labels, stable=True)
             images = images[order]

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from diffproof.denoisers.base import Denoiser, Estimate, Sigma
+from diffproof.errors import ArgumentError
 
 
 class GaussianMixtureDenoiser(Denoiser):
@@ -37,19 +38,20 @@ class GaussianMixtureDenoiser(Denoiser):
     ) -> None:
         super().__init__()
         if means.ndim != 4:
-            raise ValueError(f"means: expected K×C×H×W, got shape {tuple(means.shape)}")
+            raise ArgumentError("means", f"expected K×C×H×W, got shape {tuple(means.shape)}")
         components, dimension = len(means), means[0].numel()
         flat = means.double().reshape(components, dimension)
         if covariances.shape == (components,):
             covariances = covariances.double()[:, None, None] * torch.eye(dimension, dtype=torch.float64)
         if covariances.shape != (components, dimension, dimension):
-            raise ValueError(
-                f"covariances: expected {components} variances or {components}×{dimension}×{dimension},"
-                f" got shape {tuple(covariances.shape)}"
+            raise ArgumentError(
+                "covariances",
+                f"expected {components} variances or {components}×{dimension}×{dimension},"
+                f" got shape {tuple(covariances.shape)}",
             )
         variances, axes = torch.linalg.eigh(covariances.double())
         if bool((variances < -1e-10 * variances.abs().max()).any()):
-            raise ValueError("covariances: expected positive semi-definite matrices")
+            raise ArgumentError("covariances", "expected positive semi-definite matrices")
         weight = torch.as_tensor(
             [1 / components] * components if weights is None else weights, dtype=torch.float64
         )
@@ -58,19 +60,19 @@ class GaussianMixtureDenoiser(Denoiser):
             or not bool((weight > 0).all())
             or abs(float(weight.sum()) - 1) > 1e-6
         ):
-            raise ValueError(
-                f"weights: expected {components} positive numbers that sum to 1, got {weight.tolist()}"
+            raise ArgumentError(
+                "weights", f"expected {components} positive numbers that sum to 1, got {weight.tolist()}"
             )
         if component_labels is not None:
             if len(component_labels) != components or min(component_labels) < 0:
-                raise ValueError(
-                    f"component_labels: expected {components} labels ≥ 0, got {component_labels}"
+                raise ArgumentError(
+                    "component_labels", f"expected {components} labels ≥ 0, got {component_labels}"
                 )
             self.num_classes = max(component_labels) + 1
             if len(set(component_labels)) != self.num_classes:
-                raise ValueError(
-                    f"component_labels: expected every class of 0…{self.num_classes - 1} at least once,"
-                    f" got {component_labels}"
+                raise ArgumentError(
+                    "component_labels",
+                    f"expected every class of 0…{self.num_classes - 1} at least once, got {component_labels}",
                 )
             self.null_label = self.num_classes
         self.image_shape = (means.shape[1], means.shape[2], means.shape[3])

@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from diffproof.checks import check_at_least
+from diffproof.errors import ArgumentError
 
 
 class MultiHead(nn.Module):
@@ -32,9 +33,10 @@ class MultiHead(nn.Module):
         """
         output: Tensor = self.network(x, timestep, None)
         if output.shape[1] % self.heads:
-            raise ValueError(
-                f"network: expected output channels that divide among {self.heads} heads,"
-                f" got output shape {tuple(output.shape)}"
+            raise ArgumentError(
+                "network",
+                f"expected output channels that divide among {self.heads} heads,"
+                f" got output shape {tuple(output.shape)}",
             )
         each = output.reshape(len(x), self.heads, -1, *output.shape[2:])
         index = label.reshape(len(x), -1, 1, 1, 1).expand(-1, -1, *each.shape[2:])

@@ -80,11 +80,11 @@ def _load_empirical(spec: str, rest: str) -> EmpiricalDenoiser:
     source, *parts = rest.split(":")
     split, count = (*parts, "", "")[:2]
     if not source or len(parts) > 2 or (count and not count.isdecimal()):
-        raise ValueError(f"denoiser: expected {_EMPIRICAL}:DATA[:SPLIT[:COUNT]], got {spec!r}")
+        raise ArgumentError("denoiser", f"expected {_EMPIRICAL}:DATA[:SPLIT[:COUNT]], got {spec!r}")
     data = load_data(source, split or None, limit=int(count) if count else None, default_split="train")
     missing = set(range(len(data.class_names))) - set(data.labels.tolist())
     if missing:
-        raise ValueError(f"denoiser: {spec!r} has no image of class {data.class_names[min(missing)]}")
+        raise ArgumentError("denoiser", f"{spec!r} has no image of class {data.class_names[min(missing)]}")
     images, labels = data
     name, timesteps = _SCHEDULE
     sigmas = named_schedule(name, timesteps=timesteps).sigmas
@@ -99,8 +99,8 @@ def _load_checkpoint(spec: str, family: str, rest: str) -> NetworkDenoiser:
     preset, at, path = rest.partition("@")
     presets = FAMILIES[family].presets
     if not at or not path:
-        raise ValueError(
-            f"denoiser: expected {family}:PRESET@PATH with PRESET one of {', '.join(presets)}; got {spec!r}"
+        raise ArgumentError(
+            "denoiser", f"expected {family}:PRESET@PATH with PRESET one of {', '.join(presets)}; got {spec!r}"
         )
     if preset not in presets:
         raise unknown_name(f"{family} preset", preset, presets)

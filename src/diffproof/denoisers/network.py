@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from diffproof.denoisers.base import Denoiser, Estimate, Sigma, per_row
 from diffproof.denoisers.multi_head import MultiHead
 from diffproof.denoisers.schedules import Schedule
+from diffproof.errors import ArgumentError
 
 
 class Prediction(StrEnum):
@@ -75,9 +76,9 @@ class NetworkDenoiser(Denoiser):
             self.prediction = Prediction(prediction)
         except ValueError:
             known = ", ".join(Prediction)
-            raise ValueError(f"prediction: expected one of {known}, got {prediction!r}") from None
+            raise ArgumentError("prediction", f"expected one of {known}, got {prediction!r}") from None
         if not data_range[0] < data_range[1]:
-            raise ValueError(f"data_range: expected (low, high) with low < high, got {data_range}")
+            raise ArgumentError("data_range", f"expected (low, high) with low < high, got {data_range}")
         self.network = network
         self.one_pass = isinstance(network, MultiHead)
         self.schedule = schedule
@@ -129,9 +130,10 @@ class NetworkDenoiser(Denoiser):
         """The clean estimate of an output that is batched as its input is."""
         channels = given.data.shape[-3]
         if output.shape[0] != len(given.data) or output.shape[-3] not in (channels, 2 * channels):
-            raise ValueError(
-                f"network: expected {channels} or {2 * channels} output channels,"
-                f" got output shape {tuple(output.shape)}"
+            raise ArgumentError(
+                "network",
+                f"expected {channels} or {2 * channels} output channels,"
+                f" got output shape {tuple(output.shape)}",
             )
         mix = (output[..., channels:, :, :] + 1) / 2 if output.shape[-3] == 2 * channels else None
         output = output[..., :channels, :, :]

@@ -7,6 +7,7 @@ from typing import Any
 
 from diffproof.denoisers.network import NetworkDenoiser
 from diffproof.denoisers.schedules import named_schedule
+from diffproof.errors import ArgumentError
 from diffproof.weights import load_into, load_weights
 
 
@@ -21,9 +22,10 @@ def build_denoiser(description: dict[str, Any]) -> NetworkDenoiser:
     from diffproof.denoisers.diffusers import from_unet
 
     if description.get("kind") != "denoiser":
-        raise ValueError(
-            f"denoiser: expected a file of `diffproof train denoiser`, which describes its network;"
-            f" this one describes {description.get('kind', 'nothing')}"
+        raise ArgumentError(
+            "denoiser",
+            "expected a file of `diffproof train denoiser`, which describes its network;"
+            f" this one describes {description.get('kind', 'nothing')}",
         )
     try:
         unet = UNet2DModel(**description["network"])
@@ -37,9 +39,9 @@ def build_denoiser(description: dict[str, Any]) -> NetworkDenoiser:
             multi_head=description.get("multi_head", False),
         )
     except KeyError as error:
-        raise ValueError(f"denoiser: the weights file's description is incomplete: {error}") from None
+        raise ArgumentError("denoiser", f"the weights file's description is incomplete: {error}") from None
     except (TypeError, ValueError, AttributeError, RuntimeError, ArithmeticError) as error:
-        raise ValueError(f"denoiser: the weights file's description is wrong: {error}") from None
+        raise ArgumentError("denoiser", f"the weights file's description is wrong: {error}") from None
 
 
 def load(path: Path) -> NetworkDenoiser:

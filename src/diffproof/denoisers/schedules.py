@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from diffproof.checks import check_at_least, check_positive, unknown_name
+from diffproof.errors import ArgumentError
 
 
 class Schedule(Protocol):
@@ -64,9 +65,9 @@ class DiscreteSchedule:
     def __post_init__(self) -> None:
         bar = self.alphas_cumprod.double()
         if bar.ndim != 1 or len(bar) == 0:
-            raise ValueError(f"alphas_cumprod: expected a table of ᾱ, got shape {tuple(bar.shape)}")
+            raise ArgumentError("alphas_cumprod", f"expected a table of ᾱ, got shape {tuple(bar.shape)}")
         if not bool(((bar > 0) & (bar < 1)).all()) or not bool((bar.diff() < 0).all()):
-            raise ValueError("alphas_cumprod: expected strictly decreasing values in (0, 1)")
+            raise ArgumentError("alphas_cumprod", "expected strictly decreasing values in (0, 1)")
         object.__setattr__(self, "alphas_cumprod", bar)
         object.__setattr__(self, "sigmas", torch.sqrt(1 / bar - 1))
 
@@ -75,8 +76,8 @@ class DiscreteSchedule:
         """From the chain's β table: ᾱ_t = Π(1 − β)."""
         table = torch.as_tensor(betas, dtype=torch.float64)
         if not bool(((table > 0) & (table < 1)).all()):
-            raise ValueError(
-                f"betas: expected values in (0, 1), got {float(table.min())} to {float(table.max())}"
+            raise ArgumentError(
+                "betas", f"expected values in (0, 1), got {float(table.min())} to {float(table.max())}"
             )
         return cls(torch.cumprod(1 - table, 0), first_timestep)
 
@@ -153,11 +154,11 @@ class VariancePreservingSchedule:
 
     def __post_init__(self) -> None:
         if not 0 <= self.beta_min < self.beta_max < float("inf"):
-            raise ValueError(
-                f"beta_min: expected 0 ≤ beta_min < beta_max, got {self.beta_min}, {self.beta_max}"
+            raise ArgumentError(
+                "beta_min", f"expected 0 ≤ beta_min < beta_max, got {self.beta_min}, {self.beta_max}"
             )
         if not 0 < self.smallest_time < 1:
-            raise ValueError(f"smallest_time: expected a number in (0, 1), got {self.smallest_time}")
+            raise ArgumentError("smallest_time", f"expected a number in (0, 1), got {self.smallest_time}")
 
     def sigma(self, time: Tensor) -> Tensor:
         """σ' at a time in (0, 1]."""
@@ -204,8 +205,9 @@ class VarianceExplodingSchedule:
     def __post_init__(self) -> None:
         check_positive("sigma_low", self.sigma_low)
         if not self.sigma_low < self.sigma_high < float("inf"):
-            raise ValueError(
-                f"sigma_high: expected a finite number > sigma_low = {self.sigma_low}, got {self.sigma_high}"
+            raise ArgumentError(
+                "sigma_high",
+                f"expected a finite number > sigma_low = {self.sigma_low}, got {self.sigma_high}",
             )
 
     def sigma(self, time: Tensor) -> Tensor:

@@ -23,6 +23,7 @@ from diffproof.denoisers.schedules import (
     VarianceExplodingSchedule,
     VariancePreservingSchedule,
 )
+from diffproof.errors import ArgumentError
 from diffproof.weights import load_into, load_nested
 
 
@@ -190,10 +191,10 @@ def _moving_averages(checkpoint: Any, preset: str, path: Path) -> dict[str, Tens
         state = checkpoint["model"]
         averages = checkpoint["ema"].get("shadow_params") if isinstance(checkpoint["ema"], dict) else None
         if not isinstance(averages, list) or not all(isinstance(value, Tensor) for value in averages):
-            raise ValueError(f"weights: {path} holds no list of tensors under ema, shadow_params")
+            raise ArgumentError("weights", f"{path} holds no list of tensors under ema, shadow_params")
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise ValueError(
-            f"weights: expected a score_sde checkpoint (model, ema) or a state dict of its model in {path}"
+        raise ArgumentError(
+            "weights", f"expected a score_sde checkpoint (model, ema) or a state dict of its model in {path}"
         )
     tensors = {name.removeprefix("module."): value for name, value in state.items()}
     tensors.pop("sigmas", None)  # a buffer that only their discrete VE models read
@@ -205,8 +206,8 @@ def _moving_averages(checkpoint: Any, preset: str, path: Path) -> dict[str, Tens
     # Fourier frequencies are fixed and have no average.
     trained = [name for name in expected if name != "all_modules.0.W"]
     if len(averages) != len(trained):
-        raise ValueError(
-            f"weights: expected {len(trained)} tensors in ema, shadow_params of {path}, got {len(averages)}"
+        raise ArgumentError(
+            "weights", f"expected {len(trained)} tensors in ema, shadow_params of {path}, got {len(averages)}"
         )
     tensors.update(zip(trained, averages, strict=True))
     check_keys(tensors, expected, source=f"{path} (ema, shadow_params)", preset=preset)

@@ -12,6 +12,7 @@ from torch import Tensor
 from diffproof.checks import check_at_least
 from diffproof.denoisers.base import Denoiser
 from diffproof.denoisers.schedules import VariancePreservingSchedule
+from diffproof.errors import ArgumentError
 
 # Pixels of [−1, 1], for which the papers write β and ᾱ, are twice as far apart as those of [0, 1].
 WIDTH = 2.0
@@ -79,7 +80,7 @@ def select_sigmas(
     try:
         rule = StepRule(rule)
     except ValueError:
-        raise ValueError(f"step_rule: expected one of {', '.join(StepRule)}, got {rule!r}") from None
+        raise ArgumentError("step_rule", f"expected one of {', '.join(StepRule)}, got {rule!r}") from None
     denoiser.check_sigma(sigma)
     if steps is not None:
         check_at_least("steps", steps, 1)
@@ -90,7 +91,9 @@ def select_sigmas(
     if steps is None:
         indices = list(range(start, -1, -1))
     elif steps > start + 1:
-        raise ValueError(f"steps: the grid has {start + 1} levels up to sigma = {sigma:g}, got {steps} steps")
+        raise ArgumentError(
+            "steps", f"the grid has {start + 1} levels up to sigma = {sigma:g}, got {steps} steps"
+        )
     elif rule is StepRule.LOG_SIGMA:
         indices = log_sigma_indices(denoiser.sigmas, start, steps)
     elif rule is StepRule.PAPER:
@@ -100,7 +103,7 @@ def select_sigmas(
         indices = [timestep - first for timestep in authors_timesteps(denoiser.start_timestep(sigma), steps)]
     levels = [sigma, *(float(denoiser.sigmas[index]) for index in indices[1:])]
     if any(later >= earlier for earlier, later in itertools.pairwise(levels)):
-        raise ValueError(f"steps: {steps} steps from sigma = {sigma:g} repeat a level of the grid")
+        raise ArgumentError("steps", f"{steps} steps from sigma = {sigma:g} repeat a level of the grid")
     return levels
 
 
@@ -108,13 +111,14 @@ def _continuous_sigmas(denoiser: Denoiser, sigma: float, steps: int | None, rule
     if steps == 1:
         return [sigma]
     if steps is None or rule is not StepRule.LOG_SIGMA:
-        raise ValueError(
-            "step_rule: this denoiser has no timesteps; expected a number of steps and the rule"
-            f" {StepRule.LOG_SIGMA.value!r}, got steps={steps} and {rule.value!r}"
+        raise ArgumentError(
+            "step_rule",
+            "this denoiser has no timesteps; expected a number of steps and the rule"
+            f" {StepRule.LOG_SIGMA.value!r}, got steps={steps} and {rule.value!r}",
         )
     if denoiser.sigma_min <= 0.0 or denoiser.sigma_min >= sigma:
-        raise ValueError(
-            f"step_rule: {rule.value!r} needs 0 < sigma_min < sigma, got sigma_min = {denoiser.sigma_min:g}"
+        raise ArgumentError(
+            "step_rule", f"{rule.value!r} needs 0 < sigma_min < sigma, got sigma_min = {denoiser.sigma_min:g}"
         )
     ratio = math.log(denoiser.sigma_min / sigma)
     return [sigma * math.exp(ratio * i / (steps - 1)) for i in range(steps)]
@@ -139,12 +143,13 @@ def vp_sigmas(t_star: float, steps: int) -> list[float]:
 def check_t_star(t_star: float) -> float:
     """A time in (0, 1], or ValueError; a timestep is told how to write it as a time."""
     if 1 < t_star <= 1000:
-        raise ValueError(
-            f"t_star: expected a time in (0, 1], got {t_star:g}; timestep {t_star:g} of 1000 is"
-            f" t_star = {t_star / 1000:g}"
+        raise ArgumentError(
+            "t_star",
+            f"expected a time in (0, 1], got {t_star:g}; timestep {t_star:g} of 1000 is"
+            f" t_star = {t_star / 1000:g}",
         )
     if not 0 < t_star <= 1:
-        raise ValueError(f"t_star: expected a time in (0, 1], got {t_star!r}")
+        raise ArgumentError("t_star", f"expected a time in (0, 1], got {t_star!r}")
     return t_star
 
 
@@ -157,5 +162,5 @@ def t_star_of(sigma: float) -> float:
     level = torch.tensor(sigma * WIDTH, dtype=torch.float64)
     time = float(VariancePreservingSchedule().time(level)) if sigma > 0 else 0.0
     if not 0 < time <= 1:
-        raise ValueError(f"sigma: expected a noise level of the VP-SDE, in (0, 76.08], got {sigma!r}")
+        raise ArgumentError("sigma", f"expected a noise level of the VP-SDE, in (0, 76.08], got {sigma!r}")
     return time

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from diffproof.denoisers.base import Denoiser, Estimate
+from diffproof.errors import ArgumentError
 from diffproof.noise import Noise
 from diffproof.reverse.solvers import reverse_step
 
@@ -69,9 +70,9 @@ def posterior_sample(
         ValueError: as the denoiser and `reverse_step` do, no sigmas, or another number of noise rows.
     """
     if not sigmas:
-        raise ValueError("sigmas: expected at least one noise level")
+        raise ArgumentError("sigmas", "expected at least one noise level")
     if eta != 0.0 and len(noise) != len(noisy):
-        raise ValueError(f"noise: expected one row for each of {len(noisy)} images, got {len(noise)}")
+        raise ArgumentError("noise", f"expected one row for each of {len(noisy)} images, got {len(noise)}")
     estimate = first_estimate(denoiser, noisy, sigmas[0], label=label, clip=clip) if start is None else start
     for i, (sigma, next_sigma) in enumerate(itertools.pairwise(sigmas), start=1):
         normal = None if eta == 0.0 else noise.normal(noisy.shape[1:], i, noisy.dtype)

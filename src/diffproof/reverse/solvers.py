@@ -7,6 +7,7 @@ from enum import StrEnum
 
 from torch import Tensor
 
+from diffproof.errors import ArgumentError
 from diffproof.reverse.levels import WIDTH
 
 
@@ -36,9 +37,9 @@ def reverse_step(
         ValueError: next_sigma ≥ sigma or negative, or eta outside [0, 1].
     """
     if not 0.0 <= next_sigma < sigma:
-        raise ValueError(f"next_sigma: expected 0 ≤ next_sigma < sigma = {sigma:g}, got {next_sigma:g}")
+        raise ArgumentError("next_sigma", f"expected 0 ≤ next_sigma < sigma = {sigma:g}, got {next_sigma:g}")
     if not 0.0 <= eta <= 1.0:
-        raise ValueError(f"eta: expected a number in [0, 1], got {eta:g}")
+        raise ArgumentError("eta", f"expected a number in [0, 1], got {eta:g}")
     posterior_variance = eta**2 * next_sigma**2 * (1 - next_sigma**2 / sigma**2)
     direction = math.sqrt(next_sigma**2 - posterior_variance) / sigma
     mean = clean + direction * (noisy - clean)
@@ -117,7 +118,7 @@ def solver_step(
         following = 0.5 + (centred * (1 + beta / 2) + beta * score_scaled) / stretch
         spread = beta * (1 + low) / WIDTH**2
         if normal is None:
-            raise ValueError("normal: the SDE's step needs noise, got None")
+            raise ArgumentError("normal", "the SDE's step needs noise, got None")
         following = following + math.sqrt(spread) * normal
     if score_shift is None:
         return following

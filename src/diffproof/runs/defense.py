@@ -21,6 +21,7 @@ from diffproof.defenses.purifying.gradual import GradualNoise
 from diffproof.defenses.purifying.likelihood import Variant
 from diffproof.denoisers.base import Denoiser
 from diffproof.denoisers.named import load_denoiser
+from diffproof.errors import ArgumentError
 from diffproof.runs.settings import DEFENSE_FIELDS
 
 # Noise levels of a diffusion loss where the denoiser is continuous.
@@ -99,7 +100,7 @@ class _NoClassifier(nn.Module):
         self.num_classes = num_classes
 
     def forward(self, images: Tensor) -> Tensor:
-        raise ValueError("classifier: this defence only purifies; expected a classifier, got None")
+        raise ArgumentError("classifier", "this defence only purifies; expected a classifier, got None")
 
 
 def defense_settings(method: str, flags: Mapping[str, Any]) -> dict[str, Any]:
@@ -124,7 +125,9 @@ def defense_settings(method: str, flags: Mapping[str, Any]) -> dict[str, Any]:
         own = [flag for flag in DEFENSE_FIELDS if _OTHER_NAMES.get(flag, flag) in takes]
         for flag in flags:
             if flag not in own:
-                raise ValueError(f"{flag}: no setting of the method {method!r}, which takes {', '.join(own)}")
+                raise ArgumentError(
+                    flag, f"no setting of the method {method!r}, which takes {', '.join(own)}"
+                )
     with renamed(_FLAGS):
         return {
             _OTHER_NAMES.get(flag, flag): parsers[flag](value) if flag in parsers else value
@@ -139,7 +142,7 @@ def _a_round(name: str, text: Any, kind: type[int] | type[float], method: str) -
     try:
         return kind(text)
     except ValueError:
-        raise ValueError(f"{name}: expected one number for the method {method!r}, got {text!r}") from None
+        raise ArgumentError(name, f"expected one number for the method {method!r}, got {text!r}") from None
 
 
 def numbers(name: str, text: Any, kind: type[int] | type[float]) -> list[Any]:
@@ -151,4 +154,4 @@ def numbers(name: str, text: Any, kind: type[int] | type[float]) -> list[Any]:
     try:
         return [kind(part) for part in str(text).split(",")]
     except ValueError:
-        raise ValueError(f"{name}: expected numbers with commas between, got {text!r}") from None
+        raise ArgumentError(name, f"expected numbers with commas between, got {text!r}") from None

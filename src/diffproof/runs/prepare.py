@@ -14,6 +14,7 @@ from diffproof.data.images import ImageData
 from diffproof.data.indices import parse_indices
 from diffproof.data.named import load_data
 from diffproof.defenses.base import Defense
+from diffproof.errors import ArgumentError
 from diffproof.runs.settings import DEVICES, RunSettings
 
 S = TypeVar("S", bound=RunSettings)
@@ -59,7 +60,7 @@ def resolve_device(name: str) -> torch.device:
     if name not in DEVICES:
         raise unknown_name("device", name, DEVICES)
     if name == "cuda" and not torch.cuda.is_available():
-        raise ValueError("device: no CUDA device is available; expected cpu or auto")
+        raise ArgumentError("device", "no CUDA device is available; expected cpu or auto")
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     return torch.device(name)

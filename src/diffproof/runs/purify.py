@@ -114,8 +114,8 @@ class PurifyJob:
         if list(pixels.shape[1:]) != size:
             wanted, got = ("×".join(map(str, reversed(shape))) for shape in (size, pixels.shape[1:]))
             hint = f"; an image size of {size[0]} brings it there" if size[0] == size[1] else ""
-            raise ValueError(
-                f"pictures: {picture.path} is {got} (width×height), the denoiser takes {wanted}{hint}"
+            raise ArgumentError(
+                "pictures", f"{picture.path} is {got} (width×height), the denoiser takes {wanted}{hint}"
             )
         return pixels
 
@@ -123,7 +123,9 @@ class PurifyJob:
 def _shape(defense: Purifier) -> tuple[int, int, int]:
     shape = defense.denoiser.image_shape
     if shape is None or shape[0] not in (1, 3):
-        raise ValueError(f"denoiser: expected one of grey or RGB pictures of one size, got images {shape}")
+        raise ArgumentError(
+            "denoiser", f"expected one of grey or RGB pictures of one size, got images {shape}"
+        )
     return shape
 
 
@@ -140,18 +142,18 @@ def find_pictures(sources: Sequence[Path], out: Path) -> list[Picture]:
     found: dict[str, Path] = {SHEET: out / SHEET}
     for source in sources:
         if not source.exists():
-            raise ValueError(f"pictures: no such file or folder: {source}")
+            raise ArgumentError("pictures", f"no such file or folder: {source}")
         files = [(source, Path(source.name))]
         if source.is_dir():
             files = [(path, path.relative_to(source)) for path in _search(source, out)]
             if not files:
                 kinds = ", ".join(suffix[1:] for suffix in SUFFIXES)
-                raise ValueError(f"pictures: no picture in {source}; expected {kinds}")
+                raise ArgumentError("pictures", f"no picture in {source}; expected {kinds}")
         for path, name in files:
             becomes = name.with_suffix(".png").as_posix()
             if becomes in found:
                 other = "the sheet" if becomes == SHEET else found[becomes]
-                raise ValueError(f"pictures: {path} and {other} would both be written as {becomes}")
+                raise ArgumentError("pictures", f"{path} and {other} would both be written as {becomes}")
             found[becomes] = path
     return [Picture(found[name], name) for name in sorted(found) if name != SHEET]
 
@@ -208,20 +210,20 @@ def prepare_purify(
 def _check_free(out: Path, pictures: Sequence[Picture], *, force: bool) -> None:
     """Raise ValueError where a file to write would overwrite a picture, or anything else without force."""
     if out.exists() and not out.is_dir():
-        raise ValueError(f"out: {out} is a file, expected a folder")
+        raise ArgumentError("out", f"{out} is a file, expected a folder")
     if out.exists() and not os.access(out, os.W_OK | os.X_OK):
-        raise ValueError(f"out: no permission to write to {out}")
+        raise ArgumentError("out", f"no permission to write to {out}")
     if (out / STORE).exists():
-        raise ValueError(f"out: {out} is a run folder, expected another")
+        raise ArgumentError("out", f"{out} is a run folder, expected another")
     inputs = {picture.path.resolve() for picture in pictures}
     for name in (SETTINGS, SHEET, *(picture.name for picture in pictures)):
         target = out / name
         if target.resolve() in inputs:
-            raise ValueError(f"out: {target} is one of the pictures to purify; expected another folder")
+            raise ArgumentError("out", f"{target} is one of the pictures to purify; expected another folder")
         if target.is_dir():
-            raise ValueError(f"out: {target} is a folder, expected to write a file there")
+            raise ArgumentError("out", f"{target} is a folder, expected to write a file there")
         if target.exists() and not force:
-            raise ValueError(f"out: {target} exists; --force overwrites it")
+            raise ArgumentError("out", f"{target} exists; --force overwrites it")
 
 
 def run_purify(job: PurifyJob, on_evaluations: OnEvaluations = lambda count: None) -> list[Purified]:
@@ -285,8 +287,8 @@ def _batches(job: PurifyJob) -> Iterator[tuple[Tensor, Tensor, list[Purified]]]:
                 if isinstance(error, MemoryError):
                     raise
                 # A network that cannot take the images says so in torch's words.
-                raise ValueError(
-                    f"the networks cannot purify {pictures[0].path}: {first_line(error)}"
+                raise ArgumentError(
+                    "pictures", f"the networks cannot purify {pictures[0].path}: {first_line(error)}"
                 ) from None
             batch_size = halved(len(pictures), error)
             continue
@@ -303,7 +305,7 @@ def _purify(job: PurifyJob, images: Tensor, start: int) -> tuple[Tensor, list[tu
     with torch.no_grad():
         purified = defense.purify(images, noise)
         if not bool(torch.isfinite(purified).all()):
-            raise ValueError("denoiser: expected finite pictures, got NaN or infinity")
+            raise ArgumentError("denoiser", "expected finite pictures, got NaN or infinity")
         if job.settings.classifier is None:
             return purified, [()] * len(images)
         logits = [defense.classifier_logits(part, noise.to(job.device)) for part in (images, purified)]

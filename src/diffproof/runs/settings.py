@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Self
 
 from diffproof.catalog import ATTACKS, DEFENSES, able
 from diffproof.checks import check_at_least, check_positive, check_probability, unknown_name
+from diffproof.errors import ArgumentError
 from diffproof.smoothing.bounds import Bound
 
 PRECISIONS = ("float32", "bfloat16")
@@ -55,7 +56,7 @@ class Flags:
         try:
             return cls(**settings)
         except TypeError as error:
-            raise ValueError(f"settings: {error}") from None
+            raise ArgumentError("settings", str(error)) from None
 
     def given(self, names: Sequence[str]) -> dict[str, Any]:
         """Those of these fields that are there and set."""
@@ -137,7 +138,7 @@ class CertifySettings(RunSettings):
         if self.method not in certifiable:
             raise unknown_name("method", self.method, certifiable)
         if isinstance(self.steps, str) and self.steps != "full":
-            raise ValueError(f"steps: expected a number or full, got {self.steps!r}")
+            raise ArgumentError("steps", f"expected a number or full, got {self.steps!r}")
         if self.method != "densepure":
             for name in ("steps", "votes", "consensus", "step_rule"):
                 object.__setattr__(self, name, None)

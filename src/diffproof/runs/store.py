@@ -13,6 +13,7 @@ from typing import Any, ClassVar, Generic, Self, TypeVar
 import yaml
 from filelock import FileLock, Timeout
 
+from diffproof.errors import ArgumentError
 from diffproof.runs.settings import RunSettings
 
 STORE = "results.sqlite"
@@ -66,15 +67,15 @@ class RunStore(Generic[S]):
         lock = FileLock(folder / _LOCK, timeout=0)
         try:
             if folder.exists() and not folder.is_dir():
-                raise ValueError(f"out: {folder} is a file, expected a folder")
+                raise ArgumentError("out", f"{folder} is a file, expected a folder")
             names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
             if STORE not in names and names - begun:
-                raise ValueError(f"out: {folder} holds other files and is no run folder")
+                raise ArgumentError("out", f"{folder} holds other files and is no run folder")
             new = not folder.exists()
             folder.mkdir(parents=True, exist_ok=True)
             lock.acquire()
         except Timeout:
-            raise ValueError(f"out: another process is at work in {folder}") from None
+            raise ArgumentError("out", f"another process is at work in {folder}") from None
         except OSError as error:
             raise OSError(f"out: cannot make the run folder {folder}: {error.strerror or error}") from None
         try:
@@ -97,7 +98,9 @@ class RunStore(Generic[S]):
                 elif stored_data != data_hash:
                     different.append("the images or labels in the data")
                 if different:
-                    raise ValueError(f"out: {folder} holds a run with other settings: {', '.join(different)}")
+                    raise ArgumentError(
+                        "out", f"{folder} holds a run with other settings: {', '.join(different)}"
+                    )
                 store = cls(folder, connection, stored, weights_hash, planned)
                 try:
                     yield store
@@ -169,7 +172,7 @@ class RunStore(Generic[S]):
                 return cls.settings_type.from_dict(settings), *row[1:]
             if settings.keys() <= {field.name for field in fields(cls.settings_type)}:
                 raise ValueError(f"no such table: {cls.table}")
-        raise ValueError(f"run: {folder} is no {cls.kind}")
+        raise ArgumentError("run", f"{folder} is no {cls.kind}")
 
     @classmethod
     def _has_table(cls, folder: Path, connection: sqlite3.Connection) -> bool:
@@ -181,7 +184,7 @@ class RunStore(Generic[S]):
 @contextmanager
 def _connect_run(folder: Path) -> Iterator[sqlite3.Connection]:
     if not (folder / STORE).is_file():
-        raise ValueError(f"run: {folder} is no run folder ({STORE} is missing)")
+        raise ArgumentError("run", f"{folder} is no run folder ({STORE} is missing)")
     with _connect(folder) as connection:
         yield connection
 
@@ -194,7 +197,7 @@ def _connect(folder: Path) -> Iterator[sqlite3.Connection]:
         with reporting(folder):
             verdict = connection.execute("PRAGMA quick_check").fetchone()[0]
         if verdict != "ok":
-            raise ValueError(f"run: the store in {folder} is corrupt: {verdict}")
+            raise ArgumentError("run", f"the store in {folder} is corrupt: {verdict}")
         yield connection
     finally:
         connection.close()
@@ -208,7 +211,7 @@ def reporting(folder: Path) -> Iterator[None]:
     except sqlite3.OperationalError as error:
         text = str(error)
         if text.startswith("no such"):
-            raise ValueError(f"run: the store in {folder} is corrupt: {text}") from None
+            raise ArgumentError("run", f"the store in {folder} is corrupt: {text}") from None
         raise OSError(f"cannot write to {folder}: {text}") from None
     except (sqlite3.DatabaseError, ValueError, TypeError, KeyError, EOFError) as error:
-        raise ValueError(f"run: the store in {folder} is corrupt: {error}") from None
+        raise ArgumentError("run", f"the store in {folder} is corrupt: {error}") from None

@@ -10,6 +10,7 @@ from scipy.special import betaincinv, ndtri
 from scipy.stats import binomtest
 
 from diffproof.checks import check_at_least, check_positive, check_probability
+from diffproof.errors import ArgumentError
 
 
 class Bound(StrEnum):
@@ -28,7 +29,7 @@ def as_bound(bound: Bound | str) -> Bound:
     try:
         return Bound(bound)
     except ValueError:
-        raise ValueError(f"bound: expected one of {', '.join(Bound)}, got {bound!r}") from None
+        raise ArgumentError("bound", f"expected one of {', '.join(Bound)}, got {bound!r}") from None
 
 
 class RadiusBound(NamedTuple):
@@ -61,7 +62,7 @@ def _check_counts(count: int, n: int, alpha: float) -> None:
     check_at_least("n", n, 1)
     check_probability("alpha", alpha)
     if not 0 <= count <= n:
-        raise ValueError(f"count: expected 0 ≤ count ≤ n = {n}, got {count}")
+        raise ArgumentError("count", f"expected 0 ≤ count ≤ n = {n}, got {count}")
 
 
 def radius_bound(
@@ -89,7 +90,7 @@ def radius_bound(
     check_probability("alpha", alpha)
     n = sum(counts)
     if not 0 <= label < len(counts):
-        raise ValueError(f"label: expected 0 ≤ label < {len(counts)}, got {label}")
+        raise ArgumentError("label", f"expected 0 ≤ label < {len(counts)}, got {label}")
     if as_bound(bound) is Bound.ONE_SIDED:
         p_a = lower_bound(counts[label], n, alpha)
         p_b = 1.0 - p_a
@@ -122,5 +123,5 @@ def prediction(counts: Sequence[int], alpha: float) -> int | None:
     order = sorted(range(len(counts)), key=lambda label: (-counts[label], label))
     first, second = counts[order[0]], counts[order[1]]
     if first + second == 0:
-        raise ValueError("counts: expected at least one draw, got none")
+        raise ArgumentError("counts", "expected at least one draw, got none")
     return order[0] if binomtest(first, first + second, 0.5).pvalue <= alpha else None

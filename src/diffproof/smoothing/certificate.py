@@ -7,6 +7,7 @@ import math
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from diffproof.errors import ArgumentError
 from diffproof.smoothing.bounds import RadiusBound, radius_bound
 
 
@@ -99,4 +100,4 @@ class Certificate:
                     raise ValueError(f"{name} is {fields[name]}")
             return cls(**fields)
         except (TypeError, KeyError, ValueError) as error:
-            raise ValueError(f"certificate: not readable: {error}") from None
+            raise ArgumentError("certificate", f"not readable: {error}") from None

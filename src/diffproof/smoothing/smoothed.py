@@ -69,7 +69,7 @@ class Smoothed:
         self._weights_hash: str | None = None
         if isinstance(base, CertifiableDefense):
             if num_classes is not None and num_classes != base.num_classes:
-                raise ValueError(f"num_classes: the defence has {base.num_classes}, got {num_classes}")
+                raise ArgumentError("num_classes", f"the defence has {base.num_classes}, got {num_classes}")
             base.check_sigma(sigma)
             num_classes = base.num_classes
             if base.denoiser is not None:
@@ -82,7 +82,7 @@ class Smoothed:
                         stacklevel=2,
                     )
         elif num_classes is None:
-            raise ValueError("num_classes: expected the number of labels of the base function, got None")
+            raise ArgumentError("num_classes", "expected the number of labels of the base function, got None")
         self.base = base
         self.num_classes = check_at_least("num_classes", num_classes, 2)
         # The batch size that memory allowed last, once it ran out.
@@ -204,15 +204,18 @@ class Smoothed:
                 return self.base.classify(noisy, self.sigma, noise, batch_size)
             labels = self.base(noisy)
         if not isinstance(labels, Tensor):
-            raise ValueError(f"base: expected a tensor of {len(noisy)} labels, got {type(labels).__name__}")
+            raise ArgumentError(
+                "base", f"expected a tensor of {len(noisy)} labels, got {type(labels).__name__}"
+            )
         if labels.shape != (len(noisy),) or labels.is_floating_point() or labels.dtype == torch.bool:
-            raise ValueError(
-                f"base: expected {len(noisy)} integer labels, got shape {tuple(labels.shape)}, {labels.dtype}"
+            raise ArgumentError(
+                "base",
+                f"expected {len(noisy)} integer labels, got shape {tuple(labels.shape)}, {labels.dtype}",
             )
         if not 0 <= int(labels.min()) <= int(labels.max()) < self.num_classes:
-            raise ValueError(
-                f"base: expected labels in [0, {self.num_classes}),"
-                f" got {int(labels.min())} to {int(labels.max())}"
+            raise ArgumentError(
+                "base",
+                f"expected labels in [0, {self.num_classes}), got {int(labels.min())} to {int(labels.max())}",
             )
         return Labelled(labels, 0, len(noisy))
 

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from diffproof.checks import check_at_least, check_positive
 from diffproof.denoisers.gaussian_mixture import GaussianMixtureDenoiser
+from diffproof.errors import ArgumentError
 
 
 class Density(ABC):
@@ -89,21 +90,21 @@ class Density(ABC):
     def check_points(self, points: Tensor, name: str = "points") -> Tensor:
         """Points N×D in float64, finite; else ValueError."""
         if points.ndim != 2 or points.shape[1] != self.dimension or not points.is_floating_point():
-            raise ValueError(
-                f"{name}: expected N×{self.dimension} floats, got shape {tuple(points.shape)}, {points.dtype}"
+            raise ArgumentError(
+                name, f"expected N×{self.dimension} floats, got shape {tuple(points.shape)}, {points.dtype}"
             )
         return _finite(name, points.double())
 
     def check_noisy(self, noisy: Tensor) -> Tensor:
         """One noisy vector of D numbers in float64, finite; else ValueError."""
         if noisy.ndim != 1:
-            raise ValueError(f"noisy: expected {self.dimension} numbers, got shape {tuple(noisy.shape)}")
+            raise ArgumentError("noisy", f"expected {self.dimension} numbers, got shape {tuple(noisy.shape)}")
         return self.check_points(noisy[None], "noisy")[0]
 
     def check_labels(self) -> Tensor:
         """The labels; ValueError where there are none."""
         if self.labels is None:
-            raise ValueError("labels: expected a density with labels, got one without")
+            raise ArgumentError("labels", "expected a density with labels, got one without")
         return self.labels
 
     def _choose(self, count: int, generator: torch.Generator) -> Tensor:
@@ -155,24 +156,27 @@ class GaussianMixture(Density):
         elif covariances.shape == (count, self.dimension, self.dimension):
             skew = (covariances - covariances.mT).abs().amax((1, 2))
             if bool((skew > 1e-10 * covariances.abs().amax((1, 2))).any()):
-                raise ValueError(
-                    f"covariances: expected symmetric matrices, got component {int(skew.argmax())}"
-                    f" off by {float(skew.max()):.3g}"
+                raise ArgumentError(
+                    "covariances",
+                    f"expected symmetric matrices, got component {int(skew.argmax())}"
+                    f" off by {float(skew.max()):.3g}",
                 )
             self.variances, self.axes = torch.linalg.eigh(covariances)
         else:
-            raise ValueError(
-                f"covariances: expected {count} variances or {count}×{self.dimension}×{self.dimension},"
-                f" got shape {tuple(covariances.shape)}"
+            raise ArgumentError(
+                "covariances",
+                f"expected {count} variances or {count}×{self.dimension}×{self.dimension},"
+                f" got shape {tuple(covariances.shape)}",
             )
         # What eigh cannot tell from zero.
         floor = self.variances.amax(1).clamp(min=0) * self.dimension * torch.finfo(torch.float64).eps
         smallest = self.variances.amin(1)
         if bool((singular := smallest <= floor).any()):
             worst = int(singular.nonzero()[0, 0])
-            raise ValueError(
-                f"covariances: expected positive definite matrices, got component {worst}"
-                f" with smallest eigenvalue {float(smallest[worst]):.3g}"
+            raise ArgumentError(
+                "covariances",
+                f"expected positive definite matrices, got component {worst}"
+                f" with smallest eigenvalue {float(smallest[worst]):.3g}",
             )
         self.log_weights = _check_weights(weights, count)
         self.labels = _check_labels(labels, count)
@@ -323,10 +327,11 @@ class FiniteSupport(Density):
         first = torch.full((groups,), count).scatter_reduce(0, group, torch.arange(count), "amin")
         if self.labels is not None and bool((clash := self.labels != self.labels[first][group]).any()):
             later = int(clash.nonzero()[0, 0])
-            raise ValueError(
-                f"labels: expected one label a point, got points {int(first[group[later]])} and {later}"
+            raise ArgumentError(
+                "labels",
+                f"expected one label a point, got points {int(first[group[later]])} and {later}"
                 f" at the same place with labels {int(self.labels[first[group[later]]])}"
-                f" and {int(self.labels[later])}"
+                f" and {int(self.labels[later])}",
             )
         masses = torch.zeros(groups, dtype=torch.float64).index_add(0, group, self.log_weights.exp())
         kept, order = first.sort()
@@ -364,7 +369,7 @@ def _denoiser(
 ) -> GaussianMixtureDenoiser:
     shape = (1, 1, density.dimension) if image_shape is None else image_shape
     if len(shape) != 3 or math.prod(shape) != density.dimension:
-        raise ValueError(f"image_shape: expected C·H·W = {density.dimension}, got {image_shape}")
+        raise ArgumentError("image_shape", f"expected C·H·W = {density.dimension}, got {image_shape}")
     labels = None if density.labels is None else density.labels.tolist()
     denoiser = GaussianMixtureDenoiser(
         means.reshape(-1, *shape), covariances, component_labels=labels, sigmas=sigmas
@@ -378,20 +383,20 @@ def noise_variance(sigma: float) -> float:
     """The square of a finite sigma > 0, or ValueError."""
     variance = check_positive("sigma", sigma) ** 2
     if not 0.0 < variance < math.inf:
-        raise ValueError(f"sigma: expected a number whose square is one of float64, got {sigma!r}")
+        raise ArgumentError("sigma", f"expected a number whose square is one of float64, got {sigma!r}")
     return variance
 
 
 def _finite(name: str, values: Tensor) -> Tensor:
     if not bool(torch.isfinite(values).all()):
-        raise ValueError(f"{name}: expected finite numbers, got NaN or infinity")
+        raise ArgumentError(name, "expected finite numbers, got NaN or infinity")
     return values
 
 
 def _check_table(name: str, values: Tensor) -> Tensor:
     if values.ndim != 2 or values.numel() == 0 or not values.is_floating_point():
-        raise ValueError(
-            f"{name}: expected at least one row of D floats, got shape {tuple(values.shape)}, {values.dtype}"
+        raise ArgumentError(
+            name, f"expected at least one row of D floats, got shape {tuple(values.shape)}, {values.dtype}"
         )
     return _finite(name, values.double())
 
@@ -402,11 +407,11 @@ def _check_weights(weights: Tensor | Sequence[float] | None, count: int) -> Tens
         return torch.full((count,), -math.log(count), dtype=torch.float64)
     values = torch.as_tensor(weights, dtype=torch.float64)
     if values.shape != (count,):
-        raise ValueError(f"weights: expected {count} numbers, got shape {tuple(values.shape)}")
+        raise ArgumentError("weights", f"expected {count} numbers, got shape {tuple(values.shape)}")
     if not bool((values > 0).all()):
-        raise ValueError(f"weights: expected numbers > 0, got {float(values[~(values > 0)][0]):.6g}")
+        raise ArgumentError("weights", f"expected numbers > 0, got {float(values[~(values > 0)][0]):.6g}")
     if not abs(float(values.sum()) - 1) <= 1e-6:
-        raise ValueError(f"weights: expected a sum of 1, got {float(values.sum()):.9g}")
+        raise ArgumentError("weights", f"expected a sum of 1, got {float(values.sum()):.9g}")
     return torch.log(values / values.sum())
 
 
@@ -415,9 +420,9 @@ def _check_labels(labels: Tensor | Sequence[int] | None, count: int) -> Tensor |
         return None
     values = torch.as_tensor(labels)
     if values.shape != (count,) or values.is_floating_point() or values.dtype == torch.bool:
-        raise ValueError(
-            f"labels: expected {count} integers, got shape {tuple(values.shape)}, {values.dtype}"
+        raise ArgumentError(
+            "labels", f"expected {count} integers, got shape {tuple(values.shape)}, {values.dtype}"
         )
     if int(values.min()) < 0:
-        raise ValueError(f"labels: expected integers ≥ 0, got {int(values.min())}")
+        raise ArgumentError("labels", f"expected integers ≥ 0, got {int(values.min())}")
     return values.long()

@@ -34,6 +34,7 @@ from torch import Tensor
 
 from diffproof.checks import check_at_least, check_positive, check_probability
 from diffproof.denoisers.base import Denoiser
+from diffproof.errors import ArgumentError
 from diffproof.reverse.solvers import Solver, solver_step
 from diffproof.theory.densities import Density
 
@@ -143,7 +144,7 @@ def total_variation_bound(kl: float) -> float:
         ValueError: kl is negative.
     """
     if not kl >= 0:
-        raise ValueError(f"kl: expected a number ≥ 0, got {kl!r}")
+        raise ArgumentError("kl", f"expected a number ≥ 0, got {kl!r}")
     return min(1.0, math.sqrt(kl / 2))
 
 
@@ -194,10 +195,10 @@ def chain_law(
     """
     _check_dimension(denoiser, 1)
     if len(sigmas) < 2:
-        raise ValueError(f"sigmas: expected at least two noise levels, got {list(sigmas)}")
+        raise ArgumentError("sigmas", f"expected at least two noise levels, got {list(sigmas)}")
     scales = [noise_scale(solver, *pair) for pair in itertools.pairwise(sigmas)]
     if 0.0 in scales:
-        raise ValueError(f"sigmas: expected steps with noise, got {solver.value} down to {sigmas[-1]:g}")
+        raise ArgumentError("sigmas", f"expected steps with noise, got {solver.value} down to {sigmas[-1]:g}")
     levels = list(itertools.pairwise(sigmas))
     points, mass = torch.tensor([noisy], dtype=torch.float64), torch.ones(1, dtype=torch.float64)
     means, spacing = _step_means(denoiser, points, *levels[0], solver), math.inf
@@ -225,9 +226,9 @@ def _after_step(means: Tensor, mass: Tensor, scale: float, spacing: float) -> tu
     first = float(means.min()) - (reach + 1) * spacing
     count = math.ceil((float(means.max()) - first) / spacing) + reach + 2
     if count > _MAX_POINTS:
-        raise ValueError(
-            f"sigmas: a step with noise {scale:.3g} needs a grid of {count} points,"
-            f" expected at most {_MAX_POINTS}"
+        raise ArgumentError(
+            "sigmas",
+            f"a step with noise {scale:.3g} needs a grid of {count} points, expected at most {_MAX_POINTS}",
         )
     nearest = torch.round((means - first) / spacing).long()
     index = nearest[:, None] + torch.arange(-reach, reach + 1)
@@ -323,14 +324,15 @@ def _check_levels(denoiser: Denoiser, sigma: float, sigma_min: float) -> None:
     check_positive("sigma", sigma)
     check_positive("sigma_min", sigma_min)
     if sigma_min >= sigma:
-        raise ValueError(f"sigma_min: expected 0 < sigma_min < sigma = {sigma:g}, got {sigma_min:g}")
+        raise ArgumentError("sigma_min", f"expected 0 < sigma_min < sigma = {sigma:g}, got {sigma_min:g}")
     denoiser.check_sigma(sigma)
     denoiser.check_sigma(sigma_min)
 
 
 def _check_dimension(denoiser: Denoiser, dimension: int) -> None:
     if denoiser.image_shape is not None and math.prod(denoiser.image_shape) != dimension:
-        raise ValueError(
-            f"denoiser: expected images of {dimension} pixels, as the density has dimensions,"
-            f" got {'×'.join(map(str, denoiser.image_shape))}"
+        raise ArgumentError(
+            "denoiser",
+            f"expected images of {dimension} pixels, as the density has dimensions,"
+            f" got {'×'.join(map(str, denoiser.image_shape))}",
         )

@@ -13,6 +13,7 @@ from scipy import sparse
 from scipy.optimize import Bounds, LinearConstraint, linprog, milp
 
 from diffproof.checks import check_positive
+from diffproof.errors import ArgumentError
 from diffproof.theory.densities import FiniteSupport
 from diffproof.theory.robust_regions import Array, least_distance, sub_region, union_region
 
@@ -46,9 +47,10 @@ def union_radius_mip(support: FiniteSupport, index: int, sigma: float, *, tolera
     assert support.labels is not None
     members = len(support.points) - len(own.offsets)
     if members * len(own.offsets) > MAX_PAIRS:
-        raise ValueError(
-            f"support: mixed-integer programming takes (points of the class)·(other points) ≤ {MAX_PAIRS},"
-            f" got {members}·{len(own.offsets)}; union_radius has no limit"
+        raise ArgumentError(
+            "support",
+            f"mixed-integer programming takes (points of the class)·(other points) ≤ {MAX_PAIRS},"
+            f" got {members}·{len(own.offsets)}; union_radius has no limit",
         )
     center = support.points[index]
     if len(own.offsets) == 0:

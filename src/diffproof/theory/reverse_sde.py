@@ -21,6 +21,7 @@ from torch import Tensor
 
 from diffproof.checks import check_at_least, check_positive
 from diffproof.denoisers.base import Denoiser
+from diffproof.errors import ArgumentError
 from diffproof.reverse.solvers import Solver, solver_step
 from diffproof.theory.densities import GaussianMixture
 from diffproof.theory.divergences import chain_law, noise_scale
@@ -79,7 +80,7 @@ def affine_chain_law(
             a denoiser that is not affine.
     """
     if len(sigmas) < 2:
-        raise ValueError(f"sigmas: expected at least two noise levels, got {list(sigmas)}")
+        raise ArgumentError("sigmas", f"expected at least two noise levels, got {list(sigmas)}")
     dimension = len(noisy)
     shape = denoiser.image_shape or (1, 1, dimension)
     identity = torch.eye(dimension, dtype=torch.float64)
@@ -93,7 +94,9 @@ def affine_chain_law(
         still = solver_step(solver, images, clean, sigma, next_sigma, torch.zeros_like(images)).flatten(1)
         mean, slopes, diagonal = still[-1], still[:-2] - still[-1], still[-2] - still[-1]
         if not torch.allclose(slopes.sum(0), diagonal, rtol=0, atol=_AFFINE * float(still.abs().max())):
-            raise ValueError(f"denoiser: expected one that is affine in x, got another at sigma = {sigma:g}")
+            raise ArgumentError(
+                "denoiser", f"expected one that is affine in x, got another at sigma = {sigma:g}"
+            )
         noise = noise_scale(solver, sigma, next_sigma)
         covariance = slopes.T @ covariance @ slopes + noise**2 * identity
     return GaussianLaw(mean, covariance)
@@ -135,7 +138,7 @@ def convergence(
             steps < 1, or sigma and noisy as `GaussianMixture.posterior` has it.
     """
     if solver is Solver.ODE:
-        raise ValueError("solver: expected ddpm or sde, got ode, whose result is one point")
+        raise ArgumentError("solver", "expected ddpm or sde, got ode, whose result is one point")
     posterior = density.posterior(noisy, sigma)
     denoiser = density.denoiser()
     if len(density.means) == 1:
@@ -147,9 +150,10 @@ def convergence(
             for n in steps
         ]
     if density.dimension > 1:
-        raise ValueError(
-            f"density: expected one Gaussian or a mixture in one dimension, got {len(density.means)}"
-            f" components in {density.dimension} dimensions"
+        raise ArgumentError(
+            "density",
+            f"expected one Gaussian or a mixture in one dimension, got {len(density.means)}"
+            f" components in {density.dimension} dimensions",
         )
     return [
         Distance(n, _grid_kl(posterior, denoiser, float(noisy[0]), even_sigmas(sigma, n), solver))
@@ -164,7 +168,7 @@ def order(distances: Sequence[Distance]) -> float:
         ValueError: fewer than two distances, or one that is not a finite number > 0.
     """
     if len(distances) < 2:
-        raise ValueError(f"distances: expected at least two, got {len(distances)}")
+        raise ArgumentError("distances", f"expected at least two, got {len(distances)}")
     for distance in distances:
         check_positive("distances", distance.kl)
     x, y = (

@@ -31,6 +31,7 @@ from scipy.optimize import nnls
 from torch import Tensor
 
 from diffproof.checks import check_at_least, check_positive
+from diffproof.errors import ArgumentError
 from diffproof.theory.densities import FiniteSupport
 
 Array = NDArray[np.float64]
@@ -146,7 +147,7 @@ def union_region(support: FiniteSupport, label: int, sigma: float) -> UnionRegio
     labels = _labels(support)
     members = (labels == label).nonzero()[:, 0].tolist()
     if not members:
-        raise ValueError(f"label: expected one of {labels.unique().tolist()}, got {label!r}")
+        raise ArgumentError("label", f"expected one of {labels.unique().tolist()}, got {label!r}")
     return UnionRegion([sub_region(support, index, sigma) for index in members])
 
 
@@ -292,7 +293,7 @@ def _nearest(seen: _Seen) -> Nearest | None:
 
 def _labels(support: FiniteSupport) -> Tensor:
     if support.labels is None:
-        raise ValueError("support: expected labels, got a support without classes")
+        raise ArgumentError("support", "expected labels, got a support without classes")
     return support.labels
 
 
@@ -301,14 +302,14 @@ def _checked(support: FiniteSupport, index: int, sigma: float) -> tuple[Tensor, 
     check_positive("sigma", sigma)
     index = check_at_least("index", index, 0)
     if index >= len(labels):
-        raise ValueError(f"index: expected an integer in [0, {len(labels)}), got {index!r}")
+        raise ArgumentError("index", f"expected an integer in [0, {len(labels)}), got {index!r}")
     return labels, index
 
 
 def _check_points(name: str, points: Tensor, dimension: int) -> None:
     if points.ndim != 2 or points.shape[1] != dimension:
-        raise ValueError(
-            f"{name}: expected points of {dimension} coordinates, got shape {tuple(points.shape)}"
+        raise ArgumentError(
+            name, f"expected points of {dimension} coordinates, got shape {tuple(points.shape)}"
         )
     if not bool(torch.isfinite(points).all()):
-        raise ValueError(f"{name}: expected finite coordinates, got NaN or infinity")
+        raise ArgumentError(name, "expected finite coordinates, got NaN or infinity")

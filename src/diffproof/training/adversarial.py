@@ -15,6 +15,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from diffproof.attacks.threat import Linf, PixelThreat
 from diffproof.checks import check_at_least, check_member, check_positive
 from diffproof.data.images import ImageData
+from diffproof.errors import ArgumentError
 from diffproof.training.batches import Batch
 
 # Standard deviation of TRADES's start around the image.
@@ -166,9 +167,10 @@ class Adversary:
         threat = self.ascent.threat
         diameter = float(threat.norm(torch.ones(1, *shape)))
         if threat.budget >= diameter:
-            raise ValueError(
-                f"budget: expected {threat.name} below {diameter:g} for images {tuple(shape)} in [0, 1], got"
-                f" {threat.budget:g}; does {threat.budget:g} mean {threat.budget:g}/255?"
+            raise ArgumentError(
+                "budget",
+                f"expected {threat.name} below {diameter:g} for images {tuple(shape)} in [0, 1], got"
+                f" {threat.budget:g}; does {threat.budget:g} mean {threat.budget:g}/255?",
             )
 
     def describe(self) -> dict[str, Any]:

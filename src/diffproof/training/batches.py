@@ -11,6 +11,7 @@ from torch import Tensor
 
 from diffproof.checks import check_probability
 from diffproof.data.images import ImageData
+from diffproof.errors import ArgumentError
 from diffproof.weights import hash_tensors
 
 # Images of a data set, evenly spaced, that tell it from another: decoding all of them could take hours.
@@ -66,10 +67,10 @@ class Mixture:
         self.extra_share = check_probability("extra_share", extra_share)
         self.flip = flip
         if extra is not None and extra.class_names != data.class_names:
-            raise ValueError(f"extra_data: {extra.name} and {data.name} do not have the same classes")
+            raise ArgumentError("extra_data", f"{extra.name} and {data.name} do not have the same classes")
         if extra is not None and extra.image_shape != data.image_shape:
-            raise ValueError(
-                f"extra_data: expected images {data.image_shape} as in {data.name}, got {extra.image_shape}"
+            raise ArgumentError(
+                "extra_data", f"expected images {data.image_shape} as in {data.name}, got {extra.image_shape}"
             )
 
     def draw(self, size: int, rows: Tensor, device: torch.device, generator: torch.Generator) -> Batch:
@@ -92,9 +93,10 @@ class Mixture:
             if bool(chosen.any()):
                 found = data.batch(index[chosen])
                 if found.shape[1:] != first.image_shape:
-                    raise ValueError(
-                        f"data: {data.name} has images {tuple(found.shape[1:])} and {first.image_shape}"
-                        " (channels, height, width); an image size brings them to one"
+                    raise ArgumentError(
+                        "data",
+                        f"{data.name} has images {tuple(found.shape[1:])} and {first.image_shape}"
+                        " (channels, height, width); an image size brings them to one",
                     )
                 images[chosen] = found
                 labels[chosen] = data.labels[index[chosen]]

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from diffproof.errors import ArgumentError
 from diffproof.files import replacing
 from diffproof.training.processes import Processes
 from diffproof.weights import load_nested
@@ -92,18 +93,18 @@ class Checkpoint:
         try:
             state = load_nested(self.path)
         except ValueError:
-            raise ValueError(f"checkpoint: {self.path} is damaged; delete it to start anew") from None
+            raise ArgumentError("checkpoint", f"{self.path} is damaged; delete it to start anew") from None
         expected = {*self.parts, "identity", "losses", "generator", "random"}
         if not isinstance(state, dict) or set(state) != expected:
-            raise ValueError(
-                f"checkpoint: {self.path} is no checkpoint of a training; delete it to start anew"
+            raise ArgumentError(
+                "checkpoint", f"{self.path} is no checkpoint of a training; delete it to start anew"
             )
         theirs: dict[str, Any] = json.loads(state["identity"])
         differing = _differences(theirs, self.identity)
         if differing:
-            raise ValueError(
-                f"checkpoint: {self.path} is of another training: {'; '.join(differing[:3])};"
-                " delete it to start anew"
+            raise ArgumentError(
+                "checkpoint",
+                f"{self.path} is of another training: {'; '.join(differing[:3])}; delete it to start anew",
             )
         for name, part in self.parts.items():
             part.load_state_dict(state[name])

@@ -12,6 +12,7 @@ from diffproof.checks import check_at_least
 from diffproof.classifiers.base import Classifier
 from diffproof.classifiers.saved import build_classifier
 from diffproof.data.images import ImageData
+from diffproof.errors import ArgumentError
 from diffproof.training.adversarial import Adversary
 from diffproof.training.batches import Batch, Mixture
 from diffproof.training.loop import Progress, TrainSettings, fit
@@ -75,10 +76,10 @@ def train_classifier(
             not finite.
     """
     if not 0.0 <= noise_sigma < float("inf"):
-        raise ValueError(f"noise_sigma: expected a finite number ≥ 0, got {noise_sigma}")
+        raise ArgumentError("noise_sigma", f"expected a finite number ≥ 0, got {noise_sigma}")
     if adversary is not None:
         if noise_sigma:
-            raise ValueError("noise_sigma, adversarial: expected one of them")
+            raise ArgumentError("noise_sigma, adversarial", "expected one of them")
         adversary.check_images(data.sources[0].image_shape)
     identity: dict[str, Any] = {"description": description, "noise_sigma": noise_sigma}
     if start is None:

@@ -15,6 +15,7 @@ from diffproof.data.images import ImageData
 from diffproof.denoisers.network import NetworkDenoiser
 from diffproof.denoisers.saved import build_denoiser
 from diffproof.denoisers.schedules import named_schedule
+from diffproof.errors import ArgumentError
 from diffproof.training.batches import Batch, Mixture
 from diffproof.training.loop import Progress, TrainSettings, fit
 
@@ -51,15 +52,16 @@ def describe_denoiser(data: ImageData, unet: UNetSettings, schedule: str, timest
     check_at_least("patch", unet.patch, 1)
     factor = unet.patch * 2 ** (len(unet.channels) - 1)
     if height != width or height % factor:
-        raise ValueError(
-            f"channels: {len(unet.channels)} resolutions and patch {unet.patch} need images of k·{factor}"
-            f" square pixels, got {height}×{width}"
+        raise ArgumentError(
+            "channels",
+            f"{len(unet.channels)} resolutions and patch {unet.patch} need images of k·{factor}"
+            f" square pixels, got {height}×{width}",
         )
     if any(width_ % 8 or width_ < 8 for width_ in unet.channels):
-        raise ValueError(f"channels: expected multiples of 8, got {list(unet.channels)}")
+        raise ArgumentError("channels", f"expected multiples of 8, got {list(unet.channels)}")
     check_at_least("layers", unet.layers, 1)
     if not 0.0 <= unet.dropout < 1.0:
-        raise ValueError(f"dropout: expected a number in [0, 1), got {unet.dropout}")
+        raise ArgumentError("dropout", f"expected a number in [0, 1), got {unet.dropout}")
     named_schedule(schedule, timesteps=timesteps)
     num_classes = len(data.class_names)
     network: dict[str, Any] = {
@@ -119,7 +121,7 @@ def train_denoiser(
         ValueError: bad settings, data that cannot be read, or a loss that is not finite.
     """
     if not 0.0 <= label_dropout <= 1.0:
-        raise ValueError(f"label_dropout: expected a number in [0, 1], got {label_dropout}")
+        raise ArgumentError("label_dropout", f"expected a number in [0, 1], got {label_dropout}")
     per_label = "out_channels" if description.get("multi_head") else "num_class_embeds"
     labels = description["network"][per_label]
     network = description["network"] | {per_label: labels * len(data.sources)}

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from diffproof.checks import check_at_least, check_positive, check_probability, unknown_name
-from diffproof.errors import is_out_of_memory
+from diffproof.errors import ArgumentError, is_out_of_memory
 from diffproof.training.batches import Batch, Mixture
 from diffproof.training.checkpoint import Checkpoint, Identity
 from diffproof.training.interrupts import InterruptedBetweenStepsError, interrupts_put_off
@@ -56,7 +56,7 @@ class TrainSettings:
         check_positive("learning_rate", self.learning_rate)
         check_probability("ema_decay", self.ema_decay)
         if check_at_least("seed", self.seed, 0) >= _DROPOUT_SEED:
-            raise ValueError(f"seed: expected an integer below 2^32, got {self.seed}")
+            raise ArgumentError("seed", f"expected an integer below 2^32, got {self.seed}")
         if self.precision not in PRECISIONS:
             raise unknown_name("precision", self.precision, PRECISIONS)
 
@@ -214,7 +214,7 @@ class _Fit:
                 raise
             # A network that cannot take the images says so in torch's words.
             reason = str(error).splitlines()[0]
-            raise ValueError(f"training: the network cannot take these images: {reason}") from error
+            raise ArgumentError("training", f"the network cannot take these images: {reason}") from error
 
     def step(self, checkpoint_due: bool) -> tuple[float, bool]:
         """One optimiser step; its loss, and whether any process wants a checkpoint."""
@@ -230,9 +230,10 @@ class _Fit:
             loss = self.loss_of_batch(self.shared, batch, self.generator)
         value, due = self.processes.mean(float(loss.detach()), float(checkpoint_due))
         if not math.isfinite(value):
-            raise ValueError(
-                f"training: the loss is {value} at iteration {len(self.losses) + 1}; lower the learning rate"
-                f"{self.checkpoint.hint()}"
+            raise ArgumentError(
+                "training",
+                f"the loss is {value} at iteration {len(self.losses) + 1}; lower the learning rate"
+                f"{self.checkpoint.hint()}",
             )
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()

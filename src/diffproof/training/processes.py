@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, distributed, nn
 
+from diffproof.errors import ArgumentError
+
 
 def is_first() -> bool:
     """Whether this process is the one of a training that reports and writes."""
@@ -57,7 +59,7 @@ class Processes:
             ValueError: the number of images is no multiple of the number of processes.
         """
         if size % self.count:
-            raise ValueError(f"batch_size: expected a multiple of {self.count} processes, got {size}")
+            raise ArgumentError("batch_size", f"expected a multiple of {self.count} processes, got {size}")
         return torch.arange(self.rank, size, self.count)
 
     def share(self, network: nn.Module) -> nn.Module:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from diffproof.denoisers.base import Denoiser
+from diffproof.errors import ArgumentError
 from diffproof.files import replacing
 from diffproof.noise import Noise, Stream
 from diffproof.reverse.levels import StepRule, select_sigmas
@@ -33,7 +34,7 @@ def draw_samples(denoiser: Denoiser, seed: int) -> Tensor:
         ValueError: the denoiser has no image shape.
     """
     if denoiser.image_shape is None:
-        raise ValueError("denoiser: expected one with an image shape to draw samples of")
+        raise ArgumentError("denoiser", "expected one with an image shape to draw samples of")
     classes: list[int | None] = list(range(min(denoiser.num_classes or 0, _MOST_ROWS)))
     _, height, width = denoiser.image_shape
     at_once = max(1, _PIXELS_AT_ONCE // (_COLUMNS * height * width))

@@ -19,6 +19,7 @@ from diffproof.attacks.scoring import draw_labels
 from diffproof.attacks.square import Square
 from diffproof.attacks.stadv import StAdv, identity_grid, warp
 from diffproof.attacks.threat import Flow, PixelThreat, Threat
+from diffproof.errors import ArgumentError
 from diffproof.noise import MAX_DRAW, Noise, Stream
 
 # Fresh draws of noise that an adversarial image of a random defence is scored under.
@@ -65,7 +66,7 @@ class Traits:
                 return cls(Loss.CE, eot, 100, "eot, in its version rand", "take its version rand")
             case Square():
                 return cls(None, 1, attack.queries, "queries")
-        raise ValueError(f"attack: expected one of diffproof's, got {type(attack).__name__}")
+        raise ArgumentError("attack", f"expected one of diffproof's, got {type(attack).__name__}")
 
 
 @dataclass(frozen=True)

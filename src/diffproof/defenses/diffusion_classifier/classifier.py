@@ -15,6 +15,7 @@ from diffproof.defenses.base import CertifiableDefense, Labelled, noise_for
 from diffproof.defenses.diffusion_classifier.loss import DiffusionLoss, Reduction, Weighting
 from diffproof.defenses.diffusion_classifier.racing import Race, race
 from diffproof.denoisers.base import Denoiser
+from diffproof.errors import ArgumentError
 from diffproof.noise import Noise
 
 
@@ -58,7 +59,7 @@ class DiffusionClassifier(CertifiableDefense):
         race_error: float | None = None,
     ) -> None:
         if denoiser.num_classes is None:
-            raise ValueError("denoiser: expected a class-conditional one, got one without classes")
+            raise ArgumentError("denoiser", "expected a class-conditional one, got one without classes")
         super().__init__(None, denoiser, num_classes=denoiser.num_classes)
         self.denoiser: Denoiser
         self.loss = DiffusionLoss(
@@ -72,15 +73,15 @@ class DiffusionClassifier(CertifiableDefense):
         self.shared_noise = shared_noise
         self.log_prior = None if log_prior is None else [float(value) for value in log_prior]
         if self.log_prior is not None and len(self.log_prior) != self.num_classes:
-            raise ValueError(f"log_prior: expected {self.num_classes} values, got {len(self.log_prior)}")
+            raise ArgumentError("log_prior", f"expected {self.num_classes} values, got {len(self.log_prior)}")
         if self.log_prior is not None and not all(math.isfinite(value) for value in self.log_prior):
-            raise ValueError(f"log_prior: expected finite values, got {self.log_prior}")
+            raise ArgumentError("log_prior", f"expected finite values, got {self.log_prior}")
         self.temperature = check_positive("temperature", temperature)
         self.race_error = None if race_error is None else check_probability("race_error", race_error)
         if race_error is not None and not shared_noise:
-            raise ValueError(
-                "race_error: racing compares classes under the same noise; expected shared_noise=True, got"
-                " False"
+            raise ArgumentError(
+                "race_error",
+                "racing compares classes under the same noise; expected shared_noise=True, got False",
             )
 
     @property

@@ -13,6 +13,7 @@ from torch import Tensor
 from diffproof import gradients
 from diffproof.checks import check_at_least, check_levels, check_member
 from diffproof.denoisers.base import Denoiser, per_row
+from diffproof.errors import ArgumentError
 from diffproof.noise import MAX_STEP, Noise
 
 # The votes of a row's noise that belong to a diffusion classifier; its class y under noise of its own has the
@@ -114,8 +115,8 @@ class DiffusionLoss:
         self.levels = [self.grid[index] for index in self._chosen]
         self.weights = [_weight(self.weighting, self.grid, index, 0.0) for index in self._chosen]
         if len(self.levels) * samples > MAX_STEP + 1:
-            raise ValueError(
-                f"samples: expected levels·samples ≤ {MAX_STEP + 1}, got {len(self.levels)}·{samples}"
+            raise ArgumentError(
+                "samples", f"expected levels·samples ≤ {MAX_STEP + 1}, got {len(self.levels)}·{samples}"
             )
 
     def settings(self) -> dict[str, Any]:
@@ -135,8 +136,9 @@ class DiffusionLoss:
             ValueError: sigma is negative, or there is no level above it.
         """
         if not 0.0 <= sigma < self.levels[-1]:
-            raise ValueError(
-                f"sigma: expected 0 ≤ sigma < {self.levels[-1]:.6g} (the highest noise level), got {sigma!r}"
+            raise ArgumentError(
+                "sigma",
+                f"expected 0 ≤ sigma < {self.levels[-1]:.6g} (the highest noise level), got {sigma!r}",
             )
         return [index for index, level in enumerate(self.levels) if level > sigma]
 
@@ -196,7 +198,9 @@ class DiffusionLoss:
 
     def _unconditional_terms(self, images: Tensor, noise: Noise, vote: int) -> list[gradients.Term]:
         if self.denoiser.num_classes is not None and self.denoiser.null_label is None:
-            raise ValueError("denoiser: the unconditional loss needs a null label, and this one has none")
+            raise ArgumentError(
+                "denoiser", "the unconditional loss needs a null label, and this one has none"
+            )
         own = self._rows(noise, images, None, vote=vote, shared=True)
 
         def term(index: int, sample: int) -> gradients.Term:
@@ -222,7 +226,7 @@ class DiffusionLoss:
             ValueError: as `losses`, or the level is not above sigma.
         """
         if index not in self.above(sigma):
-            raise ValueError(f"index: expected that of a level above sigma = {sigma:g}, got {index}")
+            raise ArgumentError("index", f"expected that of a level above sigma = {sigma:g}, got {index}")
         labels = self.denoiser.check_classes(classes).to(images.device)
         own = self._rows(noise, images, labels, vote=vote, shared=shared)
         samples = range(self.samples)
@@ -256,8 +260,8 @@ class DiffusionLoss:
         allowed = torch.tensor(self.above(sigma))
         index = draws.cpu() // self.samples
         if not bool(torch.isin(index, allowed).all()):
-            raise ValueError(
-                f"draws: expected those of levels above sigma = {sigma:g}, got {draws.tolist()[:5]}"
+            raise ArgumentError(
+                "draws", f"expected those of levels above sigma = {sigma:g}, got {draws.tolist()[:5]}"
             )
         level = torch.tensor(self.levels, dtype=torch.float64)[index].to(images.device)
         share = torch.tensor([self.share(one, sigma) for one in index.tolist()], dtype=torch.float64)
@@ -332,7 +336,7 @@ class DiffusionLoss:
 def _grid(denoiser: Denoiser, sigmas: Sequence[float] | Tensor | None) -> list[float]:
     if sigmas is None:
         if denoiser.sigmas is None:
-            raise ValueError("sigmas: this denoiser is continuous, expected noise levels, got None")
+            raise ArgumentError("sigmas", "this denoiser is continuous, expected noise levels, got None")
         sigmas = denoiser.sigmas
     grid = check_levels("sigmas", sigmas)
     for sigma in grid:
@@ -346,11 +350,11 @@ def _chosen(timesteps: str, total: int) -> list[int]:
         return list(range(total))
     rule, _, number = str(timesteps).partition(":")
     if rule not in ("first", "uniform") or not number.isdecimal():
-        raise ValueError(f"timesteps: expected all, first:N or uniform:N, got {timesteps!r}")
+        raise ArgumentError("timesteps", f"expected all, first:N or uniform:N, got {timesteps!r}")
     count = int(number)
     if not 1 <= count <= total:
-        raise ValueError(
-            f"timesteps: expected 1 ≤ N ≤ {total} (the number of noise levels), got {timesteps!r}"
+        raise ArgumentError(
+            "timesteps", f"expected 1 ≤ N ≤ {total} (the number of noise levels), got {timesteps!r}"
         )
     if rule == "first":
         return list(range(count))
@@ -382,7 +386,7 @@ def _divergence(grid: list[float], index: int, sigma: float) -> float:
 def _edm(grid: list[float], index: int, *, of_authors: bool) -> float:
     """λ(σ')·p(σ')·Δσ'·σ'² of a level, the last factor from ‖D_θ − x‖² to ‖ε_θ − ε‖²."""
     if len(grid) < 2:
-        raise ValueError(f"sigmas: the weightings of EDM need at least two noise levels, got {grid}")
+        raise ArgumentError("sigmas", f"the weightings of EDM need at least two noise levels, got {grid}")
     # The width of the last level is that of the one before.
     low = min(index, len(grid) - 2)
     level, width = 2 * grid[index], 2 * (grid[low + 1] - grid[low])

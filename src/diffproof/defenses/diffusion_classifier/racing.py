@@ -152,7 +152,7 @@ def race_terms(
         term, here = order[running, position], alive[running]
         values = losses(running, term, here)
         if not bool(torch.isfinite(values[here]).all()):
-            raise ValueError("denoiser: expected finite losses, got NaN or infinity")
+            raise ArgumentError("denoiser", "expected finite losses, got NaN or infinity")
         values = values.masked_fill(~here, 0.0)
         table[running, term] = values.to(table.dtype)
         visited[running] += 1

@@ -12,6 +12,7 @@ from diffproof.classifiers.base import Classifier, check_logits
 from diffproof.defenses.purifying.coordinates import as_image
 from diffproof.defenses.purifying.reverse_process import Draw, Purification, potential_gradient
 from diffproof.denoisers.base import Denoiser
+from diffproof.errors import ArgumentError
 from diffproof.reverse.solvers import Solver
 
 
@@ -92,10 +93,12 @@ class AGDM(Purification):
         self.guide = guide
         classes = getattr(guide, "num_classes", None)
         if classes != self.num_classes:
-            raise ValueError(f"guide: expected the classifier's {self.num_classes} classes, got {classes}")
+            raise ArgumentError(
+                "guide", f"expected the classifier's {self.num_classes} classes, got {classes}"
+            )
         takes = getattr(guide, "image_shape", None)
         if None not in (takes, self.image_shape) and takes != self.image_shape:
-            raise ValueError(f"guide: takes {takes} images, but the defence {self.image_shape}")
+            raise ArgumentError("guide", f"takes {takes} images, but the defence {self.image_shape}")
         self.scale = check_positive("scale", scale)
         self.where = check_member("where", where, Where)
         self.label = check_member("label", label, Label)

@@ -12,6 +12,7 @@ from diffproof.defenses.base import Defense
 from diffproof.defenses.purifying.coordinates import as_image
 from diffproof.defenses.purifying.reverse_process import Draw, Purification, potential_gradient
 from diffproof.denoisers.base import Denoiser
+from diffproof.errors import ArgumentError
 from diffproof.noise import Noise
 from diffproof.reverse.solvers import Solver
 
@@ -50,8 +51,8 @@ class COUP(Purification):
     ) -> None:
         if isinstance(classifier, Defense):
             # Its noise would have to be the same at each step and in each recomputation.
-            raise ValueError(
-                f"classifier: coup needs a plain one to guide it, got the defence {classifier.method!r}"
+            raise ArgumentError(
+                "classifier", f"coup needs a plain one to guide it, got the defence {classifier.method!r}"
             )
         super().__init__(
             denoiser, classifier, t_star=[t_star], steps=None if steps is None else [steps], solver=solver

@@ -8,6 +8,7 @@ from diffproof import gradients
 from diffproof.defenses.base import noise_for
 from diffproof.defenses.purifying.reverse_process import Purification, one_t_star
 from diffproof.denoisers.base import Denoiser
+from diffproof.errors import ArgumentError
 from diffproof.noise import Noise
 from diffproof.reverse.solvers import Solver
 
@@ -50,7 +51,7 @@ class DiffPure(Purification):
             ValueError: the solver is not the ODE.
         """
         if self.solver is not Solver.ODE:
-            raise ValueError(f"gradient: the adjoint is that of the solver ode, got {self.solver.value}")
+            raise ArgumentError("gradient", f"the adjoint is that of the solver ode, got {self.solver.value}")
         (levels,) = self.levels()
         diffuse, *_, last = self.chain(noise_for(images, noise))
 

@@ -16,6 +16,7 @@ from diffproof.defenses.diffusion_classifier.loss import DiffusionLoss, Weightin
 from diffproof.defenses.purifying.base import Purifier
 from diffproof.defenses.purifying.reverse_process import potential_gradient
 from diffproof.denoisers.base import Denoiser, per_row
+from diffproof.errors import ArgumentError
 from diffproof.gradients import Step
 from diffproof.noise import Noise
 
@@ -103,7 +104,7 @@ class LikelihoodMaximization(Purifier):
     ) -> None:
         super().__init__(denoiser, classifier)
         if denoiser.num_classes is not None and denoiser.null_label is None:
-            raise ValueError("denoiser: expected a null label, for the unconditional loss, got none")
+            raise ArgumentError("denoiser", "expected a null label, for the unconditional loss, got none")
         self.variant = check_member("variant", variant, Variant)
         theirs = self.variant is Variant.AUTHORS
         self.norm = check_member("norm", norm or (Norm.L2 if theirs else Norm.LINF), Norm)
@@ -111,8 +112,8 @@ class LikelihoodMaximization(Purifier):
             iterations = 5 if theirs else 10
         self.iterations = check_at_least("iterations", iterations, 1)
         if iterations > _VOTE:
-            raise ValueError(
-                f"iterations: expected at most {_VOTE}, each with noise of its own, got {iterations}"
+            raise ArgumentError(
+                "iterations", f"expected at most {_VOTE}, each with noise of its own, got {iterations}"
             )
         if budget is None:
             budget = 100.0 if theirs else 8 / 255 if self.norm is Norm.LINF else 0.5
@@ -121,7 +122,7 @@ class LikelihoodMaximization(Purifier):
             step = 0.1 / 2 if theirs else budget / iterations
         self.step = check_positive("step", step)
         if not 0 <= momentum < float("inf"):
-            raise ValueError(f"momentum: expected a finite number ≥ 0, got {momentum!r}")
+            raise ArgumentError("momentum", f"expected a finite number ≥ 0, got {momentum!r}")
         self.momentum = momentum
         self.loss: DiffusionLoss | None = None
         if theirs:
@@ -134,7 +135,7 @@ class LikelihoodMaximization(Purifier):
             }
             for name, given in idle.items():
                 if given:
-                    raise ValueError(f"{name}: the variant authors has its own Adam and loss, and takes none")
+                    raise ArgumentError(name, "the variant authors has its own Adam and loss, and takes none")
             denoiser.check_sigma(torch.tensor([_LOWEST, _HIGHEST]))
         else:
             self.loss = DiffusionLoss(

@@ -15,6 +15,7 @@ from diffproof.checks import check_at_least, check_positive
 from diffproof.defenses.base import noise_for
 from diffproof.defenses.purifying.base import Purifier
 from diffproof.denoisers.base import Denoiser
+from diffproof.errors import ArgumentError
 from diffproof.gradients import Step
 from diffproof.noise import Noise
 from diffproof.reverse.levels import check_t_star, t_star_of, vp_sigmas
@@ -56,11 +57,13 @@ class Purification(Purifier):
             steps = [max(1, round(1000 * time)) for time in self.t_star]
         self.steps = tuple(check_at_least("steps", number, 1) for number in steps)
         if len(self.steps) != len(self.t_star):
-            raise ValueError(f"steps: expected one number for each of {len(self.t_star)} rounds, got {steps}")
+            raise ArgumentError(
+                "steps", f"expected one number for each of {len(self.t_star)} rounds, got {steps}"
+            )
         try:
             self.solver = Solver(solver)
         except ValueError:
-            raise ValueError(f"solver: expected one of {', '.join(Solver)}, got {solver!r}") from None
+            raise ArgumentError("solver", f"expected one of {', '.join(Solver)}, got {solver!r}") from None
         for levels in self.levels():
             denoiser.check_sigma(levels[0])
 
@@ -85,7 +88,7 @@ class Purification(Purifier):
             ValueError: share outside (0, 1].
         """
         if not 0 < share <= 1:
-            raise ValueError(f"share: expected a number in (0, 1], got {share!r}")
+            raise ArgumentError("share", f"expected a number in (0, 1], got {share!r}")
         surrogate = copy.copy(self)
         # A module keeps its parts and hooks in dictionaries, which a shallow copy would share.
         parts = {name: value.copy() for name, value in vars(self).items() if isinstance(value, dict)}
@@ -186,5 +189,5 @@ def one_t_star(t_star: float | None, sigma: float | None) -> float:
         ValueError: both or neither, or out of range.
     """
     if (t_star is None) == (sigma is None):
-        raise ValueError(f"t_star, sigma: expected one of them, got {t_star!r} and {sigma!r}")
+        raise ArgumentError("t_star, sigma", f"expected one of them, got {t_star!r} and {sigma!r}")
     return check_t_star(t_star) if t_star is not None else t_star_of(check_positive("sigma", sigma or 0.0))

@@ -15,6 +15,7 @@ from diffproof.attacks.evaluation import scores
 from diffproof.attacks.papers import load_protocol
 from diffproof.attacks.scoring import Scores
 from diffproof.attacks.views import GradientMode
+from diffproof.errors import ArgumentError
 from diffproof.files import replacing
 from diffproof.intervals import Share
 from diffproof.pictures import save_grid
@@ -75,7 +76,7 @@ def load_attack_report(folders: Sequence[Path]) -> AttackReport:
         ValueError: no folder, or a folder that is no attack run or has no finished image.
     """
     if not folders:
-        raise ValueError("runs: expected at least one run folder")
+        raise ArgumentError("runs", "expected at least one run folder")
     rows = [_load_row(folder) for folder in folders]
     order = {name: place for place, name in enumerate(dict.fromkeys(_threat(row) for row in rows))}
     rows.sort(key=lambda row: order[_threat(row)])
@@ -95,7 +96,7 @@ def _load_row(folder: Path) -> AttackRow:
             store.findings(),
         )
     if not results:
-        raise ValueError(f"run: {folder} has no finished image yet")
+        raise ArgumentError("run", f"{folder} has no finished image yet")
     assert settings.draws is not None
     assert settings.majority_of is not None
     evaluated = [image.evaluated for image in results]
@@ -254,7 +255,7 @@ def write_attack_report(report: AttackReport, folder: Path, *, force: bool) -> l
     sheets = [folder / f"pictures-{name}.png" for name in names]
     for path in (table, *sheets):
         if path.exists() and not force:
-            raise ValueError(f"out: {path} exists; --force overwrites it")
+            raise ArgumentError("out", f"{path} exists; --force overwrites it")
     folder.mkdir(parents=True, exist_ok=True)
     write_attack_table(report, table)
     drawn = [sheet for row, sheet in zip(report.rows, sheets, strict=True) if draw_pictures(row, sheet)]

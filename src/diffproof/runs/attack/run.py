@@ -89,7 +89,7 @@ def prepare(settings: AttackSettings) -> AttackJob:
         if is_out_of_memory(error):
             raise
         # A network that cannot take the images says so in torch's words.
-        raise ValueError(f"the networks cannot label {data.name}: {first_line(error)}") from None
+        raise ArgumentError("data", f"the networks cannot label {data.name}: {first_line(error)}") from None
     _warn_of_a_wide_ball(threat, first)
     return job
 
@@ -127,16 +127,16 @@ def settle(settings: AttackSettings, image_size: int) -> tuple[AttackSettings, A
             ("majority_of", protocol.votes, votes),
         ):
             if asked is not None and asked != wanted:
-                raise ValueError(f"{what}: protocol {protocol.name} fixes {wanted}, got {asked}")
+                raise ArgumentError(what, f"protocol {protocol.name} fixes {wanted}, got {asked}")
         gradient, draws, votes = protocol.gradient.value, protocol.draws, protocol.votes
     attack = load_attack(name or "pgd", **given)
     filled = {name: as_flag(value) for name, value in asdict(attack).items()}
     if isinstance(attack, AutoAttack) and attack.version == "standard":
         if settings.eot is not None:
-            raise ValueError(f"eot: autoattack takes it in its version rand only, got {settings.eot}")
+            raise ArgumentError("eot", f"autoattack takes it in its version rand only, got {settings.eot}")
         filled["eot"] = None
     if settings.surrogate_share is not None and gradient != GradientMode.SURROGATE.value:
-        raise ValueError(f"surrogate_share: is for the gradient surrogate, got {gradient or 'exact'}")
+        raise ArgumentError("surrogate_share", f"is for the gradient surrogate, got {gradient or 'exact'}")
     settled = replace(
         settings,
         attack=attack.name,
@@ -158,9 +158,10 @@ def _try_first(job: AttackJob) -> None:
         images = images.clone().requires_grad_(job.attack.needs_gradient)
         logits = job.view(images, noise)
     if job.attack.needs_gradient and not logits.requires_grad:
-        raise ValueError(
-            f"attack: {job.attack.name} needs a gradient, and {job.settings.defense!r} gives its images none;"
-            " square needs none"
+        raise ArgumentError(
+            "attack",
+            f"{job.attack.name} needs a gradient, and {job.settings.defense!r} gives its images none;"
+            " square needs none",
         )
 
 

@@ -9,6 +9,7 @@ import torch
 
 from diffproof.attacks.scoring import draw_labels
 from diffproof.attacks.threat import PixelThreat
+from diffproof.errors import ArgumentError
 from diffproof.noise import Stream
 from diffproof.runs.attack.run import AttackJob, prepare
 from diffproof.runs.attack.store import AttackedImage, AttackStore
@@ -33,9 +34,9 @@ def verify_attack(folder: Path, *, resample: int = 0, device: str = "auto") -> V
     with AttackStore.reading(folder) as store:
         settings, results, weights_hash = store.settings, store.results(), store.weights_hash
     if not results:
-        raise ValueError(f"run: {folder} has no finished image yet")
+        raise ArgumentError("run", f"{folder} has no finished image yet")
     if resample < 0:
-        raise ValueError(f"resample: expected a number ≥ 0, got {resample}")
+        raise ArgumentError("resample", f"expected a number ≥ 0, got {resample}")
     job = prepare(replace(settings, device=device))
     failures = [failure for image in results for failure in check(image, job)]
     defense = job.view.defense

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from matplotlib.text import Text
 
+from diffproof.errors import ArgumentError
 from diffproof.files import replacing
 from diffproof.runs.certify.store import CertifyStore, ImageResult
 from diffproof.runs.labels import short_source, short_spec
@@ -92,9 +93,9 @@ def load_report(folders: Sequence[Path], radii: Sequence[float]) -> Report:
         ValueError: no folder, a folder that is no run or has no finished image, or a negative radius.
     """
     if not folders:
-        raise ValueError("runs: expected at least one run folder")
+        raise ArgumentError("runs", "expected at least one run folder")
     if not radii or any(not 0.0 <= radius < float("inf") for radius in radii):
-        raise ValueError(f"at: expected radii ≥ 0, got {list(radii)}")
+        raise ArgumentError("at", f"expected radii ≥ 0, got {list(radii)}")
     rows = sorted((_load_row(folder) for folder in folders), key=_order)
     remarks = [
         f"{row.folder}: {len(row.results)} of {row.planned} images are finished"
@@ -119,7 +120,7 @@ def _load_row(folder: Path) -> Row:
     with CertifyStore.reading(folder) as store:
         settings, results, planned = store.settings, store.results(), store.planned
     if not results:
-        raise ValueError(f"run: {folder} has no finished image yet")
+        raise ArgumentError("run", f"{folder} has no finished image yet")
     return Row(folder, settings, results, planned)
 
 
@@ -269,7 +270,7 @@ def write_report(report: Report, folder: Path, *, force: bool) -> tuple[Path, Pa
     table, picture = folder / "table.csv", folder / "curve.png"
     for path in (table, picture):
         if path.exists() and not force:
-            raise ValueError(f"out: {path} exists; --force overwrites it")
+            raise ArgumentError("out", f"{path} exists; --force overwrites it")
     folder.mkdir(parents=True, exist_ok=True)
     write_table(report, table)
     draw_curves(report, picture)

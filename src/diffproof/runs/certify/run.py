@@ -15,7 +15,7 @@ from diffproof.classifiers.named import load_classifier
 from diffproof.data.images import ImageData
 from diffproof.defenses.named import compile_networks, load_defense, set_precision
 from diffproof.denoisers.named import load_denoiser
-from diffproof.errors import is_compile_error
+from diffproof.errors import ArgumentError, is_compile_error
 from diffproof.noise import Stream
 from diffproof.runs.certify.store import CertifyStore, ImageResult, Partial
 from diffproof.runs.defense import noise_levels
@@ -76,7 +76,7 @@ def prepare(settings: CertifySettings) -> Job:
         _label_first(job, 1)
     except RuntimeError as error:
         # A network that cannot take the images says so in torch's words.
-        raise ValueError(f"the networks cannot label {data.name}: {first_line(error)}") from None
+        raise ArgumentError("data", f"the networks cannot label {data.name}: {first_line(error)}") from None
     if settings.compile:
         try:
             compile_networks(defense)
@@ -87,10 +87,11 @@ def prepare(settings: CertifySettings) -> Job:
     return job
 
 
-def _cannot_compile(error: RuntimeError) -> ValueError:
-    return ValueError(
-        f"compile: torch cannot compile the networks: {first_line(error)} (on CPUs it needs a C++ compiler"
-        " and Python's headers); leave --compile out to do without"
+def _cannot_compile(error: RuntimeError) -> ArgumentError:
+    return ArgumentError(
+        "compile",
+        f"torch cannot compile the networks: {first_line(error)} (on CPUs it needs a C++ compiler"
+        " and Python's headers); leave --compile out to do without",
     )
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
+from diffproof.errors import ArgumentError
 from diffproof.runs.certify.run import Job, prepare
 from diffproof.runs.certify.store import CertifyStore, ImageResult
 from diffproof.runs.settings import CertifySettings
@@ -41,9 +42,9 @@ def verify(folder: Path, *, resample: int = 0, device: str = "auto") -> Verifica
     with CertifyStore.reading(folder) as store:
         settings, results = store.settings, store.results()
     if not results:
-        raise ValueError(f"run: {folder} has no finished image yet")
+        raise ArgumentError("run", f"{folder} has no finished image yet")
     if resample < 0:
-        raise ValueError(f"resample: expected a number ≥ 0, got {resample}")
+        raise ArgumentError("resample", f"expected a number ≥ 0, got {resample}")
     # Compiling takes minutes, and only drawing again runs the networks.
     job = prepare(replace(settings, device=device, compile=settings.compile and resample > 0))
     failures = [failure for result in results for failure in check(result, settings, job)]

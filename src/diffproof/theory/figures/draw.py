@@ -9,6 +9,7 @@ from typing import TypeVar
 
 from matplotlib.figure import Figure
 
+from diffproof.errors import ArgumentError
 from diffproof.files import replacing
 from diffproof.theory.figures.bound import bounds
 from diffproof.theory.figures.charts import draw_agreement, draw_bounds, draw_convergence, draw_digits
@@ -85,7 +86,7 @@ def _check_folder(folder: Path, *, force: bool) -> None:
     """Raise unless the pictures can be written into a folder, which need not be there yet."""
     for name in PICTURES:
         if (folder / name).exists() and not force:
-            raise ValueError(f"out: {folder / name} exists; --force overwrites it")
+            raise ArgumentError("out", f"{folder / name} exists; --force overwrites it")
     parent = folder
     while not parent.exists():
         parent = parent.parent

@@ -158,12 +158,13 @@ def regions(setting: Setting, count: int) -> Regions:
     """
     classes, generator = setting.num_classes, setting.generator(3)
     if check_at_least("points", count, 1) < classes:
-        raise ValueError(f"points: expected one of each of {classes} classes at least, got {count}")
+        raise ArgumentError("points", f"expected one of each of {classes} classes at least, got {count}")
     counts = [count // classes + (label < count % classes) for label in range(classes)]
     if counts[0] * (count - counts[0]) > MAX_PAIRS:
-        raise ValueError(
-            f"points: {count} points of {classes} classes are too many for mixed-integer programming, which"
-            f" takes (points of a class)·(other points) ≤ {MAX_PAIRS}, got {counts[0]}·{count - counts[0]}"
+        raise ArgumentError(
+            "points",
+            f"{count} points of {classes} classes are too many for mixed-integer programming, which"
+            f" takes (points of a class)·(other points) ≤ {MAX_PAIRS}, got {counts[0]}·{count - counts[0]}",
         )
     points = torch.cat([setting.of_class(c).sample(n, generator) for c, n in enumerate(counts)])
     labels = torch.repeat_interleave(torch.arange(classes), torch.tensor(counts))
@@ -173,8 +174,8 @@ def regions(setting: Setting, count: int) -> Regions:
     index = int(gain.argmax())
     nearest = nearest_outside(support, index, setting.sigma)
     if nearest is None or single[index] == 0:
-        raise ValueError(
-            f"points: at sigma = {setting.sigma:.3g} none of {count} points has a bounded region round it"
+        raise ArgumentError(
+            "points", f"at sigma = {setting.sigma:.3g} none of {count} points has a bounded region round it"
         )
     checked = union_radius_mip(support, index, setting.sigma)
     return Regions(setting, support, index, float(single[index]), float(union[index]), nearest, checked)

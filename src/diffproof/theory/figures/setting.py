@@ -15,6 +15,7 @@ from diffproof.classifiers.base import Classifier
 from diffproof.defenses.base import CertifiableDefense
 from diffproof.defenses.dds import DDS
 from diffproof.defenses.densepure import DensePure
+from diffproof.errors import ArgumentError
 from diffproof.noise import Noise, Stream
 from diffproof.reverse.levels import vp_sigmas
 from diffproof.theory.densities import GaussianMixture
@@ -107,7 +108,7 @@ def make_setting(density: Path | None, t_star: float, seed: int) -> Setting:
     sigma = vp_sigmas(t_star, 1)[0]
     check_at_least("seed", seed, 0)
     if seed >= 2**64:
-        raise ValueError(f"seed: expected 0 ≤ seed < 2^64, got {seed}")
+        raise ArgumentError("seed", f"expected 0 ≤ seed < 2^64, got {seed}")
     return Setting(_default_density() if density is None else load_density(density), sigma, seed)
 
 
@@ -138,15 +139,15 @@ def load_density(path: Path) -> GaussianMixture:
         fields = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
-        raise ValueError(f"density: cannot read {path}: {reason}") from None
+        raise ArgumentError("density", f"cannot read {path}: {reason}") from None
     if not isinstance(fields, dict):
-        raise ValueError(f"density: expected an object in {path}, got {type(fields).__name__}")
+        raise ArgumentError("density", f"expected an object in {path}, got {type(fields).__name__}")
     given = [name for name, value in fields.items() if value is not None]
     for name in ("means", "covariances", "labels"):
         if name not in given:
-            raise ValueError(f"density: expected {name} in {path}, got {', '.join(given) or 'nothing'}")
+            raise ArgumentError("density", f"expected {name} in {path}, got {', '.join(given) or 'nothing'}")
     if unknown := set(fields) - {"means", "covariances", "weights", "labels"}:
-        raise ValueError(f"density: unknown name {sorted(unknown)[0]!r} in {path}")
+        raise ArgumentError("density", f"unknown name {sorted(unknown)[0]!r} in {path}")
     means, covariances, weights, labels = (
         _numbers(name, fields.get(name)) for name in ("means", "covariances", "weights", "labels")
     )
@@ -154,23 +155,24 @@ def load_density(path: Path) -> GaussianMixture:
     assert covariances is not None
     assert labels is not None
     if means.ndim != 2 or means.shape[1] != 2:
-        raise ValueError(f"means: expected K points of two pixels, got shape {tuple(means.shape)}")
+        raise ArgumentError("means", f"expected K points of two pixels, got shape {tuple(means.shape)}")
     if not bool((labels == labels.round()).all()):
-        raise ValueError("labels: expected integers, got others")
+        raise ArgumentError("labels", "expected integers, got others")
     density = GaussianMixture(means, covariances, weights, labels.long())
     deviations = density.variances.amin(1).sqrt()
     if float(deviations.min()) < _SHARPEST:
-        raise ValueError(
-            f"covariances: expected standard deviations of at least {_SHARPEST:g} pixels, got"
-            f" {float(deviations.min()):.2g} in component {int(deviations.argmin())}"
+        raise ArgumentError(
+            "covariances",
+            f"expected standard deviations of at least {_SHARPEST:g} pixels, got"
+            f" {float(deviations.min()):.2g} in component {int(deviations.argmin())}",
         )
     classes = density.check_labels().unique().tolist()
     if classes != list(range(len(classes))) or not 2 <= len(classes) <= MAX_CLASSES:
-        raise ValueError(f"labels: expected 2 to {MAX_CLASSES} classes 0, 1, …, got {classes}")
+        raise ArgumentError("labels", f"expected 2 to {MAX_CLASSES} classes 0, 1, …, got {classes}")
     outside = _mass_outside(density)
     if outside > _OUTSIDE:
-        raise ValueError(
-            f"density: expected at most {_OUTSIDE:.0%} of its mass outside [0, 1]², got up to {outside:.0%}"
+        raise ArgumentError(
+            "density", f"expected at most {_OUTSIDE:.0%} of its mass outside [0, 1]², got up to {outside:.0%}"
         )
     return density
 
@@ -182,7 +184,7 @@ def _numbers(name: str, value: object) -> Tensor | None:
     try:
         return torch.tensor(value, dtype=torch.float64)
     except (TypeError, ValueError, RuntimeError):
-        raise ValueError(f"{name}: expected lists of numbers, of one length each") from None
+        raise ArgumentError(name, "expected lists of numbers, of one length each") from None
 
 
 def _mass_outside(density: GaussianMixture) -> float:
