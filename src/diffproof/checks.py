@@ -97,7 +97,7 @@ def check_pixels(images: Tensor, name: str = "images") -> Tensor:
         raise ArgumentError(name, f"expected at least one image, got shape {tuple(images.shape)}")
     low, high = float(images.min()), float(images.max())
     if not images.isfinite().all():
-        raise ValueError(f"{name}: expected finite pixels, got NaN or infinity")
+        raise ArgumentError(name, "expected finite pixels, got NaN or infinity")
     if low < 0.0 or high > 1.0:
         raise ArgumentError(name, f"expected pixels in [0, 1], got [{low:.4g}, {high:.4g}]")
     return images

@@ -4,7 +4,23 @@ from __future__ import annotations
 
 import warnings
 
-import torch
+
+class ArgumentError(ValueError):
+    """A mistake of the user's: an argument, a file or data that is not what it should be.
+
+    Args:
+        argument: what it is about, by the name that the user knows it by.
+        problem: what was expected and what came.
+    """
+
+    def __init__(self, argument: str, problem: str) -> None:
+        # Both go to the base class, which pickles them.
+        super().__init__(argument, problem)
+        self.argument = argument
+        self.problem = problem
+
+    def __str__(self) -> str:
+        return f"{self.argument}: {self.problem}"
 
 
 def is_out_of_memory(error: BaseException) -> bool:

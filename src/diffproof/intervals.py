@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from scipy.special import betaincinv
 
 from diffproof.checks import check_at_least, check_probability
+from diffproof.errors import ArgumentError
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class Share:
         check_at_least("images", images, 1)
         check_probability("confidence", confidence)
         if not 0.0 <= value <= 1.0:
-            raise ValueError(f"value: expected a share in [0, 1], got {value!r}")
+            raise ArgumentError("value", f"expected a share in [0, 1], got {value!r}")
         hits, tail = value * images, (1 - confidence) / 2
         low = float(betaincinv(hits, images - hits + 1, tail)) if hits > 0 else 0.0
         high = float(betaincinv(hits + 1, images - hits, 1 - tail)) if hits < images else 1.0

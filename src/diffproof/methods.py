@@ -13,6 +13,7 @@ from typing import Any
 
 from diffproof.catalog import ATTACKS, DEFENSES, Method, Setting
 from diffproof.checks import unknown_name
+from diffproof.errors import ArgumentError
 from diffproof.own_code import Address, address, find, plugin
 from diffproof.values import Choice, Flag, Integer, Numbers, Optional, Real, Text, Value, written
 
@@ -71,7 +72,7 @@ def parse(kind: str, given: str | Mapping[str, Any]) -> MethodSpec:
             text = value if isinstance(value, str) else written(value)
             settings[key] = setting.value.read(text)
         except ValueError as error:
-            raise ValueError(f"{key}: {error} (of {kind} {method.name})") from None
+            raise ArgumentError(key, f"{error} (of {kind} {method.name})") from None
     return MethodSpec(kind, method.name, settings)
 
 
@@ -110,7 +111,9 @@ def load_class(kind: str, name: str) -> type[Any]:
             raise unknown_name(kind, name, _TABLES[kind])
         found = find(kind, where)
     if not (isinstance(found, type) and issubclass(found, base)):
-        raise ValueError(f"{kind}: expected {name} to be a class of diffproof.{base.__name__}, got {found!r}")
+        raise ArgumentError(
+            kind, f"expected {name} to be a class of diffproof.{base.__name__}, got {found!r}"
+        )
     return found
 
 
@@ -126,16 +129,16 @@ def _split(kind: str, text: str) -> tuple[str, dict[str, Any]]:
     while colon and position < len(rest):
         match = _SETTING.match(rest, position)
         if match is None:
-            raise ValueError(
-                f"{kind}: expected NAME:setting=value,setting=[value,value], got {rest[position:]!r} in"
-                f" {text!r}"
+            raise ArgumentError(
+                kind,
+                f"expected NAME:setting=value,setting=[value,value], got {rest[position:]!r} in {text!r}",
             )
         if match["name"] in settings:
-            raise ValueError(f"{kind}: {match['name']} is given twice in {text!r}")
+            raise ArgumentError(kind, f"{match['name']} is given twice in {text!r}")
         settings[match["name"]] = match["value"]
         position = match.end()
     if colon and not settings:
-        raise ValueError(f"{kind}: expected settings behind the colon, got {text!r}")
+        raise ArgumentError(kind, f"expected settings behind the colon, got {text!r}")
     return name.strip(), settings
 
 

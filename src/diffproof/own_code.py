@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from diffproof.errors import ArgumentError
 from diffproof.optional import one_line
 
 _ADDRESS = re.compile(r"(?P<module>[^\W\d]\w*(\.[^\W\d]\w*)*):(?P<name>[^\W\d]\w*)")
@@ -71,14 +72,14 @@ def find(argument: str, where: Address) -> Any:
             home = importlib.import_module(module)
         except ModuleNotFoundError as error:
             if error.name is not None and (module == error.name or module.startswith(f"{error.name}.")):
-                raise ValueError(
-                    f"{argument}: no module {error.name} in {Path.cwd()} or on Python's path (for {where})"
+                raise ArgumentError(
+                    argument, f"no module {error.name} in {Path.cwd()} or on Python's path (for {where})"
                 ) from None
-            raise ValueError(f"{argument}: importing {module} failed: {one_line(error)}") from None
+            raise ArgumentError(argument, f"importing {module} failed: {one_line(error)}") from None
         except Exception as error:  # it is the user's code
             raise _failed(argument, f"importing {module} failed", error) from error
     if not callable(getattr(home, name, None)):
-        raise ValueError(f"{argument}: module {module} has no function {name}")
+        raise ArgumentError(argument, f"module {module} has no function {name}")
     return getattr(home, name)
 
 
@@ -98,8 +99,8 @@ def build(argument: str, where: Address) -> Any:
             raise _failed(argument, f"{where}() failed", error) from error
 
 
-def _failed(argument: str, what: str, error: Exception) -> ValueError:
-    return ValueError(f"{argument}: {what}: {type(error).__name__}: {one_line(error)}")
+def _failed(argument: str, what: str, error: Exception) -> ArgumentError:
+    return ArgumentError(argument, f"{what}: {type(error).__name__}: {one_line(error)}")
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from diffproof.attacks.result import AttackResult
 from diffproof.attacks.threat import Threat, load_threat
 from diffproof.attacks.views import AttackedDefense, GradientMode
 from diffproof.defenses.base import Defense
+from diffproof.errors import ArgumentError
 from diffproof.methods import describe, load_class, parse
 
 
@@ -33,9 +34,9 @@ def load_attack(attack: str | Mapping[str, Any], **settings: Any) -> Attack:
     known = [setting.name for setting in describe("attack", spec.name).settings]
     for setting in settings:
         if setting not in known:
-            raise ValueError(f"{setting}: no setting of {spec.name}; it has {', '.join(known)}")
+            raise ArgumentError(setting, f"no setting of {spec.name}; it has {', '.join(known)}")
         if setting in spec.settings:
-            raise ValueError(f"{setting}: given twice, in {str(spec)!r} and beside it")
+            raise ArgumentError(setting, f"given twice, in {str(spec)!r} and beside it")
     loaded: Attack = load_class("attack", spec.name)(**spec.settings, **settings)
     return loaded
 
@@ -141,12 +142,12 @@ def _resolved(
 ) -> tuple[AttackedDefense, Attack, Threat]:
     """What `attack` and `evaluate` are given, as objects."""
     if not isinstance(attack, str) and settings:
-        raise ValueError(f"settings: expected none beside an attack, got {', '.join(settings)}")
+        raise ArgumentError("settings", f"expected none beside an attack, got {', '.join(settings)}")
     chosen = load_attack(attack, **settings) if isinstance(attack, str) else attack
     if isinstance(threat, str):
         if budget is None:
             raise ArgumentError("budget", f"expected one for the threat {threat!r}, got None")
         threat = load_threat(threat, budget)
     elif budget is not None:
-        raise ValueError(f"budget: the threat has its own, expected None, got {budget!r}")
+        raise ArgumentError("budget", f"the threat has its own, expected None, got {budget!r}")
     return AttackedDefense(defense, gradient, surrogate_share=surrogate_share), chosen, threat

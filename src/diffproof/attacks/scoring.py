@@ -13,6 +13,7 @@ from diffproof.checks import check_at_least
 from diffproof.classifiers.base import predicted_labels
 from diffproof.defenses.base import Defense
 from diffproof.defenses.voting import majority
+from diffproof.errors import ArgumentError
 from diffproof.intervals import Share
 from diffproof.noise import Noise, Stream
 

@@ -12,6 +12,7 @@ from scipy.optimize import brentq
 from torch import Tensor
 
 from diffproof.checks import check_at_least
+from diffproof.errors import ArgumentError
 from diffproof.intervals import Share
 
 # How far a row of probabilities may be from 1, for those of bfloat16.

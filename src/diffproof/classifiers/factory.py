@@ -7,6 +7,7 @@ from pathlib import Path
 from torch import nn
 
 from diffproof.classifiers.base import Classifier
+from diffproof.errors import ArgumentError
 from diffproof.own_code import Address, build
 from diffproof.weights import load_into, load_weights
 

@@ -10,6 +10,7 @@ from torch import nn
 from diffproof.checks import unknown_name
 from diffproof.classifiers.base import Classifier
 from diffproof.classifiers.preprocessing import Interpolation, Resize
+from diffproof.errors import ArgumentError
 from diffproof.optional import import_optional, one_line
 from diffproof.weights import only_data
 

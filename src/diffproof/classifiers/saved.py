@@ -10,6 +10,7 @@ from diffproof.classifiers.base import Classifier
 from diffproof.classifiers.cnn import SmallCNN
 from diffproof.classifiers.libraries import LIBRARIES
 from diffproof.classifiers.spec import Kind, parse
+from diffproof.errors import ArgumentError
 from diffproof.weights import load_into, load_weights
 
 
@@ -52,7 +53,7 @@ def build_classifier(description: dict[str, Any]) -> Classifier:
 
 def _load_base(spec: object) -> Classifier:
     if not isinstance(spec, str):
-        raise ValueError(f"classifier: the weights file's base is no text: {spec!r}")
+        raise ArgumentError("classifier", f"the weights file's base is no text: {spec!r}")
     kind, family, name, weights = parse(spec)
     if kind is Kind.CODE:
         # A file of tensors must not choose which code runs.
@@ -62,7 +63,7 @@ def _load_base(spec: object) -> Classifier:
             f" give {spec.partition('@')[0]}@FILE",
         )
     if kind is not Kind.LIBRARY:
-        raise ValueError(f"classifier: the weights file's base {spec!r} is no library's classifier")
+        raise ArgumentError("classifier", f"the weights file's base {spec!r} is no library's classifier")
     return LIBRARIES[family](name, weights).eval()
 
 

@@ -10,6 +10,7 @@ from typing import NamedTuple
 from diffproof.checks import unknown_name
 from diffproof.classifiers import resnet
 from diffproof.classifiers.libraries import LIBRARIES
+from diffproof.errors import ArgumentError
 from diffproof.own_code import plugin
 from diffproof.weights import packaged
 
@@ -52,7 +53,7 @@ def parse(spec: str) -> Spec:
     name, at, weights = spec.partition("@")
     if name in resnet.BLOCKS:
         if not weights:
-            raise ValueError(f"classifier: expected {name}@FILE, got {spec!r}")
+            raise ArgumentError("classifier", f"expected {name}@FILE, got {spec!r}")
         return Spec(Kind.RESNET, "", name, weights)
     if spec.endswith(".safetensors") and ":" not in spec:
         return Spec(Kind.FILE, "", spec, None)
@@ -60,7 +61,7 @@ def parse(spec: str) -> Spec:
     if colon and family in LIBRARIES:
         name, at, weights = (rest, "", "") if family == "hf" else rest.partition("@")
         if not name or (at and not weights):
-            raise ValueError(f"classifier: expected {family}:NAME, got {spec!r}")
+            raise ArgumentError("classifier", f"expected {family}:NAME, got {spec!r}")
         return Spec(Kind.LIBRARY, family, name, weights or None)
     if match := _CODE.fullmatch(spec):
         return Spec(Kind.CODE, match["module"], match["function"], match["weights"] or None)
@@ -69,8 +70,8 @@ def parse(spec: str) -> Spec:
     if at:
         raise unknown_name("classifier", name, resnet.BLOCKS)
     if Path(spec).is_dir():
-        raise ValueError(
-            f"classifier: {spec} is a folder; expected a file, or hf:{spec} for a transformers model"
+        raise ArgumentError(
+            "classifier", f"{spec} is a folder; expected a file, or hf:{spec} for a model of transformers"
         )
     if Path(spec).suffix == "" and "/" not in spec:
         raise unknown_name("classifier", spec, [*files, *resnet.BLOCKS, *(f"{name}:" for name in LIBRARIES)])

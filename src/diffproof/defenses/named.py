@@ -10,6 +10,7 @@ from torch import nn
 
 from diffproof.defenses.base import Defense
 from diffproof.denoisers.base import Denoiser
+from diffproof.errors import ArgumentError
 from diffproof.methods import MethodSpec, describe, load_class, parse
 
 D = TypeVar("D", bound=Defense)
@@ -45,9 +46,9 @@ def load_defense(
     for name in settings:
         if own.setting(name) is None:
             known = ", ".join(sorted(setting.name for setting in own.settings))
-            raise ValueError(f"{name}: no setting of the method {spec.name!r}, which takes {known}")
+            raise ArgumentError(name, f"no setting of the method {spec.name!r}, which takes {known}")
         if name in spec.settings:
-            raise ValueError(f"{name}: given twice, in {str(spec)!r} and beside it")
+            raise ArgumentError(name, f"given twice, in {str(spec)!r} and beside it")
     given = {name: network for name, network in networks.items() if network is not None}
     if "denoiser" not in own.takes:
         given.pop("denoiser", None)
@@ -65,9 +66,9 @@ def check_networks(method: str, **networks: object) -> None:
     own = describe("defense", method)
     for name, network in networks.items():
         if name in own.networks and network is None:
-            raise ValueError(f"{name}: the method {method!r} needs one, got None")
+            raise ArgumentError(name, f"the method {method!r} needs one, got None")
         if name not in own.takes and network is not None and name != "denoiser":
-            raise ValueError(f"{name}: the method {method!r} takes none")
+            raise ArgumentError(name, f"the method {method!r} takes none")
 
 
 def set_precision(defense: D, dtype: torch.dtype) -> D:

@@ -7,6 +7,7 @@ from pathlib import Path
 from torch import nn
 
 from diffproof.denoisers.base import Denoiser
+from diffproof.errors import ArgumentError
 from diffproof.own_code import Address, build
 from diffproof.weights import load_into, load_weights
 
@@ -24,13 +25,16 @@ def load(where: Address, weights: str | None) -> Denoiser:
     """
     denoiser = build("denoiser", where)
     if not isinstance(denoiser, Denoiser):
-        raise ValueError(
-            f"denoiser: {where}() returned {type(denoiser).__name__}, expected a diffproof.Denoiser; a"
-            " network becomes one as diffproof.NetworkDenoiser(network, schedule, prediction=…)"
+        raise ArgumentError(
+            "denoiser",
+            f"{where}() returned {type(denoiser).__name__}, expected a diffproof.Denoiser; a"
+            " network becomes one as diffproof.NetworkDenoiser(network, schedule, prediction=…)",
         )
     if weights is not None:
         network = getattr(denoiser, "network", None)
         if not isinstance(network, nn.Module):
-            raise ValueError(f"denoiser: {where}() has no network that could take the weights of {weights}")
+            raise ArgumentError(
+                "denoiser", f"{where}() has no network that could take the weights of {weights}"
+            )
         load_into(network, load_weights(Path(weights)).tensors, weights)
     return denoiser.eval()

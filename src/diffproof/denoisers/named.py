@@ -13,6 +13,7 @@ from diffproof.denoisers.base import Denoiser
 from diffproof.denoisers.empirical import EmpiricalDenoiser
 from diffproof.denoisers.network import NetworkDenoiser
 from diffproof.denoisers.schedules import named_schedule
+from diffproof.errors import ArgumentError
 from diffproof.own_code import address, exists, plugin
 from diffproof.weights import packaged
 

@@ -18,7 +18,7 @@ from diffproof.checks import unknown_name
 from diffproof.classifiers.base import predicted_labels
 from diffproof.defenses.purifying.base import Purifier
 from diffproof.denoisers.network import NetworkDenoiser
-from diffproof.errors import halved, is_out_of_memory
+from diffproof.errors import ArgumentError, halved, is_out_of_memory
 from diffproof.files import replacing
 from diffproof.noise import Noise, Stream
 from diffproof.pictures import read_picture, save_grid, save_picture
@@ -57,7 +57,7 @@ class PurifySettings(PurificationFlags, Flags):
             raise unknown_name("defense", self.defense, DEFENSES)
         if self.defense not in purifying:
             known = ", ".join(purifying)
-            raise ValueError(f"defense: expected one that purifies ({known}), got {self.defense!r}")
+            raise ArgumentError("defense", f"expected one that purifies ({known}), got {self.defense!r}")
         super().__post_init__()
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from diffproof.checks import check_at_least, check_pixels, check_positive, check_probability, check_shape
 from diffproof.defenses.base import CertifiableDefense, Labelled
-from diffproof.errors import halved
+from diffproof.errors import ArgumentError, halved
 from diffproof.noise import Noise, Stream
 from diffproof.smoothing.bounds import Bound, as_bound, prediction, radius_bound
 from diffproof.smoothing.certificate import Certificate

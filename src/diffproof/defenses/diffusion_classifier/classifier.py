@@ -145,8 +145,8 @@ class DiffusionClassifier(CertifiableDefense):
             ValueError: as `racing.race`, or the classes do not share their noise.
         """
         if not self.shared_noise:
-            raise ValueError(
-                "shared_noise: racing compares classes under the same noise, expected True, got False"
+            raise ArgumentError(
+                "shared_noise", "racing compares classes under the same noise, expected True, got False"
             )
         # The losses are raced as they are, and the temperature divides them, not the prior.
         prior = self.temperature * self.prior(images)

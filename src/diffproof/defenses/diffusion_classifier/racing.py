@@ -18,6 +18,7 @@ from torch import Tensor
 from diffproof.checks import check_at_least, check_probability
 from diffproof.classifiers.base import predicted_labels
 from diffproof.defenses.diffusion_classifier.loss import DiffusionLoss
+from diffproof.errors import ArgumentError
 from diffproof.noise import MAX_VOTE, Noise
 
 # The order of a row comes from a vote of its own: it must be independent of the losses' noise.

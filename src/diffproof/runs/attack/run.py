@@ -26,7 +26,7 @@ from diffproof.attacks.views import AttackedDefense, GradientMode
 from diffproof.data.images import ImageData
 from diffproof.defenses.purifying.base import Purifier
 from diffproof.defenses.voting import majority
-from diffproof.errors import halved, is_out_of_memory
+from diffproof.errors import ArgumentError, halved, is_out_of_memory
 from diffproof.noise import Noise, Stream
 from diffproof.runs.attack.store import AttackedImage, AttackStore
 from diffproof.runs.defense import defense_settings, load_networks_and_defense, numbers

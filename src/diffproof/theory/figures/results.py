@@ -16,6 +16,7 @@ from torch import Tensor
 
 from diffproof.checks import check_at_least
 from diffproof.data.digits import load_digits
+from diffproof.errors import ArgumentError
 from diffproof.intervals import Share
 from diffproof.reverse.solvers import Solver
 from diffproof.theory.densities import FiniteSupport, GaussianMixture
