@@ -90,6 +90,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "AGDM": "defenses.purifying.agdm",
+    "ArgumentError": "errors",
     "Attack": "attacks.base",
     "AttackResult": "attacks.result",
     "AttackedDefense": "attacks.views",
