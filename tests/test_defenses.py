@@ -675,9 +675,9 @@ def test_defences_that_cannot_be_built() -> None:
         dp.DDS(mixture(), other)
     with pytest.raises(ValueError, match="sigma: expected a finite number > 0, got nan"):
         dp.DDS(mixture(), classifier(), sigma=math.nan)
-    with pytest.raises(ValueError, match="method: unknown name 'densepur'; did you mean densepure"):
+    with pytest.raises(ValueError, match="defense: unknown name 'densepur'; did you mean densepure"):
         dp.load_defense("densepur", classifier=classifier(), denoiser=mixture())
-    with pytest.raises(ValueError, match="method: unknown name 'xyz'; known: agdm, coup, dc, dds, d"):
+    with pytest.raises(ValueError, match="defense: unknown name 'xyz'; known: agdm, coup, dc, dds, d"):
         dp.load_defense("xyz", classifier=classifier(), denoiser=mixture())
     for method in ("dds", "densepure"):
         with pytest.raises(ValueError, match=f"denoiser: the method '{method}' needs one, got None"):
