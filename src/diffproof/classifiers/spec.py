@@ -71,7 +71,7 @@ def parse(spec: str) -> Spec:
         raise unknown_name("classifier", name, resnet.BLOCKS)
     if Path(spec).is_dir():
         raise ArgumentError(
-            "classifier", f"{spec} is a folder; expected a file, or hf:{spec} for a model of transformers"
+            "classifier", f"{spec} is a folder; expected a file, or hf:{spec} for a transformers model"
         )
     if Path(spec).suffix == "" and "/" not in spec:
         raise unknown_name("classifier", spec, [*files, *resnet.BLOCKS, *(f"{name}:" for name in LIBRARIES)])
