@@ -549,8 +549,10 @@ def test_no_memory_for_the_batch_halves_it_and_says_so(
 ) -> None:
     """A real process in an address space that is too small for the batch asked for."""
     program = """
-import resource, sys, torch
+import ctypes, resource, sys, torch
 import sklearn.datasets, scipy.stats, matplotlib
+# M_ARENA_MAX: each thread's arena would take 64 MB of the address space, or not, as the threads happen to run.
+ctypes.CDLL(None).mallopt(-8, 1)
 from diffproof.cli.main import main
 from diffproof.runs.certify import run as certify
 prepare = certify.prepare
