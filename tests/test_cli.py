@@ -559,7 +559,7 @@ prepare = certify.prepare
 def limited(settings):
     job = prepare(settings)
     used = int(open('/proc/self/statm').read().split()[0]) * resource.getpagesize()
-    resource.setrlimit(resource.RLIMIT_AS, (used + 64 * 2**20, resource.RLIM_INFINITY))
+    resource.setrlimit(resource.RLIMIT_AS, (used + 192 * 2**20, resource.RLIM_INFINITY))
     return job
 certify.prepare = limited
 main()
