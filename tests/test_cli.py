@@ -551,7 +551,7 @@ def test_no_memory_for_the_batch_halves_it_and_says_so(
     program = """
 import ctypes, resource, sys, torch
 import sklearn.datasets, scipy.stats, matplotlib
-# M_ARENA_MAX: each thread's arena would take 64 MB of the address space, or not, as the threads happen to run.
+# M_ARENA_MAX: the arena of a thread takes 64 MB of addresses, or none, as the threads happen to run.
 ctypes.CDLL(None).mallopt(-8, 1)
 from diffproof.cli.main import main
 from diffproof.runs.certify import run as certify
