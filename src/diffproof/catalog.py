@@ -42,7 +42,8 @@ class Method:
         line: what it is, in a line.
         settings: in the order of the constructor.
         networks: those that it needs, of denoiser, classifier and guide.
-        can: "certify" and "purify", for defences; "gradient-free" for attacks.
+        can: "certify" and "purify", for defences, and "ask" where purifying asks the classifier;
+            "gradient-free" for attacks.
         optional: networks that it takes but can do without.
     """
 
@@ -231,7 +232,7 @@ DEFENSES: dict[str, Method] = {
                 Setting("diffuse", Flag(), False, "Whether the image is diffused to t* first."),
             ),
             _DENOISING,
-            frozenset({"purify"}),
+            frozenset({"purify", "ask"}),
         ),
         Method(
             "agdm",
@@ -310,7 +311,7 @@ ATTACKS: dict[str, Method] = {
             "The authors' AutoAttack (Croce & Hein 2020); extra diffproof[attacks].",
             (
                 Setting("version", Choice("standard", "rand"), "standard", "rand is for random defences."),
-                Setting("eot", Integer(1), 20, "Draws of noise a gradient, of the version rand."),
+                Setting("eot", Optional(Integer(1)), None, "Draws a gradient, of rand; 20 by default."),
             ),
         ),
         Method(

@@ -38,6 +38,20 @@ class MethodSpec:
     name: str
     settings: Mapping[str, Any]
 
+    def filled(self) -> MethodSpec:
+        """The same method with all its settings, those that were not given at their defaults."""
+        return MethodSpec(self.kind, self.name, {**self._usual(), **self.settings})
+
+    def unusual(self) -> MethodSpec:
+        """The same method without the settings that are at their defaults."""
+        usual, nothing = self._usual(), object()
+        told = {name: value for name, value in self.settings.items() if usual.get(name, nothing) != value}
+        return MethodSpec(self.kind, self.name, told)
+
+    def _usual(self) -> dict[str, Any]:
+        own = describe(self.kind, self.name)
+        return {setting.name: setting.default for setting in own.settings if not setting.required}
+
     def __str__(self) -> str:
         """The text that reads as this again."""
         if not self.settings:
@@ -166,7 +180,30 @@ def _of_class(name: str, of: type[Any]) -> Method:
     networks = tuple(one.name for one in places if one.default is one.empty)
     optional = tuple(one.name for one in places if one.default is not one.empty)
     line = (inspect.getdoc(of) or "").partition("\n")[0]
-    return Method(name, name, line, settings, networks, optional=optional)
+    can = {word for word, base in _abilities() if issubclass(of, base)}
+    return Method(name, name, line, settings, networks, frozenset(can), optional)
+
+
+def _abilities() -> list[tuple[str, type[Any]]]:
+    from diffproof.defenses.base import CertifiableDefense
+    from diffproof.defenses.purifying.base import Purifier
+
+    return [("certify", CertifiableDefense), ("purify", Purifier)]
+
+
+def check_networks(method: str, **networks: object) -> None:
+    """Raise ValueError for a network that a known method needs and is None, or that it has no use for.
+
+    Args:
+        method: a name of the catalog, or the address of a class.
+        networks: any of classifier, denoiser and guide, or their specs. An idle denoiser is no error.
+    """
+    own = describe("defense", method)
+    for name, network in networks.items():
+        if name in own.networks and network is None:
+            raise ArgumentError(name, f"the method {method!r} needs one, got None")
+        if name not in own.takes and network is not None and name != "denoiser":
+            raise ArgumentError(name, f"the method {method!r} takes none")
 
 
 class _InPython(Value):

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from diffproof.attacks.base import Attack, Job
+from diffproof.attacks.base import Attack, Job, Traits
+from diffproof.attacks.losses import Loss
 from diffproof.attacks.pyautoattack import NORMS, WatchedDefense, contained, one_row, package, package_seed
 from diffproof.attacks.result import AttackResult
 from diffproof.attacks.threat import L2, Linf, PixelThreat, Threat
@@ -32,7 +33,8 @@ class AutoAttack(Attack):
     Args:
         version: "standard" (APGD-CE, targeted APGD-DLR, targeted FAB, Square) or "rand" (APGD-CE and APGD-DLR
             with EOT, for random defences).
-        eot: draws of noise a gradient, of the version rand; evaluated as one batch.
+        eot: draws of noise a gradient, of the version rand, 20 by default; evaluated as one batch. Standard
+            takes none.
 
     Raises:
         ValueError: an argument is out of range. Running it raises ValueError for too few classes or where the
@@ -40,15 +42,22 @@ class AutoAttack(Attack):
     """
 
     version: str = "standard"
-    eot: int = 20
+    eot: int | None = None
 
     name = "autoattack"
     threats = (Linf, L2)
 
     def __post_init__(self) -> None:
-        check_at_least("eot", self.eot, 1)
         if self.version not in VERSIONS:
             raise ArgumentError("version", f"expected one of {', '.join(VERSIONS)}, got {self.version!r}")
+        if self.version == "rand":
+            object.__setattr__(self, "eot", check_at_least("eot", 20 if self.eot is None else self.eot, 1))
+        elif self.eot is not None:
+            raise ArgumentError("eot", f"autoattack takes it in its version rand only, got {self.eot}")
+
+    def traits(self) -> Traits:
+        """APGD's: it starts with cross-entropy, and takes 100 gradients."""
+        return Traits(Loss.CE, self.repeats, 100, "eot, in its version rand", "take its version rand")
 
     def check(self, view: AttackedDefense, threat: Threat) -> None:
         """As any attack's; besides, there must be classes enough, and the package installed."""
@@ -68,7 +77,7 @@ class AutoAttack(Attack):
         target of APGD and FAB, and 5119 of APGD-CE, Square and the looks between.
         """
         if self.version == "rand":
-            return 202 * self.eot + 7
+            return 202 * self.repeats + 7
         return 5119 + 305 * min(9, num_classes - 1)
 
     def images_at_once(self, batch_size: int) -> int:
@@ -84,7 +93,7 @@ class AutoAttack(Attack):
         with contained(job):
             for row in range(len(job.images)):
                 random = self.version == "rand"
-                watched = WatchedDefense(job, row, threat, self.eot if random else 1)
+                watched = WatchedDefense(job, row, threat, self.repeats)
                 adversary = pyautoattack.AutoAttack(
                     watched,
                     norm=NORMS[threat.name],
@@ -94,7 +103,7 @@ class AutoAttack(Attack):
                     device=job.images.device,
                 )
                 if random:
-                    adversary.apgd.eot_iter = self.eot
+                    adversary.apgd.eot_iter = self.repeats
                 # The package's 9 targets are those of 10 classes.
                 adversary.apgd_targeted.n_target_classes = min(9, classes - 1)
                 adversary.fab.n_target_classes = min(9, classes - 1)

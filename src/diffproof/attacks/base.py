@@ -9,6 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from diffproof.attacks.losses import Loss
 from diffproof.attacks.result import AttackResult
 from diffproof.attacks.threat import Threat
 from diffproof.attacks.views import AttackedDefense
@@ -42,6 +43,25 @@ class Job:
 
 
 @dataclass(frozen=True)
+class Traits:
+    """What the diagnostics ask of an attack.
+
+    Attributes:
+        loss: what it raises; None for an attack that asks for no gradient.
+        eot: draws of noise a gradient.
+        iterations: gradients it asks for, or evaluations where it asks for none.
+        effort: the settings that make it stronger.
+        averaging: what makes it average over draws of noise.
+    """
+
+    loss: Loss | None
+    eot: int
+    iterations: int
+    effort: str = "iterations and eot"
+    averaging: str = "raise its eot"
+
+
+@dataclass(frozen=True)
 class Attack:
     """The settings of an attack. Subclasses write `find`."""
 
@@ -56,13 +76,23 @@ class Attack:
             known = ", ".join(sorted(kind.name for kind in self.threats))
             raise ArgumentError("threat", f"{self.name} attacks within {known}, got {threat.name}")
 
+    def traits(self) -> Traits:
+        """What the diagnostics ask of the attack: by its settings loss, eot, iterations where it has them."""
+        loss = Loss(getattr(self, "loss", Loss.CE)) if self.needs_gradient else None
+        return Traits(loss, self.repeats, int(getattr(self, "iterations", 1)))
+
+    @property
+    def repeats(self) -> int:
+        """Draws of noise that it evaluates an image under at once."""
+        return int(getattr(self, "eot", None) or 1)
+
     def most_draws(self, result: AttackResult, num_classes: int) -> int:
         """How many draws of noise the attack would have seen of this image if it had found nothing."""
         return result.draws
 
     def images_at_once(self, batch_size: int) -> int:
         """How many images fill a batch of so many rows; at least one."""
-        return max(1, batch_size // int(getattr(self, "eot", 1)))
+        return max(1, batch_size // self.repeats)
 
     def find(self, job: Job, threat: Threat) -> list[AttackResult]:
         """A result an image. Written by subclasses."""

@@ -15,10 +15,10 @@ from diffproof.attacks.threat import Threat, load_threat
 from diffproof.attacks.views import AttackedDefense, GradientMode
 from diffproof.defenses.base import Defense
 from diffproof.errors import ArgumentError
-from diffproof.methods import describe, load_class, parse
+from diffproof.methods import MethodSpec, describe, load_class, parse
 
 
-def load_attack(attack: str | Mapping[str, Any], **settings: Any) -> Attack:
+def load_attack(attack: str | Mapping[str, Any] | MethodSpec, **settings: Any) -> Attack:
     """An attack by name.
 
     Args:
@@ -30,7 +30,7 @@ def load_attack(attack: str | Mapping[str, Any], **settings: Any) -> Attack:
     Raises:
         ValueError: unknown name, or a setting that is unknown, given twice or out of range.
     """
-    spec = parse("attack", attack)
+    spec = attack if isinstance(attack, MethodSpec) else parse("attack", attack)
     known = [setting.name for setting in describe("attack", spec.name).settings]
     for setting in settings:
         if setting not in known:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from diffproof.attacks.base import Attack, Job
+from diffproof.attacks.base import Attack, Job, Traits
 from diffproof.attacks.pyautoattack import NORMS, WatchedDefense, contained, one_row, package, package_seed
 from diffproof.attacks.result import AttackResult
 from diffproof.attacks.threat import L2, Linf, PixelThreat, Threat
@@ -56,6 +56,10 @@ class Square(Attack):
     def images_at_once(self, batch_size: int) -> int:
         """One: it attacks each image on its own."""
         return 1
+
+    def traits(self) -> Traits:
+        """Queries in place of gradients."""
+        return Traits(None, 1, self.queries, "queries")
 
     def find(self, job: Job, threat: Threat) -> list[AttackResult]:
         """One run of the package an image, more where a random defence kept it from attacking."""

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
-from diffproof.attacks.base import Attack, Job
+from diffproof.attacks.base import Attack, Job, Traits
 from diffproof.attacks.expectation import Expectation
 from diffproof.attacks.losses import Loss
 from diffproof.attacks.result import AttackResult
@@ -76,6 +76,10 @@ class StAdv(Attack):
         check_at_least("eot", self.eot, 1)
         check_positive("learning_rate", self.learning_rate)
         check_positive("smoothness", self.smoothness)
+
+    def traits(self) -> Traits:
+        """It raises the margin."""
+        return replace(super().traits(), loss=Loss.MARGIN)
 
     def find(self, job: Job, threat: Threat) -> list[AttackResult]:
         """Adam on the flow."""

@@ -21,7 +21,7 @@ def attack_options(command: Any) -> Any:
             click.option("--budget", required=True, help="By how much, for pixels in [0, 1]: 8/255 or 0.5."),
             click.option(
                 "--attack",
-                help="pgd, autoattack, stadv, diffattack, lagrange, low-frequency or square."
+                help="Attack with its settings, such as pgd:iterations=200,eot=20; see `diffproof methods`."
                 " [default: the protocol's, or pgd]",
             ),
             click.option(
@@ -36,39 +36,6 @@ def attack_options(command: Any) -> Any:
             click.option(
                 "--protocol", help="Attack and score as a paper does: diffpure, lee-kim or diffbreak."
             ),
-            click.option("--iterations", type=int, help="Gradient steps. [default: 100]"),
-            click.option(
-                "--eot", type=int, help="Draws of noise an iteration. [default: 1; autoattack rand: 20]"
-            ),
-            click.option("--step", type=float, help="Length of a step. [default: 2.5·budget/iterations]"),
-            click.option("--loss", help="ce, dlr or margin; not of stadv. [default: ce]"),
-            click.option(
-                "--mean-of", help="What is averaged over the draws: loss or logits. [default: loss]"
-            ),
-            click.option(
-                "--direction", help="Of a step: steepest, or sign for any norm. [default: steepest]"
-            ),
-            click.option(
-                "--random-start/--no-random-start",
-                default=None,
-                help="Start anywhere in the ball. [default: no]",
-            ),
-            click.option("--learning-rate", type=float, help="Of stadv's Adam. [default: 0.01]"),
-            click.option(
-                "--smoothness", type=float, help="Weight of stadv's total variation. [default: 0.0025]"
-            ),
-            click.option(
-                "--weight", type=float, help="Of diffattack's deviation of the states. [default: 1]"
-            ),
-            click.option(
-                "--weights",
-                help="Of lagrange's unconditional loss, one after the other. [default: 0,1,10]",
-            ),
-            click.option(
-                "--share", type=float, help="Of the frequencies that low-frequency changes. [default: 0.5]"
-            ),
-            click.option("--version", help="Of autoattack: standard or rand. [default: standard]"),
-            click.option("--queries", type=int, help="Of square. [default: 5000]"),
             click.option(
                 "--draws", type=int, help="Fresh draws that score an image. [default: the protocol's, or 10]"
             ),
@@ -87,7 +54,7 @@ def attack_options(command: Any) -> Any:
 @click.command(context_settings={"show_default": True})
 @config_option
 @data_options
-@defense_options(only_purify=False)
+@defense_options("diffpure:t_star=0.1,steps=20")
 @attack_options
 @run_options(batch_size=64)
 def attack(out: Path, **flags: Any) -> None:

@@ -8,39 +8,22 @@ from typing import Any
 import click
 
 from diffproof.cli.config import config_option
-from diffproof.cli.defense_options import diffusion_loss_options
-from diffproof.cli.run_options import applied, data_options, run_options
-
-
-def _diffusion_classifier(command: Any) -> Any:
-    """The settings of dc."""
-    error = click.option(
-        "--race-error",
-        type=float,
-        help="Drop classes early, with at most this probability of another label; dc only. [default: never]",
-    )
-    return applied(command, [*diffusion_loss_options("dc only"), error])
+from diffproof.cli.defense_options import defense_options
+from diffproof.cli.run_options import data_options, run_options
 
 
 @click.command(context_settings={"show_default": True})
 @config_option
 @data_options
-@click.option("--denoiser", help="Diffusion model; see above. Not used by none.")
-@click.option("--classifier", help="Classifier; see above. None for dc.")
-@click.option("--method", required=True, help="none (plain smoothing), dds, densepure or dc.")
+@defense_options("densepure:steps=10,votes=40", guide=False)
 @click.option("--sigma", required=True, type=float, help="Standard deviation of the noise, [0, 1] pixels.")
-@click.option("--steps", default="10", help="Denoiser evaluations of a sample, or full; densepure only.")
-@click.option("--votes", default=40, help="Samples that vote on a draw; densepure only.")
-@click.option("--consensus", type=int, help="Stop after so many equal votes in a row; densepure only.")
-@click.option("--step-rule", default="authors", help="authors, paper or log-sigma; densepure only.")
-@_diffusion_classifier
 @click.option("--n0", default=100, help="Draws that choose the class.")
 @click.option("--n", default=10_000, help="Draws that bound its probability.")
 @click.option("--alpha", default=0.001, help="Failure probability of each image's certificate.")
 @click.option("--bound", default="one-sided", help="one-sided, or two-sided for the bound with p_B.")
 @click.option("--compile/--no-compile", help="Compile the networks: starts minutes later, runs faster.")
 @run_options(batch_size=256)
-def certify(out: Path, steps: str, **flags: Any) -> None:
+def certify(out: Path, **flags: Any) -> None:
     """Certify images of a data set into a run folder.
 
     \b
@@ -54,7 +37,7 @@ def certify(out: Path, steps: str, **flags: Any) -> None:
                   hf:FOLDER or hf:HUB_ID, resnet56@FILE, timm:NAME,
                   torchvision:NAME, robustbench:NAME, module.path:factory@FILE
 
-    Of the method dc, the denoiser itself classifies: it must be class-conditional, and the data's labels are
+    Of the defence dc, the denoiser itself classifies: it must be class-conditional, and the data's labels are
     its labels.
 
     The same command continues an interrupted run; nothing finished is done again. The folder's settings.yaml
@@ -64,7 +47,7 @@ def certify(out: Path, steps: str, **flags: Any) -> None:
     from diffproof.runs.certify.run import prepare
     from diffproof.runs.settings import CertifySettings
 
-    settings = CertifySettings(**flags, steps=parse_steps(steps))
+    settings = CertifySettings(**flags)
     job = prepare(settings)
     limit = f"n = {settings.n} and alpha = {settings.alpha:g} allow radii up to {job.largest_radius:.4f}"
     if job.largest_radius <= 0.0:
@@ -85,13 +68,13 @@ def certify(out: Path, steps: str, **flags: Any) -> None:
         noised, seen = ("×".join(map(str, size)) for size in (first.image_size, first.classifier_size))
         click.echo(f"radii are ℓ2 at {noised}, where noise was added; the classifier works at {seen}")
     spent = [sum(getattr(r.certificate, name) for r in results) for name in _EVALUATIONS]
-    if settings.race_error is not None:
-        click.echo(f"evaluations: denoiser {spent[0]:,} instead of {spent[1]:,} ({spent[0] / spent[1]:.0%})")
-    if settings.method == "densepure":
-        click.echo(
-            f"evaluations: denoiser {spent[0]:,} instead of {spent[1]:,} ({spent[0] / spent[1]:.0%}),"
-            f" classifier {spent[2]:,} instead of {spent[3]:,} ({spent[2] / spent[3]:.0%})"
-        )
+    parts = [
+        f"{name} {used:,} instead of {naive:,} ({used / naive:.0%})"
+        for name, used, naive in (("denoiser", *spent[:2]), ("classifier", *spent[2:]))
+        if used != naive
+    ]
+    if parts:
+        click.echo(f"evaluations: {', '.join(parts)}")
     click.echo(f"run folder: {out}")
 
 
@@ -101,11 +84,3 @@ _EVALUATIONS = (
     "classifier_evaluations",
     "naive_classifier_evaluations",
 )
-
-
-def parse_steps(text: str) -> int | str:
-    """A number where it is one; the settings say what words they take."""
-    try:
-        return int(text)
-    except ValueError:
-        return text

@@ -27,6 +27,7 @@ def _load(context: click.Context, parameter: click.Parameter, path: Path | None)
     known = {option.name for option in options if option.name} - {"config", "help"}
     values = {str(name).replace("-", "_"): value for name, value in loaded.items()}
     values = {name: value for name, value in values.items() if value not in ("null", "~")}
+    values |= {name: _as_text(values[name]) for name in ("defense", "attack") if name in values}
     for name, value in values.items():
         if name not in known:
             raise click.UsageError(str(unknown_name("config", name, known)))
@@ -34,6 +35,18 @@ def _load(context: click.Context, parameter: click.Parameter, path: Path | None)
             raise click.UsageError(f"config: expected one value for {name}, got {value}")
     context.default_map = {**(context.default_map or {}), **values}
     return path
+
+
+def _as_text(method: Any) -> Any:
+    """A method that is a mapping with `name` and settings as its text; anything else as it is."""
+    if not isinstance(method, dict) or "name" not in method:
+        return method
+    settings = [
+        f"{name}={'[' + ','.join(map(str, value)) + ']' if isinstance(value, list) else value}"
+        for name, value in method.items()
+        if name != "name"
+    ]
+    return method["name"] + f":{','.join(settings)}" * bool(settings)
 
 
 config_option = click.option(

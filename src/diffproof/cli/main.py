@@ -32,8 +32,8 @@ def diffproof() -> None:
 
     \b
       diffproof certify --data digits --indices 0:20 --denoiser digits \\
-          --classifier digits --method densepure --sigma 0.5 --steps 2 \\
-          --votes 10 --n 1000 --out runs/a
+          --classifier digits --defense densepure:steps=2,votes=10 \\
+          --sigma 0.5 --n 1000 --out runs/a
       diffproof report runs/a --out report
     """
 

@@ -16,7 +16,7 @@ def methods(name: str | None) -> None:
     """List defences and attacks, or the settings of one.
 
     NAME is a defence or an attack of the list, or a class of your own, package.module:Class. The settings
-    are those of dp.load_defense("NAME:setting=value,setting=[value,value]") and dp.load_attack.
+    are those of --defense and --attack NAME:setting=value,setting=[value,value].
     """
     from diffproof.catalog import ATTACKS, DEFENSES
 

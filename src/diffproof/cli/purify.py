@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 @click.command(context_settings={"show_default": True})
 @config_option
 @click.argument("pictures", nargs=-1, required=True, type=click.Path(path_type=Path))
-@defense_options(only_purify=True)
+@defense_options("diffpure:t_star=0.1,steps=20", only_purify=True)
 @click.option("--image-size", type=int, help="Bring pictures to this size: shorter side, then the centre.")
 @click.option("--seed", default=0, help="Seed of all noise.")
 @click.option("--batch-size", default=64, help="Most pictures in a network at once; changes no result.")
@@ -42,7 +42,7 @@ def purify(pictures: tuple[Path, ...], out: Path, force: bool, **flags: Any) -> 
 
     \b
       diffproof purify holiday --denoiser cifar10 --image-size 32 \\
-          --defense diffpure --t-star 0.1 --solver ddpm --steps 20 --out purified
+          --defense diffpure:t_star=0.1,solver=ddpm,steps=20 --out purified
     """
     from diffproof.runs.purify import SETTINGS, SHEET, PurifySettings, prepare_purify
 

@@ -11,7 +11,7 @@ from torch import nn
 from diffproof.defenses.base import Defense
 from diffproof.denoisers.base import Denoiser
 from diffproof.errors import ArgumentError
-from diffproof.methods import MethodSpec, describe, load_class, parse
+from diffproof.methods import MethodSpec, check_networks, describe, load_class, parse
 
 D = TypeVar("D", bound=Defense)
 
@@ -54,21 +54,6 @@ def load_defense(
         given.pop("denoiser", None)
     defense: Defense = load_class("defense", spec.name)(**given, **spec.settings, **settings)
     return defense
-
-
-def check_networks(method: str, **networks: object) -> None:
-    """Raise ValueError for a network that a known method needs and is None, or that it has no use for.
-
-    Args:
-        method: a name of the catalog, or the address of a class.
-        networks: any of classifier, denoiser and guide, or their specs. An idle denoiser is no error.
-    """
-    own = describe("defense", method)
-    for name, network in networks.items():
-        if name in own.networks and network is None:
-            raise ArgumentError(name, f"the method {method!r} needs one, got None")
-        if name not in own.takes and network is not None and name != "denoiser":
-            raise ArgumentError(name, f"the method {method!r} takes none")
 
 
 def set_precision(defense: D, dtype: torch.dtype) -> D:

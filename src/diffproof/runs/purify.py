@@ -14,17 +14,17 @@ import yaml
 from torch import Tensor
 
 from diffproof.catalog import DEFENSES, able
-from diffproof.checks import unknown_name
 from diffproof.classifiers.base import predicted_labels
 from diffproof.defenses.purifying.base import Purifier
 from diffproof.denoisers.network import NetworkDenoiser
 from diffproof.errors import ArgumentError, halved, is_out_of_memory
 from diffproof.files import replacing
+from diffproof.methods import MethodSpec, describe, parse
 from diffproof.noise import Noise, Stream
 from diffproof.pictures import read_picture, save_grid, save_picture
-from diffproof.runs.defense import defense_settings, load_networks_and_defense
+from diffproof.runs.defense import load_networks_and_defense
 from diffproof.runs.prepare import first_line, resolve_device
-from diffproof.runs.settings import DEFENSE_FIELDS, Flags, PurificationFlags
+from diffproof.runs.settings import Flags
 from diffproof.runs.store import STORE
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
@@ -38,7 +38,7 @@ OnEvaluations = Callable[[int], None]
 
 
 @dataclass(frozen=True, kw_only=True)
-class PurifySettings(PurificationFlags, Flags):
+class PurifySettings(Flags):
     """What `diffproof purify` is asked for, the pictures aside.
 
     Without a classifier nothing is labelled; without image_size pictures must have the denoiser's.
@@ -47,18 +47,24 @@ class PurifySettings(PurificationFlags, Flags):
         ValueError: a field out of range.
     """
 
+    defense: str
     denoiser: str
     classifier: str | None = None
+    guide: str | None = None
     batch_size: int = 64
 
     def __post_init__(self) -> None:
-        purifying = able(DEFENSES, "purify")
-        if self.defense not in DEFENSES:
-            raise unknown_name("defense", self.defense, DEFENSES)
-        if self.defense not in purifying:
-            known = ", ".join(purifying)
-            raise ArgumentError("defense", f"expected one that purifies ({known}), got {self.defense!r}")
+        own = describe("defense", self.method.name)
+        if "purify" not in own.can:
+            known = ", ".join(able(DEFENSES, "purify"))
+            raise ArgumentError("defense", f"expected one that purifies ({known}), got {own.name!r}")
+        object.__setattr__(self, "defense", str(self.method))
         super().__post_init__()
+
+    @property
+    def method(self) -> MethodSpec:
+        """The defence with its settings."""
+        return parse("defense", self.defense)
 
 
 @dataclass(frozen=True)
@@ -192,8 +198,7 @@ def prepare_purify(
     _check_free(out, pictures, force=force)
     device = resolve_device(settings.device)
     defense = load_networks_and_defense(
-        settings.defense,
-        defense_settings(settings.defense, settings.given(DEFENSE_FIELDS)),
+        settings.method,
         classifier=settings.classifier,
         denoiser=settings.denoiser,
         guide=settings.guide,

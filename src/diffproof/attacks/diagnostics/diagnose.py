@@ -13,10 +13,10 @@ import torch
 from scipy.stats import binom
 from torch import Tensor
 
-from diffproof.attacks.base import Attack, Job
+from diffproof.attacks.base import Attack, Job, Traits
 from diffproof.attacks.diagnostics.finding import Finding
 from diffproof.attacks.diagnostics.gradient_checks import gradient_agreement, vanishing_gradient
-from diffproof.attacks.diagnostics.probe import ANOTHER, FROZEN, Probe, Traits
+from diffproof.attacks.diagnostics.probe import ANOTHER, FROZEN, Probe
 from diffproof.attacks.threat import L2, Threat
 from diffproof.attacks.views import AttackedDefense
 
@@ -64,7 +64,7 @@ def diagnose(
     Raises:
         ValueError: as running the attack; or it is none of diffproof's.
     """
-    traits = Traits.of(attack)
+    traits = attack.traits()
     index = torch.tensor(list(image_indices), dtype=torch.int64)
     probe = Probe(
         Job(view, images.detach(), labels.to(images.device), index, seed, batch_size), threat, attack

@@ -7,8 +7,9 @@ import math
 import torch
 from torch import Tensor
 
+from diffproof.attacks.base import Traits
 from diffproof.attacks.diagnostics.finding import Finding
-from diffproof.attacks.diagnostics.probe import FROZEN, Probe, Traits, ascent
+from diffproof.attacks.diagnostics.probe import FROZEN, Probe, ascent
 from diffproof.attacks.losses import loss_values
 from diffproof.attacks.threat import L2
 from diffproof.attacks.views import AttackedDefense, GradientMode

@@ -11,15 +11,11 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from diffproof.attacks.autoattack import AutoAttack
 from diffproof.attacks.base import Attack, Job
 from diffproof.attacks.losses import Loss, loss_values
-from diffproof.attacks.pgd import PGD
 from diffproof.attacks.scoring import draw_labels
-from diffproof.attacks.square import Square
-from diffproof.attacks.stadv import StAdv, identity_grid, warp
+from diffproof.attacks.stadv import identity_grid, warp
 from diffproof.attacks.threat import Flow, PixelThreat, Threat
-from diffproof.errors import ArgumentError
 from diffproof.noise import MAX_DRAW, Noise, Stream
 
 # Fresh draws of noise that an adversarial image of a random defence is scored under.
@@ -29,44 +25,6 @@ FROZEN, ANOTHER = DRAWS, DRAWS + 1
 
 # Logits and labels → N values to differentiate.
 Value = Callable[[Tensor, Tensor], Tensor]
-
-
-@dataclass(frozen=True)
-class Traits:
-    """What the checks ask of an attack.
-
-    Attributes:
-        loss: what it raises; None for an attack that asks for no gradient. AutoAttack starts with CE.
-        eot: draws of noise a gradient.
-        iterations: gradients it asks for; 100, those of APGD, for AutoAttack.
-        effort: the settings that make it stronger.
-        averaging: what makes it average over draws of noise.
-    """
-
-    loss: Loss | None
-    eot: int
-    iterations: int
-    effort: str = "iterations and eot"
-    averaging: str = "raise its eot"
-
-    @classmethod
-    def of(cls, attack: Attack) -> Traits:
-        """Those of one of diffproof's attacks.
-
-        Raises:
-            ValueError: another attack.
-        """
-        match attack:
-            case PGD():
-                return cls(Loss(attack.loss), attack.eot, attack.iterations)
-            case StAdv():
-                return cls(Loss.MARGIN, attack.eot, attack.iterations)
-            case AutoAttack():
-                eot = attack.eot if attack.version == "rand" else 1
-                return cls(Loss.CE, eot, 100, "eot, in its version rand", "take its version rand")
-            case Square():
-                return cls(None, 1, attack.queries, "queries")
-        raise ArgumentError("attack", f"expected one of diffproof's, got {type(attack).__name__}")
 
 
 @dataclass(frozen=True)

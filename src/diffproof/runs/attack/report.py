@@ -21,7 +21,7 @@ from diffproof.intervals import Share
 from diffproof.pictures import save_grid
 from diffproof.runs.attack.store import AttackedImage, AttackStore
 from diffproof.runs.labels import short_spec
-from diffproof.runs.settings import ATTACK_FIELDS, AttackSettings
+from diffproof.runs.settings import AttackSettings
 
 # Images of a sheet of pictures.
 PICTURES = 8
@@ -183,7 +183,7 @@ def write_attack_table(report: AttackReport, path: Path) -> None:
             for name in names
             for part in ("", "_low", "_high")
         ]
-        how = ("attack", "threat", "budget", "gradient", "surrogate_share", *ATTACK_FIELDS)
+        how = ("attack", "threat", "budget", "gradient", "surrogate_share")
         about = (*how, "protocol", "draws", "majority_of")
         writer.writerow(["defence", *about, "images", "skipped", *columns, "run"])
         for row in report.rows:

@@ -6,14 +6,13 @@ import math
 import time
 import warnings
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from diffproof.attacks.autoattack import AutoAttack
 from diffproof.attacks.base import Attack
 from diffproof.attacks.diagnostics.diagnose import diagnose
 from diffproof.attacks.diagnostics.finding import Finding
@@ -27,11 +26,12 @@ from diffproof.data.images import ImageData
 from diffproof.defenses.purifying.base import Purifier
 from diffproof.defenses.voting import majority
 from diffproof.errors import ArgumentError, halved, is_out_of_memory
+from diffproof.methods import MethodSpec, parse
 from diffproof.noise import Noise, Stream
 from diffproof.runs.attack.store import AttackedImage, AttackStore
-from diffproof.runs.defense import defense_settings, load_networks_and_defense, numbers
+from diffproof.runs.defense import load_networks_and_defense
 from diffproof.runs.prepare import check_classes_of, first_line, load_images, resolve_device
-from diffproof.runs.settings import ATTACK_FIELDS, DEFENSE_FIELDS, AttackSettings, as_flag
+from diffproof.runs.settings import AttackSettings
 from diffproof.weights import hash_tensors
 
 OnImages = Callable[[int], None]
@@ -67,8 +67,7 @@ def prepare(settings: AttackSettings) -> AttackJob:
     settings, attack = settle(settings, max(first.shape[-2:]))
     device = resolve_device(settings.device)
     defense = load_networks_and_defense(
-        settings.defense,
-        defense_settings(settings.defense, settings.given(DEFENSE_FIELDS)),
+        settings.method,
         classifier=settings.classifier,
         denoiser=settings.denoiser,
         guide=settings.guide,
@@ -112,38 +111,33 @@ def settle(settings: AttackSettings, image_size: int) -> tuple[AttackSettings, A
     Raises:
         ValueError: a setting that the attack does not have, or that contradicts the protocol.
     """
-    given = settings.given(ATTACK_FIELDS)
-    if "weights" in given:
-        given["weights"] = tuple(numbers("weights", given["weights"], float))
-    name, gradient = settings.attack, settings.gradient
-    draws, votes = settings.draws, settings.majority_of
+    asked = None if settings.attack is None else parse("attack", settings.attack)
+    gradient, draws, votes = settings.gradient, settings.draws, settings.majority_of
     if settings.protocol is not None:
         protocol = load_protocol(settings.protocol)
-        given = protocol.settings(name, given, settings.threat, image_size)
-        name = protocol.attack
-        for what, wanted, asked in (
+        name, given = (None, {}) if asked is None else (asked.name, asked.settings)
+        fixed = protocol.settings(name, given, settings.threat, image_size)
+        asked = parse("attack", {"name": protocol.attack, **fixed})
+        for what, wanted, was in (
             ("gradient", protocol.gradient.value, gradient),
             ("draws", protocol.draws, draws),
             ("majority_of", protocol.votes, votes),
         ):
-            if asked is not None and asked != wanted:
-                raise ArgumentError(what, f"protocol {protocol.name} fixes {wanted}, got {asked}")
+            if was is not None and was != wanted:
+                raise ArgumentError(what, f"protocol {protocol.name} fixes {wanted}, got {was}")
         gradient, draws, votes = protocol.gradient.value, protocol.draws, protocol.votes
-    attack = load_attack(name or "pgd", **given)
-    filled = {name: as_flag(value) for name, value in asdict(attack).items()}
-    if isinstance(attack, AutoAttack) and attack.version == "standard":
-        if settings.eot is not None:
-            raise ArgumentError("eot", f"autoattack takes it in its version rand only, got {settings.eot}")
-        filled["eot"] = None
+    asked = asked or MethodSpec("attack", "pgd", {})
+    attack = load_attack(asked)
+    # As the attack has them: its constructor may fill in what was left open.
+    filled = {name: getattr(attack, name) for name in asked.filled().settings}
     if settings.surrogate_share is not None and gradient != GradientMode.SURROGATE.value:
         raise ArgumentError("surrogate_share", f"is for the gradient surrogate, got {gradient or 'exact'}")
     settled = replace(
         settings,
-        attack=attack.name,
+        attack=str(MethodSpec("attack", asked.name, filled)),
         gradient=gradient or GradientMode.EXACT.value,
         draws=draws or 10,
         majority_of=votes or 10,
-        **filled,
     )
     return settled, attack
 

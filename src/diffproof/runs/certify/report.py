@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from matplotlib.text import Text
 
+from diffproof.catalog import DEFENSES
 from diffproof.errors import ArgumentError
 from diffproof.files import replacing
 from diffproof.runs.certify.store import CertifyStore, ImageResult
@@ -125,10 +126,10 @@ def _load_row(folder: Path) -> Row:
 
 
 def _order(row: Row) -> tuple[float, int, str, str]:
-    rank = {"none": 0, "dds": 1, "densepure": 2, "dc": 3}
-    s = row.settings
+    s, known = row.settings, list(DEFENSES)
+    rank = known.index(s.method.name) if s.method.name in known else len(known)
     networks = f"{short_spec(s.classifier or '')} {short_spec(s.denoiser or '')}"
-    return s.sigma, rank[s.method], s.describe(), networks
+    return s.sigma, rank, s.describe(), networks
 
 
 def header(report: Report) -> list[str]:

@@ -7,20 +7,18 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
-from diffproof.classifiers.named import load_classifier
 from diffproof.data.images import ImageData
-from diffproof.defenses.named import compile_networks, load_defense, set_precision
-from diffproof.denoisers.named import load_denoiser
+from diffproof.defenses.base import CertifiableDefense
+from diffproof.defenses.named import compile_networks
 from diffproof.errors import ArgumentError, is_compile_error
 from diffproof.noise import Stream
 from diffproof.runs.certify.store import CertifyStore, ImageResult, Partial
-from diffproof.runs.defense import noise_levels
+from diffproof.runs.defense import load_networks_and_defense
 from diffproof.runs.prepare import check_classes_of, first_line, load_images, resolve_device
-from diffproof.runs.settings import CLASSIFYING_FIELDS, CertifySettings
+from diffproof.runs.settings import CertifySettings
 from diffproof.smoothing.bounds import largest_radius
 from diffproof.smoothing.smoothed import Smoothed, Tally
 
@@ -59,17 +57,16 @@ def prepare(settings: CertifySettings) -> Job:
         ValueError: anything that is unknown, unreadable or does not fit together.
     """
     settings, data, indices = load_images(settings)
-    classifier = None if settings.classifier is None else load_classifier(settings.classifier)
-    denoiser = None if settings.denoiser is None else load_denoiser(settings.denoiser)
-    options: dict[str, Any] = settings.given(CLASSIFYING_FIELDS)
-    if settings.method == "densepure":
-        options |= {name: getattr(settings, name) for name in ("votes", "consensus", "step_rule")}
-        options["steps"] = None if settings.steps == "full" else settings.steps
-    options |= noise_levels(settings.method, denoiser)
-    defense = load_defense(settings.method, classifier=classifier, denoiser=denoiser, **options)
-    check_classes_of(defense, data)
     device = resolve_device(settings.device)
-    defense = set_precision(defense, getattr(torch, settings.precision)).to(device)
+    defense = load_networks_and_defense(
+        settings.method,
+        classifier=settings.classifier,
+        denoiser=settings.denoiser,
+        precision=settings.precision,
+        device=device,
+    )
+    check_classes_of(defense, data)
+    assert isinstance(defense, CertifiableDefense)
     smoothed = Smoothed(defense, settings.sigma)
     job = Job(settings, data, indices, smoothed, device)
     try:
