@@ -23,7 +23,6 @@ import safetensors.torch
 import torch
 
 import diffproof as dp
-from diffproof.attacks.threat import parse_budget
 from diffproof.data.indices import parse_indices
 from diffproof.files import replacing
 from diffproof.intervals import Share
@@ -93,24 +92,24 @@ def timesteps(options: argparse.Namespace) -> None:
         lines.append((f"clean, {rule} T'", [float(count) for count in counts], shares))
     title = f"{options.denoiser}, DC, {len(indices)} clean images"
     if options.runs:
-        rows = sorted(load_attack_report(options.runs).rows, key=lambda row: count_of(row.settings.timesteps))
-        at = [float(count_of(row.settings.timesteps)) for row in rows]
+        rows = sorted(load_attack_report(options.runs).rows, key=lambda row: count_of(row))
+        at = [float(count_of(row)) for row in rows]
         _, attacked, which = compared(rows)
         lines.append(("after the attack, uniform T'", at, attacked))
         title += f"; {which}"
     draw(lines, options.out, xlabel="number of noise levels T'", title=title, log=True)
 
 
-def count_of(rule: Any) -> int:
-    """The N of uniform:N."""
-    return int(str(rule).removeprefix("uniform:"))
+def count_of(row: AttackRow) -> int:
+    """The N of a run's uniform:N."""
+    return int(str(row.settings.method.settings["timesteps"]).removeprefix("uniform:"))
 
 
 def budgets(options: argparse.Namespace) -> None:
     """Figure 2b."""
 
     def budget(row: AttackRow) -> float:
-        return 0.0 if row.settings.defense == "dc" else parse_budget(str(row.settings.purify_budget))
+        return float(row.settings.method.settings.get("budget", 0.0))
 
     rows = sorted(load_attack_report(options.runs).rows, key=budget)
     at = [budget(row) for row in rows]

@@ -17,7 +17,7 @@ from diffproof.runs.settings import CertifySettings
 
 FOLDER = Path("demo")
 SIGMAS = (0.25, 0.5, 1.0)
-METHODS = ("none", "dds", "densepure")
+DEFENSES = ("none", "dds", "densepure:steps=2,votes=5")
 RADII = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5)
 
 
@@ -25,21 +25,19 @@ def main() -> None:
     """Certify, compare, and say where everything is."""
     folders = []
     for sigma in SIGMAS:
-        for method in METHODS:
+        for defense in DEFENSES:
             settings = CertifySettings(
                 data="digits",
                 indices="0:500:10",
                 denoiser="digits",
                 classifier="digits",
-                method=method,
+                defense=defense,
                 sigma=sigma,
-                steps=2,
-                votes=5,
                 n0=30,
                 n=300,
                 batch_size=1024,
             )
-            folder = FOLDER / f"{method}-{sigma:g}"
+            folder = FOLDER / f"{defense.partition(':')[0]}-{sigma:g}"
             run_with_progress(prepare(settings), folder)
             folders.append(folder)
     report = load_report(folders, RADII)

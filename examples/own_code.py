@@ -4,7 +4,7 @@ From the folder of this file:
 
     diffproof methods own_code:Quantized
     diffproof certify --data digits --indices 0:20:10 --denoiser own_code:denoiser --classifier digits \
-        --method dds --sigma 0.25 --n0 20 --n 100 --out run
+        --defense dds --sigma 0.25 --n0 20 --n 100 --out run
 """
 
 from __future__ import annotations

@@ -31,14 +31,14 @@ from diffproof.runs.settings import AttackSettings
 FOLDER = Path("demo-attack")
 IMAGES = "0:512:16"
 THREATS = {
-    "linf": {"threat": "linf", "budget": "0.2", "attack": "pgd", "iterations": 10},
-    "l2": {"threat": "l2", "budget": "0.8", "attack": "pgd", "iterations": 10},
-    "stadv": {"threat": "stadv", "budget": "0.1", "attack": "stadv", "iterations": 20, "learning_rate": 0.02},
+    "linf": {"threat": "linf", "budget": "0.2", "attack": "pgd:iterations=10"},
+    "l2": {"threat": "l2", "budget": "0.8", "attack": "pgd:iterations=10"},
+    "stadv": {"threat": "stadv", "budget": "0.1", "attack": "stadv:iterations=20,learning_rate=0.02"},
 }
 # λ of the guide's training; 6 is the paper's.
 WEIGHTS = (0.5, 1.5, 6.0, 24.0)
 PAPER = 6.0
-AGDM: dict[str, object] = {"t_star": "0.15", "steps": "6", "scale": 12.0}
+AGDM = "agdm:t_star=0.15,steps=6,scale=12"
 TRAINING = "--data digits --budget 0.2 --iterations 300 --learning-rate 0.005"
 
 
@@ -65,22 +65,24 @@ def settings(threat: str, defense: str, **more: object) -> AttackSettings:
         "diagnose": 0,
         "batch_size": 256,
     }
-    random = {} if defense == "none" else {"denoiser": "digits", "eot": 4}
-    return AttackSettings.from_dict({**common, **THREATS[threat], "defense": defense, **random, **more})
+    run = {**common, **THREATS[threat], "defense": defense, **more}
+    if defense != "none":
+        run |= {"denoiser": "digits", "attack": f"{run['attack']},eot=4"}
+    return AttackSettings.from_dict(run)
 
 
 def table_runs() -> dict[str, AttackSettings]:
     """The runs of the table by the names of their folders."""
-    diffpure = {"t_star": "0.15", "steps": "6", "solver": "ddpm"}
-    gdmp = {"t_star": "0.0375", "steps": "2", "rounds": 4, "scale": 3000.0, "purify_budget": "0.2"}
+    diffpure = "diffpure:t_star=0.15,steps=6,solver=ddpm"
+    gdmp = "gdmp:t_star=0.0375,steps=2,rounds=4,scale=3000,budget=0.2"
     robust = trained("classifier", "pgd-at", "--adversarial", "pgd")
     made = {}
     for threat in THREATS:
         made[f"none-{threat}"] = settings(threat, "none")
         made[f"pgd-at-{threat}"] = settings(threat, "none", classifier=str(robust))
-        made[f"diffpure-{threat}"] = settings(threat, "diffpure", **diffpure)
-        made[f"gdmp-{threat}"] = settings(threat, "gdmp", **gdmp)
-        made[f"agdm-{threat}"] = settings(threat, "agdm", guide=str(guide(PAPER)), **AGDM)
+        made[f"diffpure-{threat}"] = settings(threat, diffpure)
+        made[f"gdmp-{threat}"] = settings(threat, gdmp)
+        made[f"agdm-{threat}"] = settings(threat, AGDM, guide=str(guide(PAPER)))
     return made
 
 
@@ -88,7 +90,7 @@ def curve_runs() -> dict[str, AttackSettings]:
     """The runs of the curve, one for each λ; the paper's is in the table."""
     return {
         "agdm-linf" if weight == PAPER else f"agdm-linf-lambda-{weight:g}": settings(
-            "linf", "agdm", guide=str(guide(weight)), **AGDM
+            "linf", AGDM, guide=str(guide(weight))
         )
         for weight in WEIGHTS
     }

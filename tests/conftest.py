@@ -20,6 +20,7 @@ from typing import Any
 import pytest
 from filelock import FileLock
 
+from diffproof.catalog import ATTACKS, DEFENSES
 from diffproof.cli.main import run
 
 # Unlike the demo's runs, small enough to repeat in every test; still some wrong, some certified.
@@ -27,7 +28,7 @@ SMALL_RUN: dict[str, object] = {
     "data": "digits",
     "indices": "0:40:8",
     "classifier": "digits",
-    "method": "densepure",
+    "defense": "densepure",
     "sigma": 0.25,
     "steps": 2,
     "votes": 5,
@@ -37,9 +38,49 @@ SMALL_RUN: dict[str, object] = {
 }
 
 
+# What settings of a defence are called among the flags of a test where its attack has one of that name, too.
+_OTHER_NAMES = {
+    "defense_sigma": "sigma",
+    "purify_budget": "budget",
+    "likelihood_iterations": "iterations",
+    "likelihood_norm": "norm",
+}
+_SHARED = {"iterations", "step", "budget", "norm", "sigma"}
+_SETTINGS = {
+    kind: {one.name for method in table.values() for one in method.settings}
+    for kind, table in (("defense", DEFENSES), ("attack", ATTACKS))
+}
+OF_A_DEFENSE = {name: name for name in _SETTINGS["defense"] - _SHARED} | _OTHER_NAMES
+OF_AN_ATTACK = {name: name for name in _SETTINGS["attack"]}
+
+
+def composed(flags: dict[str, Any]) -> dict[str, Any]:
+    """Flags with the settings among them moved into the texts of the defence and of the attack.
+
+    A setting of None is left out; numbers with commas between are a list; the empty text is yes.
+    """
+    flags = {name.replace("-", "_"): value for name, value in flags.items()}
+    for kind, names, usual in (("defense", OF_A_DEFENSE, None), ("attack", OF_AN_ATTACK, "pgd")):
+        given = {names[name]: flags.pop(name) for name in list(flags) if name in names}
+        settings = [f"{name}={_in_text(value)}" for name, value in given.items() if value is not None]
+        method = flags.get(kind) or (usual if settings else None)
+        if method is not None:
+            flags[kind] = f"{method}:{','.join(settings)}" if settings else method
+    return flags
+
+
+def _in_text(value: object) -> str:
+    text = "true" if value == "" else str(value)
+    return f"[{text}]" if "," in text and not text.startswith("[") else text
+
+
 def certify_flags(out: Path, **changes: object) -> list[str]:
     """The command line of SMALL_RUN with other values; None leaves a flag out."""
-    flags = {**SMALL_RUN, "out": out, **changes}
+    flags = {**SMALL_RUN, "out": out}
+    if changes.get("defense", flags["defense"]) != flags["defense"]:
+        # The settings of another defence are its own.
+        del flags["steps"], flags["votes"]
+    flags = composed({**flags, **changes})
     words = ["certify"]
     for name, value in flags.items():
         if value is not None:

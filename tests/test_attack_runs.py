@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from conftest import Refused, certify_flags, change, exit_status, forked, until
+from conftest import Refused, certify_flags, change, composed, exit_status, forked, until
 
 import diffproof as dp
 from diffproof.attacks.evaluation import evaluate, scores
@@ -51,7 +51,7 @@ ALONE: dict[str, object] = {"defense": "none", "denoiser": None, "t-star": None,
 def flags(out: Path | str, **changes: object) -> list[str]:
     """The command line of BASE with other values; None leaves a flag out."""
     words = ["attack"]
-    for name, value in {**BASE, "out": out, **changes}.items():
+    for name, value in composed({**BASE, "out": out, **changes}).items():
         if value is not None:
             words += [f"--{name.replace('_', '-')}", str(value)]
     return words
@@ -107,7 +107,9 @@ def test_a_run_holds_what_the_library_finds(small: Path) -> None:
     with AttackStore.reading(small) as store:
         settings, results, findings = store.settings, store.results(), store.findings()
     assert findings is None
-    assert (settings.attack, settings.gradient, settings.loss, settings.step) == ("pgd", "exact", "ce", None)
+    # Every setting is there, so that a later default changes nothing.
+    whole = "pgd:iterations=3,eot=2,step=none,loss=ce,mean_of=loss,direction=steepest,random_start=false"
+    assert (settings.attack, settings.gradient) == (whole, "exact")
     assert [image.evaluated.image_index for image in results] == indices
     for image, one in zip(results, expected, strict=True):
         assert torch.equal(image.clean, data.pixels[one.image_index])
@@ -175,10 +177,10 @@ def test_a_number_may_be_written_otherwise(small: Path) -> None:
     ("changes", "message"),
     [
         ({"budget": "8/255"}, "budget (0.2, now 8/255)"),
-        ({"iterations": 4}, "iterations (3, now 4)"),
-        ({"eot": None}, "eot (2, now 1)"),
+        ({"iterations": 4}, "attack (pgd:iterations=3,eot=2, now pgd:iterations=4,eot=2)"),
+        ({"eot": None}, "attack (pgd:iterations=3,eot=2, now pgd:iterations=3)"),
         ({"gradient": "bpda"}, "gradient (exact, now bpda)"),
-        ({"t-star": 0.12}, "t_star (0.1, now 0.12)"),
+        ({"t-star": 0.12}, "defense (diffpure:t_star=0.1,steps=2, now diffpure:t_star=0.12,steps=2)"),
         ({"draws": 5}, "draws (4, now 5)"),
         ({"seed": 6}, "seed (5, now 6)"),
         ({"indices": "0:35:5"}, "images (6, now 7)"),
@@ -238,20 +240,20 @@ def test_a_budget_that_allows_almost_any_image_warns(
             {**ALONE, "attack": "diffattack"},
             "attack: diffattack needs the exact gradient of a defence that purifies",
         ),
-        ({**ALONE, "t-star": 0.1}, "t_star: no setting of the method 'none'"),
+        ({**ALONE, "t-star": 0.1}, "t_star: no setting of the defense 'none', which takes sigma"),
         ({"defense": "diffpur"}, "defense: unknown name 'diffpur'; did you mean diffpure"),
         ({"defense": "agdm"}, "guide: the method 'agdm' needs one, got None"),
         ({"guide": "digits"}, "guide: the method 'diffpure' takes none"),
         ({"denoiser": None}, "denoiser: the method 'diffpure' needs one, got None"),
-        ({"t-star": 1.5}, "t_star: expected a time in (0, 1], got 1.5"),
-        ({"t-star": 0}, "t_star: expected a time in (0, 1], got 0.0"),
-        ({"t-star": "0.1,0.2"}, "t_star: expected one number for the method 'diffpure', got '0.1,0.2'"),
-        ({"steps": 0}, "steps: expected an integer ≥ 1, got 0"),
-        ({"iterations": 0}, "iterations: expected an integer ≥ 1, got 0"),
-        ({"eot": 0}, "eot: expected an integer ≥ 1, got 0"),
-        ({"step": 0}, "step: expected a finite number > 0, got 0.0"),
-        ({"loss": "mse"}, "loss: expected one of ce, dlr, margin, got 'mse'"),
-        ({"queries": 5}, "queries: no setting of pgd; it has iterations, eot, step"),
+        ({"t-star": 1.5}, "t_star: expected a time in (0, 1], or none, got '1.5'"),
+        ({"t-star": 0}, "t_star: expected a time in (0, 1], or none, got '0'"),
+        ({"t-star": "0.1,0.2"}, "t_star: expected a time in (0, 1], or none, got '[0.1,0.2]'"),
+        ({"steps": 0}, "steps: expected an integer ≥ 1, or none, got '0'"),
+        ({"iterations": 0}, "iterations: expected an integer ≥ 1, got '0' (of attack pgd)"),
+        ({"eot": 0}, "eot: expected an integer ≥ 1, got '0'"),
+        ({"step": 0}, "step: expected a number > 0, or none, got '0'"),
+        ({"loss": "mse"}, "loss: expected ce, dlr or margin, got 'mse'"),
+        ({"queries": 5}, "queries: no setting of the attack 'pgd', which takes iterations, eot, step"),
         ({"surrogate-share": 0.5}, "surrogate_share: is for the gradient surrogate, got exact"),
         ({"surrogate-share": 2, "gradient": "surrogate"}, "share: expected a number in (0, 1], got 2.0"),
         ({"draws": 0}, "draws: expected an integer ≥ 1, got 0"),
@@ -285,8 +287,8 @@ def test_an_attack_needs_a_gradient(refused: Refused, monkeypatch: pytest.Monkey
     monkeypatch.setattr("sys.dont_write_bytecode", True)
     line = refused(flags("run", **{**ALONE, "classifier": "labelonly:make"}))
     assert line == "attack: pgd needs a gradient, and 'none' gives its images none; square needs none"
-    given = flags("run", **{**ALONE, "classifier": "labelonly:make", "attack": "square", "iterations": None})
-    assert run([*given, "--queries", "30"]) == 0
+    square = {"attack": "square", "iterations": None, "queries": 30}
+    assert run(flags("run", **{**ALONE, "classifier": "labelonly:make", **square})) == 0
     with AttackStore.reading(Path("run")) as store:
         assert all(image.evaluated.result is not None for image in store.results())
 
@@ -373,7 +375,8 @@ def test_the_protocol_is_stamped_and_reported(
     assert "protocol lee-kim (Lee & Kim 2023) reports majority: 0.0%" in capsys.readouterr().out
     with AttackStore.reading(folder) as store:
         settings, (image,) = store.settings, store.results()
-    assert (settings.iterations, settings.eot, settings.step, settings.draws) == (200, 20, 0.007, 10)
+    assert str(settings.attack).startswith("pgd:iterations=200,eot=20,step=0.007,")
+    assert settings.draws == 10
     assert image.protocol == "lee-kim"
     assert image.evaluated.result is not None
     assert image.evaluated.result.forwards == 201 * 20
@@ -418,7 +421,7 @@ def test_a_report_tells_attacks_apart(small: Path, tmp_path: Path, capsys: Any) 
     capsys.readouterr()
     assert run(["report", str(small), str(other), "--out", str(tmp_path / "report")]) == 0
     printed = " ".join(capsys.readouterr().out.split())
-    assert "pgd 3×2 exact, linf 0.2" in printed
+    assert "pgd:iterations=3,eot=2 exact, linf 0.2" in printed
     assert "pgd 3×2 exact step=0.01 loss=margin random_start=True, linf 0.2" in printed
     assert "one draw and worst: of 4 or 6 draws of an image: rows of other numbers do not compare" in printed
     assert "majority: of 3 draws of an image" in printed

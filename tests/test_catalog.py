@@ -20,7 +20,7 @@ from diffproof.catalog import ATTACKS, DEFENSES, Method
 from diffproof.cli.main import run
 from diffproof.defenses.purifying.base import Purifier
 from diffproof.methods import NETWORKS, MethodSpec, describe, load_class, parse
-from diffproof.values import Choice, Flag, Integer, Numbers, Optional, Real, Value, written
+from diffproof.values import Choice, Flag, Integer, Numbers, Optional, Real, Time, Value, written
 
 ALL = [("defense", name) for name in DEFENSES] + [("attack", name) for name in ATTACKS]
 EXAMPLES = Path(__file__).parent.parent / "examples"
@@ -108,6 +108,7 @@ def test_any_text_is_a_method_or_one_line(text: str) -> None:
         (Choice("a", "b"), "b", "b"),
         (Numbers("≥ 1", whole=True), "[1, 2]", [1, 2]),
         (Optional(Integer(1), "full"), "full", None),
+        (Time(), "0.25", 0.25),
     ],
 )
 def test_values_are_read(value: Value, text: str, expected: object) -> None:
@@ -133,6 +134,8 @@ def test_values_are_read(value: Value, text: str, expected: object) -> None:
             "expected integers ≥ 1 in brackets, such as [1,2], got",
         ),
         (Optional(Integer(1)), "x", "expected an integer ≥ 1, or none, got 'x'"),
+        (Time(), "0", "expected a time in (0, 1], got '0'"),
+        (Time(), "100", "expected a time in (0, 1], got '100'; timestep 100 of 1000 is the time 0.1"),
     ],
 )
 def test_values_are_refused(value: Value, text: str, message: str) -> None:
@@ -144,7 +147,7 @@ def test_values_are_refused(value: Value, text: str, message: str) -> None:
     ("kind", "text", "message"),
     [
         ("defense", "denspure", "defense: unknown name 'denspure'; did you mean densepure"),
-        ("attack", "pgd:steps=3", "attack pgd, setting: unknown name 'steps'; did you mean step?"),
+        ("attack", "pgd:steps=3", "steps: no setting of the attack 'pgd', did you mean step?"),
         ("defense", "densepure:votes=0", "votes: expected an integer ≥ 1, got '0' (of defense densepure)"),
         (
             "defense",
@@ -239,7 +242,7 @@ def test_own_code_is_attacked_and_certified() -> None:
 def test_an_own_denoiser_certifies_continues_and_verifies(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    flags = "--data digits --indices 0:20:10 --denoiser own_code:denoiser --classifier digits --method dds"
+    flags = "--data digits --indices 0:20:10 --denoiser own_code:denoiser --classifier digits --defense dds"
     words = [
         "certify",
         *flags.split(),
@@ -284,9 +287,7 @@ def test_a_class_says_what_it_takes() -> None:
     assert [(one.name, one.value, one.default) for one in method.settings] == [("levels", Integer(None), 8)]
     with pytest.raises(ValueError, match=r"^levels: expected an integer, got 'x' "):
         parse("defense", "own_code:Quantized:levels=x")
-    with pytest.raises(
-        ValueError, match=r"^defense own_code:Quantized, setting: unknown name [^\n]* mean levels"
-    ):
+    with pytest.raises(ValueError, match=r"^level: no setting of the defense [^\n]*, did you mean levels"):
         parse("defense", "own_code:Quantized:level=3")
 
 

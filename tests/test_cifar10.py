@@ -97,7 +97,7 @@ def test_certification_from_local_files(
     classifier = request.getfixturevalue("vit") if network == "vit" else resnet(network)
     command = (
         f"certify --data {IMAGES} --indices 0:512:256 --classifier {classifier} --denoiser cifar10"
-        f" --method densepure --steps 2 --votes 3 --sigma 0.25 --n0 5 --n 20 --out {tmp_path / 'run'}"
+        f" --defense densepure:steps=2,votes=3 --sigma 0.25 --n0 5 --n 20 --out {tmp_path / 'run'}"
     )
     assert run(shlex.split(command)) == 0
     with sqlite3.connect(tmp_path / "run" / "results.sqlite") as connection:

@@ -427,7 +427,7 @@ def test_grey_transformers_model_certifies_digits(tmp_path: Path) -> None:
     spec, out = f"hf:{tmp_path / 'm'}", tmp_path / "run"
     flags = ["--data", "digits", "--indices", "0:2", "--sigma", "0.25", "--n0", "5", "--n", "20"]
     flags += ["--classifier", spec, "--out", str(out)]
-    assert run(["certify", *flags, "--method", "dds", "--denoiser", "digits"]) == 0
+    assert run(["certify", *flags, "--defense", "dds", "--denoiser", "digits"]) == 0
     assert run(["verify", str(out), "--resample", "1"]) == 0
     from diffproof.runs.certify.store import CertifyStore
 

@@ -19,7 +19,7 @@ from scipy.stats import norm
 from diffproof.cli.main import main, run
 from diffproof.weights import load_weights, packaged, save_weights
 
-PLAIN: dict[str, object] = {"method": "none", "denoiser": None, "steps": None, "votes": None}
+PLAIN: dict[str, object] = {"defense": "none", "denoiser": None, "steps": None, "votes": None}
 
 
 @pytest.mark.parametrize(
@@ -32,12 +32,12 @@ PLAIN: dict[str, object] = {"method": "none", "denoiser": None, "steps": None, "
         ({"sigma": "half"}, "Invalid value for '--sigma': 'half' is not a valid float."),
         ({"sigma": 1e6}, "(the denoiser's range), got 1e+06"),
         ({"sigma": 1e-6}, "(the denoiser's range), got 1e-06"),
-        ({"steps": 0}, "steps: expected an integer ≥ 1, got 0"),
-        ({"steps": -3}, "steps: expected an integer ≥ 1, got -3"),
-        ({"steps": "all"}, "steps: expected a number or full, got 'all'"),
+        ({"steps": 0}, "steps: expected an integer ≥ 1, or full, got '0' (of defense densepure)"),
+        ({"steps": -3}, "steps: expected an integer ≥ 1, or full, got '-3'"),
+        ({"steps": "all"}, "steps: expected an integer ≥ 1, or full, got 'all'"),
         ({"steps": 999}, "levels up to sigma = 0.25, got 999 steps"),
-        ({"votes": 0}, "votes: expected an integer ≥ 1, got 0"),
-        ({"consensus": 0}, "consensus: expected an integer ≥ 1, got 0"),
+        ({"votes": 0}, "votes: expected an integer ≥ 1, got '0'"),
+        ({"consensus": 0}, "consensus: expected an integer ≥ 1, or none, got '0'"),
         ({"consensus": 6}, "consensus: expected consensus ≤ votes = 5, got 6"),
         ({"n0": 0}, "n0: expected an integer ≥ 1, got 0"),
         ({"n": 0}, "n: expected an integer ≥ 1, got 0"),
@@ -57,9 +57,9 @@ PLAIN: dict[str, object] = {"method": "none", "denoiser": None, "steps": None, "
         ({"classifier": "digitz"}, "classifier: unknown name 'digitz'; did you mean digits?"),
         ({"classifier": "x/y"}, "weights: no such file: x/y"),
         ({"classifier": "."}, "classifier: . is a folder; expected a file, or hf:. for a transformers model"),
-        ({"method": "dense-pure"}, "method: unknown name 'dense-pure'; did you mean densepure?"),
-        ({"method": "ddS"}, "method: unknown name 'ddS'; did you mean dds?"),
-        ({"step_rule": "log"}, "step_rule: expected one of authors, paper, log-sigma, got 'log'"),
+        ({"defense": "dense-pure"}, "defense: unknown name 'dense-pure'; did you mean densepure"),
+        ({"defense": "ddS"}, "defense: unknown name 'ddS'; did you mean dds?"),
+        ({"step_rule": "log"}, "step_rule: expected authors, paper or log-sigma, got 'log'"),
         ({"bound": "twosided"}, "bound: unknown name 'twosided'; did you mean two-sided or one-sided?"),
         ({"precision": "float16"}, "precision: unknown name 'float16'; did you mean bfloat16 or float32?"),
         ({"device": "cpu0"}, "device: unknown name 'cpu0'; did you mean cpu or cuda?"),
@@ -70,7 +70,7 @@ PLAIN: dict[str, object] = {"method": "none", "denoiser": None, "steps": None, "
         ({"indices": "a:b"}, "indices: expected start:stop or start:stop:step, got 'a:b'"),
         ({"data": None}, "Missing option '--data'."),
         ({"classifier": None}, "classifier: the method 'densepure' needs one, got None"),
-        ({"method": None}, "Missing option '--method'."),
+        ({"defense": None}, "Missing option '--defense'."),
         ({"sigma": None}, "Missing option '--sigma'."),
         ({"voets": 3}, "No such option '--voets'"),
         ({"config": "none.yaml"}, "config: cannot read none.yaml"),
@@ -108,7 +108,11 @@ def test_certify_needs_out(refused: Refused) -> None:
         ("sigma: half", "Invalid value for '--sigma': 'half' is not a valid float."),
         ("sigma: 0.5\nn: 1.5", "Invalid value for '--n': '1.5' is not a valid integer."),
         ("sigma: 0.5\nn: true", "Invalid value for '--n': 'true' is not a valid integer."),
-        ("sigma: 0.5\nvotes: 0\nmethod: densepure", "denoiser: the method 'densepure' needs one"),
+        ("sigma: 0.5\ndefense: densepure", "denoiser: the method 'densepure' needs one"),
+        (
+            "sigma: 0.5\ndefense: {name: dds, steps: 3}",
+            "steps: no setting of the defense 'dds', which takes sigma",
+        ),
         ("sigma: 0.5\nindices: ''", "indices: expected start:stop or start:stop:step, got ''"),
         ("sigma: 0.5\nindices: 10:99", "indices: expected"),
     ],
@@ -117,9 +121,11 @@ def test_certify_refuses_configs(refused: Refused, text: str, message: str) -> N
     Path("c.yaml").write_text(text)
     if text.endswith("10:99"):
         Path("c.yaml").write_text(text.replace("10:99", "99:10"))
-    flags = certify_flags(Path("out"), **{**PLAIN, "sigma": None, "method": None, "n": None, "indices": None})
-    if "method" not in text:
-        flags += ["--method", "none"]
+    flags = certify_flags(
+        Path("out"), **{**PLAIN, "sigma": None, "defense": None, "n": None, "indices": None}
+    )
+    if "defense" not in text:
+        flags += ["--defense", "none"]
     assert message in refused([*flags, "--config", "c.yaml"])
 
 
@@ -273,7 +279,7 @@ def test_commands_refuse_places_that_cannot_be_written(refused: Refused, small_r
     reason = "Not a directory" if place.startswith("/dev") else "No such file or directory"
     line = f"out: cannot make the run folder {place}: {reason}"
     assert refused(certify_flags(Path(place), **PLAIN)) == line
-    networks = "--denoiser digits --classifier digits --defense diffpure --t-star 0.1 --steps 1"
+    networks = "--denoiser digits --classifier digits --defense diffpure:t_star=0.1,steps=1"
     attack = f"attack --data digits --limit 1 {networks} --threat linf --budget 0.1 --out {place}"
     assert refused(attack.split()) == line
     refused(["report", str(small_run), "--out", place])
@@ -445,7 +451,7 @@ def test_certify_says_what_it_did(
     assert run(certify_flags(folder, denoiser=denoiser)) == 0
     lines = capsys.readouterr().out.splitlines()
     largest = 0.25 * norm.ppf(0.001 ** (1 / 100))
-    assert lines[0].startswith("densepure b=2 K=5, sigma = 0.25: 5 images, certified accuracy ")
+    assert lines[0].startswith("densepure:steps=2,votes=5, sigma = 0.25: 5 images, certified accuracy ")
     assert lines[0].endswith(f"(n = 100 and alpha = 0.001 allow radii up to {largest:.4f})")
     # 5 images of 120 draws: K·b = 10 denoiser and K = 5 classifier evaluations each, had all been made.
     assert " instead of 6,000 (" in lines[1]

@@ -26,7 +26,7 @@ INDICES = [0, 100, 200]
 N = 240
 # Many small batches, so that most of the time is spent in the middle of an image.
 LONG: dict[str, object] = {"indices": "0:300:100", "votes": 3, "n0": 20, "n": N, "batch_size": 16}
-PLAIN: dict[str, object] = {"method": "none", "denoiser": None, "steps": None, "votes": None}
+PLAIN: dict[str, object] = {"defense": "none", "denoiser": None, "steps": None, "votes": None}
 
 
 def certify_often(folder: Path, denoiser: Path) -> int:
@@ -159,14 +159,13 @@ def test_two_processes_at_once(
 ) -> None:
     folder, go_on = tmp_path / "run", tmp_path / "go-on"
     flags = certify_flags(folder, denoiser=denoiser, **LONG)
-    fields = {name: value for name, value in LONG.items() if name != "batch_size"}
+    fields = {name: value for name, value in LONG.items() if name not in ("batch_size", "votes")}
     settings = CertifySettings(
         data="digits",
         classifier="digits",
-        method="densepure",
+        defense="densepure:steps=2,votes=3",
         denoiser=str(denoiser),
         sigma=0.25,
-        steps=2,
         seed=3,
         **fields,  # type: ignore[arg-type]
     )

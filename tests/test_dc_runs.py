@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import Refused, certify_flags, change, exit_status, forked, rows, until
+from conftest import Refused, certify_flags, change, composed, exit_status, forked, rows, until
 from PIL import Image
 from test_attack_runs import stored
 
@@ -54,7 +54,7 @@ LIKELIHOOD: dict[str, object] = {
 }
 CERTIFY: dict[str, object] = {
     "indices": "0:4:2",
-    "method": "dc",
+    "defense": "dc",
     "classifier": None,
     "denoiser": "digits",
     "timesteps": "uniform:4",
@@ -69,7 +69,7 @@ CERTIFY: dict[str, object] = {
 def words(command: str, out: Path | str, flags: dict[str, object]) -> list[str]:
     """A command line; None leaves a flag out, and the empty text is a flag without value."""
     line = [command]
-    for name, value in {**flags, "out": out}.items():
+    for name, value in composed({**flags, "out": out}).items():
         if value is not None:
             line += [f"--{name.replace('_', '-')}", *([] if value == "" else [str(value)])]
     return line
@@ -234,13 +234,13 @@ def test_a_killed_run_continues_to_the_same_results(tmp_path: Path, changes: dic
 def test_settings_repeat_a_run_and_others_are_refused(small: Path, tmp_path: Path, refused: Refused) -> None:
     text = (small / "settings.yaml").read_text()
     assert "classifier" not in text
-    assert "timesteps: uniform:3" in text
+    assert "defense: dc:timesteps=uniform:3\n" in text
     before = (small / "results.sqlite").read_bytes()
     assert run(["attack", "--config", str(small / "settings.yaml"), "--out", str(small)]) == 0
     assert (small / "results.sqlite").read_bytes() == before
     line = refused(attack(small, timesteps="uniform:4"))
-    assert "timesteps (uniform:3, now uniform:4)" in line
-    assert "weighting (None, now vlb)" in refused(attack(small, weighting="vlb"))
+    assert "defense (dc:timesteps=uniform:3, now dc:timesteps=uniform:4)" in line
+    assert ", now dc:timesteps=uniform:3,weighting=vlb)" in refused(attack(small, weighting="vlb"))
 
 
 @pytest.mark.slow
@@ -253,20 +253,20 @@ def test_reports_name_what_differs(small: Path, tmp_path: Path, capsys: Any) -> 
     capsys.readouterr()
     assert run(["report", str(small), str(other), "--out", str(tmp_path / "report")]) == 0
     printed = " ".join(capsys.readouterr().out.split())
-    assert "dc timesteps=uniform:3" in printed
-    assert "lagrange 2×1 exact step=0.1 weights=0,5, linf 0.2" in printed
+    assert "dc:timesteps=uniform:3" in printed
+    assert "lagrange:iterations=2,step=0.1,weights=[0.0,5.0] exact, linf 0.2" in printed
     with (tmp_path / "report" / "table.csv").open(encoding="utf-8", newline="") as file:
         table = list(csv.DictReader(file))
-    assert [row["weights"] for row in table] == ["", "0,5"]
-    assert table[1]["defence"].startswith("rdc budget=0.1 timesteps=uniform:3 likelihood_timesteps=uniform:2")
+    assert "weights=[0.0,5.0]" in table[1]["attack"]
+    assert table[1]["defence"].startswith("rdc:timesteps=uniform:3,likelihood_timesteps=uniform:2,")
     assert (tmp_path / "report" / "pictures-lagrange.png").exists()
 
 
 def test_usual_weights_are_not_told(tmp_path: Path, capsys: Any) -> None:
     assert run(attack(tmp_path / "run", attack="lagrange", indices="0", iterations=1)) == 0
-    assert "lagrange 1×1 exact step=0.1, linf 0.2" in " ".join(capsys.readouterr().out.split())
+    assert "lagrange:iterations=1,step=0.1 exact, linf 0.2" in " ".join(capsys.readouterr().out.split())
     with AttackStore.reading(tmp_path / "run") as store:
-        assert store.settings.weights == "0,1,10"
+        assert "weights=[0.0,1.0,10.0]" in str(store.settings.attack)
 
 
 # Certification runs.
@@ -279,7 +279,7 @@ def test_a_certificate_is_what_the_library_proves(certified: Path) -> None:
     smoothed = dp.Smoothed(base, 0.2)
     with CertifyStore.reading(certified) as store:
         results, settings = store.results(), store.settings
-    assert (settings.classifier, settings.timesteps, settings.steps) == (None, "uniform:4", None)
+    assert (settings.classifier, settings.defense) == (None, "dc:timesteps=uniform:4")
     assert [result.image_index for result in results] == [0, 2]
     for result in results:
         expected = smoothed.certify(
@@ -395,29 +395,35 @@ def others(tmp_path_factory: pytest.TempPathFactory) -> Path:
             {**RDC, "variant": "authors"},
             "likelihood_timesteps: the variant authors has its own Adam and loss, and takes none",
         ),
-        ({"weighting": "snr"}, "weighting: expected one of simple, vlb, edm, edm-authors, got 'snr'"),
-        ({"reduction": "max"}, "reduction: expected one of norm, mean, got 'max'"),
-        ({"samples": 0}, "samples: expected an integer ≥ 1, got 0"),
-        ({**RDC, "purify-budget": 0}, "purify_budget: expected a finite number > 0, got 0.0"),
-        ({**RDC, "purify-budget": "-8/255"}, "purify_budget: expected a finite number > 0, got -0.03"),
-        ({**RDC, "likelihood-iterations": 0}, "likelihood_iterations: expected an integer ≥ 1, got 0"),
-        ({**RDC, "likelihood-norm": "l1"}, "likelihood_norm: expected one of linf, l2, got 'l1'"),
-        ({**RDC, "variant": "ours"}, "variant: expected one of paper, authors, got 'ours'"),
+        ({"weighting": "snr"}, "weighting: expected simple, vlb, edm or edm-authors, got 'snr'"),
+        ({"reduction": "max"}, "reduction: expected norm or mean, got 'max'"),
+        ({"samples": 0}, "samples: expected an integer ≥ 1, got '0'"),
+        ({**RDC, "purify-budget": 0}, "budget: expected a number > 0, or none, got '0' (of defense rdc)"),
+        ({**RDC, "purify-budget": "-8/255"}, "budget: expected a number > 0, or none, got '-8/255'"),
+        (
+            {**RDC, "likelihood-iterations": 0},
+            "iterations: expected an integer ≥ 1, or none, got '0' (of defense rdc)",
+        ),
+        ({**RDC, "likelihood-norm": "l1"}, "norm: expected linf or l2, or none, got 'l1'"),
+        ({**RDC, "variant": "ours"}, "variant: expected paper or authors, got 'ours'"),
         (
             {**LIKELIHOOD, "reduction": "mean"},
-            "reduction: no setting of the method 'likelihood', which takes purify_budget, timesteps,"
-            " weighting, samples, likelihood_iterations, likelihood_norm, variant",
+            "reduction: no setting of the defense 'likelihood', which takes iterations, budget, norm, step,"
+            " momentum, variant, sigmas, timesteps, weighting, samples",
         ),
         (
             {"defense": "diffpure", "defense-sigma": 0, "timesteps": None, "classifier": "digits"},
-            "defense_sigma: expected a finite number > 0, got 0.0",
+            "sigma: expected a number > 0, or none, got '0' (of defense diffpure)",
         ),
         # The attack's own budget and iterations.
         ({**RDC, "budget": 0}, "budget: expected"),
-        ({**RDC, "iterations": 0}, "iterations: expected an integer ≥ 1, got 0"),
-        ({"purify-budget": "0.1"}, "purify_budget: no setting of the method 'dc'"),
-        ({"likelihood-timesteps": "all"}, "likelihood_timesteps: no setting of the method 'dc'"),
-        ({"t-star": "0.1"}, "t_star: no setting of the method 'dc'"),
+        ({**RDC, "iterations": 0}, "iterations: expected an integer ≥ 1, got '0' (of attack pgd)"),
+        ({"purify-budget": "0.1"}, "budget: no setting of the defense 'dc', "),
+        (
+            {"likelihood-timesteps": "all"},
+            "likelihood_timesteps: no setting of the defense 'dc', did you mean timesteps?",
+        ),
+        ({"t-star": "0.1"}, "t_star: no setting of the defense 'dc', which takes sigmas, timesteps"),
         ({"gradient": "bpda"}, "gradient: bpda is for defences that purify, got 'dc'"),
         (
             {**RDC, "gradient": "surrogate"},
@@ -436,10 +442,10 @@ def others(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ),
         (
             {"attack": "lagrange", "weights": "0,ten"},
-            "weights: expected numbers with commas between, got '0,ten'",
+            "weights: expected numbers ≥ 0 in brackets, such as [1,2], got '[0,ten]'",
         ),
-        ({"attack": "lagrange", "weights": "-1"}, "weights: expected finite numbers ≥ 0, got (-1.0,)"),
-        ({"weights": "1"}, "weights: no setting of pgd; it has iterations, eot, step"),
+        ({"attack": "lagrange", "weights": "-1,0"}, "weights: expected numbers ≥ 0 in brackets, "),
+        ({"weights": "1"}, "weights: no setting of the attack 'pgd', which takes iterations, eot, step"),
         ({"data": "twelve.npz"}, "denoiser: has 10 classes, but "),
         ({"denoiser": "plain.safetensors"}, "denoiser: expected a class-conditional one, got one without"),
         (
@@ -470,11 +476,17 @@ def test_bad_input_is_one_line(
         ({"classifier": "digits"}, "classifier: the method 'dc' takes none"),
         ({"denoiser": None}, "denoiser: the method 'dc' needs one, got None"),
         ({"timesteps": "first:2000"}, "timesteps: expected 1 ≤ N ≤ 1000"),
-        ({"weighting": "snr"}, "weighting: expected one of simple, vlb"),
-        ({"race_error": 0}, "race_error: expected a number in (0, 1), got 0.0"),
-        ({"method": "dds"}, "classifier: the method 'dds' needs one, got None"),
-        ({"method": "rdc"}, "method: unknown name 'rdc'; did you mean dc"),
-        ({"method": "dds", "classifier": "digits"}, "timesteps: no setting of the method 'dds'"),
+        ({"weighting": "snr"}, "weighting: expected simple, vlb"),
+        ({"race_error": 0}, "race_error: expected a number in (0, 1), or none, got '0'"),
+        ({"defense": "dds", "timesteps": None}, "classifier: the method 'dds' needs one, got None"),
+        (
+            {"defense": "rdc"},
+            "defense: expected one that can be certified (none, dds, densepure, dc), got 'rdc'",
+        ),
+        (
+            {"defense": "dds", "classifier": "digits"},
+            "timesteps: no setting of the defense 'dds', which takes sigma",
+        ),
         ({"data": "twelve.npz"}, "denoiser: has 10 classes, but "),
         ({"denoiser": "plain.safetensors"}, "denoiser: expected a class-conditional one, got one without"),
     ],

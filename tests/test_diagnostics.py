@@ -15,10 +15,10 @@ from torch import Tensor, nn
 
 import diffproof as dp
 from diffproof.attacks.autoattack import AutoAttack
-from diffproof.attacks.base import Attack, Job
+from diffproof.attacks.base import Attack, Job, Traits
 from diffproof.attacks.diagnostics.diagnose import _loses, diagnose
 from diffproof.attacks.diagnostics.finding import Finding
-from diffproof.attacks.diagnostics.probe import FROZEN, Probe, Traits, ascent
+from diffproof.attacks.diagnostics.probe import FROZEN, Probe, ascent
 from diffproof.attacks.losses import Loss, loss_values
 from diffproof.attacks.pgd import PGD
 from diffproof.attacks.square import Square
@@ -482,14 +482,12 @@ def test_checks_that_do_not_apply_are_left_out() -> None:
 
 
 def test_traits() -> None:
-    assert Traits.of(PGD(iterations=7, eot=3, loss="dlr")) == Traits(Loss.DLR, 3, 7)
-    assert Traits.of(StAdv(iterations=9, eot=2)) == Traits(Loss.MARGIN, 2, 9)
+    assert PGD(iterations=7, eot=3, loss="dlr").traits() == Traits(Loss.DLR, 3, 7)
+    assert StAdv(iterations=9, eot=2).traits() == Traits(Loss.MARGIN, 2, 9)
     package = ("eot, in its version rand", "take its version rand")
-    assert Traits.of(AutoAttack()) == Traits(Loss.CE, 1, 100, *package)
-    assert Traits.of(AutoAttack(version="rand", eot=5)) == Traits(Loss.CE, 5, 100, *package)
-    assert Traits.of(Square(queries=11)) == Traits(None, 1, 11, "queries")
-    with pytest.raises(ValueError, match=r"^attack: expected one of diffproof's, got Attack$"):
-        Traits.of(Attack())
+    assert AutoAttack().traits() == Traits(Loss.CE, 1, 100, *package)
+    assert AutoAttack(version="rand", eot=5).traits() == Traits(Loss.CE, 5, 100, *package)
+    assert Square(queries=11).traits() == Traits(None, 1, 11, "queries")
 
 
 @pytest.mark.parametrize("loss", Loss)

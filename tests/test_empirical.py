@@ -240,6 +240,6 @@ def test_it_attacks_and_purifies_from_the_command_line(
     attack += f" --attack pgd --iterations 3 --threat linf --budget 0.1 --out {tmp_path / 'attack'}"
     assert run(shlex.split(attack)) == 0, capsys.readouterr().err
     Image.new("L", (8, 8), 128).save(tmp_path / "grey.png")
-    purify = f"purify {tmp_path / 'grey.png'} {spec} --defense diffpure --t-star 0.1 --steps 2"
+    purify = f"purify {tmp_path / 'grey.png'} {spec} --defense diffpure:t_star=0.1,steps=2"
     assert run(shlex.split(f"{purify} --out {tmp_path / 'purified'}")) == 0, capsys.readouterr().err
     assert (tmp_path / "purified" / "grey.png").exists()

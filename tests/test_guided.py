@@ -452,7 +452,7 @@ def test_a_missing_network_is_named(method: str) -> None:
 
 @pytest.mark.parametrize("method", sorted(DEFENSES))
 def test_a_setting_that_a_method_does_not_take_is_named(method: str) -> None:
-    with pytest.raises(ValueError, match=f"^brightness: no setting of the method '{method}', which takes"):
+    with pytest.raises(ValueError, match=f"^brightness: no setting of the defense '{method}', "):
         dp.load_defense(method, brightness=1.0, **given(method))
     if method != "agdm":
         with pytest.raises(ValueError, match=f"^guide: the method '{method}' takes none$"):

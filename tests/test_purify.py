@@ -16,16 +16,17 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from conftest import Refused, exit_status, forked, tree, until
+from conftest import Refused, composed, exit_status, forked, tree, until
 from PIL import Image
 from torch import Tensor, nn
 
 import diffproof as dp
 from diffproof.cli.main import run
 from diffproof.denoisers.network import NetworkDenoiser
+from diffproof.methods import parse
 from diffproof.noise import Noise, Stream
 from diffproof.pictures import read_picture, save_grid, save_picture
-from diffproof.runs.defense import defense_settings, load_networks_and_defense
+from diffproof.runs.defense import load_networks_and_defense
 from diffproof.runs.purify import (
     PurifyJob,
     PurifySettings,
@@ -42,7 +43,7 @@ NAMES = ["a.png", "b.png", "c.png", "deep/a.png", "deep/er/d.png"]
 def words(pictures: object, out: Path, **changes: object) -> list[str]:
     """The command line; None leaves a flag out, True gives it without a value."""
     found = ["purify", *([str(p) for p in pictures] if isinstance(pictures, list) else [str(pictures)])]
-    for name, value in {**FAST, "out": out, **changes}.items():
+    for name, value in composed({**FAST, "out": out, **changes}).items():
         flag = f"--{name.replace('_', '-')}"
         found += [] if value is None else [flag] if value is True else [flag, str(value)]
     return found
@@ -79,7 +80,7 @@ def test_a_run_folder_is_left_alone(tmp_path: Path, capsys: pytest.CaptureFixtur
     (tmp_path / "run" / "settings.yaml").write_text("seed: 1\n")
     source = tmp_path / "one.png"
     save_picture(source, torch.zeros(1, 8, 8))
-    words = ["purify", str(source), "--denoiser", "digits", "--defense", "diffpure", "--steps", "1"]
+    words = ["purify", str(source), "--denoiser", "digits", "--defense", "diffpure:steps=1"]
     assert run([*words, "--out", str(tmp_path / "run"), "--force"]) == 2
     assert "is a run folder, expected another" in capsys.readouterr().err
     assert (tmp_path / "run" / "settings.yaml").read_text() == "seed: 1\n"
@@ -104,7 +105,7 @@ def test_every_picture_is_purified_under_the_noise_of_its_place(tmp_path: Path, 
         assert int((found[name] - expected).abs().max()) <= 1
         assert float((found[name] == expected).double().mean()) >= 0.95
     settings = yaml.safe_load((tmp_path / "out" / "settings.yaml").read_text())
-    assert settings | {"defense": "diffpure", "denoiser": "digits", "t_star": "0.15", "seed": 3} == settings
+    assert settings | {"defense": "diffpure:t_star=0.15,steps=4", "denoiser": "digits", "seed": 3} == settings
 
 
 def test_noise_goes_away(tmp_path: Path) -> None:
@@ -178,8 +179,7 @@ def test_coup_needs_a_classifier(tmp_path: Path, pictures: Path, refused: Refuse
 
 def test_a_defence_without_classifier_cannot_be_called() -> None:
     defense = load_networks_and_defense(
-        "diffpure",
-        {"t_star": 0.1, "steps": 1},
+        parse("defense", "diffpure:t_star=0.1,steps=1"),
         classifier=None,
         denoiser="digits",
         guide=None,
@@ -196,25 +196,6 @@ def test_class_names_stand_for_labels(tmp_path: Path, pictures: Path) -> None:
     assert isinstance(job.defense.classifier, dp.Classifier)
     job.defense.classifier.class_names = tuple(names)
     assert all({found.before, found.after} < set(names) for found in run_purify(job))
-
-
-@pytest.mark.parametrize(
-    ("method", "flags", "settings"),
-    [
-        (
-            "diffpure",
-            {"t_star": "0.1", "steps": "20", "solver": "ode"},
-            {"t_star": 0.1, "steps": 20, "solver": "ode"},
-        ),
-        ("diffpure", {"defense_sigma": 0.25, "steps": "full"}, {"sigma": 0.25, "steps": None}),
-        ("gdmp", {"purify_budget": "8/255"}, {"budget": 8 / 255}),
-        ("gradual", {"t_star": "0.05", "steps": "3"}, {"t_star": [0.05], "steps": [3]}),
-        ("gradual", {"t_star": "0.05,0.1"}, {"t_star": [0.05, 0.1]}),
-        ("densepure", {"steps": 5, "defense_sigma": 0.5}, {"steps": 5, "sigma": 0.5}),
-    ],
-)
-def test_flags_become_settings(method: str, flags: dict[str, Any], settings: dict[str, Any]) -> None:
-    assert defense_settings(method, flags) == settings
 
 
 def saved(path: Path, pixels: np.ndarray | Image.Image, **options: Any) -> Path:
@@ -425,7 +406,9 @@ def test_nothing_is_overwritten_without_force(tmp_path: Path, pictures: Path, re
 def test_settings_repeat_the_work(tmp_path: Path, pictures: Path, refused: Refused) -> None:
     changes: dict[str, object] = {"defense": "gradual", "t_star": "0.05,0.1", "steps": "2,full"}
     line = refused(words(pictures, tmp_path / "out", **changes))
-    assert line == "steps: expected numbers with commas between, got '2,full'"
+    assert line == (
+        "steps: expected integers ≥ 1 in brackets, such as [1,2], or none, got '[2,full]' (of defense gradual)"
+    )
     assert run(words(pictures, tmp_path / "out", **{**changes, "steps": "2,3"}, seed=5)) == 0
     config = tmp_path / "settings.yaml"
     shutil.copy(tmp_path / "out" / "settings.yaml", config)
@@ -441,7 +424,7 @@ def test_settings_repeat_the_work(tmp_path: Path, pictures: Path, refused: Refus
     ("changes", "message"),
     [
         (
-            {"defense": "dds"},
+            {"defense": "dds", "t_star": None, "steps": None},
             "defense: expected one that purifies (diffpure, gdmp, gradual, coup, agdm, likelihood, rdc), got",
         ),
         ({"defense": "difpure"}, "defense: unknown name 'difpure'; did you mean diffpure or densepure?"),
@@ -451,21 +434,27 @@ def test_settings_repeat_the_work(tmp_path: Path, pictures: Path, refused: Refus
         ({"classifier": "digts"}, "classifier: unknown name 'digts'; did you mean digits?"),
         (
             {"rounds": 2},
-            "rounds: no setting of the method 'diffpure', which takes t_star, defense_sigma, steps, solver",
+            "rounds: no setting of the defense 'diffpure', which takes t_star, sigma, steps, solver",
         ),
         ({"guide": "digits"}, "guide: the method 'diffpure' takes none"),
         ({"defense": "agdm"}, "guide: the method 'agdm' needs one, got None"),
         ({"t_star": None}, "t_star, sigma: expected one of them, got None and None"),
-        ({"t_star": "0.1,0.2"}, "t_star: expected one number for the method 'diffpure', got '0.1,0.2'"),
-        ({"t_star": 100}, "t_star: expected a time in (0, 1], got 100; timestep 100 of 1000 is t_star = 0.1"),
-        ({"t_star": 0}, "t_star: expected a time in (0, 1], got 0.0"),
-        ({"t_star": "nan"}, "t_star: expected a time in (0, 1], got nan"),
-        ({"steps": 0}, "steps: expected an integer ≥ 1, got 0"),
-        ({"steps": "2.5"}, "steps: expected one number for the method 'diffpure', got '2.5'"),
-        ({"solver": "euler"}, "solver: expected one of ddpm, sde, ode, got 'euler'"),
         (
-            {"defense": "gdmp", "purify_budget": "8/0"},
-            "purify_budget: expected a number or a fraction like 8/255",
+            {"t_star": "0.1,0.2"},
+            "t_star: expected a time in (0, 1], or none, got '[0.1,0.2]' (of defense diffpure)",
+        ),
+        (
+            {"t_star": 100},
+            "t_star: expected a time in (0, 1], or none, got '100'; timestep 100 of 1000 is the time 0.1",
+        ),
+        ({"t_star": 0}, "t_star: expected a time in (0, 1], or none, got '0'"),
+        ({"t_star": "nan"}, "t_star: expected a time in (0, 1], or none, got 'nan'"),
+        ({"steps": 0}, "steps: expected an integer ≥ 1, or none, got '0'"),
+        ({"steps": "2.5"}, "steps: expected an integer ≥ 1, or none, got '2.5'"),
+        ({"solver": "euler"}, "solver: expected ddpm, sde or ode, got 'euler'"),
+        (
+            {"defense": "gdmp", "t_star": 0.1, "purify_budget": "8/0"},
+            "budget: expected a number > 0, got '8/0' (of defense gdmp)",
         ),
         ({"seed": -1}, "seed: expected an integer ≥ 0, got -1"),
         ({"seed": 2**64}, f"seed: expected 0 ≤ seed < 2^64, got {2**64}"),
@@ -515,8 +504,8 @@ def test_no_permission(
 
 
 def prepared(pictures: Path, out: Path, **changes: Any) -> PurifyJob:
-    values = {"denoiser": "digits", "defense": "diffpure", "t_star": "0.15", "steps": "4", "device": "cpu"}
-    return prepare_purify(PurifySettings(**{**values, **changes}), [pictures], out)
+    values = {**FAST, "device": "cpu"}
+    return prepare_purify(PurifySettings(**composed({**values, **changes})), [pictures], out)
 
 
 def network(job: PurifyJob) -> nn.Module:

@@ -19,7 +19,7 @@ import pandas as pd
 import pytest
 import torch
 import yaml
-from conftest import SMALL_RUN, certify_flags, change, rows
+from conftest import SMALL_RUN, certify_flags, change, composed, rows
 from scipy.stats import beta, norm
 
 import diffproof as dp
@@ -35,7 +35,7 @@ from diffproof.runs.prepare import resolve_device
 from diffproof.runs.settings import CertifySettings
 from diffproof.weights import hash_tensors, load_weights, packaged, save_weights
 
-PLAIN: dict[str, object] = {"denoiser": None, "method": "none", "steps": None, "votes": None}
+PLAIN: dict[str, object] = {"denoiser": None, "defense": "none", "steps": None, "votes": None}
 
 
 def certify(out: Path, **changes: object) -> list[tuple[Any, ...]]:
@@ -47,7 +47,7 @@ def certify(out: Path, **changes: object) -> list[tuple[Any, ...]]:
 def mixed_run(tmp_path_factory: pytest.TempPathFactory, denoiser: Path) -> Path:
     """40 images: certified rightly, certified wrongly and abstained."""
     folder = tmp_path_factory.mktemp("runs") / "mixed"
-    certify(folder, denoiser=denoiser, method="dds", indices="0:40", sigma=0.35)
+    certify(folder, denoiser=denoiser, defense="dds", indices="0:40", sigma=0.35)
     return folder
 
 
@@ -70,7 +70,7 @@ def rewrite(folder: Path, index: int, **changes: object) -> None:
 def test_a_run_folder_holds_settings_and_one_row_an_image(small_run: Path, denoiser: Path) -> None:
     assert {path.name for path in small_run.iterdir()} == {"settings.yaml", "results.sqlite", "lock"}
     settings = yaml.safe_load((small_run / "settings.yaml").read_text())
-    assert settings.items() >= {**SMALL_RUN, "denoiser": str(denoiser)}.items()
+    assert settings.items() >= composed({**SMALL_RUN, "denoiser": str(denoiser)}).items()
     stored = rows(small_run)
     labels = dp.load_data("digits", split="test").labels
     assert [(index, label) for index, label, _ in stored] == [(i, int(labels[i])) for i in range(0, 40, 8)]
@@ -103,10 +103,10 @@ def test_the_batch_size_changes_nothing(tmp_path: Path, denoiser: Path) -> None:
 @pytest.mark.parametrize(
     "method",
     [
-        {"method": "none"},
-        {"method": "dds", "bound": "two-sided", "indices": "7"},
-        {"method": "densepure", "consensus": 2, "step_rule": "log-sigma", "precision": "bfloat16"},
-        {"method": "densepure", "steps": "full", "votes": 2, "sigma": 0.02, "n0": 2, "n": 3},
+        {"defense": "none"},
+        {"defense": "dds", "bound": "two-sided", "indices": "7"},
+        {"defense": "densepure", "consensus": 2, "step_rule": "log-sigma", "precision": "bfloat16"},
+        {"defense": "densepure", "steps": "full", "votes": 2, "sigma": 0.02, "n0": 2, "n": 3},
     ],
 )
 def test_settings_yaml_repeats_a_run(tmp_path: Path, denoiser: Path, method: dict[str, object]) -> None:
@@ -121,7 +121,7 @@ def test_settings_yaml_repeats_a_run(tmp_path: Path, denoiser: Path, method: dic
 def test_a_config_gives_what_its_flags_give(tmp_path: Path) -> None:
     # 10:30 and 1e-2 are no text to YAML's own rules; null means that a flag is not given.
     (tmp_path / "config.yaml").write_text(
-        "data: digits\nindices: 10:30\nclassifier: digits\nmethod: none\ndenoiser: null\nsigma: 1\n"
+        "data: digits\nindices: 10:30\nclassifier: digits\ndefense: none\ndenoiser: null\nsigma: 1\n"
         f"n0: 5\nn: 10\nalpha: 1e-2\nbatch-size: 64\nout: {tmp_path / 'from-config'}\n"
     )
     assert run(["certify", "--config", str(tmp_path / "config.yaml"), "--seed", "3"]) == 0
@@ -151,7 +151,7 @@ needs_compiler = pytest.mark.skipif(
 def test_compiled_networks_label_as_others_do(
     tmp_path: Path, denoiser: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    changes = {"denoiser": denoiser, "method": "dds", "indices": "0:40:16", "batch_size": 100}
+    changes = {"denoiser": denoiser, "defense": "dds", "indices": "0:40:16", "batch_size": 100}
     plain = certify(tmp_path / "plain", **changes)
     torch._dynamo.reset()
     torch._dynamo.utils.counters.clear()
@@ -221,7 +221,7 @@ def test_an_error_without_words_is_named(monkeypatch: pytest.MonkeyPatch) -> Non
 
     monkeypatch.setattr("diffproof.classifiers.base.Classifier.forward", fail)
     with pytest.raises(ValueError, match=r"the networks cannot label digits: RuntimeError$"):
-        prepare(CertifySettings(data="digits", classifier="digits", method="none", sigma=0.5))
+        prepare(CertifySettings(data="digits", classifier="digits", defense="none", sigma=0.5))
 
 
 @pytest.mark.slow
@@ -319,13 +319,20 @@ def test_an_interrupted_image_continues_from_its_tallies(
     [
         ({"seed": 4}, "seed (3, now 4)"),
         ({"sigma": 0.5, "n": 200}, "sigma (0.25, now 0.5), n (100, now 200)"),
-        ({"votes": 6, "consensus": 2}, "votes (5, now 6), consensus (None, now 2)"),
-        ({"steps": 3}, "steps (2, now 3)"),
+        (
+            {"votes": 6, "consensus": 2},
+            "defense (densepure:steps=2,votes=5, now densepure:steps=2,votes=6,consensus=2)",
+        ),
+        ({"steps": 3}, "defense (densepure:steps=2,votes=5, now densepure:steps=3,votes=5)"),
         ({"indices": None}, "indices (0:40:8, now None), images (5, now 514)"),
         ({"split": "train"}, "split (test, now train), the images or labels in the data"),
         ({"alpha": 0.01, "bound": "two-sided"}, "alpha (0.001, now 0.01), bound (one-sided, now two-sided)"),
         ({"precision": "bfloat16"}, "precision (float32, now bfloat16), the weights in the files"),
-        ({"step_rule": "paper", "n0": 21}, "step_rule (authors, now paper), n0 (20, now 21)"),
+        (
+            {"step_rule": "paper", "n0": 21},
+            "defense (densepure:steps=2,votes=5, now densepure:steps=2,votes=5,step_rule=paper),"
+            " n0 (20, now 21)",
+        ),
     ],
 )
 def test_other_settings_are_refused(
@@ -346,7 +353,7 @@ def test_a_run_does_not_continue_on_other_data(
     digits = dp.load_data("digits", limit=4)
     images, labels = digits.images[:, 0].numpy(), digits.labels.numpy()
     np.savez(tmp_path / "some.npz", images=images, labels=labels)
-    flags = {"data": tmp_path / "some.npz", "indices": "0:2", "method": "none", "split": None, "n": 20}
+    flags = {"data": tmp_path / "some.npz", "indices": "0:2", "defense": "none", "split": None, "n": 20}
     assert run(certify_flags(tmp_path / "run", **flags)) == 0
     images, labels = (images[::-1], labels) if changed == "images" else (images, labels[::-1])
     np.savez(tmp_path / "some.npz", images=images, labels=labels)
@@ -373,7 +380,7 @@ def test_other_weights_under_the_same_name_are_refused(
 
 
 def test_settings_say_what_is_wrong() -> None:
-    good: dict[str, Any] = {"data": "digits", "classifier": "digits", "method": "none", "sigma": 0.5}
+    good: dict[str, Any] = {"data": "digits", "classifier": "digits", "defense": "none", "sigma": 0.5}
     assert CertifySettings.from_dict(good).as_dict().items() >= good.items()
     with pytest.raises(
         ValueError, match=r"^settings: unknown name 'sigmas'; did you mean sigma or image_size\?"
@@ -382,7 +389,7 @@ def test_settings_say_what_is_wrong() -> None:
     with pytest.raises(ValueError, match=r"^settings: .*missing.*'sigma'"):
         CertifySettings.from_dict({name: value for name, value in good.items() if name != "sigma"})
     with pytest.raises(ValueError, match="denoiser: the method 'dds' needs one"):
-        CertifySettings.from_dict({**good, "method": "dds"})
+        CertifySettings.from_dict({**good, "defense": "dds"})
     # Equal up to what changes no result.
     settings = CertifySettings(**good)
     assert settings.differences(replace(settings, batch_size=1, device="cpu")) == []
@@ -392,11 +399,11 @@ def test_settings_say_what_is_wrong() -> None:
 @pytest.mark.parametrize(
     ("changes", "name"),
     [
-        ({"method": "none"}, "none"),
-        ({"method": "dds"}, "dds"),
-        ({}, "densepure b=10 K=40"),
-        ({"steps": "full", "votes": 10}, "densepure full K=10"),
-        ({"consensus": 3, "step_rule": "paper"}, "densepure b=10 K=40 k=3 paper"),
+        ({"defense": "none"}, "none"),
+        ({"defense": "dds"}, "dds"),
+        ({}, "densepure"),
+        ({"defense": "densepure:votes=10,steps=full"}, "densepure:votes=10,steps=full"),
+        ({"defense": "densepure:steps=10,consensus=3"}, "densepure:consensus=3"),
     ],
 )
 def test_methods_are_told_apart(changes: dict[str, Any], name: str) -> None:
@@ -404,7 +411,7 @@ def test_methods_are_told_apart(changes: dict[str, Any], name: str) -> None:
         "data": "digits",
         "classifier": "digits",
         "denoiser": "digits",
-        "method": "densepure",
+        "defense": "densepure",
         "sigma": 0.5,
     }
     assert CertifySettings(**{**fields, **changes}).describe() == name
@@ -791,6 +798,6 @@ def test_a_classifier_of_other_classes_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "seven.safetensors"
     cut = {name: t[:7] if name.startswith("head") else t for name, t in tensors.items()}
     save_weights(path, cut, {**description, "num_classes": 7})
-    settings = CertifySettings(data="digits", classifier=str(path), method="none", sigma=0.5)
+    settings = CertifySettings(data="digits", classifier=str(path), defense="none", sigma=0.5)
     with pytest.raises(ValueError, match="classifier: has 7 classes, but digits has 10"):
         prepare(settings)

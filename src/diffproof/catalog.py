@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from diffproof.values import Choice, Flag, Integer, Numbers, Optional, Real, Text, Value
+from diffproof.values import Choice, Flag, Integer, Numbers, Optional, Real, Text, Time, Value
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class Method:
         return next((one for one in self.settings if one.name == name), None)
 
 
-_T_STAR = Real("in (0, 1]")
+_T_STAR = Time()
 _STEPS = Setting(
     "steps", Optional(Integer(1)), None, "Denoiser evaluations of a round; one a timestep by default."
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import inspect
 import re
 import types
@@ -81,13 +82,21 @@ def parse(kind: str, given: str | Mapping[str, Any]) -> MethodSpec:
     for key, value in texts.items():
         setting = method.setting(key)
         if setting is None:
-            raise unknown_name(f"{kind} {method.name}, setting", key, [one.name for one in method.settings])
+            raise ArgumentError(key, no_setting(kind, method, key))
         try:
             text = value if isinstance(value, str) else written(value)
             settings[key] = setting.value.read(text)
         except ValueError as error:
             raise ArgumentError(key, f"{error} (of {kind} {method.name})") from None
     return MethodSpec(kind, method.name, settings)
+
+
+def no_setting(kind: str, method: Method, name: str) -> str:
+    """What is said of a setting that a method does not have: the nearest that it has, or all."""
+    known = [setting.name for setting in method.settings]
+    near = difflib.get_close_matches(name, known, n=3, cutoff=0.6)
+    hint = f"did you mean {' or '.join(near)}?" if near else f"which takes {', '.join(known)}"
+    return f"no setting of the {kind} {method.name!r}, {hint}"
 
 
 def describe(kind: str, name: str) -> Method:

@@ -108,6 +108,27 @@ class Real(Value):
 
 
 @dataclass(frozen=True)
+class Time(Value):
+    """A time in (0, 1] of a diffusion."""
+
+    def read(self, text: str) -> float:
+        """See Value; a timestep is told how to write it as a time."""
+        try:
+            return float(Real("in (0, 1]").read(text))
+        except ValueError:
+            refused = self._refuse(text)
+            try:
+                step = Real("in (1, 1000]").read(text)
+            except ValueError:
+                raise refused from None
+            raise ValueError(f"{refused}; timestep {step:g} of 1000 is the time {step / 1000:g}") from None
+
+    def says(self) -> str:
+        """See Value."""
+        return "a time in (0, 1]"
+
+
+@dataclass(frozen=True)
 class Flag(Value):
     """Yes or no."""
 
@@ -191,10 +212,14 @@ class Optional(Value):
 
     def read(self, text: str) -> Any:
         """See Value."""
+        if text == self.word:
+            return None
         try:
-            return None if text == self.word else self.value.read(text)
-        except ValueError:
-            raise self._refuse(text) from None
+            return self.value.read(text)
+        except ValueError as error:
+            # What was expected is this, or the word.
+            wanted = f"expected {self.value.says()}"
+            raise ValueError(str(error).replace(wanted, f"expected {self.says()}", 1)) from None
 
     def says(self) -> str:
         """See Value."""

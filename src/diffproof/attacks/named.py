@@ -15,7 +15,7 @@ from diffproof.attacks.threat import Threat, load_threat
 from diffproof.attacks.views import AttackedDefense, GradientMode
 from diffproof.defenses.base import Defense
 from diffproof.errors import ArgumentError
-from diffproof.methods import MethodSpec, describe, load_class, parse
+from diffproof.methods import MethodSpec, describe, load_class, no_setting, parse
 
 
 def load_attack(attack: str | Mapping[str, Any] | MethodSpec, **settings: Any) -> Attack:
@@ -31,10 +31,10 @@ def load_attack(attack: str | Mapping[str, Any] | MethodSpec, **settings: Any) -
         ValueError: unknown name, or a setting that is unknown, given twice or out of range.
     """
     spec = attack if isinstance(attack, MethodSpec) else parse("attack", attack)
-    known = [setting.name for setting in describe("attack", spec.name).settings]
+    own = describe("attack", spec.name)
     for setting in settings:
-        if setting not in known:
-            raise ArgumentError(setting, f"no setting of {spec.name}; it has {', '.join(known)}")
+        if own.setting(setting) is None:
+            raise ArgumentError(setting, no_setting("attack", own, setting))
         if setting in spec.settings:
             raise ArgumentError(setting, f"given twice, in {str(spec)!r} and beside it")
     loaded: Attack = load_class("attack", spec.name)(**spec.settings, **settings)

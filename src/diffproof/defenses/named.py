@@ -11,7 +11,7 @@ from torch import nn
 from diffproof.defenses.base import Defense
 from diffproof.denoisers.base import Denoiser
 from diffproof.errors import ArgumentError
-from diffproof.methods import MethodSpec, check_networks, describe, load_class, parse
+from diffproof.methods import MethodSpec, check_networks, describe, load_class, no_setting, parse
 
 D = TypeVar("D", bound=Defense)
 
@@ -45,8 +45,7 @@ def load_defense(
     own = describe("defense", spec.name)
     for name in settings:
         if own.setting(name) is None:
-            known = ", ".join(sorted(setting.name for setting in own.settings))
-            raise ArgumentError(name, f"no setting of the method {spec.name!r}, which takes {known}")
+            raise ArgumentError(name, no_setting("defense", own, name))
         if name in spec.settings:
             raise ArgumentError(name, f"given twice, in {str(spec)!r} and beside it")
     given = {name: network for name, network in networks.items() if network is not None}

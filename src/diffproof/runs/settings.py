@@ -90,7 +90,7 @@ class RunSettings(Flags):
         """Fields that change results and differ, as "name (this, other)"."""
         mine, others = asdict(self), asdict(other)
         return [
-            f"{name} ({mine[name]}, now {others[name]})"
+            f"{name} ({self._shown(name, mine[name])}, now {self._shown(name, others[name])})"
             for name in mine
             if name not in self.FREE and self.meant(name, mine[name]) != self.meant(name, others[name])
         ]
@@ -100,6 +100,12 @@ class RunSettings(Flags):
         if value is not None and name in ("defense", "attack"):
             return parse(name, value).filled()
         return value
+
+    @staticmethod
+    def _shown(name: str, value: Any) -> Any:
+        """A field's value as a message has it: methods without what is at its default."""
+        methods = value is not None and name in ("defense", "attack")
+        return parse(name, value).unusual() if methods else value
 
     @property
     def method(self) -> MethodSpec:
