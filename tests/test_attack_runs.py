@@ -422,13 +422,13 @@ def test_a_report_tells_attacks_apart(small: Path, tmp_path: Path, capsys: Any) 
     assert run(["report", str(small), str(other), "--out", str(tmp_path / "report")]) == 0
     printed = " ".join(capsys.readouterr().out.split())
     assert "pgd:iterations=3,eot=2 exact, linf 0.2" in printed
-    assert "pgd 3×2 exact step=0.01 loss=margin random_start=True, linf 0.2" in printed
+    assert "pgd:iterations=3,eot=2,step=0.01,loss=margin,random_start=true exact, linf 0.2" in printed
     assert "one draw and worst: of 4 or 6 draws of an image: rows of other numbers do not compare" in printed
     assert "majority: of 3 draws of an image" in printed
     with (tmp_path / "report" / "table.csv").open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
-    assert [row["loss"] for row in rows] == ["ce", "margin"]
-    assert [row["step"] for row in rows] == ["", "0.01"]
+    assert [",loss=margin," in row["attack"] for row in rows] == [False, True]
+    assert [",step=0.01," in row["attack"] for row in rows] == [False, True]
     # Two folders of one name have two sheets.
     assert len(list((tmp_path / "report").glob("pictures-*.png"))) == 2
 

@@ -532,7 +532,7 @@ def test_adjoint_view() -> None:
         (purifier(), {"attack": "stadv"}, "threat: stadv attacks within stadv, got linf"),
         (purifier(), {"threat": "stadv"}, "threat: pgd attacks within l2, linf, got stadv"),
         (purifier(), {"attack": "pdg"}, "attack: unknown name 'pdg'; did you mean pgd"),
-        (purifier(), {"steps": 3}, "steps: no setting of pgd; it has iterations, eot, step"),
+        (purifier(), {"steps": 3}, "steps: no setting of the attack 'pgd', did you mean step"),
         (purifier(), {"iterations": 0}, "iterations: expected an integer ≥ 1, got 0"),
         (purifier(), {"step": -1.0}, "step: expected a finite number > 0"),
         (purifier(), {"loss": "cw"}, "loss: expected one of ce, dlr, margin, got 'cw'"),

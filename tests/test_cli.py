@@ -111,7 +111,7 @@ def test_certify_needs_out(refused: Refused) -> None:
         ("sigma: 0.5\ndefense: densepure", "denoiser: the method 'densepure' needs one"),
         (
             "sigma: 0.5\ndefense: {name: dds, steps: 3}",
-            "steps: no setting of the defense 'dds', which takes sigma",
+            "steps: no setting of the defense 'dds'",
         ),
         ("sigma: 0.5\nindices: ''", "indices: expected start:stop or start:stop:step, got ''"),
         ("sigma: 0.5\nindices: 10:99", "indices: expected"),

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib.artist import Artist
+from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 from diffproof.catalog import DEFENSES
@@ -22,6 +24,9 @@ from diffproof.smoothing.bounds import largest_radius
 # Okabe & Ito's palette, told apart with every form of colour blindness; line styles differ as well.
 _COLOURS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _STYLES: tuple[Any, ...] = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)))
+
+# Share of the picture that a text may take.
+_WIDEST = 0.95
 
 
 @dataclass(frozen=True)
@@ -182,7 +187,6 @@ def write_table(report: Report, path: Path) -> None:
 def draw_curves(report: Report, path: Path) -> None:
     """Certified accuracy over radius as PNG, one panel for each sigma, one line a method."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
 
     sigmas = sorted({row.settings.sigma for row in report.rows})
     methods = list(dict.fromkeys(report.label(row) for row in report.rows))
@@ -225,21 +229,24 @@ def draw_curves(report: Report, path: Path) -> None:
         if columns > 1:
             legend.remove()
         else:
-            _shrink(legend.get_texts(), figure.bbox.width / legend.get_window_extent().width)
+            _shrink(figure, legend, legend.get_texts())
     data = _either(f"{short_source(row.settings.data)} ({row.settings.split})" for row in report.rows)
     images = _either(f"{len(row.results)} images" for row in report.rows)
     draws = _either(f"n = {row.settings.n}" for row in report.rows)
     alpha = _either(f"α = {row.settings.alpha:g}" for row in report.rows)
     title = figure.suptitle(f"{data}, {images}, {draws}, {alpha}", fontsize=10)
-    _shrink([title], figure.bbox.width / title.get_window_extent().width)
+    _shrink(figure, title, [title])
     with replacing(path) as fresh:
         figure.savefig(fresh, dpi=150, format="png")
 
 
-def _shrink(texts: Iterable[Text], ratio: float) -> None:
-    """Make texts fit that are wider than the picture, with a margin."""
-    for text in texts:
-        text.set_fontsize(float(text.get_fontsize()) * min(1.0, 0.95 * ratio))
+def _shrink(figure: Figure, artist: Artist, texts: Sequence[Text]) -> None:
+    """Make the texts of an artist smaller until it fits into the picture, with a margin."""
+    while (wide := artist.get_window_extent().width / figure.bbox.width) > _WIDEST:
+        for text in texts:
+            # Glyphs are whole pixels, so a text does not shrink as much as its font.
+            text.set_fontsize(float(text.get_fontsize()) * min(0.9, _WIDEST / wide))
+        figure.draw_without_rendering()
 
 
 def _either(texts: Iterable[str]) -> str:
