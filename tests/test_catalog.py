@@ -326,3 +326,10 @@ def test_methods_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
 def test_an_own_class_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["methods", "own_code:Contrast"]) == 0
     assert "  shares (an integer; default 4)\n" in capsys.readouterr().out
+
+
+def test_the_readme_says_what_the_catalog_says() -> None:
+    text = (EXAMPLES.parent / "README.md").read_text(encoding="utf-8")
+    purifying = [method for method in DEFENSES.values() if "purify" in method.can]
+    for method in [*purifying, *ATTACKS.values()]:
+        assert f"| `{method.name}` | {method.line} |\n" in text
