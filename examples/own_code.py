@@ -1,10 +1,15 @@
-"""Code of one's own beside diffproof's: two defences, an attack, a denoiser, each one class or function.
+"""Code of one's own beside diffproof's: three defences, an attack, a denoiser, each one class or function.
 
 From the folder of this file:
 
     diffproof methods own_code:Quantized
+    diffproof attack --data digits --indices 0:40:10 --classifier digits \
+        --defense own_code:Quantized:levels=4 --attack own_code:Contrast:shares=2 --threat linf --budget 0.3 \
+        --out attacked
     diffproof certify --data digits --indices 0:20:10 --denoiser own_code:denoiser --classifier digits \
-        --defense dds --sigma 0.25 --n0 20 --n 100 --out run
+        --defense own_code:Shrunk:variance=0.2 --sigma 0.25 --n0 20 --n 100 --out certified
+
+A run folder holds the hash of this file: it continues and verifies only as long as the file is the same.
 """
 
 from __future__ import annotations
@@ -38,6 +43,27 @@ class Quantized(dp.Defense):
     def settings(self) -> dict[str, Any]:
         """Method and levels."""
         return {"method": self.method, "levels": self.levels}
+
+
+class OneShot(dp.Purifier):
+    """Adds noise of a fixed level and removes it by one evaluation of the denoiser."""
+
+    method = "one-shot"
+    evaluations = 1
+
+    def __init__(self, denoiser: dp.Denoiser, classifier: nn.Module, *, level: float = 0.1) -> None:
+        super().__init__(denoiser, classifier)
+        self.level = level
+
+    def purify(self, images: Tensor, noise: dp.Noise | None = None) -> Tensor:
+        """The denoiser's estimates of the noisy images, clipped."""
+        drawn = dp.noise_for(images, noise).normal(images.shape[1:], 0, images.dtype)
+        estimates: Tensor = self.denoiser(images + self.level * drawn, self.level)
+        return estimates.clamp(0.0, 1.0)
+
+    def settings(self) -> dict[str, Any]:
+        """Method and level."""
+        return {"method": self.method, "level": self.level}
 
 
 class Shrunk(dp.CertifiableDefense):

@@ -88,11 +88,13 @@ def certify_flags(out: Path, **changes: object) -> list[str]:
     return words
 
 
-def rows(folder: Path, columns: str = "image_index, true_label, certificate") -> list[tuple[Any, ...]]:
+def rows(
+    folder: Path, columns: str = "image_index, true_label, certificate", table: str = "images"
+) -> list[tuple[Any, ...]]:
     """The finished images of a run folder, read without diffproof."""
     connection = sqlite3.connect(folder / "results.sqlite")
     try:
-        return connection.execute(f"SELECT {columns} FROM images ORDER BY image_index").fetchall()
+        return connection.execute(f"SELECT {columns} FROM {table} ORDER BY image_index").fetchall()
     finally:
         connection.close()
 

@@ -27,7 +27,7 @@ from diffproof.cli.main import run
 from diffproof.defenses.named import compile_networks
 from diffproof.runs.certify.export import export
 from diffproof.runs.certify.report import cells, curve, header, load_report, write_report
-from diffproof.runs.certify.run import Job, prepare
+from diffproof.runs.certify.run import CertifyRun, prepare
 from diffproof.runs.certify.run import run as run_job
 from diffproof.runs.certify.store import CertifyStore
 from diffproof.runs.certify.verify import verify
@@ -244,7 +244,7 @@ def test_no_compiler_is_said_in_one_line(
 def test_a_compilation_that_fails_in_the_middle_of_a_run_is_said_in_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def prepared(settings: CertifySettings) -> Job:
+    def prepared(settings: CertifySettings) -> CertifyRun:
         job = prepare(settings)
         torch._dynamo.reset()
         monkeypatch.setattr("torch._inductor.config.cpp.cxx", (None, str(tmp_path / "none")))

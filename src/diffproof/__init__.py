@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     from diffproof.defenses.base import CertifiableDefense as CertifiableDefense
     from diffproof.defenses.base import Defense as Defense
     from diffproof.defenses.base import Labelled as Labelled
+    from diffproof.defenses.base import noise_for as noise_for
     from diffproof.defenses.dds import DDS as DDS
     from diffproof.defenses.densepure import DensePure as DensePure
     from diffproof.defenses.diffusion_classifier.classifier import DiffusionClassifier as DiffusionClassifier
@@ -124,6 +125,7 @@ _HOMES = {
     "Job": "attacks.base",
     "L2": "attacks.threat",
     "Labelled": "defenses.base",
+    "noise_for": "defenses.base",
     "Lagrange": "attacks.lagrange",
     "LikelihoodMaximization": "defenses.purifying.likelihood",
     "Linf": "attacks.threat",

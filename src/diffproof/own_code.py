@@ -5,6 +5,7 @@ It runs as the user's code, with all that that may do.
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import importlib.metadata
 import importlib.util
@@ -48,6 +49,15 @@ def plugin(group: str, name: str) -> Address | None:
     for point in importlib.metadata.entry_points(group=group, name=name):
         return Address(point.module, point.attr)
     return None
+
+
+def source_hash(where: Address) -> str | None:
+    """SHA-256 of the file of a module that is loaded; None where no file has it, as in a notebook.
+
+    What that module imports is not part of it.
+    """
+    file = getattr(sys.modules.get(where.module), "__file__", None)
+    return None if file is None else hashlib.sha256(Path(file).read_bytes()).hexdigest()
 
 
 def exists(module: str) -> bool:

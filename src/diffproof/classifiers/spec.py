@@ -11,7 +11,7 @@ from diffproof.checks import unknown_name
 from diffproof.classifiers import resnet
 from diffproof.classifiers.libraries import LIBRARIES
 from diffproof.errors import ArgumentError
-from diffproof.own_code import plugin
+from diffproof.own_code import Address, plugin
 from diffproof.weights import packaged
 
 _CODE = re.compile(r"(?P<module>[^\W\d]\w*(\.[^\W\d]\w*)*):(?P<function>[^\W\d]\w*)(@(?P<weights>.*))?")
@@ -39,6 +39,16 @@ class Spec(NamedTuple):
     family: str
     name: str
     weights: str | None
+
+
+def own_factory(spec: str) -> Address | None:
+    """The function of a user's code, or of a plug-in, that a classifier's spec names; None for any other.
+
+    Raises:
+        ValueError: as `parse`.
+    """
+    parsed = parse(spec)
+    return Address(parsed.family, parsed.name) if parsed.kind is Kind.CODE else None
 
 
 def parse(spec: str) -> Spec:

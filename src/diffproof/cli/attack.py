@@ -76,10 +76,9 @@ def attack(out: Path, **flags: Any) -> None:
     from diffproof.cli.progress import attack_with_progress, print_attack_report
     from diffproof.runs.attack.report import load_attack_report
     from diffproof.runs.attack.run import prepare
-    from diffproof.runs.settings import AttackSettings
+    from diffproof.runs.settings import AttackRequest
 
-    settings = AttackSettings(**flags)
-    job = prepare(settings)
+    job = prepare(AttackRequest(**flags))
     try:
         attack_with_progress(job, out)
     except KeyboardInterrupt:

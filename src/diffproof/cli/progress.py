@@ -22,11 +22,11 @@ from rich.progress import (
 from rich.table import Table
 
 from diffproof.runs.attack.report import HEADER, AttackReport, table_cells
-from diffproof.runs.attack.run import AttackJob
+from diffproof.runs.attack.run import AttackRun
 from diffproof.runs.attack.run import run as run_attack
 from diffproof.runs.attack.store import AttackedImage
 from diffproof.runs.certify.report import Report, cells, header
-from diffproof.runs.certify.run import Job, run
+from diffproof.runs.certify.run import CertifyRun, run
 from diffproof.runs.certify.store import ImageResult
 
 # Seconds between lines where there is no terminal for a bar.
@@ -53,7 +53,7 @@ def shown_once_started() -> Iterator[Progress]:
             progress.stop()
 
 
-def run_with_progress(job: Job, folder: Path) -> list[ImageResult]:
+def run_with_progress(job: CertifyRun, folder: Path) -> list[ImageResult]:
     """`certify.run` under a progress bar that counts draws."""
     title = f"{job.settings.describe()} σ={job.settings.sigma:g}"
     with shown_once_started() as progress:
@@ -66,7 +66,7 @@ def run_with_progress(job: Job, folder: Path) -> list[ImageResult]:
         return run(job, folder, on_draws)
 
 
-def attack_with_progress(job: AttackJob, folder: Path) -> list[AttackedImage]:
+def attack_with_progress(job: AttackRun, folder: Path) -> list[AttackedImage]:
     """`attack.run` under a progress bar that counts images."""
     title = f"{job.settings.describe()}, {job.settings.describe_attack()}"
     with shown_once_started() as progress:

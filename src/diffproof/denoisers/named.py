@@ -14,7 +14,7 @@ from diffproof.denoisers.empirical import EmpiricalDenoiser
 from diffproof.denoisers.network import NetworkDenoiser
 from diffproof.denoisers.schedules import named_schedule
 from diffproof.errors import ArgumentError
-from diffproof.own_code import address, exists, plugin
+from diffproof.own_code import Address, address, exists, plugin
 from diffproof.weights import packaged
 
 
@@ -57,9 +57,9 @@ def load_denoiser(spec: str) -> Denoiser:
         return _load_empirical(spec, rest)
     if colon and family == "diffusers":
         return diffusers.load(rest)
-    name, at, weights = spec.partition("@")
-    own = address(name)
-    if own is not None and family not in FAMILIES and exists(own.module):
+    own = own_factory(spec)
+    if own is not None:
+        _, at, weights = spec.partition("@")
         return factory.load(own, weights if at else None)
     if colon and (family in FAMILIES or "@" in rest):
         return _load_checkpoint(spec, family, rest)
@@ -70,11 +70,20 @@ def load_denoiser(spec: str) -> Denoiser:
     if path.is_dir() or (not path.exists() and _is_hub_id(spec)):
         return diffusers.load(spec)
     if not path.exists() and path.suffix == "" and "/" not in spec:
-        declared = plugin("diffproof.denoisers", name)
-        if declared is not None:
-            return factory.load(declared, weights if at else None)
         raise unknown_name("denoiser", spec, known)
     return saved.load(path)
+
+
+def own_factory(spec: str) -> Address | None:
+    """The function of a user's code, or of a plug-in, that a denoiser's spec names; None for any other."""
+    name = spec.partition("@")[0]
+    where = address(name)
+    if where is not None:
+        taken = name.partition(":")[0] in (*FAMILIES, "diffusers", _EMPIRICAL)
+        return where if not taken and exists(where.module) else None
+    if name in packaged("denoiser") or "/" in name or Path(name).suffix or Path(spec).exists():
+        return None
+    return plugin("diffproof.denoisers", name)
 
 
 def _load_empirical(spec: str, rest: str) -> EmpiricalDenoiser:

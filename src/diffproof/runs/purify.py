@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-import yaml
 from torch import Tensor
 
 from diffproof.catalog import DEFENSES, able
@@ -22,10 +21,11 @@ from diffproof.files import replacing
 from diffproof.methods import MethodSpec, describe, parse
 from diffproof.noise import Noise, Stream
 from diffproof.pictures import read_picture, save_grid, save_picture
+from diffproof.runs.code import own_code_of
 from diffproof.runs.defense import load_networks_and_defense
 from diffproof.runs.prepare import first_line, resolve_device
 from diffproof.runs.settings import Flags
-from diffproof.runs.store import STORE
+from diffproof.runs.store import STORE, settings_text
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 SHEET = "sheet.png"
@@ -346,7 +346,7 @@ def _told(path: Path) -> Iterator[None]:
 def _write_settings(job: PurifyJob) -> None:
     path = job.out / SETTINGS
     with _told(path), replacing(path) as fresh:
-        fresh.write_text(yaml.safe_dump(job.settings.as_dict(), sort_keys=False), encoding="utf-8")
+        fresh.write_text(settings_text(job.settings, own_code_of(job.settings)), encoding="utf-8")
 
 
 def _write_sheet(path: Path, pairs: Tensor, purified: Sequence[Purified]) -> None:

@@ -150,11 +150,11 @@ class CertifySettings(RunSettings):
 
 
 @dataclass(frozen=True, kw_only=True)
-class AttackSettings(RunSettings):
+class AttackRequest(RunSettings):
     """What `diffproof attack` is asked for.
 
     Fields that are None are left to the protocol; `runs.attack.run.settle` fills them in, and the attack's
-    own settings.
+    own settings, which makes `AttackSettings` of them.
 
     Raises:
         ValueError: a field out of range.
@@ -190,6 +190,20 @@ class AttackSettings(RunSettings):
                 check_at_least(name, getattr(self, name), 1)
         check_at_least("diagnose", self.diagnose, 0)
 
+
+@dataclass(frozen=True, kw_only=True)
+class AttackSettings(AttackRequest):
+    """What an attack run does: a request with nothing left open.
+
+    Raises:
+        ValueError: a field out of range.
+    """
+
+    attack: str = "pgd"
+    gradient: str = "exact"
+    draws: int = 10
+    majority_of: int = 10
+
     def meant(self, name: str, value: Any) -> Any:
         """As any run's; the budget as a number."""
         from diffproof.attacks.threat import parse_budget
@@ -198,6 +212,6 @@ class AttackSettings(RunSettings):
 
     def describe_attack(self) -> str:
         """The attack with what tells it from others: "pgd:iterations=200,eot=20 exact, linf 8/255"."""
-        attack = "" if self.attack is None else str(parse("attack", self.attack).unusual())
+        attack = parse("attack", self.attack).unusual()
         share = "" if self.surrogate_share is None else f" {self.surrogate_share:g}"
         return f"{attack} {self.gradient}{share}, {self.threat} {self.budget}"

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Self, TypeVar
 
@@ -14,25 +14,62 @@ import yaml
 from filelock import FileLock, Timeout
 
 from diffproof.errors import ArgumentError
-from diffproof.runs.settings import RunSettings
+from diffproof.runs.settings import Flags, RunSettings
 
 STORE = "results.sqlite"
 SETTINGS = "settings.yaml"
 _LOCK = "lock"
 _SETTINGS_TABLE = """
 CREATE TABLE settings (
-    json TEXT NOT NULL, weights_hash TEXT NOT NULL, data_hash TEXT NOT NULL, planned INTEGER NOT NULL
+    json TEXT NOT NULL, weights_hash TEXT NOT NULL, data_hash TEXT NOT NULL, planned INTEGER NOT NULL,
+    code TEXT NOT NULL
 );
 """
 
 S = TypeVar("S", bound=RunSettings)
 
 
+@dataclass(frozen=True)
+class Identity:
+    """What a run is made of besides its settings.
+
+    Attributes:
+        weights_hash: SHA-256 of its networks.
+        data_hash: SHA-256 of its images and labels.
+        planned: how many images it is to have.
+        code: the user's own modules that it runs, each with the SHA-256 of its source, None without a file.
+    """
+
+    weights_hash: str
+    data_hash: str
+    planned: int
+    code: Mapping[str, str | None]
+
+    def differences(self, now: Identity) -> list[str]:
+        """What differs from a later one, in words."""
+        found = []
+        if self.weights_hash != now.weights_hash:
+            found.append("the weights in the files")
+        found += [f"the code of {module}" for module in self.changed_code(now.code)]
+        if self.planned != now.planned:
+            found.append(f"images ({self.planned}, now {now.planned})")
+        elif self.data_hash != now.data_hash:
+            found.append("the images or labels in the data")
+        return found
+
+    def changed_code(self, now: Mapping[str, str | None]) -> list[str]:
+        """Modules whose source is not what it was, by name."""
+        modules = sorted({*self.code, *now})
+        return [module for module in modules if self.code.get(module) != now.get(module)]
+
+
 class RunStore(Generic[S]):
     """An open run folder; use `writing` or `reading`. Subclasses say what a run holds.
 
     Attributes:
-        folder, settings: the run's. weights_hash: of its networks. planned: how many images it is to have.
+        folder: the run's.
+        settings: as they were asked for and filled in.
+        identity: what it is made of besides.
     """
 
     # What such a run is called; its settings; its table of finished images, and the SQL of all its tables.
@@ -41,25 +78,20 @@ class RunStore(Generic[S]):
     table: ClassVar[str]
     tables: ClassVar[str]
 
-    def __init__(
-        self, folder: Path, connection: sqlite3.Connection, settings: S, weights_hash: str, planned: int
-    ) -> None:
+    def __init__(self, folder: Path, connection: sqlite3.Connection, settings: S, identity: Identity) -> None:
         self.folder = folder
         self.settings = settings
-        self.weights_hash = weights_hash
-        self.planned = planned
+        self.identity = identity
         self._connection = connection
 
     @classmethod
     @contextmanager
-    def writing(
-        cls, folder: Path, settings: S, *, weights_hash: str, data_hash: str, planned: int
-    ) -> Iterator[Self]:
-        """Create a run folder, or continue one of the same settings and weights; one process at a time.
+    def writing(cls, folder: Path, settings: S, identity: Identity) -> Iterator[Self]:
+        """Create a run folder, or continue one of the same settings and identity; one process at a time.
 
         Raises:
-            ValueError: other settings or weights, another process at work, a folder that is no run or one of
-                another kind, a corrupt store.
+            ValueError: other settings, weights, data or code, another process at work, a folder that is no
+                run or one of another kind, a corrupt store.
             OSError: the folder cannot be written.
         """
         # A crash between making the folder and its store leaves only these.
@@ -81,7 +113,7 @@ class RunStore(Generic[S]):
         try:
             if not (folder / STORE).exists():
                 try:
-                    cls._create(folder, settings, (weights_hash, data_hash, planned))
+                    cls._create(folder, settings, identity)
                 except OSError:
                     for name in begun if new else begun - {_LOCK}:
                         (folder / name).unlink(missing_ok=True)
@@ -89,19 +121,13 @@ class RunStore(Generic[S]):
                         folder.rmdir()
                     raise
             with _connect(folder) as connection:
-                stored, stored_weights, stored_data, stored_planned = cls._read(folder, connection)
-                different = stored.differences(settings)
-                if stored_weights != weights_hash:
-                    different.append("the weights in the files")
-                if stored_planned != planned:
-                    different.append(f"images ({stored_planned}, now {planned})")
-                elif stored_data != data_hash:
-                    different.append("the images or labels in the data")
+                stored, was = cls._read(folder, connection)
+                different = stored.differences(settings) + was.differences(identity)
                 if different:
                     raise ArgumentError(
                         "out", f"{folder} holds a run with other settings: {', '.join(different)}"
                     )
-                store = cls(folder, connection, stored, weights_hash, planned)
+                store = cls(folder, connection, stored, was)
                 try:
                     yield store
                 finally:
@@ -118,8 +144,7 @@ class RunStore(Generic[S]):
             ValueError: no run folder, one of another kind, or a corrupt store.
         """
         with _connect_run(folder) as connection:
-            settings, weights_hash, _, planned = cls._read(folder, connection)
-            yield cls(folder, connection, settings, weights_hash, planned)
+            yield cls(folder, connection, *cls._read(folder, connection))
 
     @classmethod
     def holds(cls, folder: Path) -> bool:
@@ -143,9 +168,9 @@ class RunStore(Generic[S]):
             self._connection.commit()
 
     @classmethod
-    def _create(cls, folder: Path, settings: S, identity: tuple[str, str, int]) -> None:
+    def _create(cls, folder: Path, settings: S, identity: Identity) -> None:
         """Write settings.yaml and the empty store; the store appears whole or not at all."""
-        (folder / SETTINGS).write_text(yaml.safe_dump(settings.as_dict(), sort_keys=False))
+        (folder / SETTINGS).write_text(settings_text(settings, identity.code))
         fresh = folder / f"{STORE}.new"
         fresh.unlink(missing_ok=True)
         with reporting(folder):
@@ -153,23 +178,31 @@ class RunStore(Generic[S]):
             try:
                 connection.executescript(_SETTINGS_TABLE + cls.tables)
                 with connection:
-                    row = (json.dumps(settings.as_dict()), *identity)
-                    connection.execute("INSERT INTO settings VALUES (?, ?, ?, ?)", row)
+                    row = (
+                        json.dumps(settings.as_dict()),
+                        identity.weights_hash,
+                        identity.data_hash,
+                        identity.planned,
+                        json.dumps(identity.code),
+                    )
+                    connection.execute("INSERT INTO settings VALUES (?, ?, ?, ?, ?)", row)
             finally:
                 connection.close()
         fresh.rename(folder / STORE)
 
     @classmethod
-    def _read(cls, folder: Path, connection: sqlite3.Connection) -> tuple[S, str, str, int]:
+    def _read(cls, folder: Path, connection: sqlite3.Connection) -> tuple[S, Identity]:
         with reporting(folder):
-            row = connection.execute("SELECT json, weights_hash, data_hash, planned FROM settings").fetchone()
+            row = connection.execute(
+                "SELECT json, weights_hash, data_hash, planned, code FROM settings"
+            ).fetchone()
             if row is None:
                 raise ValueError("it holds no settings")
         there = cls._has_table(folder, connection)
         with reporting(folder):
-            settings = json.loads(row[0])
+            settings, code = json.loads(row[0]), dict(json.loads(row[4]))
             if there:
-                return cls.settings_type.from_dict(settings), *row[1:]
+                return cls.settings_type.from_dict(settings), Identity(row[1], row[2], row[3], code)
             if settings.keys() <= {field.name for field in fields(cls.settings_type)}:
                 raise ValueError(f"no such table: {cls.table}")
         raise ArgumentError("run", f"{folder} is no {cls.kind}")
@@ -179,6 +212,19 @@ class RunStore(Generic[S]):
         with reporting(folder):
             query = "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = ?"
             return connection.execute(query, (cls.table,)).fetchone() is not None
+
+
+def settings_text(settings: Flags, code: Mapping[str, str | None]) -> str:
+    """A settings.yaml, which names the user's own modules in a comment.
+
+    Args:
+        settings: of the run.
+        code: see Identity.
+    """
+    lines = [f"#   {module}: {digest or 'no file'}\n" for module, digest in code.items()]
+    if lines:
+        lines.insert(0, "# Code that is not diffproof's, by the SHA-256 of its source:\n")
+    return yaml.safe_dump(settings.as_dict(), sort_keys=False) + "".join(lines)
 
 
 @contextmanager

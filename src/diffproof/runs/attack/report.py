@@ -92,13 +92,11 @@ def _load_row(folder: Path) -> AttackRow:
         settings, results, planned, findings = (
             store.settings,
             store.results(),
-            store.planned,
+            store.identity.planned,
             store.findings(),
         )
     if not results:
         raise ArgumentError("run", f"{folder} has no finished image yet")
-    assert settings.draws is not None
-    assert settings.majority_of is not None
     evaluated = [image.evaluated for image in results]
     labels = [label for one in evaluated for label in (one.true_label, *one.clean_labels, *one.labels)]
     clean, attacked = scores(evaluated, max(labels) + 1, draws=settings.draws, votes=settings.majority_of)

@@ -6,7 +6,7 @@ import math
 import time
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
@@ -29,16 +29,18 @@ from diffproof.errors import ArgumentError, halved, is_out_of_memory
 from diffproof.methods import MethodSpec, parse
 from diffproof.noise import Noise, Stream
 from diffproof.runs.attack.store import AttackedImage, AttackStore
+from diffproof.runs.code import own_code_of
 from diffproof.runs.defense import load_networks_and_defense
 from diffproof.runs.prepare import check_classes_of, first_line, load_images, resolve_device
-from diffproof.runs.settings import AttackSettings
+from diffproof.runs.settings import AttackRequest, AttackSettings
+from diffproof.runs.store import Identity
 from diffproof.weights import hash_tensors
 
 OnImages = Callable[[int], None]
 
 
 @dataclass(frozen=True)
-class AttackJob:
+class AttackRun:
     """A run ready to start: everything is loaded and has proved to fit together."""
 
     settings: AttackSettings
@@ -55,16 +57,16 @@ class AttackJob:
         return pixels.to(self.device), self.data.labels[indices].to(self.device)
 
 
-def prepare(settings: AttackSettings) -> AttackJob:
+def prepare(request: AttackRequest) -> AttackRun:
     """Load what a run needs and try the first image, so that misfits show before any write.
 
     Raises:
         ValueError: anything that is unknown, unreadable or does not fit together, or an attack that cannot be
             run on this defence.
     """
-    settings, data, indices = load_images(settings)
+    request, data, indices = load_images(request)
     first = data.pixels[indices[0]]
-    settings, attack = settle(settings, max(first.shape[-2:]))
+    settings, attack = settle(request, max(first.shape[-2:]))
     device = resolve_device(settings.device)
     defense = load_networks_and_defense(
         settings.method,
@@ -78,9 +80,9 @@ def prepare(settings: AttackSettings) -> AttackJob:
     # An attack differentiates with respect to images; weights would only take memory.
     defense.requires_grad_(False)
     share = {} if settings.surrogate_share is None else {"surrogate_share": settings.surrogate_share}
-    view = AttackedDefense(defense, settings.gradient or GradientMode.EXACT, **share)
+    view = AttackedDefense(defense, settings.gradient, **share)
     threat = load_threat(settings.threat, settings.budget)
-    job = AttackJob(settings, data, indices, view, attack, threat, device)
+    job = AttackRun(settings, data, indices, view, attack, threat, device)
     attack.check(view, threat)
     try:
         _try_first(job)
@@ -105,18 +107,18 @@ def _warn_of_a_wide_ball(threat: Threat, image: Tensor) -> None:
         )
 
 
-def settle(settings: AttackSettings, image_size: int) -> tuple[AttackSettings, Attack]:
+def settle(request: AttackRequest, image_size: int) -> tuple[AttackSettings, Attack]:
     """The settings with all that the protocol and the attack fill in, and the attack.
 
     Raises:
         ValueError: a setting that the attack does not have, or that contradicts the protocol.
     """
-    asked = None if settings.attack is None else parse("attack", settings.attack)
-    gradient, draws, votes = settings.gradient, settings.draws, settings.majority_of
-    if settings.protocol is not None:
-        protocol = load_protocol(settings.protocol)
+    asked = None if request.attack is None else parse("attack", request.attack)
+    gradient, draws, votes = request.gradient, request.draws, request.majority_of
+    if request.protocol is not None:
+        protocol = load_protocol(request.protocol)
         name, given = (None, {}) if asked is None else (asked.name, asked.settings)
-        fixed = protocol.settings(name, given, settings.threat, image_size)
+        fixed = protocol.settings(name, given, request.threat, image_size)
         asked = parse("attack", {"name": protocol.attack, **fixed})
         for what, wanted, was in (
             ("gradient", protocol.gradient.value, gradient),
@@ -130,19 +132,19 @@ def settle(settings: AttackSettings, image_size: int) -> tuple[AttackSettings, A
     attack = load_attack(asked)
     # As the attack has them: its constructor may fill in what was left open.
     filled = {name: getattr(attack, name) for name in asked.filled().settings}
-    if settings.surrogate_share is not None and gradient != GradientMode.SURROGATE.value:
+    if request.surrogate_share is not None and gradient != GradientMode.SURROGATE.value:
         raise ArgumentError("surrogate_share", f"is for the gradient surrogate, got {gradient or 'exact'}")
-    settled = replace(
-        settings,
-        attack=str(MethodSpec("attack", asked.name, filled)),
-        gradient=gradient or GradientMode.EXACT.value,
-        draws=draws or 10,
-        majority_of=votes or 10,
-    )
-    return settled, attack
+    settled = {
+        **request.as_dict(),
+        "attack": str(MethodSpec("attack", asked.name, filled)),
+        "gradient": gradient,
+        "draws": draws,
+        "majority_of": votes,
+    }
+    return AttackSettings(**{name: value for name, value in settled.items() if value is not None}), attack
 
 
-def _try_first(job: AttackJob) -> None:
+def _try_first(job: AttackRun) -> None:
     """Run the networks on the first image, for what goes wrong when they run."""
     index = job.indices[0]
     images, _ = job.images([index])
@@ -159,7 +161,7 @@ def _try_first(job: AttackJob) -> None:
         )
 
 
-def run(job: AttackJob, folder: Path, on_images: OnImages = lambda images: None) -> list[AttackedImage]:
+def run(job: AttackRun, folder: Path, on_images: OnImages = lambda images: None) -> list[AttackedImage]:
     """Attack every image of the job that the run folder does not hold yet, after diagnosing the evaluation.
 
     Args:
@@ -176,11 +178,13 @@ def run(job: AttackJob, folder: Path, on_images: OnImages = lambda images: None)
         MemoryError: not even one image fits into memory.
     """
     settings, defense = job.settings, job.view.defense
-    weights_hash = hash_tensors(defense.state_dict(), defense.describe())
-    data_hash = job.data.fingerprint(job.indices)
-    with AttackStore.writing(
-        folder, settings, weights_hash=weights_hash, data_hash=data_hash, planned=len(job.indices)
-    ) as store:
+    identity = Identity(
+        weights_hash=hash_tensors(defense.state_dict(), defense.describe()),
+        data_hash=job.data.fingerprint(job.indices),
+        planned=len(job.indices),
+        code=own_code_of(settings),
+    )
+    with AttackStore.writing(folder, settings, identity) as store:
         finished = store.finished()
         on_images(len(finished.intersection(job.indices)))
         todo = [index for index in job.indices if index not in finished]
@@ -200,7 +204,7 @@ def run(job: AttackJob, folder: Path, on_images: OnImages = lambda images: None)
         return store.results()
 
 
-def _diagnose(job: AttackJob, store: AttackStore, batch_size: int) -> None:
+def _diagnose(job: AttackRun, store: AttackStore, batch_size: int) -> None:
     """Diagnose the evaluation on the first images that the defence gets right; record what was found."""
     chosen = _right(job, batch_size)
     if not chosen:
@@ -221,10 +225,9 @@ def _diagnose(job: AttackJob, store: AttackStore, batch_size: int) -> None:
     store.save_findings(findings)
 
 
-def _right(job: AttackJob, batch_size: int) -> list[int]:
+def _right(job: AttackRun, batch_size: int) -> list[int]:
     """The first indices, as many as are to be diagnosed, of images that are right without an attack."""
     settings, found = job.settings, list[int]()
-    assert settings.majority_of is not None
     for start in range(0, len(job.indices), settings.diagnose):
         indices = job.indices[start : start + settings.diagnose]
         images, labels = job.images(indices)
@@ -244,11 +247,9 @@ def _right(job: AttackJob, batch_size: int) -> list[int]:
     return found[: settings.diagnose]
 
 
-def _attack_images(job: AttackJob, indices: list[int], batch_size: int) -> list[AttackedImage]:
+def _attack_images(job: AttackRun, indices: list[int], batch_size: int) -> list[AttackedImage]:
     """Attack some images and score the defence on them."""
     settings, defense = job.settings, job.view.defense
-    assert settings.draws is not None
-    assert settings.majority_of is not None
     started = time.monotonic()
     images, labels = job.images(indices)
     evaluation = evaluate(

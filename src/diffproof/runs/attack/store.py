@@ -68,8 +68,6 @@ CREATE TABLE findings (json TEXT NOT NULL);
                 "SELECT image_index, true_label, result, clean, adversarial, purified, seconds FROM attacked"
                 " ORDER BY image_index"
             ).fetchall()
-            assert self.settings.draws is not None
-            assert self.settings.majority_of is not None
             drawn = max(self.settings.draws, self.settings.majority_of)
             return [_attacked(*row, drawn=drawn) for row in rows]
 

@@ -11,9 +11,15 @@ from diffproof.attacks.scoring import draw_labels
 from diffproof.attacks.threat import PixelThreat
 from diffproof.errors import ArgumentError
 from diffproof.noise import Stream
-from diffproof.runs.attack.run import AttackJob, prepare
+from diffproof.runs.attack.run import AttackRun, prepare
 from diffproof.runs.attack.store import AttackedImage, AttackStore
-from diffproof.runs.certify.verify import TOLERATED_FLIPS, TOLERATED_SHARE, Verification, spread
+from diffproof.runs.certify.verify import (
+    TOLERATED_FLIPS,
+    TOLERATED_SHARE,
+    Verification,
+    changed_code,
+    spread,
+)
 from diffproof.weights import hash_tensors
 
 # A norm above the budget by this much may be rounding: of pixels in float32, 0.5 + 0.1 − 0.5 is above 0.1.
@@ -32,7 +38,7 @@ def verify_attack(folder: Path, *, resample: int = 0, device: str = "auto") -> V
         ValueError: no attack run, nothing finished in it, or its models or data are not to be had.
     """
     with AttackStore.reading(folder) as store:
-        settings, results, weights_hash = store.settings, store.results(), store.weights_hash
+        settings, results, identity = store.settings, store.results(), store.identity
     if not results:
         raise ArgumentError("run", f"{folder} has no finished image yet")
     if resample < 0:
@@ -40,8 +46,9 @@ def verify_attack(folder: Path, *, resample: int = 0, device: str = "auto") -> V
     job = prepare(replace(settings, device=device))
     failures = [failure for image in results for failure in check(image, job)]
     defense = job.view.defense
-    if weights_hash != hash_tensors(defense.state_dict(), defense.describe()):
+    if identity.weights_hash != hash_tensors(defense.state_dict(), defense.describe()):
         failures.append("the weights are not those that were attacked")
+    failures += changed_code(identity, settings)
     remarks: list[str] = []
     missing = set(job.indices) - {image.evaluated.image_index for image in results}
     if missing:
@@ -59,7 +66,7 @@ def verify_attack(folder: Path, *, resample: int = 0, device: str = "auto") -> V
     return Verification(len(results), [image.evaluated.image_index for image in chosen], failures, remarks)
 
 
-def check(image: AttackedImage, job: AttackJob) -> list[str]:
+def check(image: AttackedImage, job: AttackRun) -> list[str]:
     """What is wrong with one image, a line each."""
     one, found = image.evaluated, []
     index = one.image_index
@@ -86,7 +93,7 @@ def check(image: AttackedImage, job: AttackJob) -> list[str]:
     return [f"image {index}: {what}" for what in found]
 
 
-def _flips(image: AttackedImage, job: AttackJob) -> int:
+def _flips(image: AttackedImage, job: AttackRun) -> int:
     """How many labels of the attacked image differ from those stored."""
     one = image.evaluated
     assert one.result is not None

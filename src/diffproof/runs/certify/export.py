@@ -31,7 +31,7 @@ def export(folder: Path, form: str) -> str:
     if form not in FORMATS:
         raise unknown_name("format", form, FORMATS)
     with CertifyStore.reading(folder) as store:
-        results, planned = store.results(), store.planned
+        results, planned = store.results(), store.identity.planned
     if len(results) < planned:
         warnings.warn(f"{folder}: {len(results)} of {planned} images are finished", stacklevel=2)
     lines = ["idx\tlabel\tpredict\tradius\tcorrect\ttime"]

@@ -124,7 +124,7 @@ def load_report(folders: Sequence[Path], radii: Sequence[float]) -> Report:
 
 def _load_row(folder: Path) -> Row:
     with CertifyStore.reading(folder) as store:
-        settings, results, planned = store.settings, store.results(), store.planned
+        settings, results, planned = store.settings, store.results(), store.identity.planned
     if not results:
         raise ArgumentError("run", f"{folder} has no finished image yet")
     return Row(folder, settings, results, planned)
@@ -140,7 +140,7 @@ def _order(row: Row) -> tuple[float, int, str, str]:
 def header(report: Report) -> list[str]:
     """Column names of the table."""
     return [
-        "method",
+        "defence",
         "sigma",
         "images",
         *(f"ε={radius:g}" for radius in report.radii),
@@ -174,7 +174,7 @@ def write_table(report: Report, path: Path) -> None:
         writer = csv.writer(file)
         radii = [f"certified_accuracy_at_{radius:g}" for radius in report.radii]
         writer.writerow(
-            ["method", "sigma", "images", *radii, "acr", "wrong", "abstained", "n0", "n", "alpha", "run"]
+            ["defence", "sigma", "images", *radii, "acr", "wrong", "abstained", "n0", "n", "alpha", "run"]
         )
         for row in report.rows:
             s = row.settings

@@ -16,9 +16,11 @@ from diffproof.defenses.named import compile_networks
 from diffproof.errors import ArgumentError, is_compile_error
 from diffproof.noise import Stream
 from diffproof.runs.certify.store import CertifyStore, ImageResult, Partial
+from diffproof.runs.code import own_code_of
 from diffproof.runs.defense import load_networks_and_defense
 from diffproof.runs.prepare import check_classes_of, first_line, load_images, resolve_device
 from diffproof.runs.settings import CertifySettings
+from diffproof.runs.store import Identity
 from diffproof.smoothing.bounds import largest_radius
 from diffproof.smoothing.smoothed import Smoothed, Tally
 
@@ -29,7 +31,7 @@ OnDraws = Callable[[int], None]
 
 
 @dataclass(frozen=True)
-class Job:
+class CertifyRun:
     """A run ready to start: everything is loaded and has proved to fit together."""
 
     settings: CertifySettings
@@ -50,7 +52,7 @@ class Job:
         return largest_radius(s.n, s.alpha, s.sigma, s.bound, self.smoothed.num_classes)
 
 
-def prepare(settings: CertifySettings) -> Job:
+def prepare(settings: CertifySettings) -> CertifyRun:
     """Load what a run needs and label a draw of its first image, so that misfits show before any write.
 
     Raises:
@@ -68,7 +70,7 @@ def prepare(settings: CertifySettings) -> Job:
     check_classes_of(defense, data)
     assert isinstance(defense, CertifiableDefense)
     smoothed = Smoothed(defense, settings.sigma)
-    job = Job(settings, data, indices, smoothed, device)
+    job = CertifyRun(settings, data, indices, smoothed, device)
     try:
         _label_first(job, 1)
     except RuntimeError as error:
@@ -92,7 +94,7 @@ def _cannot_compile(error: RuntimeError) -> ArgumentError:
     )
 
 
-def _label_first(job: Job, draws: int) -> None:
+def _label_first(job: CertifyRun, draws: int) -> None:
     """Label draws of the first image, for what goes wrong when the networks run."""
     settings, index = job.settings, job.indices[0]
     image = job.data.pixels[index].to(job.device)
@@ -110,7 +112,7 @@ def _label_first(job: Job, draws: int) -> None:
             pass
 
 
-def run(job: Job, folder: Path, on_draws: OnDraws = lambda draws: None) -> list[ImageResult]:
+def run(job: CertifyRun, folder: Path, on_draws: OnDraws = lambda draws: None) -> list[ImageResult]:
     """Certify every image of the job that the run folder does not hold yet.
 
     Args:
@@ -127,11 +129,13 @@ def run(job: Job, folder: Path, on_draws: OnDraws = lambda draws: None) -> list[
         OSError: the folder cannot be written.
         MemoryError: not even one image fits into memory.
     """
-    weights_hash = job.smoothed.weights_hash() or ""
-    data_hash = job.data.fingerprint(job.indices)
-    with CertifyStore.writing(
-        folder, job.settings, weights_hash=weights_hash, data_hash=data_hash, planned=len(job.indices)
-    ) as store:
+    identity = Identity(
+        weights_hash=job.smoothed.weights_hash() or "",
+        data_hash=job.data.fingerprint(job.indices),
+        planned=len(job.indices),
+        code=own_code_of(job.settings),
+    )
+    with CertifyStore.writing(folder, job.settings, identity) as store:
         finished = store.finished()
         on_draws(len(finished.intersection(job.indices)) * job.draws_per_image)
         recorder = _Recorder(store)
@@ -156,7 +160,7 @@ class _Recorder:
             self._committed = time.monotonic()
 
 
-def _certify_image(job: Job, recorder: _Recorder, index: int, on_draws: OnDraws) -> ImageResult:
+def _certify_image(job: CertifyRun, recorder: _Recorder, index: int, on_draws: OnDraws) -> ImageResult:
     """Certify one image, recording its tallies every few seconds and when interrupted."""
     settings, smoothed = job.settings, job.smoothed
     image = job.data.pixels[index].to(job.device)

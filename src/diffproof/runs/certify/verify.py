@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import TypeVar
 
 from diffproof.errors import ArgumentError
-from diffproof.runs.certify.run import Job, prepare
+from diffproof.runs.certify.run import CertifyRun, prepare
 from diffproof.runs.certify.store import CertifyStore, ImageResult
-from diffproof.runs.settings import CertifySettings
+from diffproof.runs.code import own_code_of
+from diffproof.runs.settings import CertifySettings, RunSettings
+from diffproof.runs.store import Identity
 from diffproof.weights import hash_tensors
 
 # Draws that may fall to another label when drawn again, by floating-point ties between machines.
@@ -40,7 +42,7 @@ def verify(folder: Path, *, resample: int = 0, device: str = "auto") -> Verifica
         ValueError: no run folder, nothing finished in it, or its models or data are not to be had.
     """
     with CertifyStore.reading(folder) as store:
-        settings, results = store.settings, store.results()
+        settings, results, identity = store.settings, store.results(), store.identity
     if not results:
         raise ArgumentError("run", f"{folder} has no finished image yet")
     if resample < 0:
@@ -48,6 +50,7 @@ def verify(folder: Path, *, resample: int = 0, device: str = "auto") -> Verifica
     # Compiling takes minutes, and only drawing again runs the networks.
     job = prepare(replace(settings, device=device, compile=settings.compile and resample > 0))
     failures = [failure for result in results for failure in check(result, settings, job)]
+    failures += changed_code(identity, settings)
     remarks: list[str] = []
     missing = set(job.indices) - {result.image_index for result in results}
     if missing:
@@ -67,13 +70,19 @@ def verify(folder: Path, *, resample: int = 0, device: str = "auto") -> Verifica
     return Verification(len(results), [result.image_index for result in chosen], failures, remarks)
 
 
+def changed_code(identity: Identity, settings: RunSettings) -> list[str]:
+    """The user's own modules that are not what a run was made with, a line each."""
+    modules = identity.changed_code(own_code_of(settings))
+    return [f"the code of {module} is not that which the run was made with" for module in modules]
+
+
 def spread(results: Sequence[T], number: int) -> list[T]:
     """So many of the results, or all there are, spread evenly."""
     count = min(number, len(results))
     return [results[i * len(results) // count] for i in range(count)]
 
 
-def check(result: ImageResult, settings: CertifySettings, job: Job) -> list[str]:
+def check(result: ImageResult, settings: CertifySettings, job: CertifyRun) -> list[str]:
     """What is wrong with one result, a line each."""
     certificate = result.certificate
     fixed = ("sigma", "n0", "n", "alpha", "bound", "seed")
@@ -123,7 +132,7 @@ def check(result: ImageResult, settings: CertifySettings, job: Job) -> list[str]
     return [f"image {result.image_index}: {what}" for what in found]
 
 
-def _draw_again(result: ImageResult, job: Job) -> int:
+def _draw_again(result: ImageResult, job: CertifyRun) -> int:
     """The least number of draws that must have fallen to another label than before."""
     certificate, settings = result.certificate, job.settings
     again = job.smoothed.certify(

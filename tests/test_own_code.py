@@ -1,0 +1,114 @@
+"""A user's own code in run folders: it certifies, attacks, continues, reports and verifies, and is hashed."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from conftest import change, rows
+
+from diffproof.cli.main import run
+from diffproof.pictures import save_picture
+
+EXAMPLE = Path(__file__).parent.parent / "examples" / "own_code.py"
+
+CERTIFY = (
+    "certify --data digits --indices 0:30:10 --classifier digits --defense own:Shrunk:variance=0.2"
+    " --sigma 0.25 --n0 10 --n 40 --out run"
+)
+ATTACK = (
+    "attack --data digits --indices 0:30:10 --classifier digits --defense own:Quantized:levels=4"
+    " --attack own:Contrast:shares=2 --threat linf --budget 0.3 --draws 2 --majority-of 2 --out run"
+)
+PURIFYING = (
+    "attack --data digits --indices 0:20:10 --classifier digits --denoiser own:denoiser"
+    " --defense own:OneShot:level=0.2 --attack pgd:iterations=2 --gradient bpda --threat l2 --budget 0.5"
+    " --draws 2 --majority-of 2 --diagnose 2 --batch-size 1 --out run"
+)
+DENOISER = (
+    "certify --data digits --indices 0:20:10 --denoiser own:denoiser --classifier digits --defense dds"
+    " --sigma 0.25 --n0 10 --n 40 --out run"
+)
+
+
+@pytest.fixture
+def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The example's module under another name, in the current folder, not loaded yet."""
+    shutil.copy(EXAMPLE, tmp_path / "own.py")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delitem(sys.modules, "own", raising=False)
+    return tmp_path / "own.py"
+
+
+@pytest.mark.parametrize("words", [CERTIFY, ATTACK, PURIFYING, DENOISER])
+def test_own_code_goes_the_whole_way(words: str, own: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    table, columns = ("images", "certificate") if words.startswith("certify") else ("attacked", "result")
+    assert run(words.split()) == 0
+    before = rows(Path("run"), f"image_index, true_label, {columns}", table)
+    # The last image is lost, as a crash would lose it.
+    change(Path("run"), f"DELETE FROM {table} WHERE image_index = ?", before[-1][0])
+    assert run(words.split()) == 0
+    assert rows(Path("run"), f"image_index, true_label, {columns}", table) == before
+    text = Path("run/settings.yaml").read_text()
+    assert f"#   own: {hashlib.sha256(own.read_bytes()).hexdigest()}\n" in text
+    assert yaml.safe_load(text)["data"] == "digits"
+    capsys.readouterr()
+    assert run(["report", "run", "--out", "report"]) == 0
+    assert words.split("--defense ")[1].split()[0] in (Path("report/table.csv")).read_text()
+    assert run(["verify", "run", "--resample", "2"]) == 0
+    if table == "images":
+        assert run(["export", "run", "--format", "cohen"]) == 0
+    assert run([*words.split()[:1], "--config", "run/settings.yaml", "--out", "again"]) == 0
+    assert rows(Path("again"), f"image_index, true_label, {columns}", table) == before
+
+
+@pytest.mark.parametrize("words", [CERTIFY, ATTACK, DENOISER])
+def test_a_run_of_other_code_is_another_run(
+    words: str, own: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert run(words.split()) == 0
+    own.write_text(own.read_text() + "\n# Another version.\n")
+    monkeypatch.delitem(sys.modules, "own")
+    capsys.readouterr()
+    assert run(words.split()) == 2
+    assert "run holds a run with other settings: the code of own\n" in capsys.readouterr().err
+    assert run(["verify", "run"]) == 1
+    assert "the code of own is not that which the run was made with" in capsys.readouterr().out
+
+
+def test_own_code_purifies_pictures(own: Path) -> None:
+    save_picture(Path("eight.png"), torch.full((1, 8, 8), 0.5))
+    words = "purify eight.png --denoiser own:denoiser --defense own:OneShot:level=0.2 --out purified"
+    assert run(words.split()) == 0
+    assert Path("purified/eight.png").is_file()
+    assert (
+        f"#   own: {hashlib.sha256(own.read_bytes()).hexdigest()}\n"
+        in Path("purified/settings.yaml").read_text()
+    )
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (f"{CERTIFY} --defense own:Quantized", "defense: expected one that can be certified ("),
+        (f"{CERTIFY} --defense own:Shrunk:variances=1", "variances: no setting of the defense"),
+        (f"{CERTIFY} --defense own:Nothing", "defense: module own has no function Nothing"),
+        (f"{CERTIFY} --defense other:Shrunk", "defense: no module other in "),
+        (f"{ATTACK} --attack own:Shrunk", "attack: expected own:Shrunk to be a class of diffproof.Attack"),
+        (f"{ATTACK} --guide digits", "guide: the method 'own:Quantized' takes none"),
+        (f"{ATTACK} --threat stadv --budget 0.1", "threat: contrast attacks within linf, got stadv"),
+        (f"{ATTACK} --gradient bpda", "gradient: bpda is for defences that purify, got 'quantized'"),
+    ],
+)
+def test_own_code_is_refused_before_anything_is_written(
+    words: str, message: str, own: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(words.split()) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"diffproof: error: {message}")
+    assert not Path("run").exists()
