@@ -37,16 +37,128 @@ class GradientMode(StrEnum):
     ADJOINT = "adjoint"
 
 
+class View:
+    """The function that an attack evaluates in place of a defence. Subclasses write `logits`.
+
+    Args:
+        defense: the defence.
+        surrogate_share: see AttackedDefense.
+
+    Raises:
+        ValueError: the defence has no such gradient.
+    """
+
+    def __init__(self, defense: Defense, surrogate_share: float) -> None:
+        self.defense = defense
+
+    @property
+    def random(self) -> bool:
+        """Whether it answers otherwise under another noise."""
+        return self.defense.random
+
+    def logits(self, images: Tensor, noise: Noise) -> Tensor:
+        """N×num_classes of images N×C×H×W in [0, 1], with the gradient that the attack gets."""
+        raise TypeError(f"{type(self).__name__} does not define logits()")
+
+
+class Exact(View):
+    """GradientMode.EXACT."""
+
+    def logits(self, images: Tensor, noise: Noise) -> Tensor:
+        """The defence's own."""
+        logits: Tensor = self.defense(images, noise)
+        return logits
+
+
+class BackwardPassApproximation(View):
+    """GradientMode.BPDA."""
+
+    defense: Purifier
+
+    def __init__(self, defense: Defense, surrogate_share: float) -> None:
+        if not isinstance(defense, Purifier):
+            raise ArgumentError("gradient", f"bpda is for defences that purify, got {defense.method!r}")
+        super().__init__(defense, surrogate_share)
+
+    def logits(self, images: Tensor, noise: Noise) -> Tensor:
+        """The defence's own, with the gradient of its classifier at the purified images."""
+        with torch.no_grad():
+            purified = self.defense.purify(images, noise)
+        through: Tensor = _Identity.apply(images, purified)  # type: ignore[no-untyped-call]
+        return self.defense.classifier_logits(through, noise)
+
+
+class Surrogate(View):
+    """GradientMode.SURROGATE."""
+
+    def __init__(self, defense: Defense, surrogate_share: float) -> None:
+        if not isinstance(defense, Purification):
+            raise ArgumentError(
+                "gradient",
+                f"surrogate is for defences that purify by a reverse process, got {defense.method!r}",
+            )
+        super().__init__(defense, surrogate_share)
+        self._shorter = defense.with_steps(surrogate_share)
+
+    def logits(self, images: Tensor, noise: Noise) -> Tensor:
+        """Those of the defence with fewer steps."""
+        logits: Tensor = self._shorter(images, noise)
+        return logits
+
+
+class Blind(View):
+    """GradientMode.BLIND."""
+
+    def __init__(self, defense: Defense, surrogate_share: float) -> None:
+        if defense.classifier is None:
+            raise ArgumentError("gradient", f"blind is for defences of a classifier, got {defense.method!r}")
+        super().__init__(defense, surrogate_share)
+
+    @property
+    def random(self) -> bool:
+        """That of a classifier that is a defence itself."""
+        return isinstance(self.defense.classifier, Defense) and self.defense.classifier.random
+
+    def logits(self, images: Tensor, noise: Noise) -> Tensor:
+        """The classifier's of the images as they are."""
+        return self.defense.classifier_logits(images, noise)
+
+
+class Adjoint(View):
+    """GradientMode.ADJOINT."""
+
+    defense: DiffPure
+
+    def __init__(self, defense: Defense, surrogate_share: float) -> None:
+        if not isinstance(defense, DiffPure) or defense.solver is not Solver.ODE:
+            raise ArgumentError(
+                "gradient",
+                "adjoint is for diffpure with the solver ode, got"
+                f" {defense.method!r} with {getattr(defense, 'solver', 'no solver')}",
+            )
+        super().__init__(defense, surrogate_share)
+
+    def logits(self, images: Tensor, noise: Noise) -> Tensor:
+        """The defence's own, with the gradient of the adjoint ODE."""
+        return self.defense.classifier_logits(self.defense.purify_by_adjoint(images, noise), noise)
+
+
+VIEWS: dict[GradientMode, type[View]] = {
+    GradientMode.EXACT: Exact,
+    GradientMode.BPDA: BackwardPassApproximation,
+    GradientMode.SURROGATE: Surrogate,
+    GradientMode.BLIND: Blind,
+    GradientMode.ADJOINT: Adjoint,
+}
+
+
 class AttackedDefense(nn.Module):
     """A defence as an attack sees it.
 
     Args:
         defense: any defence; BPDA needs one that purifies, SURROGATE one that does so by a reverse process.
         gradient: see GradientMode.
-        surrogate_share: share of the defence's steps that SURROGATE takes.
-
-    Attributes:
-        seen: the defence whose forward pass the attack evaluates.
+        surrogate_share: share of the defence's steps that SURROGATE takes, in (0, 1].
 
     Raises:
         ValueError: the defence has no such gradient, or the share lies outside (0, 1].
@@ -63,67 +175,21 @@ class AttackedDefense(nn.Module):
         self.defense = defense
         self.gradient = check_member("gradient", gradient, GradientMode)
         self.num_classes = defense.num_classes
-        self.seen = defense
-        if self.gradient is GradientMode.BLIND and defense.classifier is None:
-            raise ArgumentError("gradient", f"blind is for defences of a classifier, got {defense.method!r}")
-        if self.gradient is GradientMode.BPDA:
-            self._purifier()
-        if self.gradient is GradientMode.SURROGATE:
-            self.seen = self._purification().with_steps(surrogate_share)
-        if self.gradient is GradientMode.ADJOINT:
-            self._ode()
+        self._view = VIEWS[self.gradient](defense, surrogate_share)
 
     def forward(self, images: Tensor, noise: Noise | None = None) -> Tensor:
         """Logits N×num_classes of images N×C×H×W in [0, 1]; see Defense."""
         # One noise for the purification and for a classifier that has noise of its own.
-        noise = noise_for(images, noise)
-        if self.gradient is GradientMode.BLIND:
-            return self.defense.classifier_logits(images, noise)
-        if self.gradient is GradientMode.BPDA:
-            with torch.no_grad():
-                purified = self._purifier().purify(images, noise)
-            through: Tensor = _Identity.apply(images, purified)  # type: ignore[no-untyped-call]
-            return self.defense.classifier_logits(through, noise)
-        if self.gradient is GradientMode.ADJOINT:
-            return self.defense.classifier_logits(self._ode().purify_by_adjoint(images, noise), noise)
-        logits: Tensor = self.seen(images, noise)
-        return logits
+        return self._view.logits(images, noise_for(images, noise))
 
     @property
     def random(self) -> bool:
         """Whether what the attack evaluates answers otherwise under another noise."""
-        if self.gradient is GradientMode.BLIND:
-            return isinstance(self.defense.classifier, Defense) and self.defense.classifier.random
-        return self.seen.random
+        return self._view.random
 
     def images_at_once(self, batch_size: int) -> int:
         """See Defense."""
         return self.defense.images_at_once(batch_size)
-
-    def _purifier(self) -> Purifier:
-        if not isinstance(self.defense, Purifier):
-            raise ArgumentError(
-                "gradient", f"{self.gradient.value} is for defences that purify, got {self.defense.method!r}"
-            )
-        return self.defense
-
-    def _purification(self) -> Purification:
-        if not isinstance(self.defense, Purification):
-            raise ArgumentError(
-                "gradient",
-                f"{self.gradient.value} is for defences that purify by a reverse process, got"
-                f" {self.defense.method!r}",
-            )
-        return self.defense
-
-    def _ode(self) -> DiffPure:
-        if not isinstance(self.defense, DiffPure) or self.defense.solver is not Solver.ODE:
-            raise ArgumentError(
-                "gradient",
-                "adjoint is for diffpure with the solver ode, got"
-                f" {self.defense.method!r} with {getattr(self.defense, 'solver', 'no solver')}",
-            )
-        return self.defense
 
 
 class _Identity(torch.autograd.Function):

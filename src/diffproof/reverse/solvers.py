@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from enum import StrEnum
+from typing import ClassVar, NamedTuple
 
 from torch import Tensor
 
@@ -28,8 +29,11 @@ def reverse_step(
     β̃ (Ho et al. 2020, eq. 7), eta = 0 is deterministic DDIM (Song et al. 2021, eq. 12 and 16).
 
     Args:
-        noisy: x, N×C×H×W. clean: x̂0, same shape. normal: z, same shape; None where eta = 0.
-        sigma, next_sigma: noise levels, sigma > next_sigma ≥ 0.
+        noisy: x, N×C×H×W.
+        clean: x̂0, same shape.
+        sigma: noise level of x, in [0, 1] pixels.
+        next_sigma: that after the step, sigma > next_sigma ≥ 0.
+        normal: z, same shape; None where eta = 0.
         eta: stochasticity in [0, 1].
         variance: replaces v in the noise (learned variance), not in the mean, as DDPM has it.
 
@@ -50,7 +54,7 @@ def reverse_step(
 
 
 class Solver(StrEnum):
-    """How a purification walks from one noise level to the next.
+    """How a purification walks from one noise level to the next; `INTEGRATORS` has the steps.
 
     DDPM: the ancestral step (Ho et al. 2020, eq. 7), clean estimates clipped to [0, 1].
     SDE: Euler–Maruyama of the reverse VP-SDE (Song et al. 2021, eq. 6 and 11), as DiffPure integrates it:
@@ -62,6 +66,133 @@ class Solver(StrEnum):
     DDPM = "ddpm"
     SDE = "sde"
     ODE = "ode"
+
+
+class Moved(NamedTuple):
+    """Where a step leads.
+
+    Attributes:
+        noisy: x at the lower noise level, N×C×H×W.
+        per_score: how far x moves there for each unit that is added to the score where the step began.
+    """
+
+    noisy: Tensor
+    per_score: float | Tensor
+
+
+class Integrator:
+    """The steps of a solver. Subclasses write `step`.
+
+    Attributes:
+        clips: it takes clean estimates clipped to [0, 1].
+        random: its steps, that to noise level 0 perhaps aside, have noise.
+        learns: a learned variance can take the place of its own.
+    """
+
+    clips: ClassVar[bool] = True
+    random: ClassVar[bool] = True
+    learns: ClassVar[bool] = False
+
+    def noise_at(self, next_sigma: float) -> bool:
+        """Whether the step to this noise level has noise."""
+        return self.random
+
+    def step(
+        self,
+        noisy: Tensor,
+        clean: Tensor,
+        sigma: float,
+        next_sigma: float,
+        normal: Tensor | None,
+        variance: Tensor | None,
+    ) -> Moved:
+        """One step without guidance; arguments as in `solver_step`. Written by subclasses."""
+        raise TypeError(f"{type(self).__name__} does not define step()")
+
+
+class Ancestral(Integrator):
+    """Solver.DDPM."""
+
+    learns = True
+
+    def noise_at(self, next_sigma: float) -> bool:
+        """In every step but that to the image."""
+        return next_sigma > 0
+
+    def step(
+        self,
+        noisy: Tensor,
+        clean: Tensor,
+        sigma: float,
+        next_sigma: float,
+        normal: Tensor | None,
+        variance: Tensor | None,
+    ) -> Moved:
+        """The posterior's mean, and its spread or the learned one."""
+        own = next_sigma**2 * (1 - next_sigma**2 / sigma**2)
+        following = reverse_step(
+            noisy,
+            clean,
+            sigma,
+            next_sigma,
+            normal if self.noise_at(next_sigma) else None,
+            eta=float(self.noise_at(next_sigma)),
+            variance=variance,
+        )
+        return Moved(following, (own if variance is None else variance) * _stretch(sigma, next_sigma))
+
+
+class EulerMaruyama(Integrator):
+    """Solver.SDE."""
+
+    clips = False
+
+    def step(
+        self,
+        noisy: Tensor,
+        clean: Tensor,
+        sigma: float,
+        next_sigma: float,
+        normal: Tensor | None,
+        variance: Tensor | None,
+    ) -> Moved:
+        """The step in y = (2x − 1)/√(1 + σ'²), with β·dt as its integral over the step."""
+        if normal is None:
+            raise ArgumentError("normal", "the SDE's step needs noise, got None")
+        high, low = (WIDTH * sigma) ** 2, (WIDTH * next_sigma) ** 2
+        stretch = _stretch(sigma, next_sigma)
+        beta = 2 * math.log(stretch)
+        score_scaled = (clean - noisy) * (1 + high) / high
+        centred = noisy - 0.5
+        mean = 0.5 + (centred * (1 + beta / 2) + beta * score_scaled) / stretch
+        spread = beta * (1 + low) / WIDTH**2
+        return Moved(mean + math.sqrt(spread) * normal, spread * stretch)
+
+
+class ProbabilityFlow(Integrator):
+    """Solver.ODE."""
+
+    random = False
+
+    def step(
+        self,
+        noisy: Tensor,
+        clean: Tensor,
+        sigma: float,
+        next_sigma: float,
+        normal: Tensor | None,
+        variance: Tensor | None,
+    ) -> Moved:
+        """Along the velocity −σ·score of x itself."""
+        following = reverse_step(noisy, clean, sigma, next_sigma, None, eta=0.0)
+        return Moved(following, sigma * (sigma - next_sigma))
+
+
+INTEGRATORS: dict[Solver, Integrator] = {
+    Solver.DDPM: Ancestral(),
+    Solver.SDE: EulerMaruyama(),
+    Solver.ODE: ProbabilityFlow(),
+}
 
 
 def solver_step(
@@ -79,8 +210,10 @@ def solver_step(
 
     Args:
         solver: see Solver.
-        noisy: x, N×C×H×W. clean: the denoiser's estimate there, same shape.
-        sigma, next_sigma: noise levels, sigma > next_sigma ≥ 0.
+        noisy: x, N×C×H×W.
+        clean: the denoiser's estimate there, same shape.
+        sigma: noise level of x, in [0, 1] pixels.
+        next_sigma: that after the step, sigma > next_sigma ≥ 0.
         normal: noise of the step, same shape; not used by the ODE, nor by DDPM where next_sigma = 0.
         score_shift: ∇ₓ of what guides the process, added to the score at x; it moves the mean of DDPM and SDE
             by Σ·score_shift (Dhariwal & Nichol 2021, algorithm 1), Σ the step's variance, and the ODE as
@@ -89,37 +222,14 @@ def solver_step(
 
     Returns:
         x at next_sigma.
+
+    Raises:
+        ValueError: next_sigma ≥ sigma or negative, or no noise for a step that has some.
     """
-    high, low = (WIDTH * sigma) ** 2, (WIDTH * next_sigma) ** 2
-    # The papers add Σ·∇ in y = (2x − 1)/√(1 + σ'²): from there to x it is √(ᾱ_next/ᾱ) as far.
-    stretch = math.sqrt((1 + high) / (1 + low))
-    if solver is Solver.DDPM:
-        spread: float | Tensor = next_sigma**2 * (1 - next_sigma**2 / sigma**2)
-        spread = spread if variance is None else variance
-        following = reverse_step(
-            noisy,
-            clean,
-            sigma,
-            next_sigma,
-            normal if next_sigma > 0 else None,
-            eta=float(next_sigma > 0),
-            variance=variance,
-        )
-    elif solver is Solver.ODE:
-        # Its velocity is −σ·score, and that of x itself.
-        stretch = 1.0
-        spread = sigma * (sigma - next_sigma)
-        following = reverse_step(noisy, clean, sigma, next_sigma, None, eta=0.0)
-    else:
-        # In y, with β·dt as its integral over the step.
-        beta = 2 * math.log(stretch)
-        score_scaled = (clean - noisy) * (1 + high) / high
-        centred = noisy - 0.5
-        following = 0.5 + (centred * (1 + beta / 2) + beta * score_scaled) / stretch
-        spread = beta * (1 + low) / WIDTH**2
-        if normal is None:
-            raise ArgumentError("normal", "the SDE's step needs noise, got None")
-        following = following + math.sqrt(spread) * normal
-    if score_shift is None:
-        return following
-    return following + spread * stretch * score_shift
+    following, per_score = INTEGRATORS[solver].step(noisy, clean, sigma, next_sigma, normal, variance)
+    return following if score_shift is None else following + per_score * score_shift
+
+
+def _stretch(sigma: float, next_sigma: float) -> float:
+    """√(ᾱ_next/ᾱ): the papers add Σ·∇ in y = (2x − 1)/√(1 + σ'²), which is so much farther in x."""
+    return math.sqrt((1 + (WIDTH * sigma) ** 2) / (1 + (WIDTH * next_sigma) ** 2))

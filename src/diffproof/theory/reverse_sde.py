@@ -22,7 +22,7 @@ from torch import Tensor
 from diffproof.checks import check_at_least, check_positive
 from diffproof.denoisers.base import Denoiser
 from diffproof.errors import ArgumentError
-from diffproof.reverse.solvers import Solver, solver_step
+from diffproof.reverse.solvers import INTEGRATORS, Solver, solver_step
 from diffproof.theory.densities import GaussianMixture
 from diffproof.theory.divergences import chain_law, noise_scale
 
@@ -137,7 +137,7 @@ def convergence(
         ValueError: several components in more than one dimension, `Solver.ODE` (its result is one point),
             steps < 1, or sigma and noisy as `GaussianMixture.posterior` has it.
     """
-    if solver is Solver.ODE:
+    if not INTEGRATORS[solver].random:
         raise ArgumentError("solver", "expected ddpm or sde, got ode, whose result is one point")
     posterior = density.posterior(noisy, sigma)
     denoiser = density.denoiser()
@@ -191,7 +191,7 @@ def _grid_kl(
     posterior: GaussianMixture, denoiser: Denoiser, noisy: float, sigmas: Sequence[float], solver: Solver
 ) -> float:
     """KL(posterior ‖ law of the result) in one dimension."""
-    if solver is Solver.SDE:
+    if INTEGRATORS[solver].noise_at(0.0):
         points, density = chain_law(denoiser, noisy, [*sigmas, 0.0], solver)
         spacing = torch.full_like(points, float(points[1] - points[0]))
     elif len(sigmas) == 1:

@@ -14,7 +14,7 @@ from diffproof.defenses.purifying.reverse_process import Draw, Purification, pot
 from diffproof.denoisers.base import Denoiser
 from diffproof.errors import ArgumentError
 from diffproof.noise import Noise
-from diffproof.reverse.solvers import Solver
+from diffproof.reverse.solvers import INTEGRATORS, Solver
 
 
 class COUP(Purification):
@@ -59,7 +59,7 @@ class COUP(Purification):
         )
         self.scale = check_positive("scale", scale)
         self.diffuse = diffuse
-        self.random = diffuse or self.solver is not Solver.ODE
+        self.random = diffuse or INTEGRATORS[self.solver].random
 
     def diffused(self, images: Tensor, sigma: float, noise: Noise, index: int) -> Tensor:
         """The images themselves, as the papers' x_t, unless the defence diffuses them."""

@@ -19,7 +19,7 @@ from diffproof.errors import ArgumentError
 from diffproof.gradients import Step
 from diffproof.noise import Noise
 from diffproof.reverse.levels import check_t_star, t_star_of, vp_sigmas
-from diffproof.reverse.solvers import Solver, solver_step
+from diffproof.reverse.solvers import INTEGRATORS, Solver, solver_step
 
 Draw = Callable[[], Tensor]
 
@@ -138,18 +138,19 @@ class Purification(Purifier):
         return diffuse
 
     def _reverse(self, sigma: float, next_sigma: float, noise: Noise, index: int) -> Step:
+        integrator = INTEGRATORS[self.solver]
+
         def step(noisy: Tensor, images: Tensor) -> Tensor:
             def draw() -> Tensor:
                 return noise.normal(noisy.shape[1:], 2 * index + 1, noisy.dtype)
 
             estimate = self.denoiser.checked_estimate(noisy, sigma)
-            clips = self.solver is not Solver.SDE
-            clean = estimate.clean.clamp(0.0, 1.0) if clips else estimate.clean
+            clean = estimate.clean.clamp(0.0, 1.0) if integrator.clips else estimate.clean
             normal, variance = None, None
-            if self.solver is Solver.SDE or (self.solver is Solver.DDPM and next_sigma > 0):
+            if integrator.noise_at(next_sigma):
                 normal = noise.normal(noisy.shape[1:], 2 * index, noisy.dtype)
-            if self.solver is Solver.DDPM and next_sigma > 0:
-                variance = self.denoiser.learned_variance(estimate, sigma, next_sigma)
+                if integrator.learns:
+                    variance = self.denoiser.learned_variance(estimate, sigma, next_sigma)
             following = solver_step(
                 self.solver,
                 noisy,
