@@ -307,7 +307,7 @@ def test_certification_reports_verifies_and_resumes(certified: Path, tmp_path: P
     assert run(["verify", str(folder), "--resample", "1"]) == 0
     assert capsys.readouterr().out == "2 certificates hold, 1 drawn again\n"
     assert run(["report", str(folder), "--at", "0.01", "--out", str(tmp_path / "report")]) == 0
-    assert "dc timesteps=uniform:4" in " ".join(capsys.readouterr().out.split())
+    assert "dc:timesteps=uniform:4" in " ".join(capsys.readouterr().out.split())
     change(folder, "UPDATE images SET certificate = replace(certificate, 'uniform:4', 'uniform:5')")
     assert run(["verify", str(folder)]) == 1
     assert "made by a defence with other settings" in capsys.readouterr().out

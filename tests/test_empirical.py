@@ -236,8 +236,8 @@ def test_it_attacks_and_purifies_from_the_command_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     spec = "--denoiser empirical:digits:train:80"
-    attack = f"attack --data digits --split train --limit 2 {spec} --defense dc --timesteps uniform:2"
-    attack += f" --attack pgd --iterations 3 --threat linf --budget 0.1 --out {tmp_path / 'attack'}"
+    attack = f"attack --data digits --split train --limit 2 {spec} --defense dc:timesteps=uniform:2"
+    attack += f" --attack pgd:iterations=3 --threat linf --budget 0.1 --out {tmp_path / 'attack'}"
     assert run(shlex.split(attack)) == 0, capsys.readouterr().err
     Image.new("L", (8, 8), 128).save(tmp_path / "grey.png")
     purify = f"purify {tmp_path / 'grey.png'} {spec} --defense diffpure:t_star=0.1,steps=2"

@@ -461,8 +461,8 @@ def test_purify_takes_pictures(tmp_path: Path, method: str) -> None:
     for name, image in zip("ab", images, strict=True):
         save_picture(tmp_path / f"{name}.png", image)
     words = ["purify", str(tmp_path / "a.png"), str(tmp_path / "b.png"), "--denoiser", "digits"]
-    flags = ["--defense", method, "--likelihood-iterations", "2", "--purify-budget", "0.1", "--seed", "3"]
-    flags += ["--likelihood-timesteps" if method == "rdc" else "--timesteps", "uniform:3"]
+    timesteps = "likelihood_timesteps" if method == "rdc" else "timesteps"
+    flags = ["--defense", f"{method}:iterations=2,budget=0.1,{timesteps}=uniform:3", "--seed", "3"]
     flags += ["--classifier", "digits"] if method == "likelihood" else []
     assert run([*words, *flags, "--out", str(tmp_path / "out")]) == 0
     defense = dp.LikelihoodMaximization(
@@ -546,5 +546,5 @@ def test_the_command_line_refuses_in_one_line(tmp_path: Path, refused: Refused) 
     save_picture(tmp_path / "a.png", torch.zeros(1, 8, 8))
     words = ["purify", str(tmp_path / "a.png"), "--denoiser", "digits", "--out", str(tmp_path / "out")]
     assert refused([*words, "--defense", "rdc", "--classifier", "digits"]).startswith("classifier: ")
-    line = refused([*words, "--defense", "likelihood", "--purify-budget", "-1"])
-    assert line.startswith("purify_budget: expected")
+    line = refused([*words, "--defense", "likelihood:budget=-1"])
+    assert line.startswith("budget: expected")

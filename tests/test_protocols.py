@@ -70,15 +70,18 @@ def test_every_protocol_can_be_run(name: str) -> None:
     for threat in protocol.threats:
         assert isinstance(load_threat(threat, 0.01), load_class("attack", protocol.attack).threats)
         for size in (32, 256):
-            fixed = protocol.fixed_for(threat, size)
-            load_attack(protocol.attack, **fixed)
+            fixed = protocol.fixed_for({}, threat, size)
+            load_attack(protocol.attack, **protocol.defaults, **fixed)
             assert not set(fixed) & set(protocol.defaults)
 
 
 def test_defaults_may_be_changed_and_other_settings_given() -> None:
     diffpure = load_protocol("diffpure")
-    for version in VERSIONS:
-        assert diffpure.settings(None, {"version": version}, "linf", 32) == {"version": version, "eot": 20}
+    for version, eot in (("rand", {"eot": 20}), ("standard", {})):
+        assert version in VERSIONS
+        settled = diffpure.settings(None, {"version": version}, "linf", 32)
+        assert settled == {"version": version, **eot}
+        assert load_attack("autoattack", **settled).repeats == (20 if version == "rand" else 1)
     given = load_protocol("lee-kim").settings("pgd", {"direction": "sign"}, "linf", 32)
     assert given == {**LEE_KIM, "direction": "sign"}
 

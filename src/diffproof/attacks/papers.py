@@ -29,6 +29,7 @@ class Protocol:
         fixed: settings of the attack that belong to the protocol.
         threats: the threat models that it is for, each with further such settings.
         large: further such settings for images larger than 64 pixels, ImageNet's in the papers.
+        fixed_with: further such settings where another has a value: {("version", "rand"): {"eot": 20}}.
         defaults: settings that it suggests.
         draws, votes: fresh draws of noise that the attacked image is scored under, and those that vote.
         headline: the score that the paper reports.
@@ -46,12 +47,14 @@ class Protocol:
     headline: Score
     note: str
     large: Mapping[str, Any] = field(default_factory=dict)
+    fixed_with: Mapping[tuple[str, Any], Mapping[str, Any]] = field(default_factory=dict)
     defaults: Mapping[str, Any] = field(default_factory=dict)
 
-    def fixed_for(self, threat: str, image_size: int) -> dict[str, Any]:
+    def fixed_for(self, given: Mapping[str, Any], threat: str, image_size: int) -> dict[str, Any]:
         """The settings of the attack that the protocol fixes.
 
         Args:
+            given: settings of the attack.
             threat: name of the threat model.
             image_size: longer side of the images, in pixels.
 
@@ -61,8 +64,14 @@ class Protocol:
         if threat not in self.threats:
             known = ", ".join(sorted(self.threats))
             raise ArgumentError("threat", f"protocol {self.name} is for {known}, got {threat}")
-        large = self.large if image_size > _LARGEST_SMALL else {}
-        return {**self.fixed, **self.threats[threat], **large}
+        fixed = {**self.fixed, **self.threats[threat]}
+        if image_size > _LARGEST_SMALL:
+            fixed |= self.large
+        chosen = {**self.defaults, **given}
+        for (setting, value), further in self.fixed_with.items():
+            if chosen.get(setting) == value:
+                fixed |= further
+        return fixed
 
     def settings(
         self, attack: str | None, given: Mapping[str, Any], threat: str, image_size: int
@@ -72,14 +81,15 @@ class Protocol:
         Args:
             attack: name of the attack, None for the protocol's.
             given: settings of the attack.
-            threat, image_size: see `fixed_for`.
+            threat: see `fixed_for`.
+            image_size: see `fixed_for`.
 
         Raises:
             ValueError: something given contradicts the protocol.
         """
         if attack is not None and attack != self.attack:
             raise ArgumentError("attack", f"protocol {self.name} fixes {self.attack}, got {attack}")
-        fixed = self.fixed_for(threat, image_size)
+        fixed = self.fixed_for(given, threat, image_size)
         for setting, wanted in fixed.items():
             if given.get(setting, wanted) != wanted:
                 raise ArgumentError(setting, f"protocol {self.name} fixes {wanted}, got {given[setting]}")
@@ -92,7 +102,8 @@ _DIFFPURE = Protocol(
     source="Nie et al. 2022, section 5",
     attack="autoattack",
     gradient=GradientMode.EXACT,
-    fixed={"eot": 20},
+    fixed={},
+    fixed_with={("version", "rand"): {"eot": 20}},
     threats={"linf": {}, "l2": {}},
     defaults={"version": "rand"},
     draws=10,

@@ -135,8 +135,8 @@ def print_attack_report(report: AttackReport) -> None:
 
 
 def _print(table: Table, remarks: list[str]) -> None:
-    # A table piped into a file must not be cut to the width of a terminal that is not there.
-    width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else 200
+    # A table piped into a file is as wide as it is, not as a terminal that is not there.
+    width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else 1000
     console = Console(width=width)
     console.print(table)
     for remark in remarks:
