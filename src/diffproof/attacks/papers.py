@@ -23,16 +23,18 @@ class Protocol:
     """How a paper attacks and scores.
 
     Attributes:
-        name, source: of the protocol; the paper.
+        name: the protocol's name.
+        source: the paper.
         attack: name in `diffproof.catalog.ATTACKS`.
         gradient: what it differentiates.
         fixed: settings of the attack that belong to the protocol.
         threats: the threat models that it is for, each with further such settings.
-        large: further such settings for images larger than 64 pixels, ImageNet's in the papers.
-        defaults: settings that it suggests.
-        draws, votes: fresh draws of noise that the attacked image is scored under, and those that vote.
+        draws: fresh draws of noise that the attacked image is scored under.
+        votes: draws that vote on its label.
         headline: the score that the paper reports.
         note: what a reader of the score must know.
+        large: further such settings for images larger than 64 pixels, ImageNet's in the papers.
+        defaults: settings that it suggests.
     """
 
     name: str
@@ -72,7 +74,8 @@ class Protocol:
         Args:
             attack: name of the attack, None for the protocol's.
             given: settings of the attack.
-            threat, image_size: see `fixed_for`.
+            threat: see `fixed_for`.
+            image_size: see `fixed_for`.
 
         Raises:
             ValueError: something given contradicts the protocol.

@@ -226,7 +226,8 @@ def expected_shapes(preset: Preset, unet: nn.Module | None = None) -> dict[str, 
     """Shapes by the authors' keys.
 
     Args:
-        preset: the settings. unet: its network, where it is built already.
+        preset: the settings.
+        unet: its network, where it is built already.
     """
     if unet is None:
         with torch.device("meta"):

@@ -129,7 +129,8 @@ def convergence(
 
     Args:
         density: one Gaussian in any dimension, or a mixture in one dimension.
-        noisy: x_sigma, D numbers. sigma: its noise level.
+        noisy: x_sigma, D numbers.
+        sigma: its noise level.
         steps: numbers of denoiser evaluations.
         solver: `Solver.DDPM`, or `Solver.SDE` for Euler–Maruyama of the reverse VP-SDE.
 

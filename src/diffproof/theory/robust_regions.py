@@ -208,7 +208,8 @@ def least_distance(normals: Array, offsets: Array) -> Array | None:
     norm of every feasible point from below. z is scaled to meet this bound: it is optimal if it is feasible.
 
     Args:
-        normals: numpy M×D, no row zero. offsets: numpy M.
+        normals: numpy M×D, no row zero.
+        offsets: numpy M.
 
     Returns:
         numpy D; None where no point is feasible, or none within 1e8 times the distance to the farthest
