@@ -36,7 +36,7 @@ class Share:
         Args:
             value: the share, in [0, 1].
             images: how many it is a share of, ≥ 1.
-            confidence: of the interval, in (0, 1).
+            confidence: the interval's, in (0, 1).
 
         Raises:
             ValueError: no images, or value or confidence out of range.

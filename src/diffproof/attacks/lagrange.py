@@ -37,8 +37,8 @@ class Lagrange(PGD):
     other settings are those of PGD: the loss CE is −log p_θ(y|x), and another one stands in its place.
 
     Args:
-        weights: the values of l, finite and ≥ 0. The unconditional loss is the one that the likelihood maximisation
-            lowers; without one, or with that of the variant authors, it is the classifier's.
+        weights: the values of l, finite and ≥ 0. The unconditional loss is the one that the likelihood
+            maximisation lowers; without one, or with that of the variant authors, it is the classifier's.
 
     Raises:
         ValueError: an argument is out of range.

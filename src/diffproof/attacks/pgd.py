@@ -109,7 +109,7 @@ class PGD(Attack):
 
         Args:
             points: N×C×H×W, the iterate.
-            gradient: of the loss there, like `points`.
+            gradient: gradient of the loss there, like `points`.
             step: length of the step in the threat's norm.
             images: N×C×H×W in [0, 1], the images that are attacked.
             threat: the ball around them.

@@ -33,7 +33,7 @@ class Scores:
 
     Attributes:
         fresh: mean over images and fresh draws of noise: one submission.
-        majority: of the majority label over `votes` draws.
+        majority: accuracy of the majority label over `votes` draws.
         worst: right under every one of `draws` draws: an attacker who submits the same image so many times.
         optimisation: no success seen while the attack optimised; without an attack, right under as many draws
             as it looked at. Counts lucky draws against the defence.

@@ -40,7 +40,7 @@ class Preset:
         split_first: rows of qkv are [q, k, v] × heads (the newer order), not heads × [q, k, v].
         timestep_scale: factor from the 0-based index to what the network is conditioned on.
         num_classes: labels, or None if unconditional. Labels were never dropped in training.
-        dropout: of the residual blocks; it acts only in training.
+        dropout: dropout of the residual blocks; it acts only in training.
     """
 
     image_size: int

@@ -49,7 +49,7 @@ class Estimated:
 
     Attributes:
         mean: unbiased.
-        standard_error: of the mean, estimated from the same samples.
+        standard_error: the mean's standard error, estimated from the same samples.
         samples: how many there were.
     """
 
@@ -185,7 +185,7 @@ def chain_law(
     ancestral ones (`Solver.DDPM`) are those of `posterior_sample` without clipping.
 
     Args:
-        denoiser: of images 1×1×1; called without labels.
+        denoiser: a denoiser of images 1×1×1; called without labels.
         noisy: where the process starts.
         sigmas: two or more descending noise levels, all > 0 but for the last of `Solver.SDE`, which may be 0.
         solver: `Solver.DDPM` or `Solver.SDE`.

@@ -70,7 +70,8 @@ def affine_chain_law(
     the law of `posterior_sample` without clipping.
 
     Args:
-        denoiser: of D pixels, affine at every level, as that of one Gaussian is; called without labels.
+        denoiser: a denoiser of D pixels, affine at every level, as that of one Gaussian is; called without
+            labels.
         noisy: where the process starts, D numbers.
         sigmas: two or more descending noise levels ≥ 0.
         solver: how to step.

@@ -89,7 +89,7 @@ class Nearest(NamedTuple):
     """The point outside a union region that is nearest to a point of the support.
 
     Attributes:
-        distance: from the point of the support, in pixels (ℓ2).
+        distance: its distance from the point of the support, in pixels (ℓ2).
         point: D, where the largest ball inside the union touches its boundary.
         rival: index of the point of another class that ties there with the best of the class.
     """

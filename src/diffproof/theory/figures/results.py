@@ -200,7 +200,7 @@ class Decisions:
     Attributes:
         setting: what they are of.
         side: the coordinates of the cells' centres.
-        labels: by name, cells×cells (pixel 2, pixel 1); the first is the high-density purifier.
+        labels: labels by name, cells×cells (pixel 2, pixel 1); the first is the high-density purifier.
     """
 
     setting: Setting
