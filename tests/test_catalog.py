@@ -316,7 +316,7 @@ def test_methods_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
         assert re.search(rf"^  {name} ", listed, re.MULTILINE)
     assert run(["methods", "densepure"]) == 0
     shown = capsys.readouterr().out
-    assert "  votes (an integer ≥ 1; default 40): Samples that vote on a draw.\n" in shown
+    assert "  votes (an integer ≥ 1; default 40): This many samples vote on each draw of noise.\n" in shown
     assert "  steps (an integer ≥ 1, or full; default 10): " in shown
     assert run(["methods", "denspure"]) == 2
     assert "did you mean densepure" in capsys.readouterr().err

@@ -28,7 +28,7 @@ from diffproof.noise import Noise, Stream
 from diffproof.pictures import read_picture, save_grid, save_picture
 from diffproof.runs.defense import load_networks_and_defense
 from diffproof.runs.purify import (
-    PurifyJob,
+    PurifyRun,
     PurifySettings,
     amplification,
     find_pictures,
@@ -501,12 +501,12 @@ def test_no_permission(
         (pictures / name).chmod(mode)
 
 
-def prepared(pictures: Path, out: Path, **changes: Any) -> PurifyJob:
+def prepared(pictures: Path, out: Path, **changes: Any) -> PurifyRun:
     values = {**FAST, "device": "cpu"}
     return prepare_purify(PurifySettings(**composed({**values, **changes})), [pictures], out)
 
 
-def network(job: PurifyJob) -> nn.Module:
+def network(job: PurifyRun) -> nn.Module:
     assert isinstance(job.defense.denoiser, NetworkDenoiser)
     return job.defense.denoiser.network
 

@@ -18,9 +18,9 @@ class Setting:
     """One setting of a method.
 
     Attributes:
-        name: of the constructor's argument.
+        name: name of the constructor's argument.
         value: what it takes.
-        default: of the constructor; an enum's value in place of its member, a list in place of a tuple.
+        default: the constructor's; an enum's value in place of its member, a list in place of a tuple.
         meaning: a sentence.
         required: there is no default.
     """
@@ -67,16 +67,24 @@ class Method:
 
 _T_STAR = Time()
 _STEPS = Setting(
-    "steps", Optional(Integer(1)), None, "Denoiser evaluations of a round; one a timestep by default."
+    "steps",
+    Optional(Integer(1)),
+    None,
+    "A round takes this many denoiser evaluations; by default one a timestep.",
 )
 _SIGMA = Setting(
-    "sigma", Optional(Real("> 0")), None, "Noise that calling the defence adds first, in [0, 1] pixels."
+    "sigma",
+    Optional(Real("> 0")),
+    None,
+    "Called outside certification, the defence adds noise of this standard deviation to [0, 1] pixels first.",
 )
 _DENOISING = ("denoiser", "classifier")
 
 
 def _solver(default: str) -> Setting:
-    return Setting("solver", Choice("ddpm", "sde", "ode"), default, "How the reverse process is integrated.")
+    return Setting(
+        "solver", Choice("ddpm", "sde", "ode"), default, "This solver integrates the reverse process."
+    )
 
 
 def _scale(default: float | None, meaning: str) -> Setting:
@@ -84,41 +92,79 @@ def _scale(default: float | None, meaning: str) -> Setting:
     return Setting("scale", value, default, meaning)
 
 
-_GRID = Setting("sigmas", Optional(Numbers()), None, "Ascending noise levels; the denoiser's own by default.")
-_TIMESTEPS = Setting("timesteps", Text("all, first:N or uniform:N"), "all", "Noise levels that are summed.")
-_WEIGHTING = Setting(
-    "weighting", Choice("simple", "vlb", "edm", "edm-authors"), "simple", "Weights of the noise levels."
+_GRID = Setting(
+    "sigmas",
+    Optional(Numbers()),
+    None,
+    "These are the noise levels of [0, 1] pixels, ascending; by default the denoiser's own.",
 )
-_SAMPLES = Setting("samples", Integer(1), 1, "Draws of noise at each level.")
+_TIMESTEPS = Setting(
+    "timesteps",
+    Text("all, first:N or uniform:N"),
+    "all",
+    "The loss sums these noise levels: all, the N lowest, or N evenly apart.",
+)
+_WEIGHTING = Setting(
+    "weighting",
+    Choice("simple", "vlb", "edm", "edm-authors"),
+    "simple",
+    "The noise levels have these weights in the loss.",
+)
+_SAMPLES = Setting("samples", Integer(1), 1, "Each noise level is seen under this many draws of noise.")
 _CLASSIFYING = (
-    Setting("reduction", Choice("norm", "mean"), "norm", "Sum or mean of the squared errors of the pixels."),
-    Setting("shared_noise", Flag(), True, "Whether all classes see the same noise."),
-    Setting("log_prior", Optional(Numbers()), None, "log p(y) of each class; equal by default."),
-    Setting("temperature", Real("> 0"), 1.0, "Divides the losses."),
+    Setting(
+        "reduction",
+        Choice("norm", "mean"),
+        "norm",
+        "The pixels' squared errors are summed (norm) or averaged (mean).",
+    ),
+    Setting("shared_noise", Flag(), True, "All classes see the same noise."),
+    Setting(
+        "log_prior",
+        Optional(Numbers()),
+        None,
+        "The classes have these log p(y), up to a constant; by default equal ones.",
+    ),
+    Setting("temperature", Real("> 0"), 1.0, "The losses are divided by this."),
     Setting(
         "race_error",
         Optional(Real("in (0, 1)")),
         None,
-        "Drop classes early, with so much risk of another label.",
+        "Classes are dropped early, at this risk of another label an image; by default none is.",
     ),
 )
 _MOVING = (
-    Setting("iterations", Optional(Integer(1)), None, "Steps; 10 by default, 5 of the variant authors."),
+    Setting(
+        "iterations",
+        Optional(Integer(1)),
+        None,
+        "The image moves in this many steps; by default 10, of the variant authors 5.",
+    ),
     Setting(
         "budget",
         Optional(Real("> 0")),
         None,
-        "Largest norm of the change; 8/255 (linf), 0.5 (l2) or 100 (authors).",
+        "The change of [0, 1] pixels has at most this norm; by default 8/255 or 0.5 (l2), 100 (authors).",
     ),
     Setting(
         "norm",
         Optional(Choice("linf", "l2")),
         None,
-        "Norm of the budget; linf, or l2 of the variant authors.",
+        "The budget bounds this norm; by default linf, of the variant authors l2.",
     ),
-    Setting("step", Optional(Real("> 0")), None, "Length of a step; budget/iterations by default."),
-    Setting("momentum", Real("≥ 0"), 1.0, "Decay of the momentum."),
-    Setting("variant", Choice("paper", "authors"), "paper", "The paper's algorithm or the released code's."),
+    Setting(
+        "step",
+        Optional(Real("> 0")),
+        None,
+        "A step has this length in [0, 1] pixels; by default budget/iterations, of the variant authors 0.05.",
+    ),
+    Setting("momentum", Real("≥ 0"), 1.0, "The momentum is multiplied by this at each step."),
+    Setting(
+        "variant",
+        Choice("paper", "authors"),
+        "paper",
+        "The algorithm is the paper's or the released code's (authors).",
+    ),
 )
 
 DEFENSES: dict[str, Method] = {
@@ -146,17 +192,30 @@ DEFENSES: dict[str, Method] = {
             "Majority vote over samples of the reverse process (Xiao et al. 2023).",
             (
                 Setting(
-                    "steps", Optional(Integer(1), "full"), 10, "Denoiser evaluations of a sample; full: all."
+                    "steps",
+                    Optional(Integer(1), "full"),
+                    10,
+                    "A sample takes this many denoiser evaluations; full takes every trained level.",
                 ),
-                Setting("votes", Integer(1), 40, "Samples that vote on a draw."),
-                Setting("consensus", Optional(Integer(1)), None, "Stop after so many equal votes in a row."),
+                Setting("votes", Integer(1), 40, "This many samples vote on each draw of noise."),
+                Setting(
+                    "consensus",
+                    Optional(Integer(1)),
+                    None,
+                    "Voting also ends after this many equal votes in a row; by default it does not.",
+                ),
                 Setting(
                     "step_rule",
                     Choice("authors", "paper", "log-sigma"),
                     "authors",
-                    "Timesteps that a sample visits.",
+                    "This rule chooses the timesteps that a sample visits.",
                 ),
-                Setting("eta", Real("in [0, 1]"), 1.0, "1 for ancestral sampling, 0 for DDIM."),
+                Setting(
+                    "eta",
+                    Real("in [0, 1]"),
+                    1.0,
+                    "The reverse process is ancestral at 1 and deterministic DDIM at 0.",
+                ),
                 _SIGMA,
             ),
             _DENOISING,
@@ -175,9 +234,17 @@ DEFENSES: dict[str, Method] = {
             "defenses.purifying.diffpure:DiffPure",
             "Diffuse to t*, integrate back, classify (Nie et al. 2022).",
             (
-                Setting("t_star", Optional(_T_STAR), None, "Noise level as a time; this or sigma is needed."),
                 Setting(
-                    "sigma", Optional(Real("> 0")), None, "Noise level in [0, 1] pixels, in place of t_star."
+                    "t_star",
+                    Optional(_T_STAR),
+                    None,
+                    "The image is diffused to this time; either this or sigma is needed.",
+                ),
+                Setting(
+                    "sigma",
+                    Optional(Real("> 0")),
+                    None,
+                    "The image is diffused to this noise level of [0, 1] pixels, in place of t_star.",
                 ),
                 _STEPS,
                 _solver("sde"),
@@ -190,13 +257,26 @@ DEFENSES: dict[str, Method] = {
             "defenses.purifying.gdmp:GDMP",
             "Several rounds guided by the likeness to the input (Wang et al. 2022).",
             (
-                Setting("t_star", _T_STAR, 0.036, "Noise level of each round as a time."),
-                Setting("rounds", Integer(1), 4, "How many rounds."),
+                Setting("t_star", _T_STAR, 0.036, "Each round diffuses the image to this time."),
+                Setting("rounds", Integer(1), 4, "The image goes through this many rounds."),
                 _STEPS,
                 _solver("ddpm"),
-                Setting("likeness", Choice("mse", "ssim"), "mse", "What pulls towards the input."),
-                _scale(None, "Strength of the guidance; the authors' of CIFAR-10, by the image's size."),
-                Setting("budget", Real("> 0"), 8 / 255, "ℓ∞ bound of the perturbations to remove."),
+                Setting(
+                    "likeness",
+                    Choice("mse", "ssim"),
+                    "mse",
+                    "This likeness pulls the image towards the input.",
+                ),
+                _scale(
+                    None,
+                    "The guidance has this strength; by default the authors', by the image's size.",
+                ),
+                Setting(
+                    "budget",
+                    Real("> 0"),
+                    8 / 255,
+                    "The guidance is for perturbations of up to this ℓ∞ norm, of [0, 1] pixels.",
+                ),
             ),
             _DENOISING,
             frozenset({"purify"}),
@@ -210,10 +290,13 @@ DEFENSES: dict[str, Method] = {
                     "t_star",
                     Numbers("in (0, 1]"),
                     [0.03, 0.03, 0.03, 0.03, 0.05, 0.05, 0.125, 0.125],
-                    "Noise level of each round as a time.",
+                    "The rounds diffuse the image to these times, one after the other.",
                 ),
                 Setting(
-                    "steps", Optional(Numbers("≥ 1", whole=True)), None, "Denoiser evaluations of each round."
+                    "steps",
+                    Optional(Numbers("≥ 1", whole=True)),
+                    None,
+                    "The rounds take these numbers of denoiser evaluations; by default one a timestep.",
                 ),
                 _solver("ddpm"),
             ),
@@ -225,11 +308,11 @@ DEFENSES: dict[str, Method] = {
             "defenses.purifying.coup:COUP",
             "The reverse process guided by the classifier's confidence (Zhang et al. 2024).",
             (
-                Setting("t_star", _T_STAR, 0.1, "Noise level as a time."),
+                Setting("t_star", _T_STAR, 0.1, "The reverse process starts at this time."),
                 _STEPS,
                 _solver("sde"),
-                _scale(1.0, "Weight of the confidence."),
-                Setting("diffuse", Flag(), False, "Whether the image is diffused to t* first."),
+                _scale(1.0, "The confidence has this weight."),
+                Setting("diffuse", Flag(), False, "The image is diffused to t_star first."),
             ),
             _DENOISING,
             frozenset({"purify", "ask"}),
@@ -239,14 +322,27 @@ DEFENSES: dict[str, Method] = {
             "defenses.purifying.agdm:AGDM",
             "The reverse process guided by a robust classifier (Lin et al. 2024).",
             (
-                Setting("t_star", _T_STAR, 0.07, "Noise level as a time."),
+                Setting("t_star", _T_STAR, 0.07, "The image is diffused to this time."),
                 _STEPS,
                 _solver("ddpm"),
-                _scale(1.0, "Strength of the guidance."),
-                Setting("where", Choice("clean", "state"), "clean", "What the guide sees of a step's state."),
-                Setting("label", Choice("guide", "step", "none"), "guide", "The y of log p(y|x_t)."),
+                _scale(1.0, "The guidance has this strength."),
                 Setting(
-                    "distance", Choice("l2", "kl"), "l2", "Between the guide's answers to input and state."
+                    "where",
+                    Choice("clean", "state"),
+                    "clean",
+                    "The guide sees the denoised image of a step (clean) or its state.",
+                ),
+                Setting(
+                    "label",
+                    Choice("guide", "step", "none"),
+                    "guide",
+                    "The guide's label is raised: that of the input (guide), that of the step, or none.",
+                ),
+                Setting(
+                    "distance",
+                    Choice("l2", "kl"),
+                    "l2",
+                    "The guide's answers to input and state are compared by squared ℓ2 or by KL.",
                 ),
             ),
             ("denoiser", "classifier", "guide"),
@@ -270,7 +366,7 @@ DEFENSES: dict[str, Method] = {
                     "likelihood_timesteps",
                     Text("all, first:N or uniform:N"),
                     "all",
-                    "Noise levels whose loss the maximisation lowers.",
+                    "The maximisation lowers the loss of these levels: all, the N lowest, or N evenly apart.",
                 ),
                 _GRID,
                 _TIMESTEPS,
@@ -284,21 +380,30 @@ DEFENSES: dict[str, Method] = {
     )
 }
 
-_EOT = Setting("eot", Integer(1), 1, "Draws of noise an iteration.")
-_ITERATIONS = Setting("iterations", Integer(1), 100, "Gradient steps.")
+_EOT = Setting("eot", Integer(1), 1, "Each iteration sees this many draws of noise.")
+_ITERATIONS = Setting("iterations", Integer(1), 100, "The attack takes this many gradient steps.")
 _PGD = (
     _ITERATIONS,
     _EOT,
-    Setting("step", Optional(Real("> 0")), None, "Length of a step; 2.5·budget/iterations by default."),
-    Setting("loss", Choice("ce", "dlr", "margin"), "ce", "What is raised."),
-    Setting("mean_of", Choice("loss", "logits"), "loss", "What is averaged over the draws."),
+    Setting(
+        "step",
+        Optional(Real("> 0")),
+        None,
+        "A step has this length in the threat's norm; by default 2.5·budget/iterations.",
+    ),
+    Setting("loss", Choice("ce", "dlr", "margin"), "ce", "The attack raises this loss."),
+    Setting(
+        "mean_of", Choice("loss", "logits"), "loss", "The losses or the logits are averaged over the draws."
+    ),
     Setting(
         "direction",
         Choice("steepest", "sign"),
         "steepest",
-        "Of a step: of the norm, or the sign for any norm.",
+        "A step goes where the loss grows fastest in the threat's norm, or along the gradient's sign.",
     ),
-    Setting("random_start", Flag(), False, "Start anywhere in the ball."),
+    Setting(
+        "random_start", Flag(), False, "The attack starts at a random point of the ball, not at the image."
+    ),
 )
 
 ATTACKS: dict[str, Method] = {
@@ -310,8 +415,18 @@ ATTACKS: dict[str, Method] = {
             "attacks.autoattack:AutoAttack",
             "The authors' AutoAttack (Croce & Hein 2020); extra diffproof[attacks].",
             (
-                Setting("version", Choice("standard", "rand"), "standard", "rand is for random defences."),
-                Setting("eot", Optional(Integer(1)), None, "Draws a gradient, of rand; 20 by default."),
+                Setting(
+                    "version",
+                    Choice("standard", "rand"),
+                    "standard",
+                    "The version rand is for random defences, standard for others.",
+                ),
+                Setting(
+                    "eot",
+                    Optional(Integer(1)),
+                    None,
+                    "A gradient of the version rand sees this many draws of noise; by default 20.",
+                ),
             ),
         ),
         Method(
@@ -321,9 +436,17 @@ ATTACKS: dict[str, Method] = {
             (
                 _ITERATIONS,
                 _EOT,
-                Setting("learning_rate", Real("> 0"), 0.01, "Of Adam, in the units of the budget."),
                 Setting(
-                    "smoothness", Real("≥ 0"), 0.0025, "Weight of the total variation, times the budget."
+                    "learning_rate",
+                    Real("> 0"),
+                    0.01,
+                    "Adam has this learning rate, in the units of the budget.",
+                ),
+                Setting(
+                    "smoothness",
+                    Real("> 0"),
+                    0.0025,
+                    "The total variation has this weight, divided by the budget.",
                 ),
             ),
         ),
@@ -331,7 +454,7 @@ ATTACKS: dict[str, Method] = {
             "diffattack",
             "attacks.diffattack:DiffAttack",
             "PGD on the loss and on the deviation of the states (Kang et al. 2023).",
-            (*_PGD, Setting("weight", Real("≥ 0"), 1.0, "Of the deviated-reconstruction loss.")),
+            (*_PGD, Setting("weight", Real("> 0"), 1.0, "The deviated-reconstruction loss has this weight.")),
         ),
         Method(
             "lagrange",
@@ -340,7 +463,10 @@ ATTACKS: dict[str, Method] = {
             (
                 *_PGD,
                 Setting(
-                    "weights", Numbers("≥ 0"), [0.0, 1.0, 10.0], "Of the unconditional loss, one by one."
+                    "weights",
+                    Numbers("≥ 0"),
+                    [0.0, 1.0, 10.0],
+                    "The unconditional loss has these weights, one after the other.",
                 ),
             ),
         ),
@@ -348,13 +474,28 @@ ATTACKS: dict[str, Method] = {
             "low-frequency",
             "attacks.low_frequency:LowFrequency",
             "PGD whose perturbation has low frequencies only (Guo et al. 2019).",
-            (*_PGD, Setting("share", Real("in (0, 1]"), 0.5, "Of the frequencies that change.")),
+            (
+                *_PGD,
+                Setting(
+                    "share",
+                    Real("in (0, 1]"),
+                    0.5,
+                    "This share of the frequencies of each axis may change, the lowest ones.",
+                ),
+            ),
         ),
         Method(
             "square",
             "attacks.square:Square",
             "Random squares, without gradients (Andriushchenko et al. 2020); extra diffproof[attacks].",
-            (Setting("queries", Integer(1), 5000, "Most evaluations of an image."),),
+            (
+                Setting(
+                    "queries",
+                    Integer(1),
+                    5000,
+                    "An image is evaluated at most this many times, a few at the start and end aside.",
+                ),
+            ),
             can=frozenset({"gradient-free"}),
         ),
     )

@@ -180,7 +180,8 @@ def summed_gradient(images: Tensor, terms: Sequence[Term]) -> Tensor:
     It spares the pass that would tell the values.
 
     Args:
-        images, terms: see `summed`.
+        images: see `summed`.
+        terms: see `summed`.
 
     Raises:
         ValueError: no terms.
@@ -278,8 +279,8 @@ def adjoint(state: Tensor, sigmas: Sequence[float], velocity: Velocity) -> Tenso
     pass, so the gradient is inexact by the size of the steps.
 
     Args:
-        state: at sigmas[0].
-        sigmas: the levels to visit.
+        state: the state at sigmas[0].
+        sigmas: the noise levels to visit.
         velocity: a pure function of state and level.
     """
     if not (torch.is_grad_enabled() and state.requires_grad):
@@ -331,7 +332,8 @@ def checkpointed_with_losses(
     next such step, are of their own state and of the one that the round began with.
 
     Args:
-        images, steps: see `checkpointed`.
+        images: see `checkpointed`.
+        steps: see `checkpointed`.
         losses: pure functions (state after a step, state before its round) → N values, one for each step, or
             None.
 

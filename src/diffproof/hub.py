@@ -46,7 +46,8 @@ def snapshot(hub_id: str, patterns: Sequence[str]) -> Path:
     """The folder of a Hub repository's files: the newest, or the cached ones where the Hub is out of reach.
 
     Args:
-        hub_id: "owner/name". patterns: of the files wanted ("*.json").
+        hub_id: "owner/name".
+        patterns: patterns of the files wanted, such as "*.json".
 
     Raises:
         ValueError: no such repository, or it is neither in reach nor in the cache.

@@ -15,7 +15,10 @@ class Share:
     """A share of images with its exact interval.
 
     Attributes:
-        value: the share. low, high: Clopper–Pearson interval. images: how many it is a share of.
+        value: the share, in [0, 1].
+        low: lower end of its Clopper–Pearson interval.
+        high: upper end of it.
+        images: how many it is a share of.
     """
 
     value: float
@@ -29,6 +32,11 @@ class Share:
 
         A mean of shares within images has fractional hits; it varies less than that of so many hits or
         misses, so the interval errs on the wide side.
+
+        Args:
+            value: the share, in [0, 1].
+            images: how many it is a share of, ≥ 1.
+            confidence: the interval's, in (0, 1).
 
         Raises:
             ValueError: no images, or value or confidence out of range.

@@ -96,7 +96,18 @@ class Noise:
 
     @classmethod
     def for_draws(cls, seed: int, stream: Stream, image_index: int, start: int, stop: int) -> Noise:
-        """Noise of the draws start ≤ draw < stop of one image, vote 0."""
+        """Noise of the draws start ≤ draw < stop of one image, vote 0.
+
+        Args:
+            seed: the run's seed, in [0, 2^64).
+            stream: what the draws are for.
+            image_index: the image's number, in [0, 2^28).
+            start: the first draw, in [0, 2^32).
+            stop: the draw after the last, at most 2^32.
+
+        Raises:
+            ValueError: an argument is out of range.
+        """
         if not 0 <= start < stop <= MAX_DRAW + 1:
             raise ArgumentError("draws", f"expected 0 ≤ start < stop ≤ 2^32, got {start} and {stop}")
         draw = torch.arange(start, stop, dtype=torch.int64)
@@ -104,7 +115,17 @@ class Noise:
 
     @classmethod
     def for_rows(cls, seed: int, stream: Stream, image_index: Tensor, draw: Tensor) -> Noise:
-        """Noise of N rows given by their image and draw indices, vote 0."""
+        """Noise of N rows given by their image and draw indices, vote 0.
+
+        Args:
+            seed: the run's seed, in [0, 2^64).
+            stream: what the draws are for.
+            image_index: N int64, in [0, 2^28).
+            draw: N int64, in [0, 2^32).
+
+        Raises:
+            ValueError: an argument is out of range.
+        """
         return cls(seed, stream, image_index, draw, torch.zeros_like(draw))
 
     def __len__(self) -> int:

@@ -24,9 +24,11 @@ class Job:
 
     Attributes:
         view: the defence as the attack sees it.
-        images: N×C×H×W in [0, 1]. labels: N int64 on their device.
+        images: N×C×H×W in [0, 1].
+        labels: N int64 on their device.
         image_indices: N int64 on the CPU.
-        seed, batch_size: see Attack.run.
+        seed: see Attack.run.
+        batch_size: see Attack.run.
     """
 
     view: AttackedDefense
@@ -116,10 +118,11 @@ class Attack:
             images: N×C×H×W in [0, 1].
             labels: N int64, the true ones.
             threat: one of `threats`.
-            seed, image_indices: fix all noise of an image: that of a random defence, its own stream, and that
-                of random starts.
-            batch_size: most rows in the networks at once, repeats for the expectation over noise included,
-                and a row for each class where a diffusion model classifies. It changes no result.
+            seed: in [0, 2^64). With an image's index it fixes all noise of the image: what the attack sees of
+                a random defence, on a stream of its own, and random starts.
+            image_indices: N integers in [0, 2^28), the images' numbers in their data set.
+            batch_size: most rows in the networks at once, ≥ 1, repeats for the expectation over noise
+                included, and a row for each class where a diffusion model classifies. It changes no result.
 
         Raises:
             ValueError: an argument is out of range, the attack cannot stay within the threat, the defence

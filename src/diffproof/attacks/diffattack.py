@@ -28,7 +28,7 @@ class DiffAttack(PGD):
     steps, 100 of them with eot=20, once with the loss ce and once with dlr (appendix D).
 
     Args:
-        weight: λ of the deviated-reconstruction loss; the paper's is 1 (its Table 8).
+        weight: λ of the deviated-reconstruction loss, > 0; the paper's is 1 (its Table 8).
     """
 
     weight: float = 1.0

@@ -23,7 +23,8 @@ class Evaluated:
     """One image before and after an attack.
 
     Attributes:
-        image_index, true_label: of the image.
+        image_index: the image's number in its data set.
+        true_label: its class.
         clean_labels: the defence's, under fresh noise, without an attack.
         result: what the attack found; None where the majority of the clean labels is wrong already: such an
             image is not attacked, and counts as wrong in every score after the attack.
@@ -47,7 +48,8 @@ class Evaluation:
 
     Attributes:
         images: what was found for each image, in their order.
-        clean, attacked: the scores without an attack and after it.
+        clean: the scores without an attack.
+        attacked: the scores after it.
     """
 
     images: tuple[Evaluated, ...]
@@ -74,10 +76,15 @@ def evaluate(
 
     Args:
         view: the defence as the attack sees it; labels are always those of the defence itself.
-        images: N×C×H×W in [0, 1]. labels: N int64, the true ones.
-        attack, threat: see Attack.run.
-        draws, votes: fresh draws of an image that the scores need, see Scores.
-        seed, image_indices, batch_size: see Attack.run; the indices are 0, 1, … by default.
+        images: N×C×H×W in [0, 1].
+        labels: N int64, the true ones.
+        attack: the attack to run.
+        threat: what it may change.
+        draws: fresh draws of noise that score an image, ≥ 1; see Scores.
+        votes: draws that vote on its label, ≥ 1; see Scores.
+        seed: see Attack.run.
+        image_indices: see Attack.run; None for 0, 1, ….
+        batch_size: see Attack.run.
 
     Raises:
         ValueError: an argument is out of range, or the attack cannot be run on this defence.
@@ -150,6 +157,12 @@ def scores(
     evaluated: Sequence[Evaluated], num_classes: int, *, draws: int, votes: int
 ) -> tuple[Scores, Scores]:
     """The scores on the clean images and after the attack.
+
+    Args:
+        evaluated: the images, at least one.
+        num_classes: number of classes of the defence.
+        draws: labels of an image that count, at most as many as were drawn; see Scores.
+        votes: labels of an image that vote, at most as many as were drawn; see Scores.
 
     Raises:
         ValueError: no image, or fewer labels than draws or votes.

@@ -33,12 +33,12 @@ class Lagrange(PGD):
     likelihood maximisation included, is asked about the last iterate of each alone, under the same `eot`
     draws. It is random, so a wrong answer ends nothing: returned is the strongest, the iterate of the largest
     mean margin (Loss.MARGIN) over these draws. `first_success` is that of the first l with a wrong draw, and
-    counts iterations on from l to l.
+    counts iterations on from l to l. The
+    other settings are those of PGD: the loss CE is −log p_θ(y|x), and another one stands in its place.
 
     Args:
-        weights: the values of l. The unconditional loss is the one that the likelihood maximisation lowers;
-            without one, or with that of the variant authors, it is the classifier's.
-        loss: what stands for −log p_θ(y|x), which is CE.
+        weights: the values of l, finite and ≥ 0. The unconditional loss is the one that the likelihood
+            maximisation lowers; without one, or with that of the variant authors, it is the classifier's.
 
     Raises:
         ValueError: an argument is out of range.

@@ -24,8 +24,8 @@ class LowFrequency(PGD):
     that name of Kassis et al. 2025, on purifications, is another: learned filters, bounded by LPIPS.)
 
     Args:
-        share: of the frequencies of each axis, the lowest, in (0, 1]. Guo et al. search 1/4 to 1/32 of
-            ImageNet's 224, which is 56 to 7; of smaller images a half keeps about as many.
+        share: share of the frequencies of each axis, the lowest ones, in (0, 1]. Guo et al. search 1/4 to
+            1/32 of ImageNet's 224, which is 56 to 7; of smaller images a half keeps about as many.
     """
 
     share: float = 0.5

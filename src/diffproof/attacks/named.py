@@ -60,11 +60,17 @@ def attack(
 
     Args:
         defense: any defence.
-        images: N×C×H×W in [0, 1]. labels: N int64, the true ones.
-        attack: an attack, or the name of one with its `settings`.
-        threat: a threat model, or the name of one with its `budget` (a number or like "8/255").
-        gradient, surrogate_share: see AttackedDefense.
-        seed, image_indices, batch_size: see Attack.run; the indices are 0, 1, … by default.
+        images: N×C×H×W in [0, 1].
+        labels: N int64, the true ones.
+        attack: an attack, or a text for `load_attack`.
+        threat: a threat model, or the name of one: "linf", "l2" or "stadv".
+        budget: the largest norm of a perturbation, as a number or like "8/255", where `threat` is a name.
+        gradient: the gradient that the attack gets; see GradientMode.
+        surrogate_share: share of the steps that the gradient "surrogate" takes, in (0, 1].
+        seed: see Attack.run.
+        image_indices: see Attack.run; None for 0, 1, ….
+        batch_size: see Attack.run.
+        settings: further settings of the attack, where `attack` is a text.
 
     Returns:
         One result an image. Whether a random defence withstands the images that it found, only fresh draws of
@@ -108,10 +114,17 @@ def evaluate(
         defense: any defence.
         images: N×C×H×W in [0, 1].
         labels: N int64, the true ones.
-        attack, threat, budget, gradient, surrogate_share: as in `attack`.
-        draws: fresh draws of noise that score an image.
-        votes: draws that vote on its label.
-        seed, image_indices, batch_size, settings: as in `attack`.
+        attack: see `attack`.
+        threat: see `attack`.
+        budget: see `attack`.
+        gradient: see `attack`.
+        surrogate_share: see `attack`.
+        draws: fresh draws of noise that score an image, ≥ 1.
+        votes: draws that vote on its label, ≥ 1.
+        seed: see `attack`.
+        image_indices: see `attack`.
+        batch_size: see `attack`.
+        settings: see `attack`.
 
     Raises:
         ValueError: an argument is unknown or out of range, or the attack cannot be run on this defence.

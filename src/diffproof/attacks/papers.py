@@ -23,17 +23,19 @@ class Protocol:
     """How a paper attacks and scores.
 
     Attributes:
-        name, source: of the protocol; the paper.
+        name: the protocol's name.
+        source: the paper.
         attack: name in `diffproof.catalog.ATTACKS`.
         gradient: what it differentiates.
         fixed: settings of the attack that belong to the protocol.
         threats: the threat models that it is for, each with further such settings.
+        draws: fresh draws of noise that the attacked image is scored under.
+        votes: draws that vote on its label.
+        headline: the score that the paper reports.
+        note: what a reader of the score must know.
         large: further such settings for images larger than 64 pixels, ImageNet's in the papers.
         fixed_with: further such settings where another has a value: {("version", "rand"): {"eot": 20}}.
         defaults: settings that it suggests.
-        draws, votes: fresh draws of noise that the attacked image is scored under, and those that vote.
-        headline: the score that the paper reports.
-        note: what a reader of the score must know.
     """
 
     name: str

@@ -37,12 +37,12 @@ class PGD(Attack):
     BPDA+EOT (Hill et al. 2021) is this attack with the gradient `bpda`, eot=15 and mean_of="logits".
 
     Args:
-        iterations: gradient steps. The iterate after the last is looked at once more.
-        eot: draws of noise an iteration.
+        iterations: gradient steps, ≥ 1. The iterate after the last is looked at once more.
+        eot: draws of noise an iteration, ≥ 1.
         step: length of a step in the threat's norm; None for 2.5·budget/iterations (Madry et al. 2018, 4).
-        loss: see Loss.
-        mean_of: see MeanOf.
-        direction: see Direction.
+        loss: what is raised; see Loss.
+        mean_of: what is averaged over the draws; see MeanOf.
+        direction: where a step goes; see Direction.
         random_start: start uniformly in the ball instead of at the image.
 
     Raises:
@@ -84,7 +84,13 @@ class PGD(Attack):
         return expectation.results(points, threat.norm(points - job.images))
 
     def climb(self, expectation: Expectation, job: Job, threat: PixelThreat) -> Tensor:
-        """The last iterate, N×C×H×W."""
+        """The last iterate, N×C×H×W.
+
+        Args:
+            expectation: gives the gradients, and keeps account of what was seen.
+            job: what is attacked.
+            threat: the ball to stay within.
+        """
         step = 2.5 * threat.budget / self.iterations if self.step is None else self.step
         points = self._start(job, threat)
         for iteration in range(self.iterations):
@@ -99,7 +105,15 @@ class PGD(Attack):
     def advance(
         self, points: Tensor, gradient: Tensor, step: float, images: Tensor, threat: PixelThreat
     ) -> Tensor:
-        """The next iterate, N×C×H×W, within the threat."""
+        """The next iterate, N×C×H×W, within the threat.
+
+        Args:
+            points: N×C×H×W, the iterate.
+            gradient: gradient of the loss there, like `points`.
+            step: length of the step in the threat's norm.
+            images: N×C×H×W in [0, 1], the images that are attacked.
+            threat: the ball around them.
+        """
         return threat.clip(points + step * self.heading(gradient, threat), images)
 
     def heading(self, gradient: Tensor, threat: PixelThreat) -> Tensor:

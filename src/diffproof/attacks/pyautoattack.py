@@ -47,7 +47,8 @@ class WatchedDefense(nn.Module):
     the draws of its gradient.
 
     Args:
-        job: what is attacked. row: which of its images.
+        job: what is attacked.
+        row: which of its images.
         threat: a wrong answer counts as success within it only.
         repeats: the package asks for so many gradients in a row at the same point and adds them up (EOT).
             They are evaluated as one batch, of at most the job's batch size.

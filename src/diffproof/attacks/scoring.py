@@ -33,11 +33,12 @@ class Scores:
 
     Attributes:
         fresh: mean over images and fresh draws of noise: one submission.
-        majority: of the majority label over `votes` draws.
-        worst: right under every one of them: an attacker who submits the same image so many times.
+        majority: accuracy of the majority label over `votes` draws.
+        worst: right under every one of `draws` draws: an attacker who submits the same image so many times.
         optimisation: no success seen while the attack optimised; without an attack, right under as many draws
             as it looked at. Counts lucky draws against the defence.
-        draws, votes: fresh draws of an image, and those that vote.
+        draws: fresh draws of an image that count for `fresh` and `worst`.
+        votes: draws that vote for `majority`.
     """
 
     fresh: Share
@@ -63,9 +64,11 @@ def draw_labels(
     Args:
         defense: what is scored.
         images: N×C×H×W in [0, 1].
-        draws: draws of noise of each image.
-        seed, image_indices, stream: fix the noise; the stream must not be the attack's.
-        batch_size: most rows that go through at once; changes no result.
+        draws: draws of noise of each image, ≥ 1.
+        seed: see Attack.run.
+        image_indices: see Attack.run.
+        batch_size: most rows that go through at once, ≥ 1; changes no result.
+        stream: what the draws are for; not the attack's.
 
     Raises:
         ValueError: draws or batch_size < 1, or logits that are NaN.
@@ -92,7 +95,8 @@ def score(drawn: Tensor, labels: Tensor, seen: Tensor, num_classes: int, *, draw
         labels: N true labels.
         seen: N booleans, a wrong answer was seen while the attack optimised (or under as many clean draws).
         num_classes: number of classes.
-        draws, votes: how many of the drawn labels count for `fresh` and `worst`, and for `majority`.
+        draws: how many of the drawn labels count for `fresh` and `worst`, in 1…D.
+        votes: how many of them vote for `majority`, in 1…D.
 
     Raises:
         ValueError: fewer labels than draws or votes, or none asked for.

@@ -33,10 +33,13 @@ def gradient_similarity(
 
     Args:
         defense: any defence, or one as an attack sees it, with another gradient than the exact one.
-        images: N×C×H×W in [0, 1]. labels: N int64, the true ones.
-        repeats: gradients of each image, each under a draw of noise of its own.
-        loss: what is differentiated, see Loss.
-        seed, image_indices, batch_size: see Attack.run; the indices are 0, 1, … by default.
+        images: N×C×H×W in [0, 1].
+        labels: N int64, the true ones.
+        repeats: gradients of each image, ≥ 2, each under a draw of noise of its own.
+        loss: what is differentiated; see Loss.
+        seed: see Attack.run.
+        image_indices: see Attack.run; None for 0, 1, ….
+        batch_size: see Attack.run.
 
     Returns:
         N float64 means over all pairs of an image's gradients; NaN where one of them is zero, and so has no

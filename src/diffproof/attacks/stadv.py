@@ -54,10 +54,10 @@ class StAdv(Attack):
     are those of the public implementation that the purification papers evaluate with.
 
     Args:
-        iterations: Adam steps. The iterate after the last is looked at once more.
-        eot: draws of noise an iteration.
-        learning_rate: of Adam, in the units of the budget.
-        smoothness: weight of the total variation, times the budget.
+        iterations: Adam steps, ≥ 1. The iterate after the last is looked at once more.
+        eot: draws of noise an iteration, ≥ 1.
+        learning_rate: Adam's learning rate, > 0, in the units of the budget.
+        smoothness: weight of the total variation, > 0, times the budget.
 
     Raises:
         ValueError: an argument is out of range.

@@ -32,7 +32,8 @@ class Threat:
     """What an attack may do to an image.
 
     Args:
-        budget: the largest norm of a perturbation.
+        budget: the largest norm of a perturbation, > 0, of [0, 1] pixels; of Flow in halves of the image's
+            width or height. At most 1, or for L2 the norm of a change from black to white.
 
     Raises:
         ValueError: the budget is not a finite number above 0, or larger than the threat can mean.
@@ -170,7 +171,7 @@ def load_threat(name: str, budget: str | float) -> Threat:
 
     Args:
         name: "linf", "l2" or "stadv".
-        budget: as a number or like "8/255".
+        budget: see Threat; a number, or a text like "8/255".
 
     Raises:
         ValueError: unknown name, or a budget out of range.

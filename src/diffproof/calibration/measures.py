@@ -25,7 +25,9 @@ class Bin:
     """The images whose confidence lies in (low, high]; the first bin holds a confidence of 0, too.
 
     Attributes:
-        low, high: the edges. count: how many images.
+        low: the lower edge.
+        high: the upper edge.
+        count: how many images it holds.
         confidence: their mean confidence, None without images.
         accuracy: the share labelled rightly with its 95% Clopper–Pearson interval, None without images.
     """
@@ -43,7 +45,8 @@ class Reliability:
 
     Attributes:
         bins: bins of equal width, ascending.
-        accuracy, confidence: the means over all images.
+        accuracy: share of all images that are labelled rightly.
+        confidence: mean confidence over all images.
         ece: expected calibration error, Σ (count/N)·|accuracy − confidence| over the bins. With few images it
             is above 0 for perfect probabilities, too: the absolute value counts the scatter of every bin.
         mce: maximum calibration error, the largest |accuracy − confidence| of a bin that holds images.

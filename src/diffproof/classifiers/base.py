@@ -17,9 +17,10 @@ class Classifier(nn.Module):
 
     Args:
         network: N×C×H×W (normalised) → N×num_classes logits. It runs in the dtype of its parameters.
-        num_classes: number of classes.
+        num_classes: number of classes, ≥ 2.
         image_shape: (C, H, W) of the images it takes, None for any size.
-        mean, std: per-channel normalisation (x − mean)/std of [0, 1] pixels, if the network wants one.
+        mean: per-channel mean of the normalisation (x − mean)/std of [0, 1] pixels; None for none.
+        std: per-channel standard deviation of it, > 0; comes together with `mean`.
         resize: brings images of any size to the network's own, inside the classifier, so that a radius stays
             one of the images that noise was added to. Not together with image_shape.
         class_names: the name of each class, where known.

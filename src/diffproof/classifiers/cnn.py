@@ -9,7 +9,9 @@ class SmallCNN(nn.Module):
     """Three 3×3 convolutions with batch normalisation, one halving of the resolution, global mean, linear.
 
     Args:
-        channels: input channels. num_classes: outputs. width: channels of the first layer.
+        channels: input channels.
+        num_classes: outputs.
+        width: channels of the first layer; the others have twice as many.
     """
 
     def __init__(self, channels: int, num_classes: int, width: int) -> None:

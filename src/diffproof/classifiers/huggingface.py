@@ -96,7 +96,8 @@ def preprocessing(processor: Any, channels: int) -> dict[str, Any]:
     """`mean`, `std` and `resize` of a Classifier that do what an image processor does.
 
     Args:
-        processor: of transformers. channels: of the model's images.
+        processor: an image processor of transformers.
+        channels: channels of the model's images.
 
     Raises:
         ValueError: a size or interpolation that Resize does not have.

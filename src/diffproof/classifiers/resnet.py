@@ -21,7 +21,9 @@ class BasicBlock(nn.Module):
     """Two 3×3 convolutions and a shortcut without parameters.
 
     Args:
-        inputs, outputs: channels. stride: of the first convolution.
+        inputs: channels that come in.
+        outputs: channels that go out.
+        stride: stride of the first convolution.
     """
 
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:
@@ -45,7 +47,8 @@ class CifarResNet(nn.Module):
     """Convolution to 16 channels, three stages of 16, 32 and 64 channels, global mean, linear.
 
     Args:
-        blocks: in each stage. num_classes: outputs.
+        blocks: blocks in each stage.
+        num_classes: outputs.
     """
 
     def __init__(self, blocks: int, num_classes: int) -> None:
@@ -74,6 +77,7 @@ def build(name: str, num_classes: int) -> Classifier:
 
     Args:
         name: "resnet20", "resnet32", "resnet44", "resnet56" or "resnet110".
+        num_classes: number of classes, ≥ 2.
 
     Raises:
         ValueError: another name.

@@ -31,7 +31,8 @@ class Spec(NamedTuple):
 
     Attributes:
         kind: what it names.
-        family: the library, or the module. name: the file, model or function.
+        family: the library, or the module.
+        name: the file, model or function.
         weights: what stands behind "@", None if nothing.
     """
 

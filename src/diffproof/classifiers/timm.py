@@ -19,7 +19,8 @@ def load(name: str, weights: str | None) -> Classifier:
     """A timm model with the preprocessing of its own configuration. Its weights load as data only.
 
     Args:
-        name: as timm.create_model takes it, perhaps with a tag: "resnet18.a1_in1k", "hf-hub:owner/model".
+        name: a name as timm.create_model takes it, perhaps with a tag: "resnet18.a1_in1k", or
+            "hf-hub:owner/model".
         weights: a state dict to load in place of timm's own, of any number of classes; None takes timm's.
 
     Raises:

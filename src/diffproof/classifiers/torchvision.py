@@ -19,7 +19,7 @@ def load(name: str, weights: str | None) -> Classifier:
     """A torchvision model with the preprocessing of its published weights, which load as data only.
 
     Args:
-        name: as torchvision.models.get_model takes it ("resnet50").
+        name: a name as torchvision.models.get_model takes it ("resnet50").
         weights: one of its published weights ("IMAGENET1K_V2"); or a state dict, of any number of classes,
             whose images are prepared as those of the default weights; None takes the default weights.
 

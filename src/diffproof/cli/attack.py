@@ -17,35 +17,45 @@ def attack_options(command: Any) -> Any:
     return applied(
         command,
         [
-            click.option("--threat", required=True, help="What may change: linf, l2 or stadv."),
-            click.option("--budget", required=True, help="By how much, for pixels in [0, 1]: 8/255 or 0.5."),
+            click.option("--threat", required=True, help="Let pixels change (linf, l2) or move (stadv)."),
+            click.option(
+                "--budget",
+                required=True,
+                help="Allow at most this, > 0: 8/255 of [0, 1] pixels, or of half the width for stadv.",
+            ),
             click.option(
                 "--attack",
-                help="Attack with its settings, such as pgd:iterations=200,eot=20; see `diffproof methods`."
+                help="Run this attack with its settings, such as pgd:iterations=200,eot=20; `diffproof"
+                " methods` lists them."
                 " [default: the protocol's, or pgd]",
             ),
             click.option(
                 "--gradient",
-                help="exact, bpda, surrogate, blind or adjoint. [default: the protocol's, or exact]",
+                help="Follow the gradient exact, bpda, surrogate, blind or adjoint."
+                " [default: the protocol's, or exact]",
             ),
             click.option(
                 "--surrogate-share",
                 type=float,
-                help="Share of the steps that surrogate takes. [default: 0.1]",
+                help="Let the surrogate take this share of the steps, in (0, 1]. [default: 0.1]",
             ),
             click.option(
-                "--protocol", help="Attack and score as a paper does: diffpure, lee-kim or diffbreak."
+                "--protocol",
+                help="Attack and score as a paper does: diffpure, lee-kim or diffbreak. [default: none]",
             ),
             click.option(
-                "--draws", type=int, help="Fresh draws that score an image. [default: the protocol's, or 10]"
+                "--draws",
+                type=int,
+                help="Score an image under this many fresh draws of noise, ≥ 1. [default: the protocol's, or"
+                " 10]",
             ),
             click.option(
                 "--majority-of",
                 type=int,
-                help="Draws that vote on its label. [default: the protocol's, or 10]",
+                help="Let this many draws vote on its label, ≥ 1. [default: the protocol's, or 10]",
             ),
             click.option(
-                "--diagnose", default=4, help="Images that the evaluation itself is tested on, 0 for none."
+                "--diagnose", default=4, help="Test the evaluation itself on this many images, 0 for none."
             ),
         ],
     )

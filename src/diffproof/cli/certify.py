@@ -16,12 +16,19 @@ from diffproof.cli.run_options import data_options, run_options
 @config_option
 @data_options
 @defense_options("densepure:steps=10,votes=40", guide=False)
-@click.option("--sigma", required=True, type=float, help="Standard deviation of the noise, [0, 1] pixels.")
-@click.option("--n0", default=100, help="Draws that choose the class.")
-@click.option("--n", default=10_000, help="Draws that bound its probability.")
-@click.option("--alpha", default=0.001, help="Failure probability of each image's certificate.")
-@click.option("--bound", default="one-sided", help="one-sided, or two-sided for the bound with p_B.")
-@click.option("--compile/--no-compile", help="Compile the networks: starts minutes later, runs faster.")
+@click.option(
+    "--sigma",
+    required=True,
+    type=float,
+    help="Add noise of this standard deviation, > 0; pixels lie in [0, 1].",
+)
+@click.option("--n0", default=100, help="Choose the class by this many draws of noise, ≥ 1.")
+@click.option("--n", default=10_000, help="Bound its probability by this many further draws, ≥ 1.")
+@click.option(
+    "--alpha", default=0.001, help="Let a certificate be wrong with at most this probability, in (0, 1)."
+)
+@click.option("--bound", default="one-sided", help="Bound p_A alone (one-sided), or p_A and p_B (two-sided).")
+@click.option("--compile/--no-compile", help="Compile the networks, to start minutes later and run faster.")
 @run_options(batch_size=256)
 def certify(out: Path, **flags: Any) -> None:
     """Certify images of a data set into a run folder.

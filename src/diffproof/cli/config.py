@@ -55,5 +55,5 @@ config_option = click.option(
     is_eager=True,
     expose_value=False,
     callback=_load,
-    help="YAML file with the same names as these flags; flags on the command line win.",
+    help="Read these flags from a YAML file, under the same names; the command line wins.",
 )

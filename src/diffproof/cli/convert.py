@@ -13,8 +13,8 @@ import click
 @click.option("--trust-pickle", is_flag=True, help="Load IN even if it is a pickle with code; see above.")
 @click.option(
     "--key",
-    help="Entry of IN with the weights. [default: IN itself if it has the tensors, else the first there is of"
-    " ema, model_ema, ema_state_dict, state_dict, model_state_dict, model]",
+    help="Take the weights from this entry of IN. [default: IN itself if it has the tensors, else the first"
+    " there is of ema, model_ema, ema_state_dict, state_dict, model_state_dict, model]",
 )
 @click.option("--force", is_flag=True, help="Overwrite OUT.")
 def convert(source: Path, out: Path, trust_pickle: bool, key: str | None, force: bool) -> None:

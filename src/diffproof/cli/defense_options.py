@@ -24,21 +24,25 @@ def defense_options(
     """
     if only_purify:
         denoiser = click.option(
-            "--denoiser", required=True, help="Diffusion model; see diffproof certify --help."
+            "--denoiser", required=True, help="Use this diffusion model; see diffproof certify --help."
         )
-        classifier = click.option("--classifier", help="To label pictures before and after; coup needs it.")
+        classifier = click.option(
+            "--classifier", help="Label pictures before and after by this classifier; coup needs one."
+        )
     else:
-        denoiser = click.option("--denoiser", help="Diffusion model; see above.")
-        classifier = click.option("--classifier", help="Classifier; see above.")
+        denoiser = click.option("--denoiser", help="Use this diffusion model; see above.")
+        classifier = click.option("--classifier", help="Use this classifier; see above.")
     options: list[Callable[[Command], Command]] = [
         click.option(
             "--defense",
             required=True,
-            help=f"Defence with its settings, such as {example}; `diffproof methods` lists them.",
+            help=f"Run this defence with its settings, such as {example}; `diffproof methods` lists them.",
         ),
         denoiser,
         classifier,
     ]
     if guide:
-        options.append(click.option("--guide", help="Classifier of `diffproof train guide`, for agdm."))
+        options.append(
+            click.option("--guide", help="Guide agdm by this classifier, one of `diffproof train guide`.")
+        )
     return lambda command: applied(command, options)

@@ -16,12 +16,19 @@ from diffproof.cli.training_options import (
 
 
 @click.command(context_settings={"show_default": True})
-@click.option("--classifier", required=True, help="Classifier to start from; see diffproof certify --help.")
-@click.option("--denoiser", required=True, help="Diffusion model; see diffproof certify --help.")
-@click.option("--sigma", required=True, type=float, help="Standard deviation of the noise, [0, 1] pixels.")
+@click.option("--classifier", required=True, help="Start from this classifier; see diffproof certify --help.")
+@click.option(
+    "--denoiser", required=True, help="Denoise by this diffusion model; see diffproof certify --help."
+)
+@click.option(
+    "--sigma",
+    required=True,
+    type=float,
+    help="Add noise of this standard deviation, > 0; pixels lie in [0, 1].",
+)
 @training_options(iterations=1000, learning_rate=0.0001)
-@click.option("--extra-data", help="Second set of images with the same classes.")
-@click.option("--extra-share", default=0.5, help="Share of images drawn from --extra-data.")
+@click.option("--extra-data", help="Train on a second set of images, too, with the same classes.")
+@click.option("--extra-share", default=0.5, help="Draw this share of images from --extra-data, in (0, 1).")
 def finetune(
     classifier: str,
     denoiser: str,

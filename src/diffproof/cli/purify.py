@@ -13,19 +13,25 @@ from diffproof.cli.config import config_option
 from diffproof.cli.defense_options import defense_options
 
 if TYPE_CHECKING:
-    from diffproof.runs.purify import Purified, PurifyJob
+    from diffproof.runs.purify import Purified, PurifyRun
 
 
 @click.command(context_settings={"show_default": True})
 @config_option
 @click.argument("pictures", nargs=-1, required=True, type=click.Path(path_type=Path))
 @defense_options("diffpure:t_star=0.1,steps=20", only_purify=True)
-@click.option("--image-size", type=int, help="Bring pictures to this size: shorter side, then the centre.")
-@click.option("--seed", default=0, help="Seed of all noise.")
-@click.option("--batch-size", default=64, help="Most pictures in a network at once; changes no result.")
-@click.option("--device", default="auto", help="cpu, cuda or auto.")
-@click.option("--precision", default="float32", help="Of the networks: float32 or bfloat16.")
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder to write to.")
+@click.option(
+    "--image-size",
+    type=int,
+    help="Resize pictures to this shorter side, then crop a square. [default: no]",
+)
+@click.option("--seed", default=0, help="Seed all noise with this integer, in [0, 2^64).")
+@click.option(
+    "--batch-size", default=64, help="Purify at most this many at once, ≥ 1; this changes no result."
+)
+@click.option("--device", default="auto", help="Compute on cpu or cuda; auto takes cuda if it can.")
+@click.option("--precision", default="float32", help="Run the networks in float32 or bfloat16.")
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="Write to this folder.")
 @click.option("--force", is_flag=True, help="Overwrite what is there.")
 def purify(pictures: tuple[Path, ...], out: Path, force: bool, **flags: Any) -> None:
     """Purify PICTURES of your own with a diffusion model.
@@ -53,7 +59,7 @@ def purify(pictures: tuple[Path, ...], out: Path, force: bool, **flags: Any) -> 
     click.echo(f"written: {len(purified)} purified pictures, {SHEET} and {SETTINGS} in {out}")
 
 
-def _purify(job: PurifyJob) -> list[Purified]:
+def _purify(job: PurifyRun) -> list[Purified]:
     """Under a progress bar that counts denoiser evaluations."""
     from diffproof.cli.progress import shown_once_started
     from diffproof.runs.purify import run_purify

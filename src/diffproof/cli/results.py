@@ -13,15 +13,19 @@ FOLDER = click.Path(path_type=Path)
 
 @click.command()
 @click.argument("runs", nargs=-1, required=True, type=FOLDER)
-@click.option("--at", help="Radii ε of the columns, of certification runs. [default: 0,0.25,0.5,0.75,1]")
-@click.option("--out", type=FOLDER, help="Folder for table.csv and the pictures.")
-@click.option("--force", is_flag=True, help="Overwrite them.")
+@click.option(
+    "--at",
+    help="Show certified accuracy at these ℓ2 radii ε, ≥ 0; certification runs only."
+    " [default: 0,0.25,0.5,0.75,1]",
+)
+@click.option("--out", type=FOLDER, help="Write table.csv and the pictures to this folder.")
+@click.option("--force", is_flag=True, help="Overwrite what is there.")
 def report(runs: tuple[Path, ...], at: str | None, out: Path | None, force: bool) -> None:
     """Compare RUNS, of `certify` or of `attack`.
 
-    Of certification: certified accuracy, average certified radius (ACR), curves (curve.png). Of attacks:
-    robust accuracy beside that on clean images, what the diagnostics found, and sheets of pictures (clean,
-    perturbed, difference, purified; pictures-RUN.png).
+    Runs of certification are compared by certified accuracy and average certified radius (ACR), and drawn as
+    curves (curve.png). Runs of attacks are compared by robust accuracy beside that on clean images, with what
+    the diagnostics found and sheets of pictures (clean, perturbed, difference, purified; pictures-RUN.png).
     """
     from diffproof.runs.attack.store import AttackStore
 
@@ -64,9 +68,15 @@ def _report_attacks(runs: tuple[Path, ...], out: Path | None, force: bool) -> No
 
 @click.command()
 @click.argument("run", type=FOLDER)
-@click.option("--format", "form", default="cohen", show_default=True, help="cohen: TSV of Cohen et al. 2019.")
-@click.option("--out", type=FOLDER, help="File to write instead of standard output.")
-@click.option("--force", is_flag=True, help="Overwrite it.")
+@click.option(
+    "--format",
+    "form",
+    default="cohen",
+    show_default=True,
+    help="Write this format; cohen is the TSV of Cohen et al. 2019.",
+)
+@click.option("--out", type=FOLDER, help="Write to this file instead of standard output.")
+@click.option("--force", is_flag=True, help="Overwrite what is there.")
 def export(run: Path, form: str, out: Path | None, force: bool) -> None:
     """Write the results of RUN in another project's format."""
     from diffproof.files import replacing
@@ -85,13 +95,21 @@ def export(run: Path, form: str, out: Path | None, force: bool) -> None:
 
 @click.command()
 @click.argument("run", type=FOLDER)
-@click.option("--resample", default=0, show_default=True, help="Draw so many images again.")
-@click.option("--device", default="auto", show_default=True, help="cpu, cuda or auto.")
+@click.option(
+    "--resample", default=0, show_default=True, help="Draw the noise of this many images again, ≥ 0."
+)
+@click.option(
+    "--device",
+    default="auto",
+    show_default=True,
+    help="Compute on cpu or cuda; auto takes cuda if it can.",
+)
 def verify(run: Path, resample: int, device: str) -> int:
     """Check what RUN holds against its data and weights, and draw some images again.
 
-    Of certification: every radius from its counts. Of an attack: every perturbation of pixels within its
-    budget; drawn again are the labels after the attack. Exit status 1 if anything does not hold.
+    Of a certification, every radius must follow from its counts. Of an attack, every perturbation of pixels
+    must stay within its budget, and the labels after the attack are what is drawn again. The exit status is 1
+    if anything does not hold.
     """
     from diffproof.runs.attack.store import AttackStore
     from diffproof.runs.attack.verify import verify_attack

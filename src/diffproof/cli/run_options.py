@@ -23,14 +23,20 @@ def data_options(command: Command) -> Command:
     return applied(
         command,
         [
-            click.option("--data", required=True, help="Images; see above."),
-            click.option("--split", help="Split of the data. [default: test, or the only one]"),
+            click.option("--data", required=True, help="Take the images of this data set; see above."),
             click.option(
-                "--indices", help="Images: start:stop, start:stop:step, numbers, commas. [default: all]"
+                "--split",
+                help="Take this split of the data. [default: test (imagenet: validation), or the only one]",
             ),
-            click.option("--limit", type=int, help="At most so many of these images."),
             click.option(
-                "--image-size", type=int, help="Bring images to this size: shorter side, then the centre."
+                "--indices",
+                help="Take these images: start:stop, start:stop:step or numbers with commas. [default: all]",
+            ),
+            click.option("--limit", type=int, help="Take at most this many of them, ≥ 1. [default: all]"),
+            click.option(
+                "--image-size",
+                type=int,
+                help="Resize images to this shorter side, then crop a square. [default: no; imagenet: 256]",
             ),
         ],
     )
@@ -43,20 +49,23 @@ def run_options(batch_size: int) -> Callable[[Command], Command]:
         return applied(
             command,
             [
-                click.option("--seed", default=0, help="Seed of all noise."),
+                click.option("--seed", default=0, help="Seed all noise with this integer, in [0, 2^64)."),
                 click.option(
                     "--batch-size",
                     default=batch_size,
-                    help="Most rows in a network at once, one image's votes and classes at least; changes no"
-                    " result.",
+                    help="Run at most this many rows at once, one image's at least; it changes no result.",
                 ),
-                click.option("--device", default="auto", help="cpu, cuda or auto."),
-                click.option("--precision", default="float32", help="Of the networks: float32 or bfloat16."),
+                click.option(
+                    "--device", default="auto", help="Compute on cpu or cuda; auto takes cuda if it can."
+                ),
+                click.option(
+                    "--precision", default="float32", help="Run the networks in float32 or bfloat16."
+                ),
                 click.option(
                     "--out",
                     required=True,
                     type=click.Path(path_type=Path),
-                    help="Run folder, new or to continue.",
+                    help="Write to this run folder, or continue the run in it.",
                 ),
             ],
         )

@@ -8,16 +8,25 @@ import click
 
 
 @click.command()
-@click.option("--density", type=click.Path(path_type=Path), help="JSON file; see above. [default: 3 classes]")
 @click.option(
-    "--t-star", default=0.1, show_default=True, help="Time in (0, 1] of DiffPure's schedule: the noise level."
+    "--density",
+    type=click.Path(path_type=Path),
+    help="Take the density of this JSON file; see above. [default: one of 3 classes]",
 )
 @click.option(
-    "--points", default=12, show_default=True, help="Points of the support whose regions are drawn."
+    "--t-star", default=0.1, show_default=True, help="Diffuse to this time of DiffPure's schedule, in (0, 1]."
 )
-@click.option("--seed", default=0, show_default=True, help="Seed of all noise.")
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder for the pictures.")
-@click.option("--force", is_flag=True, help="Overwrite them.")
+@click.option(
+    "--points",
+    default=12,
+    show_default=True,
+    help="Draw regions of this many points, at least one a class.",
+)
+@click.option("--seed", default=0, show_default=True, help="Seed all noise with this integer, in [0, 2^64).")
+@click.option(
+    "--out", required=True, type=click.Path(path_type=Path), help="Write the pictures to this folder."
+)
+@click.option("--force", is_flag=True, help="Overwrite what is there.")
 def theory(density: Path | None, t_star: float, points: int, seed: int, out: Path, force: bool) -> None:
     """Draw what the theory says, on classes of two pixels and on digits.
 

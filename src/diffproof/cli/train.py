@@ -37,17 +37,21 @@ def train() -> None:
 
 @train.command("denoiser", context_settings={"show_default": True})
 @training_options(iterations=10_000, learning_rate=0.001)
-@click.option("--extra-data", help="Second set of images with the same classes, e.g. of lesser quality.")
-@click.option("--extra-share", default=0.5, help="Share of images drawn from --extra-data.")
-@click.option("--channels", default="16,32,48", help="Channels at each resolution, multiples of 8.")
-@click.option("--layers", default=1, help="Residual blocks at each resolution.")
-@click.option("--patch", default=1, help="Feed squares of patch × patch pixels as channels.")
-@click.option("--attention", is_flag=True, help="Self-attention at the lowest resolution.")
-@click.option("--multi-head", is_flag=True, help="One pass for all classes: an output head for each.")
-@click.option("--dropout", default=0.0, help="Dropout inside the residual blocks.")
-@click.option("--schedule", default="cosine", help="cosine, linear or scaled_linear.")
-@click.option("--timesteps", default=1000, help="Timesteps of the schedule.")
-@click.option("--label-dropout", default=0.1, help="Share of labels replaced by the null label.")
+@click.option("--extra-data", help="Train on a second set of images, too, with the same classes.")
+@click.option("--extra-share", default=0.5, help="Draw this share of images from --extra-data, in (0, 1).")
+@click.option("--channels", default="16,32,48", help="Give the resolutions these channels, multiples of 8.")
+@click.option("--layers", default=1, help="Give each resolution this many residual blocks, ≥ 1.")
+@click.option("--patch", default=1, help="Feed squares of this many pixels a side as channels, ≥ 1.")
+@click.option("--attention", is_flag=True, help="Add self-attention at the lowest resolution.")
+@click.option("--multi-head", is_flag=True, help="Serve all classes in one pass, each by an output head.")
+@click.option("--dropout", default=0.0, help="Drop this share in the residual blocks, in [0, 1).")
+@click.option(
+    "--schedule", default="cosine", help="Add noise on the schedule cosine, linear or scaled_linear."
+)
+@click.option("--timesteps", default=1000, help="Divide the schedule into this many timesteps, ≥ 1.")
+@click.option(
+    "--label-dropout", default=0.1, help="Replace this share of labels by the null label, in [0, 1]."
+)
 def denoiser(
     extra_data: str | None,
     extra_share: float,
@@ -104,16 +108,18 @@ def denoiser(
 def classifier_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """The options of both kinds of classifiers: the network, and the search for perturbations."""
     options = [
-        click.option("--width", default=16, help="Channels of the first layer of a new network."),
+        click.option("--width", default=16, help="Give a new network's first layer this many channels, ≥ 1."),
         click.option(
-            "--classifier", help="Train this one further, not a new network; see diffproof certify --help."
+            "--classifier", help="Train this one further, no new network; see diffproof certify --help."
         ),
-        click.option("--trades-weight", default=6.0, help="Weight λ of TRADES's divergence."),
-        click.option("--norm", default="linf", help="Norm of the perturbations: linf or l2."),
-        click.option("--budget", default="8/255", help="Their largest norm, for pixels in [0, 1]."),
-        click.option("--inner-steps", default=10, help="Gradient steps of the search for them."),
+        click.option("--trades-weight", default=6.0, help="Weigh TRADES's divergence by this λ, > 0."),
+        click.option("--norm", default="linf", help="Bound perturbations in the norm linf or l2."),
+        click.option("--budget", default="8/255", help="Bound them by this, > 0, for pixels in [0, 1]."),
+        click.option("--inner-steps", default=10, help="Search for them in this many gradient steps, ≥ 1."),
         click.option(
-            "--inner-step-size", type=float, help="Length of such a step. [default: a quarter of the budget]"
+            "--inner-step-size",
+            type=float,
+            help="Give such a step this length, > 0, in that norm. [default: a quarter of the budget]",
         ),
     ]
     for option in reversed(options):
@@ -123,8 +129,12 @@ def classifier_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 @train.command("classifier", context_settings={"show_default": True})
 @training_options(iterations=1000, learning_rate=0.002)
-@click.option("--noise-sigma", default=0.0, help="Gaussian noise added to the images, in [0, 1] pixels.")
-@click.option("--adversarial", help="Train against perturbations: pgd (PGD-AT) or trades.")
+@click.option(
+    "--noise-sigma", default=0.0, help="Add noise of this standard deviation, ≥ 0; pixels lie in [0, 1]."
+)
+@click.option(
+    "--adversarial", help="Train against perturbations by pgd (PGD-AT) or trades. [default: neither]"
+)
 @classifier_options
 def classifier(
     noise_sigma: float,

@@ -30,28 +30,48 @@ _NOT_RECORDED = ("force", "device", "checkpoint_every")
 def training_options(*, iterations: int, learning_rate: float) -> Callable[[Command], Command]:
     """The options of every training command, as one decorator."""
     options = [
-        click.option("--data", required=True, help="Training images: see diffproof certify --help."),
-        click.option("--split", help="Split to train on. [default: train, or the only one]"),
-        click.option("--indices", help="Which of them: start:stop, start:stop:step, commas. [default: all]"),
-        click.option("--limit", type=int, help="At most so many of them."),
-        click.option("--image-size", type=int, help="Bring images to this size (shorter side, then centre)."),
+        click.option("--data", required=True, help="Train on these images; see diffproof certify --help."),
+        click.option("--split", help="Train on this split. [default: train, or the only one]"),
+        click.option(
+            "--indices",
+            help="Train on these: start:stop, start:stop:step or numbers with commas. [default: all]",
+        ),
+        click.option("--limit", type=int, help="Train on at most this many of them, ≥ 1. [default: all]"),
+        click.option(
+            "--image-size",
+            type=int,
+            help="Resize images to this shorter side, then crop a square. [default: no; imagenet: 256]",
+        ),
         click.option("--flip", is_flag=True, help="Mirror each image with probability ½."),
         click.option(
             "--test-data",
-            help="Images to measure on, 2,000 at most. [default: test split of a named data set]",
+            help="Measure on these images, on 2,000 at most. [default: the test split of a named data set]",
         ),
         click.option(
-            "--out", required=True, type=click.Path(path_type=Path), help="Weights file, .safetensors."
+            "--out",
+            required=True,
+            type=click.Path(path_type=Path),
+            help="Write the weights to this .safetensors file.",
         ),
-        click.option("--half", is_flag=True, help="Keep the weights in half precision."),
-        click.option("--iterations", default=iterations, help="Optimiser steps."),
-        click.option("--batch-size", default=128, help="Images a step."),
-        click.option("--learning-rate", default=learning_rate, help="Peak learning rate."),
-        click.option("--ema-decay", default=0.999, help="Decay of the moving average of the weights."),
-        click.option("--precision", default="float32", help="float32, or bfloat16 (mixed precision)."),
-        click.option("--seed", default=0, help="Seed of initialisation, batches and noise."),
-        click.option("--device", default="auto", help="auto, cpu or cuda."),
-        click.option("--checkpoint-every", default=180.0, help="Seconds between checkpoints."),
+        click.option("--half", is_flag=True, help="Write the weights in half precision."),
+        click.option("--iterations", default=iterations, help="Take this many optimiser steps, ≥ 1."),
+        click.option("--batch-size", default=128, help="Draw this many images a step, ≥ 1."),
+        click.option(
+            "--learning-rate", default=learning_rate, help="Rise to this learning rate, > 0, then fall to 0."
+        ),
+        click.option("--ema-decay", default=0.999, help="Average weights with this decay a step, in (0, 1)."),
+        click.option(
+            "--precision", default="float32", help="Train in float32, or in bfloat16 (mixed precision)."
+        ),
+        click.option(
+            "--seed",
+            default=0,
+            help="Seed initialisation, batches and noise with this integer, in [0, 2^32).",
+        ),
+        click.option("--device", default="auto", help="Compute on cpu or cuda; auto takes cuda if it can."),
+        click.option(
+            "--checkpoint-every", default=180.0, help="Save a checkpoint every so many seconds, > 0."
+        ),
         click.option("--force", is_flag=True, help="Overwrite the weights file."),
     ]
 

@@ -32,7 +32,8 @@ def load_hub(source: str, split: str | None, default: str, image_size: int | Non
         source: a Hub id, a parquet file, or a folder: of class folders (perhaps inside split folders), of
             parquet files, or one that `Dataset.save_to_disk` wrote.
         split: its name; None takes `default`, or the only one there is.
-        default, image_size: see load_data.
+        default: see `default_split` of load_data.
+        image_size: see load_data.
 
     Raises:
         ValueError: not installed, not found, not downloadable, no such split, no image or label column.
@@ -154,7 +155,8 @@ class DecodedPixels:
 
     Args:
         table: a `datasets.Dataset` with one image column.
-        column: its name. name: the data set's, for messages.
+        column: the name of that column.
+        name: the data set's name, for messages.
         image_size: see load_data.
     """
 

@@ -45,8 +45,9 @@ class ImageData:
     """Images and labels; unpacks as `images, labels = data`, which decodes every image.
 
     Args:
-        name, split: where they come from.
-        pixels: N images, decoded one by one.
+        name: the name of the data set.
+        split: which split of it.
+        pixels: N ≥ 1 images, decoded one by one, or N×C×H×W, float32 in [0, 1] or uint8.
         labels: N int64.
         class_names: the name of each label.
         classes_named: whether the data itself names its classes; if not, there may be more of them than

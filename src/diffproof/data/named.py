@@ -48,7 +48,7 @@ def load_data(
             folders, a parquet file, or an .npz file. A path wins over a Hub id.
         split: its name; None takes `default_split`, or the only one there is.
         indices: which images, as "0:10000:20" or "3,5,7"; None for all.
-        limit: at most so many of these.
+        limit: take at most so many of these, ≥ 1; None for all.
         image_size: bring images to this size: the shorter side by antialiased bicubic interpolation, then
             the central square. None leaves them as they are (imagenet: 256).
         default_split: "test", or "train" for images to train on.

@@ -30,7 +30,7 @@ def load_npz(path: Path, split: str | None, default: str) -> ImageData:
             labels N integers.
         split: which of the splits, "all" for arrays that name none; None for `default`, the only one there
             is, or arrays that name none.
-        default: see load_data.
+        default: see `default_split` of load_data.
 
     Raises:
         ValueError: unreadable, no such arrays, or arrays of another form.

@@ -213,7 +213,8 @@ class Labelled(NamedTuple):
 
     Attributes:
         labels: N int64.
-        denoiser_evaluations, classifier_evaluations: images that went through either network.
+        denoiser_evaluations: images that went through the denoiser.
+        classifier_evaluations: images that went through the classifier.
     """
 
     labels: Tensor
@@ -227,9 +228,11 @@ class CertifiableDefense(Defense):
     Subclasses write `classify` and `logits`.
 
     Args:
-        classifier, denoiser, num_classes: see Defense.
-        sigma: noise that calling the module adds to its images before purifying them; None leaves the call
-            unavailable, while `Smoothed` brings its own sigma.
+        classifier: see Defense.
+        denoiser: see Defense.
+        sigma: standard deviation of the noise that calling the module adds to its images before purifying
+            them, in [0, 1] pixels; None leaves the call unavailable, while `Smoothed` brings its own sigma.
+        num_classes: see Defense.
     """
 
     def __init__(
@@ -244,11 +247,27 @@ class CertifiableDefense(Defense):
         self.sigma = None if sigma is None else check_positive("sigma", sigma)
 
     def classify(self, noisy: Tensor, sigma: float, noise: Noise, batch_size: int) -> Labelled:
-        """As `labels`, at most `batch_size` images in a network at once. Written by subclasses."""
+        """As `labels`, at most `batch_size` images in a network at once. Written by subclasses.
+
+        Args:
+            noisy: see `labels`.
+            sigma: see `labels`.
+            noise: see `labels`.
+            batch_size: most rows in a network at once, ≥ 1; changes no label.
+
+        Returns:
+            N int64 labels, and the evaluations spent.
+        """
         raise TypeError(f"{type(self).__name__} does not define classify()")
 
     def logits(self, noisy: Tensor, sigma: float, noise: Noise) -> Tensor:
-        """Differentiable N×num_classes logits of noisy images. Written by subclasses."""
+        """Differentiable N×num_classes logits of noisy images. Written by subclasses.
+
+        Args:
+            noisy: see `labels`.
+            sigma: see `labels`.
+            noise: see `labels`.
+        """
         raise TypeError(f"{type(self).__name__} does not define logits()")
 
     def check_sigma(self, sigma: float) -> None:
@@ -262,7 +281,7 @@ class CertifiableDefense(Defense):
 
         Args:
             noisy: N×C×H×W, image + sigma·N(0, I). At most N images go through a network at once.
-            sigma: the noise level.
+            sigma: the noise level in [0, 1] pixels.
             noise: where further noise comes from, one row an image.
 
         Returns:

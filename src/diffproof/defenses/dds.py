@@ -17,7 +17,9 @@ class DDS(CertifiableDefense):
     The noise is N(0, sigma²) exactly as asked, where the authors draw it at the grid's level above sigma.
 
     Args:
-        denoiser: any denoiser. classifier, sigma: see CertifiableDefense.
+        denoiser: any denoiser; its unconditional estimate is used.
+        classifier: see Defense.
+        sigma: see CertifiableDefense.
     """
 
     method = "dds"

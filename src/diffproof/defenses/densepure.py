@@ -26,13 +26,15 @@ class DensePure(CertifiableDefense):
     rows with vote index k + 1.
 
     Args:
-        denoiser: any denoiser. classifier, sigma: see CertifiableDefense.
-        steps: denoiser evaluations of one sample (b), None for every trained level.
-        votes: samples of a draw (K).
+        denoiser: any denoiser; its unconditional estimate is used.
+        classifier: see Defense.
+        steps: denoiser evaluations of one sample (b), ≥ 1; None for every trained level.
+        votes: samples of a draw (K), in [1, 2^16).
         consensus: stop a draw after so many consecutive equal votes (appendix D.8), which may change labels;
             None for the plain majority.
-        step_rule: which timesteps the samples visit.
+        step_rule: which timesteps the samples visit; see StepRule.
         eta: 1 for the ancestral process of the paper, 0 for deterministic DDIM, whose votes all agree.
+        sigma: see CertifiableDefense.
 
     Raises:
         ValueError: steps, votes or consensus < 1, votes ≥ 2^16, consensus > votes, eta outside [0, 1],
@@ -110,7 +112,13 @@ class DensePure(CertifiableDefense):
         return Labelled(labels, spent, cast)
 
     def vote_shares(self, noisy: Tensor, sigma: float, noise: Noise) -> Tensor:
-        """Shares of all K votes that each class gets, N×num_classes; no early stop, no gradient."""
+        """Shares of all K votes that each class gets, N×num_classes; no early stop, no gradient.
+
+        Args:
+            noisy: see `labels`.
+            sigma: see `labels`.
+            noise: see `labels`.
+        """
         ballots, _ = self._vote(noisy, sigma, noise, len(noisy), all_votes=True)
         return nn.functional.one_hot(ballots, self.num_classes).to(noisy.dtype).mean(1)
 

@@ -14,7 +14,8 @@ class Undefended(CertifiableDefense):
 
     Args:
         classifier: see Defense.
-        sigma: noise that calling the module adds first; None adds none.
+        sigma: standard deviation of the noise that calling the module adds first, in [0, 1] pixels; None adds
+            none.
     """
 
     method = "none"

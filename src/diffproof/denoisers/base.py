@@ -39,7 +39,8 @@ class Denoiser(nn.Module):
             `estimate` takes it among its labels.
         sigmas: the noise levels it was trained at, ascending float64, or None if continuous.
         first_timestep: the number that sigmas[0] has in the model's own counting of timesteps.
-        sigma_min, sigma_max: the range of sigma, inclusive.
+        sigma_min: the least sigma that it takes, inclusive.
+        sigma_max: the largest sigma that it takes, inclusive.
         one_pass: one network evaluation gives the estimates of every class.
     """
 
@@ -53,7 +54,13 @@ class Denoiser(nn.Module):
     one_pass: bool = False
 
     def estimate(self, noisy: Tensor, sigma: Sigma, label: Tensor | None) -> Estimate:
-        """The kernel that a subclass writes; arguments are valid already, `label` None or N integers."""
+        """The kernel that a subclass writes; arguments are valid already.
+
+        Args:
+            noisy: N×C×H×W, image + sigma·N(0, I).
+            sigma: noise level in [0, 1] pixels, one for all or N of them.
+            label: N integers, or None for the unconditional estimate.
+        """
         raise TypeError(f"{type(self).__name__} does not define estimate()")
 
     def forward(self, noisy: Tensor, sigma: Sigma, label: Tensor | None = None) -> Tensor:
@@ -73,7 +80,16 @@ class Denoiser(nn.Module):
         return self.checked_estimate(noisy, sigma, label).clean
 
     def checked_estimate(self, noisy: Tensor, sigma: Sigma, label: Tensor | None = None) -> Estimate:
-        """As calling the module, with the learned variance where there is one."""
+        """As calling the module, with the learned variance where there is one.
+
+        Args:
+            noisy: N×C×H×W, image + sigma·N(0, I), unbounded.
+            sigma: noise level in [0, 1] pixels, one for all or N of them.
+            label: N integers in [0, num_classes), or None for the unconditional estimate.
+
+        Raises:
+            ValueError: as calling the module.
+        """
         self._check_noisy(noisy, sigma)
         if label is None:
             if self.num_classes is not None and self.null_label is None:
@@ -111,6 +127,11 @@ class Denoiser(nn.Module):
         """The kernel of `per_class`; arguments are valid already.
 
         One batch of N·K rows, the rows of an image together. Overridden where one pass serves all classes.
+
+        Args:
+            noisy: see `per_class`.
+            sigma: see `per_class`.
+            classes: K integers.
         """
         count = len(classes)
         if isinstance(sigma, Tensor) and sigma.numel() > 1:
@@ -200,7 +221,13 @@ class Denoiser(nn.Module):
         )
 
     def learned_variance(self, estimate: Estimate, sigma: float, next_sigma: float) -> Tensor | None:
-        """Variance of the reverse step from sigma to next_sigma where the network learned it, else None."""
+        """Variance of the reverse step from sigma to next_sigma where the network learned it, else None.
+
+        Args:
+            estimate: the denoiser's estimate at sigma.
+            sigma: noise level in [0, 1] pixels.
+            next_sigma: a lower one, > 0.
+        """
         return None
 
 

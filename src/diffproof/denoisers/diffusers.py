@@ -22,7 +22,8 @@ class UNet(nn.Module):
     """Calls a diffusers.UNet2DModel as network(x, timestep, label) → tensor.
 
     Args:
-        unet: the model. patch: it sees squares of patch × patch pixels as channels.
+        unet: the model.
+        patch: it sees squares of patch × patch pixels as channels.
     """
 
     def __init__(self, unet: nn.Module, patch: int = 1) -> None:

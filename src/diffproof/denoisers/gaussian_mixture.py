@@ -98,7 +98,9 @@ class GaussianMixtureDenoiser(Denoiser):
         """Posterior of the component given the noisy image, and each component's posterior mean.
 
         Args:
-            noisy: N×C×H×W. sigma: one or N. label: N integers, or None for all components.
+            noisy: N×C×H×W.
+            sigma: noise level in [0, 1] pixels, one for all or N of them.
+            label: N integers, or None for all components.
 
         Returns:
             Shares N×K that sum to 1, and means N×K×D, in the dtype of `noisy`.

@@ -31,7 +31,7 @@ class Architecture:
         smooth: NCSN++'s [1, 3, 3, 1] filter in every resampling, and the image fed to every level.
         fourier: random Fourier features of the timestep instead of sinusoids.
         num_classes: labels, 0 if unconditional; label `num_classes` itself stands for none.
-        image_channels: of input and output.
+        image_channels: channels of input and output.
     """
 
     image_size: int = 32

@@ -51,8 +51,8 @@ class NetworkDenoiser(Denoiser):
         schedule: the noise schedule it was trained with, in units of `data_range`.
         prediction: what it outputs; with 2C output channels, the last C are the learned log-variance mix
             in [−1, 1] (Nichol & Dhariwal 2021, eq. 15).
-        data_range: pixel range of its training data.
-        image_shape: (C, H, W).
+        data_range: (low, high), the pixel range of its training data.
+        image_shape: (C, H, W) that it takes, None for any.
         num_classes: labels it takes, None if unconditional.
         null_label: the label it was trained with for "unconditional", if any.
 

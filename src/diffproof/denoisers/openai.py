@@ -40,7 +40,7 @@ class Preset:
         split_first: rows of qkv are [q, k, v] × heads (the newer order), not heads × [q, k, v].
         timestep_scale: factor from the 0-based index to what the network is conditioned on.
         num_classes: labels, or None if unconditional. Labels were never dropped in training.
-        dropout: of the residual blocks; it acts only in training.
+        dropout: dropout of the residual blocks; it acts only in training.
     """
 
     image_size: int
@@ -226,7 +226,8 @@ def expected_shapes(preset: Preset, unet: nn.Module | None = None) -> dict[str, 
     """Shapes by the authors' keys.
 
     Args:
-        preset: the settings. unet: its network, where it is built already.
+        preset: the settings.
+        unet: its network, where it is built already.
     """
     if unet is None:
         with torch.device("meta"):

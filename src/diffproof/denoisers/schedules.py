@@ -83,7 +83,13 @@ class DiscreteSchedule:
 
     @classmethod
     def linear(cls, timesteps: int = 1000, start: float = 1e-4, end: float = 0.02) -> DiscreteSchedule:
-        """β linear from start to end (Ho et al. 2020)."""
+        """β linear from start to end (Ho et al. 2020).
+
+        Args:
+            timesteps: T ≥ 1.
+            start: β of the first timestep, in (0, 1).
+            end: β of the last one, in (0, 1).
+        """
         check_at_least("timesteps", timesteps, 1)
         return cls.from_betas(torch.linspace(start, end, timesteps, dtype=torch.float64))
 
@@ -91,7 +97,13 @@ class DiscreteSchedule:
     def scaled_linear(
         cls, timesteps: int = 1000, start: float = 0.00085, end: float = 0.012
     ) -> DiscreteSchedule:
-        """√β linear from √start to √end (latent diffusion)."""
+        """√β linear from √start to √end (latent diffusion).
+
+        Args:
+            timesteps: T ≥ 1.
+            start: β of the first timestep, in (0, 1).
+            end: β of the last one, in (0, 1).
+        """
         check_at_least("timesteps", timesteps, 1)
         roots = torch.linspace(math.sqrt(start), math.sqrt(end), timesteps, dtype=torch.float64)
         return cls.from_betas(roots**2)
@@ -100,7 +112,14 @@ class DiscreteSchedule:
     def cosine(
         cls, timesteps: int = 1000, offset: float = 0.008, max_beta: float = 0.999, first_timestep: int = 0
     ) -> DiscreteSchedule:
-        """ᾱ(t) ∝ cos²(π/2·(t/T + offset)/(1 + offset)), β capped (Nichol & Dhariwal 2021, eq. 17)."""
+        """ᾱ(t) ∝ cos²(π/2·(t/T + offset)/(1 + offset)), β capped (Nichol & Dhariwal 2021, eq. 17).
+
+        Args:
+            timesteps: T ≥ 1.
+            offset: keeps β from being too small at the first timesteps; the paper's s.
+            max_beta: the largest β, in (0, 1).
+            first_timestep: see DiscreteSchedule.
+        """
         check_at_least("timesteps", timesteps, 1)
         time = torch.arange(timesteps + 1, dtype=torch.float64) / timesteps
         bar = torch.cos((time + offset) / (1 + offset) * math.pi / 2) ** 2
@@ -142,7 +161,16 @@ class DiscreteSchedule:
 class VariancePreservingSchedule:
     """Continuous VP-SDE with β(t) = β_min + t(β_max − β_min) on (0, 1] (Song et al. 2021, eq. 11, 32).
 
-    σ'(t)² = exp(∫β) − 1. Args: the two β, the smallest time, and the factor from time to conditioning.
+    σ'(t)² = exp(∫β) − 1.
+
+    Args:
+        beta_min: β at time 0, ≥ 0.
+        beta_max: β at time 1, > beta_min.
+        smallest_time: the time of the lowest noise level, in (0, 1).
+        time_scale: factor from the time to what the network is conditioned on.
+
+    Raises:
+        ValueError: an argument is out of range.
     """
 
     beta_min: float = 0.1
@@ -195,6 +223,13 @@ class VarianceExplodingSchedule:
     """Continuous VE-SDE: σ'(t) = σ_low·(σ_high/σ_low)^t on [0, 1] (Song et al. 2021, eq. 30).
 
     The network sees the image unscaled and is conditioned on log σ'.
+
+    Args:
+        sigma_low: σ' at time 0, > 0.
+        sigma_high: σ' at time 1, > sigma_low.
+
+    Raises:
+        ValueError: an argument is out of range.
     """
 
     sigma_low: float = 0.01

@@ -27,7 +27,9 @@ def one_shot(
     """One-shot denoising (Carlini et al. 2023, algorithm 2): the estimate at sigma, clipped to [0, 1].
 
     Args:
-        denoiser: any denoiser. noisy: N×C×H×W, image + sigma·N(0, I). sigma: its noise level.
+        denoiser: any denoiser.
+        noisy: N×C×H×W, image + sigma·N(0, I).
+        sigma: its noise level in [0, 1] pixels.
         label: N integers to condition on, None for unconditional.
         clip: False leaves the estimate as it is, for exact denoisers of unbounded densities.
 

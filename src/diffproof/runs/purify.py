@@ -86,7 +86,8 @@ class Purified:
 
     Attributes:
         picture: which one.
-        before, after: the classifier's label (its name where known) of one draw, None without a classifier.
+        before: the classifier's label (its name where known) of one draw, None without a classifier.
+        after: its label of the purified picture.
     """
 
     picture: Picture
@@ -95,7 +96,7 @@ class Purified:
 
 
 @dataclass(frozen=True)
-class PurifyJob:
+class PurifyRun:
     """Pictures ready to be purified: all decode, the networks are loaded, no file is in the way."""
 
     settings: PurifySettings
@@ -181,7 +182,7 @@ def _search(folder: Path, out: Path) -> Iterator[Path]:
 
 def prepare_purify(
     settings: PurifySettings, sources: Sequence[Path], out: Path, *, force: bool = False
-) -> PurifyJob:
+) -> PurifyRun:
     """Find and decode the pictures and load the networks, so that misfits show before any write.
 
     Args:
@@ -206,7 +207,7 @@ def prepare_purify(
         device=device,
     )
     assert isinstance(defense, Purifier)
-    job = PurifyJob(settings, out, pictures, defense, device)
+    job = PurifyRun(settings, out, pictures, defense, device)
     for picture in pictures:
         job.read(picture)
     return job
@@ -231,7 +232,7 @@ def _check_free(out: Path, pictures: Sequence[Picture], *, force: bool) -> None:
             raise ArgumentError("out", f"{target} exists; --force overwrites it")
 
 
-def run_purify(job: PurifyJob, on_evaluations: OnEvaluations = lambda count: None) -> list[Purified]:
+def run_purify(job: PurifyRun, on_evaluations: OnEvaluations = lambda count: None) -> list[Purified]:
     """Purify the pictures and write them, the settings and the sheet; each file appears whole or not at all.
 
     The noise of a picture is that of its place among the pictures by name, so that no batch size changes it.
@@ -279,7 +280,7 @@ def run_purify(job: PurifyJob, on_evaluations: OnEvaluations = lambda count: Non
     return done
 
 
-def _batches(job: PurifyJob) -> Iterator[tuple[Tensor, Tensor, list[Purified]]]:
+def _batches(job: PurifyRun) -> Iterator[tuple[Tensor, Tensor, list[Purified]]]:
     """Batches of pictures before and after, and what became of each; halved where memory runs out."""
     start, batch_size = 0, job.settings.batch_size
     while start < len(job.pictures):
@@ -302,7 +303,7 @@ def _batches(job: PurifyJob) -> Iterator[tuple[Tensor, Tensor, list[Purified]]]:
         start += len(pictures)
 
 
-def _purify(job: PurifyJob, images: Tensor, start: int) -> tuple[Tensor, list[tuple[str, ...]]]:
+def _purify(job: PurifyRun, images: Tensor, start: int) -> tuple[Tensor, list[tuple[str, ...]]]:
     """Purified images, and the labels (before, after) of each, () without a classifier."""
     index = torch.arange(start, start + len(images))
     noise = Noise.for_rows(job.settings.seed, Stream.FORWARD, index, torch.zeros_like(index))
@@ -343,7 +344,7 @@ def _told(path: Path) -> Iterator[None]:
         raise OSError(f"cannot write {path}: {error.strerror or error}") from None
 
 
-def _write_settings(job: PurifyJob) -> None:
+def _write_settings(job: PurifyRun) -> None:
     path = job.out / SETTINGS
     with _told(path), replacing(path) as fresh:
         fresh.write_text(settings_text(job.settings, own_code_of(job.settings)), encoding="utf-8")

@@ -77,7 +77,8 @@ def radius_bound(
     Args:
         counts: draws by class, of the estimation sample.
         label: class chosen from an independent selection sample.
-        alpha: failure probability. sigma: noise level.
+        alpha: failure probability, in (0, 1).
+        sigma: noise level, > 0; the radius is in its unit.
         bound: see Bound.
 
     Returns:

@@ -24,18 +24,27 @@ class Certificate:
     Attributes:
         label: the certified class, None if abstained.
         radius: certified ℓ2 radius, 0 if abstained.
-        p_a_lower, p_b_upper: bounds of the class probabilities.
+        p_a_lower: lower bound of the selected class's probability.
+        p_b_upper: upper bound of any other class's probability.
         selected: the class that the selection draws chose, even if abstained.
-        selection_counts, counts: labels of the n0 selection and n estimation draws by class.
-        n0, n, alpha, bound: statistics; alpha is the failure probability of this certificate.
-        sigma: noise level asked for and drawn. grid_sigma: the denoiser's nearest trained level, None
-            without a denoiser.
-        seed, image_index: with the draw number they fix all noise.
+        selection_counts: labels of the n0 selection draws by class.
+        counts: labels of the n estimation draws by class.
+        n0: number of selection draws.
+        n: number of estimation draws.
+        alpha: failure probability of this certificate.
+        bound: value of a Bound, "one-sided" or "two-sided".
+        sigma: noise level asked for and drawn, in [0, 1] pixels.
+        grid_sigma: the denoiser's nearest trained level, None without a denoiser.
+        seed: with the image's index and the draw's number it fixes all noise.
+        image_index: the image's number in its data set.
         settings: what the defence states of itself: method, votes, steps, …
-        denoiser_evaluations, classifier_evaluations: images that went through the networks.
-        naive_denoiser_evaluations, naive_classifier_evaluations: what K·b and K a draw would have been.
+        denoiser_evaluations: images that went through the denoiser.
+        classifier_evaluations: images that went through the classifier.
+        naive_denoiser_evaluations: what a plain implementation would have spent, such as K·b a draw.
+        naive_classifier_evaluations: what it would have spent, such as K a draw.
         weights_hash: SHA-256 of the defence's weights, None for a plain function.
-        image_hash: SHA-256 of the image. version: of this package.
+        image_hash: SHA-256 of the image.
+        version: version of this package.
         image_size: (height, width) at which noise was added: the radius is one of such images.
         classifier_size: (height, width) at which the classifier saw them, resized inside it; None for a plain
             function. Both are None in certificates of versions that did not record them.

@@ -104,9 +104,11 @@ class Smoothed:
 
         Args:
             image: C×H×W floats in [0, 1].
-            n0, n: selection and estimation draws.
-            alpha: probability, over the draws, that the certificate is wrong.
-            seed, image_index: fix the noise; use an image's index in its data set.
+            n0: draws that select the class, ≥ 1.
+            n: draws that bound its probability, ≥ 1.
+            alpha: probability, over the draws, that the certificate is wrong, in (0, 1).
+            seed: in [0, 2^64); fixes the noise, with the image's index.
+            image_index: the image's index in its data set, in [0, 2^28).
             batch_size: most images that go through a network at once; the result does not depend on it.
             bound: see Bound.
 
@@ -141,8 +143,17 @@ class Smoothed:
     ) -> int | None:
         """The smoothed classifier's label, or None to abstain.
 
-        It returns a label other than the smoothed classifier's with probability at most alpha. Arguments
-        and errors as in `certify`.
+        Args:
+            image: see `certify`.
+            n: number of draws, ≥ 1.
+            alpha: probability, over the draws, of a label other than the smoothed classifier's, at most; in
+                (0, 1).
+            seed: see `certify`.
+            image_index: see `certify`.
+            batch_size: see `certify`.
+
+        Raises:
+            ValueError, MemoryError: as in `certify`.
         """
         check_probability("alpha", alpha)
         *_, tally = self.tally(
@@ -165,8 +176,10 @@ class Smoothed:
 
         Args:
             image: C×H×W floats in [0, 1].
-            draws: how many, in all.
-            stream, seed, image_index: fix the noise of each draw.
+            draws: how many, in all, ≥ 1.
+            stream: what the draws are for; fixes the noise, with the seed and the image's index.
+            seed: see `certify`.
+            image_index: see `certify`.
             batch_size: most images that go through a network at once. When memory runs out it is halved, with
                 a warning, for the rest of this object's life.
             done: an earlier tally of the same draws to continue from.
@@ -230,7 +243,17 @@ class Smoothed:
         image_index: int,
         bound: Bound | str = Bound.ONE_SIDED,
     ) -> Certificate:
-        """The certificate that two complete tallies prove; `certify` in its last step."""
+        """The certificate that two complete tallies prove; `certify` in its last step.
+
+        Args:
+            image: see `certify`.
+            selection: the labels of the selection draws.
+            estimation: the labels of the estimation draws.
+            alpha: see `certify`.
+            seed: see `certify`.
+            image_index: see `certify`.
+            bound: see Bound.
+        """
         counts = selection.counts
         selected = counts.index(max(counts))
         proved = radius_bound(estimation.counts, selected, alpha, self.sigma, bound)

@@ -45,7 +45,8 @@ class Density(ABC):
         """The law of x0 given that x_sigma is `noisy` (Theorem 3.1): p(x)·N(noisy; x, sigma²·I), normalised.
 
         Args:
-            noisy: D numbers, x0 + sigma·N(0, I). sigma: noise level > 0.
+            noisy: D numbers, x0 + sigma·N(0, I).
+            sigma: noise level > 0.
 
         Raises:
             ValueError: wrong shape, not finite, or sigma not a finite number > 0.
@@ -69,7 +70,8 @@ class Density(ABC):
         """∇ log p_t, the gradient of the log density of x0 + sigma·N(0, I).
 
         Args:
-            points: N×D. sigma: noise level > 0; 0 too where the distribution has a density.
+            points: N×D.
+            sigma: noise level > 0; 0 too where the distribution has a density.
 
         Returns:
             N×D.
@@ -80,7 +82,8 @@ class Density(ABC):
         """Posterior mass of each class given x_sigma, N×(largest label + 1), rows sum to 1.
 
         Args:
-            noisy: N×D. sigma: noise level > 0.
+            noisy: N×D.
+            sigma: noise level > 0.
 
         Raises:
             ValueError: there are no labels, or as `posterior`.
@@ -131,7 +134,9 @@ class GaussianMixture(Density):
         labels: K integers ≥ 0, the class of each component, or None.
 
     Attributes:
-        means: K×D. log_weights: K. labels: K or None.
+        means: K×D.
+        log_weights: K.
+        labels: K, or None.
         variances: K×D, along the axes; K×1 for isotropic components.
         axes: K×D×D, whose columns are orthonormal; None for isotropic components.
 
@@ -265,7 +270,8 @@ class GaussianMixture(Density):
         covariance sigma²·Σ_k(Σ_k + sigma²·I)⁻¹, weight ∝ w_k·N(noisy; μ_k, Σ_k + sigma²·I).
 
         Args:
-            noisy: N×D. sigma: noise level > 0.
+            noisy: N×D.
+            sigma: noise level > 0.
 
         Returns:
             Log weights N×K, means N×K×D, and variances K×D or K×1 along the axes, the same for all.
@@ -300,7 +306,9 @@ class FiniteSupport(Density):
         labels: M integers ≥ 0, the class of each point, or None.
 
     Attributes:
-        points: M×D, no two the same. log_weights: M log masses. labels: M or None.
+        points: M×D, no two the same.
+        log_weights: M log masses.
+        labels: M, or None.
 
     Raises:
         ValueError: shapes do not fit, a number is not finite, weights are not positive or do not sum to 1, a

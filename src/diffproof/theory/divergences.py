@@ -49,7 +49,7 @@ class Estimated:
 
     Attributes:
         mean: unbiased.
-        standard_error: of the mean, estimated from the same samples.
+        standard_error: the mean's standard error, estimated from the same samples.
         samples: how many there were.
     """
 
@@ -90,6 +90,7 @@ def score_matching_error(
             the mean of those divergences over x_a ~ p_sigma.
         sigma_min: noise level at which both end.
         samples: how many x at least; rounded up to a multiple of 128.
+        generator: where the random numbers come from.
 
     Returns:
         The mean in nats; its `upper(confidence)` bounds the KL divergence with that confidence.
@@ -184,7 +185,7 @@ def chain_law(
     ancestral ones (`Solver.DDPM`) are those of `posterior_sample` without clipping.
 
     Args:
-        denoiser: of images 1×1×1; called without labels.
+        denoiser: a denoiser of images 1×1×1; called without labels.
         noisy: where the process starts.
         sigmas: two or more descending noise levels, all > 0 but for the last of `Solver.SDE`, which may be 0.
         solver: `Solver.DDPM` or `Solver.SDE`.
@@ -268,9 +269,11 @@ def end_point_divergence(
 
     Args:
         density: the exact distribution of one-dimensional points.
-        denoiser, sigma, sigma_min: as in `score_matching_error`.
+        denoiser: see `score_matching_error`.
         noisy: x_a.
-        steps: of the learned process.
+        sigma: see `score_matching_error`.
+        sigma_min: see `score_matching_error`.
+        steps: steps of the learned process, ≥ 1.
 
     Raises:
         ValueError: as `score_matching_error` and `chain_law` do, or fewer than one step.

@@ -70,7 +70,8 @@ class HighDensityPurifier:
         """The points of highest posterior density.
 
         Args:
-            noisy: N×D, x0 + sigma·N(0, I). sigma: noise level > 0.
+            noisy: N×D, x0 + sigma·N(0, I).
+            sigma: noise level > 0.
 
         Raises:
             ValueError: wrong shape, not finite, or sigma not a finite number > 0.
@@ -112,8 +113,12 @@ class _Posteriors:
     """The posterior mixtures of N noisy vectors, whose components have the same covariances for all.
 
     Attributes:
-        means: N×K×D. log_peaks: N×K, log of sup g_k. variances: K×D or K×1 along the axes.
-        axes, covariances, precisions: K×D×D; axes are None for isotropic components, the others unused.
+        means: N×K×D.
+        log_peaks: N×K, log of sup g_k.
+        variances: K×D or K×1 along the axes.
+        axes: K×D×D; None for isotropic components.
+        covariances: K×D×D.
+        precisions: K×D×D; there is none for isotropic components.
         coordinate_variances: K×D, along the coordinates.
     """
 

@@ -70,7 +70,8 @@ def affine_chain_law(
     the law of `posterior_sample` without clipping.
 
     Args:
-        denoiser: of D pixels, affine at every level, as that of one Gaussian is; called without labels.
+        denoiser: a denoiser of D pixels, affine at every level, as that of one Gaussian is; called without
+            labels.
         noisy: where the process starts, D numbers.
         sigmas: two or more descending noise levels ≥ 0.
         solver: how to step.
@@ -129,7 +130,8 @@ def convergence(
 
     Args:
         density: one Gaussian in any dimension, or a mixture in one dimension.
-        noisy: x_sigma, D numbers. sigma: its noise level.
+        noisy: x_sigma, D numbers.
+        sigma: its noise level.
         steps: numbers of denoiser evaluations.
         solver: `Solver.DDPM`, or `Solver.SDE` for Euler–Maruyama of the reverse VP-SDE.
 

@@ -89,7 +89,7 @@ class Nearest(NamedTuple):
     """The point outside a union region that is nearest to a point of the support.
 
     Attributes:
-        distance: from the point of the support, in pixels (ℓ2).
+        distance: its distance from the point of the support, in pixels (ℓ2).
         point: D, where the largest ball inside the union touches its boundary.
         rival: index of the point of another class that ties there with the best of the class.
     """
@@ -208,7 +208,8 @@ def least_distance(normals: Array, offsets: Array) -> Array | None:
     norm of every feasible point from below. z is scaled to meet this bound: it is optimal if it is feasible.
 
     Args:
-        normals: numpy M×D, no row zero. offsets: numpy M.
+        normals: numpy M×D, no row zero.
+        offsets: numpy M.
 
     Returns:
         numpy D; None where no point is feasible, or none within 1e8 times the distance to the farthest

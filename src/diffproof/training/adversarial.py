@@ -68,7 +68,9 @@ class Ascent:
         """A point uniform in the ball around each image, clamped to [0, 1].
 
         Args:
-            images: N×C×H×W in [0, 1]. normal: like images, standard normal. uniform: N values in (0, 1).
+            images: N×C×H×W in [0, 1].
+            normal: like images, standard normal.
+            uniform: N values in (0, 1).
         """
         return self.threat.clip(images + self.threat.spread(normal, uniform), images)
 
@@ -76,7 +78,9 @@ class Ascent:
         """Ascend each image's objective. Parameters get no gradient from it.
 
         Args:
-            objective: N×C×H×W → N values. images: centres of the balls. start: a point of each.
+            objective: N×C×H×W → N values.
+            images: N×C×H×W in [0, 1], the centres of the balls.
+            start: like images, a point of each ball.
 
         Returns:
             N×C×H×W in the ball and in [0, 1], without a graph.
@@ -130,8 +134,11 @@ class Adversary:
         x + 0.001·N(0, I) and searches in evaluation mode, as its authors' code does.
 
         Args:
-            network: what `logits` calls. logits: N×C×H×W in [0, 1] → N×num_classes, float32.
-            batch: N images and labels. normal: like the images, standard normal. uniform: N values in (0, 1).
+            network: what `logits` calls.
+            logits: N×C×H×W in [0, 1] → N×num_classes, float32.
+            batch: N images and labels.
+            normal: like the images, standard normal.
+            uniform: N values in (0, 1).
         """
         images, labels, ascent = batch.images, batch.labels, self.ascent
         if self.method is Method.PGD:

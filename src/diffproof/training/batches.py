@@ -23,9 +23,11 @@ class Batch:
     """One step's images; where several processes share a step, this one's rows of them.
 
     Attributes:
-        images: R×C×H×W float32 in [0, 1]. labels: R integers. sources: R integers, which data set of the
-            mixture each image is from.
-        size: images of the step over all processes. rows: this process's rows, R integers.
+        images: R×C×H×W float32 in [0, 1].
+        labels: R integers.
+        sources: R integers, which data set of the mixture each image is from.
+        size: images of the step over all processes.
+        rows: R integers, this process's rows.
     """
 
     images: Tensor

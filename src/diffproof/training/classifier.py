@@ -63,8 +63,9 @@ def train_classifier(
     """Train the classifier that `description` describes.
 
     Args:
-        data: training images. settings: see TrainSettings.
+        data: training images.
         description: from `describe_classifier`; with `start`, what describes that one.
+        settings: see TrainSettings.
         noise_sigma: standard deviation of the Gaussian noise added to each image, in [0, 1] pixels; 0 for
             none. With it the classifier is the baseline of plain randomized smoothing.
         adversary: what to train against, in place of noise; None for ordinary training.

@@ -32,7 +32,8 @@ def finetune(
     Args:
         classifier: trained in place, and returned in evaluation mode.
         denoiser: its null label is used if it has labels.
-        data: training images at the size where noise will be added. settings: see TrainSettings.
+        data: training images at the size where noise will be added.
+        settings: see TrainSettings.
         sigma: standard deviation of the noise, in [0, 1] pixels.
         progress: see Progress.
 

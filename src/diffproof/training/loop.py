@@ -99,7 +99,8 @@ def fit(
         network: what is trained.
         data: where batches come from.
         loss_of_batch: (network, batch, generator) → scalar; its randomness from the generator.
-        settings: see TrainSettings. progress: see Progress.
+        settings: see TrainSettings.
+        progress: see Progress; None for no report, no checkpoint and the CPU.
         identity: what else must be the same for a checkpoint to be continued.
 
     Raises:

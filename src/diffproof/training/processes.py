@@ -28,7 +28,8 @@ class Processes:
     """This process among those of a training.
 
     Attributes:
-        rank, count: its number, and how many there are.
+        rank: its number, from 0.
+        count: how many there are.
         device: where it computes.
     """
 

@@ -57,9 +57,13 @@ def diagnose(
 
     Args:
         view: the defence as the attack sees it.
-        images: N×C×H×W in [0, 1]; 1 to 8 of them will do. labels: N int64, the true ones.
-        threat, attack: what is evaluated.
-        seed, image_indices, batch_size: see Attack.run. The checks' own noise is of the stream DIAGNOSTICS.
+        images: N×C×H×W in [0, 1]; 1 to 8 of them will do.
+        labels: N int64, the true ones.
+        threat: what the evaluated attack may change.
+        attack: the attack that is evaluated.
+        seed: see Attack.run. The checks' own noise is of the stream DIAGNOSTICS.
+        image_indices: see Attack.run.
+        batch_size: see Attack.run.
 
     Raises:
         ValueError: as running the attack; or it is none of diffproof's.

@@ -10,7 +10,7 @@ class Finding:
     """What a check found.
 
     Attributes:
-        name: of the check.
+        name: name of the check.
         passed: nothing speaks against the evaluation.
         message: what was measured; if the check did not pass, what that means and what to do.
         measured: the figures, by name.

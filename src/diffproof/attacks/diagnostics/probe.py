@@ -88,7 +88,9 @@ class Probe:
         """P×N×K float64 logits of points P×N×C×H×W, all points of an image under the same noise.
 
         Args:
-            draw: of the noise; None gives the module none.
+            module: called with rows of images and their noise.
+            points: P×N×C×H×W, P points of each of the N images.
+            draw: which draw of the noise; None gives the module none.
         """
         number, rows = len(self.job.images), points.flatten(0, 1)
         noise = None if draw is None else self.noise(draw)
@@ -119,7 +121,10 @@ class Probe:
         """Central differences of weights·logits along moves, S×N float64, a unit of length; 0 for no move.
 
         Args:
-            at: N×C×H×W. weights: N×K. moves: S×N×C×H×W.
+            module: called with rows of images and their noise, which is FROZEN.
+            at: N×C×H×W, where the slopes are measured.
+            weights: N×K factors of the logits.
+            moves: S×N×C×H×W, half of each difference.
         """
         rise = (self.logits(module, torch.cat([at + moves, at - moves]), FROZEN) * weights).sum(-1)
         length = moves.double().flatten(2).norm(dim=2)

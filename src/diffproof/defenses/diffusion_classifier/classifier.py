@@ -27,11 +27,15 @@ class DiffusionClassifier(CertifiableDefense):
 
     Args:
         denoiser: a class-conditional denoiser.
-        sigmas, timesteps, weighting, samples, reduction: see DiffusionLoss.
+        sigmas: see DiffusionLoss.
+        timesteps: see DiffusionLoss.
+        weighting: see DiffusionLoss.
+        samples: see DiffusionLoss.
+        reduction: see DiffusionLoss.
         shared_noise: all classes see the same ε, in one denoiser batch; else each its own, as with the
             authors' predictions.
         log_prior: log p(y) of each class, up to a constant; None for equal ones.
-        temperature: divides the losses; above 1 for probabilities that are less sure of them.
+        temperature: divides the losses, > 0; above 1 for probabilities that are less sure of them.
         race_error: labels come from racing, and differ from the full sum's with at most about this
             probability an image, which needs shared noise; None sums in full. Logits always do.
 
@@ -103,8 +107,9 @@ class DiffusionClassifier(CertifiableDefense):
         """N int64 labels, by racing where the classifier has a `race_error`.
 
         Args:
-            images, noise: as in calling the defence.
-            batch_size: images in the denoiser at once; None for one of each class and image.
+            images: N×C×H×W in [0, 1].
+            noise: one row an image; None draws afresh.
+            batch_size: rows in the denoiser at once, ≥ 1; None for one of each class and image.
 
         Raises:
             ValueError: as calling the defence, or batch_size < 1.
@@ -139,7 +144,14 @@ class DiffusionClassifier(CertifiableDefense):
     def race(
         self, images: Tensor, noise: Noise, *, error: float, batch_size: int, sigma: float = 0.0
     ) -> Race:
-        """The labels of the whole sum with fewer network evaluations; arguments as in `racing.race`.
+        """The labels of the whole sum with fewer network evaluations; see `racing.race`.
+
+        Args:
+            images: N×C×H×W in [0, 1], or noisy ones at noise level `sigma`.
+            noise: one row an image.
+            error: risk of another label than the whole sum's, in (0, 1).
+            batch_size: rows in the denoiser at once, ≥ 1, of an image and a class each.
+            sigma: noise level of the images in [0, 1] pixels, 0 for clean ones.
 
         Raises:
             ValueError: as `racing.race`, or the classes do not share their noise.

@@ -81,9 +81,9 @@ class DiffusionLoss:
         sigmas: ascending noise levels in [0, 1] pixels; None for the denoiser's own grid.
         timesteps: which of the T levels: "all", "first:N" for the N lowest, or "uniform:N" for N evenly
             spaced ones (the level in the middle of each N-th part of the grid).
-        weighting: see Weighting.
-        samples: draws of ε at a level.
-        reduction: see Reduction.
+        weighting: w_t of the levels; see Weighting.
+        samples: draws of ε at a level, ≥ 1.
+        reduction: what becomes of the pixels' squared errors; see Reduction.
 
     Attributes:
         grid: all T noise levels, ascending.
@@ -181,7 +181,12 @@ class DiffusionLoss:
         return gradients.summed(images, terms)
 
     def unconditional(self, images: Tensor, noise: Noise, *, vote: int = CLASSIFIER_VOTE) -> Tensor:
-        """The loss of the unconditional model, N values; arguments as in `losses`.
+        """The loss of the unconditional model, N values.
+
+        Args:
+            images: N×C×H×W in [0, 1].
+            noise: one row an image.
+            vote: see `losses`.
 
         Raises:
             ValueError: a conditional denoiser without a null label, or what the denoiser cannot take.
@@ -189,7 +194,12 @@ class DiffusionLoss:
         return gradients.summed(images, self._unconditional_terms(images, noise, vote))
 
     def unconditional_gradient(self, images: Tensor, noise: Noise, *, vote: int = CLASSIFIER_VOTE) -> Tensor:
-        """∇ of the sum of `unconditional`, like the images, itself differentiable once; arguments as there.
+        """∇ of the sum of `unconditional`, like the images, itself differentiable once.
+
+        Args:
+            images: N×C×H×W in [0, 1].
+            noise: one row an image.
+            vote: see `losses`.
 
         Raises:
             ValueError: as `unconditional`.
@@ -220,7 +230,16 @@ class DiffusionLoss:
         vote: int = CLASSIFIER_VOTE,
         shared: bool = True,
     ) -> Tensor:
-        """What level `index` of `levels` adds to `losses`, N×K; arguments as there.
+        """What level `index` of `levels` adds to `losses`, N×K.
+
+        Args:
+            images: see `losses`.
+            noise: see `losses`.
+            index: which of `levels`, one above sigma.
+            classes: see `losses`.
+            sigma: see `losses`.
+            vote: see `losses`.
+            shared: see `losses`.
 
         Raises:
             ValueError: as `losses`, or the level is not above sigma.
@@ -247,9 +266,12 @@ class DiffusionLoss:
         """Single draws of ε in `losses` under shared noise: a batch in which each row has a draw of its own.
 
         Args:
-            images, noise, sigma, vote: as in `losses`.
+            images: see `losses`.
+            noise: see `losses`.
             draws: N int64, each the index of a level above sigma times `samples` plus the sample.
             labels: N labels, one a row; None for all classes of every row.
+            sigma: see `losses`.
+            vote: see `losses`.
 
         Returns:
             N, or N×num_classes.

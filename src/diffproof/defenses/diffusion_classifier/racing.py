@@ -128,7 +128,8 @@ def race_terms(
     Args:
         losses: called with P rows, their P terms and P×K, which classes of each are still in the race;
             returns P×K losses, of which only those are looked at.
-        noise, shares: see `visiting_order`.
+        noise: see `visiting_order`.
+        shares: see `visiting_order`.
         prior: K values; the winner has the smallest sum of losses minus prior.
         error: in (0, 1).
         one_pass: whether losses of all classes count as one evaluation.
@@ -223,7 +224,7 @@ def race(
         error: in (0, 1).
         batch_size: rows in the denoiser at once, of an image and a class each. The result does not depend
             on it, floating-point ties aside.
-        sigma: as in `DiffusionLoss.losses`.
+        sigma: see `DiffusionLoss.losses`.
 
     Raises:
         ValueError: error outside (0, 1), losses that are not finite, or what

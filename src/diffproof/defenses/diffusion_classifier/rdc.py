@@ -21,11 +21,22 @@ class RDC(LikelihoodMaximization):
 
     Args:
         denoiser: a class-conditional one with a null label.
-        iterations, budget, norm, step, momentum, variant: see LikelihoodMaximization.
-        likelihood_timesteps: the levels whose loss the maximisation lowers; see DiffusionLoss.
-        timesteps: the levels that classify.
-        sigmas, weighting, samples: of both losses; see DiffusionLoss. Variant AUTHORS has a loss of its own.
-        reduction, shared_noise, log_prior, temperature, race_error: see DiffusionClassifier.
+        iterations: see LikelihoodMaximization.
+        budget: see LikelihoodMaximization.
+        norm: see LikelihoodMaximization.
+        step: see LikelihoodMaximization.
+        momentum: see LikelihoodMaximization.
+        variant: see LikelihoodMaximization; AUTHORS has a loss of its own.
+        likelihood_timesteps: the levels whose loss the maximisation lowers; see `timesteps` of DiffusionLoss.
+        sigmas: noise levels of both losses; see DiffusionLoss.
+        timesteps: the levels that classify; see DiffusionLoss.
+        weighting: the w_t of both losses; see DiffusionLoss.
+        samples: draws of ε at a level in both losses; see DiffusionLoss.
+        reduction: see DiffusionLoss.
+        shared_noise: see DiffusionClassifier.
+        log_prior: see DiffusionClassifier.
+        temperature: see DiffusionClassifier.
+        race_error: see DiffusionClassifier.
 
     Attributes:
         classifier: the diffusion classifier.

@@ -60,12 +60,16 @@ class AGDM(Purification):
     (`benchmarks/agdm_choices.py`, docs/attacks.md); STATE costs a third of the time.
 
     Args:
-        denoiser, classifier: see Purification. solver: DDPM, or SDE for the continuous-time form.
+        denoiser: see Purification.
+        classifier: see Purification.
         guide: the robust classifier f_φ, of `diffproof train guide`; images in [0, 1] → logits.
         t_star: noise level as a time in (0, 1]; the paper's for ℓ∞ 8/255 on CIFAR-10.
-        steps: denoiser evaluations of the reverse process; None for one a timestep.
-        scale: s.
-        where, label, distance: see Where, Label, Distance.
+        steps: denoiser evaluations of the reverse process, ≥ 1; None for one a timestep.
+        solver: DDPM, or SDE for the continuous-time form; see Solver.
+        scale: strength s of the guidance, > 0.
+        where: what the guide sees of a state; see Where.
+        label: the y of log p(y|x_t); see Label.
+        distance: D; see Distance.
 
     Raises:
         ValueError: an argument is out of range, or the guide and the classifier differ in classes or images.

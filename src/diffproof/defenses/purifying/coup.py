@@ -25,11 +25,13 @@ class COUP(Purification):
     p(y|x_t) is the classifier's own, which sees the papers' x_t mapped to [0, 1].
 
     Args:
-        denoiser, classifier, solver: see Purification.
+        denoiser: see Purification.
+        classifier: see Purification; it guides, too, and may be no defence itself.
         t_star: noise level as a time in (0, 1]; the authors' for ℓ∞ 8/255 on CIFAR-10. Theirs for ℓ2 0.5 is
             0.075.
-        steps: denoiser evaluations; None for one a timestep.
-        scale: weight of the confidence.
+        steps: denoiser evaluations, ≥ 1; None for one a timestep.
+        solver: see Solver.
+        scale: weight of the confidence, > 0.
         diffuse: diffuse the image to t* first, as DiffPure does.
 
     Raises:

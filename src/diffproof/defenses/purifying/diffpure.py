@@ -17,11 +17,16 @@ class DiffPure(Purification):
     """Diffuse to t*, integrate back, classify (Nie et al. 2022, algorithm 1 and section 3.2).
 
     Args:
-        denoiser, classifier: see Purification.
-        t_star: noise level as a time in (0, 1]; 0.1 is the paper's for ℓ∞ 8/255 on CIFAR-10.
-        sigma: the noise level in [0, 1] pixels, in place of t_star.
-        steps: denoiser evaluations; None for the paper's dt = 1/1000.
-        solver: the paper's SDE, or ODE or DDPM.
+        denoiser: see Purification.
+        classifier: see Purification.
+        t_star: noise level as a time in (0, 1], this or sigma; 0.1 is the paper's for ℓ∞ 8/255 on CIFAR-10.
+        sigma: the noise level in [0, 1] pixels, in (0, 76.08], in place of t_star.
+        steps: denoiser evaluations, ≥ 1; None for the paper's dt = 1/1000.
+        solver: the paper's SDE, or ODE or DDPM; see Solver.
+
+    Raises:
+        ValueError: an argument is out of range, t_star and sigma are both given or neither is, or the
+            denoiser cannot start there.
     """
 
     method = "diffpure"

@@ -44,14 +44,17 @@ class GDMP(Purification):
     weakens with its size; here it is that of a batch of one.
 
     Args:
-        denoiser, classifier, solver: see Purification.
-        t_star: noise level of each round, as a time in (0, 1]. rounds: how many.
-        steps: denoiser evaluations of a round; None for one a timestep.
-        likeness: see Likeness. SSIM needs pytorch-msssim.
-        scale: strength of the guidance, as in the authors' configurations; None for theirs of CIFAR-10
+        denoiser: see Purification.
+        classifier: see Purification.
+        t_star: noise level of each round, as a time in (0, 1].
+        rounds: how many rounds, ≥ 1.
+        steps: denoiser evaluations of a round, ≥ 1; None for one a timestep.
+        solver: see Solver.
+        likeness: what pulls towards the input; see Likeness. SSIM needs pytorch-msssim.
+        scale: strength of the guidance, > 0, as in the authors' configurations; None for theirs of CIFAR-10
             (60,000 for MSE, 70,000 for SSIM) in proportion to the image's values: as strong on each pixel.
             Longer steps and higher noise levels have a larger Σ, and overshoot unless the scale is smaller.
-        budget: ℓ∞ bound of the perturbations to remove, in [0, 1] pixels.
+        budget: ℓ∞ bound of the perturbations to remove, > 0, in [0, 1] pixels.
 
     Raises:
         ValueError: an argument is out of range, or pytorch-msssim is missing.

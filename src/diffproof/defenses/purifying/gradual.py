@@ -18,10 +18,12 @@ class GradualNoise(Purification):
     """Rounds of diffusing and denoising at growing noise levels (Lee & Kim 2023).
 
     Args:
-        denoiser, classifier, solver: see Purification.
+        denoiser: see Purification.
+        classifier: see Purification.
         t_star: noise level of each round, as times in (0, 1]; the paper's for CIFAR-10. Its last two are 0.2
             for ImageNet.
-        steps: denoiser evaluations of each round; None for one a timestep.
+        steps: denoiser evaluations of each round, ≥ 1; None for one a timestep.
+        solver: see Solver.
     """
 
     method = "gradual"

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
-from typing import Any
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -54,6 +54,171 @@ class Variant(StrEnum):
     AUTHORS = "authors"
 
 
+class Ball(NamedTuple):
+    """The changes within a budget."""
+
+    norm: Norm
+    budget: float
+
+    def nearest(self, change: Tensor) -> Tensor:
+        """The nearest change within the budget."""
+        if self.norm is Norm.LINF:
+            return change.clamp(-self.budget, self.budget)
+        factor: Tensor = self.budget / _length(change, 2).clamp(min=self.budget)
+        return change * factor
+
+
+class _Updates:
+    """What an iteration does to the image. Subclasses write `advanced`.
+
+    A state is x̂ with its moments, N×(1 + moments)×C×H×W.
+
+    Attributes:
+        moments: tensors besides the image that an iteration hands on.
+        usual_iterations: where none are asked for.
+        usual_norm: where none is asked for.
+        evaluations: of the denoiser, an iteration.
+        loss: the diffusion loss that falls, None where it is not diffproof's.
+    """
+
+    moments: ClassVar[int]
+    usual_iterations: ClassVar[int]
+    usual_norm: ClassVar[Norm]
+    evaluations: int
+    loss: DiffusionLoss | None
+
+    def __init__(
+        self, denoiser: Denoiser, ball: Ball, step: float, momentum: float, loss: Mapping[str, Any]
+    ) -> None:
+        self.denoiser = denoiser
+        self.ball = ball
+        self.step = step
+        self.momentum = momentum
+
+    @staticmethod
+    def usual_budget(norm: Norm) -> float:
+        """The budget where none is asked for."""
+        raise TypeError("written by subclasses")
+
+    @staticmethod
+    def usual_step(budget: float, iterations: int) -> float:
+        """The step where none is asked for."""
+        raise TypeError("written by subclasses")
+
+    def settings(self) -> dict[str, Any]:
+        """What results state besides what every variant has."""
+        return {}
+
+    def advanced(self, state: Tensor, images: Tensor, number: int, noise: Noise) -> Tensor:
+        """The state after iteration `number`, from 0."""
+        raise TypeError(f"{type(self).__name__} does not define advanced()")
+
+
+class _Momentum(_Updates):
+    """Variant.PAPER: Algorithm 1."""
+
+    moments = 1
+    usual_iterations = 10
+    usual_norm = Norm.LINF
+    loss: DiffusionLoss
+
+    def __init__(
+        self, denoiser: Denoiser, ball: Ball, step: float, momentum: float, loss: Mapping[str, Any]
+    ) -> None:
+        super().__init__(denoiser, ball, step, momentum, loss)
+        self.loss = DiffusionLoss(denoiser, **loss)
+        self.evaluations = len(self.loss.levels) * self.loss.samples
+
+    @staticmethod
+    def usual_budget(norm: Norm) -> float:
+        """8/255, or 0.5 in ℓ2."""
+        return 8 / 255 if norm is Norm.LINF else 0.5
+
+    @staticmethod
+    def usual_step(budget: float, iterations: int) -> float:
+        """All iterations together reach the budget."""
+        return budget / iterations
+
+    def settings(self) -> dict[str, Any]:
+        """Momentum and loss."""
+        return {"momentum": self.momentum, "loss": self.loss.settings()}
+
+    def advanced(self, state: Tensor, images: Tensor, number: int, noise: Noise) -> Tensor:
+        """x̂ and m after an iteration."""
+        point, momentum = state.unbind(1)
+        linf = self.ball.norm is Norm.LINF
+        # Nothing flows back through a sign, so its gradient needs no graph.
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not linf):
+            gradient = self.loss.unconditional_gradient(point, noise, vote=_VOTE + number)
+            momentum = self.momentum * momentum - gradient / _length(gradient, 1)
+        heading = momentum.sign() if linf else momentum / _length(momentum, 2)
+        moved = images + self.ball.nearest(point + self.step * heading - images)
+        # Clamping moves each pixel towards its image, so the point stays within the budget.
+        return torch.stack([moved.clamp(0.0, 1.0), momentum], dim=1)
+
+
+class _Adam(_Updates):
+    """Variant.AUTHORS."""
+
+    moments = 2
+    usual_iterations = 5
+    usual_norm = Norm.L2
+    evaluations = 1
+    loss = None
+
+    def __init__(
+        self, denoiser: Denoiser, ball: Ball, step: float, momentum: float, loss: Mapping[str, Any]
+    ) -> None:
+        super().__init__(denoiser, ball, step, momentum, loss)
+        idle = {
+            "momentum": momentum != 1.0,
+            "sigmas": loss["sigmas"] is not None,
+            "timesteps": loss["timesteps"] != "all",
+            "weighting": loss["weighting"] != Weighting.SIMPLE,
+            "samples": loss["samples"] != 1,
+        }
+        for name, given in idle.items():
+            if given:
+                raise ArgumentError(name, "the variant authors has its own Adam and loss, and takes none")
+        denoiser.check_sigma(torch.tensor([_LOWEST, _HIGHEST]))
+
+    @staticmethod
+    def usual_budget(norm: Norm) -> float:
+        """So wide that it binds nothing."""
+        return 100.0
+
+    @staticmethod
+    def usual_step(budget: float, iterations: int) -> float:
+        """Adam's rate, of [0, 1] pixels."""
+        return 0.1 / 2
+
+    def advanced(self, state: Tensor, images: Tensor, number: int, noise: Noise) -> Tensor:
+        """x̂ and the two moments after an iteration."""
+        point, first, second = state.unbind(1)
+        own = noise.rows(torch.arange(len(noise)), torch.full_like(noise.vote, _VOTE + number))
+        normal = own.normal(images.shape[1:], 0, images.dtype)
+        uniform = torch.special.ndtr(own.normal((1,), 1, images.dtype))[:, 0]
+        sigma = _LOWEST + (_HIGHEST - _LOWEST) * uniform
+
+        def error(at: Tensor) -> Tensor:
+            clean: Tensor = self.denoiser(at + per_row(sigma, at) * normal, sigma)
+            # Of [−1, 1] data: 4 times the square, and half the gradient.
+            return 2 * (clean - at).square().flatten(1).mean(1)
+
+        gradient = potential_gradient(error, point)
+        first = _FIRST * first + (1 - _FIRST) * gradient
+        second = _SECOND * second + (1 - _SECOND) * gradient.square()
+        # A root has no slope at 0, where the first moment is 0, too.
+        variance = second / (1 - _SECOND ** (number + 1))
+        positive = variance > 0
+        deviation = torch.where(positive, torch.where(positive, variance, 1.0).sqrt(), 0.0)
+        point = point - self.step * (first / (1 - _FIRST ** (number + 1))) / (deviation + _TINY)
+        return torch.stack([images + self.ball.nearest(point - images), first, second], dim=1)
+
+
+_UPDATES: dict[Variant, type[_Updates]] = {Variant.PAPER: _Momentum, Variant.AUTHORS: _Adam}
+
+
 class LikelihoodMaximization(Purifier):
     """Images → images of a lower unconditional diffusion loss nearby → logits (Chen et al. 2023, eq. 8).
 
@@ -75,7 +240,10 @@ class LikelihoodMaximization(Purifier):
         step: γ; None for budget/iterations, or Adam's 0.05 of [0, 1] pixels for AUTHORS.
         momentum: μ.
         variant: see Variant; AUTHORS has a loss of its own and takes neither momentum nor what follows.
-        sigmas, timesteps, weighting, samples: the loss, see DiffusionLoss.
+        sigmas: the loss's noise levels, ascending, in [0, 1] pixels; None for the denoiser's own.
+        timesteps: those that are summed; see DiffusionLoss.
+        weighting: their weights; see DiffusionLoss.
+        samples: draws of noise at each level, at least 1.
 
     Attributes:
         loss: the diffusion loss that falls; None for AUTHORS.
@@ -106,46 +274,32 @@ class LikelihoodMaximization(Purifier):
         if denoiser.num_classes is not None and denoiser.null_label is None:
             raise ArgumentError("denoiser", "expected a null label, for the unconditional loss, got none")
         self.variant = check_member("variant", variant, Variant)
-        theirs = self.variant is Variant.AUTHORS
-        self.norm = check_member("norm", norm or (Norm.L2 if theirs else Norm.LINF), Norm)
+        kind = _UPDATES[self.variant]
+        self.norm = check_member("norm", norm or kind.usual_norm, Norm)
         if iterations is None:
-            iterations = 5 if theirs else 10
+            iterations = kind.usual_iterations
         self.iterations = check_at_least("iterations", iterations, 1)
         if iterations > _VOTE:
             raise ArgumentError(
                 "iterations", f"expected at most {_VOTE}, each with noise of its own, got {iterations}"
             )
         if budget is None:
-            budget = 100.0 if theirs else 8 / 255 if self.norm is Norm.LINF else 0.5
+            budget = kind.usual_budget(self.norm)
         self.budget = check_positive("budget", budget)
         if step is None:
-            step = 0.1 / 2 if theirs else budget / iterations
+            step = kind.usual_step(budget, iterations)
         self.step = check_positive("step", step)
         if not 0 <= momentum < float("inf"):
             raise ArgumentError("momentum", f"expected a finite number ≥ 0, got {momentum!r}")
         self.momentum = momentum
-        self.loss: DiffusionLoss | None = None
-        if theirs:
-            idle = {
-                "momentum": momentum != 1.0,
-                "sigmas": sigmas is not None,
-                "timesteps": timesteps != "all",
-                "weighting": weighting != Weighting.SIMPLE,
-                "samples": samples != 1,
-            }
-            for name, given in idle.items():
-                if given:
-                    raise ArgumentError(name, "the variant authors has its own Adam and loss, and takes none")
-            denoiser.check_sigma(torch.tensor([_LOWEST, _HIGHEST]))
-        else:
-            self.loss = DiffusionLoss(
-                denoiser, sigmas=sigmas, timesteps=timesteps, weighting=weighting, samples=samples
-            )
+        loss = {"sigmas": sigmas, "timesteps": timesteps, "weighting": weighting, "samples": samples}
+        self._updates = kind(denoiser, Ball(self.norm, budget), step, momentum, loss)
+        self.loss = self._updates.loss
 
     @property
     def evaluations(self) -> int:
         """Denoiser evaluations that purify one image, each with its gradient."""
-        return self.iterations * (1 if self.loss is None else len(self.loss.levels) * self.loss.samples)
+        return self.iterations * self._updates.evaluations
 
     def purify(self, images: Tensor, noise: Noise | None = None) -> Tensor:
         """As any purifier's: within the budget of the images and within [0, 1]."""
@@ -163,65 +317,18 @@ class LikelihoodMaximization(Purifier):
             "norm": self.norm.value,
             "step": self.step,
         }
-        if self.loss is None:
-            return settings
-        return settings | {"momentum": self.momentum, "loss": self.loss.settings()}
+        return settings | self._updates.settings()
 
     def _iteration(self, number: int, noise: Noise) -> Step:
         """(x̂ with its moments, images) → x̂ with its moments, N×(1 + moments)×C×H×W; the last is x̂ alone."""
 
         def iterate(state: Tensor, images: Tensor) -> Tensor:
             if number == 0:
-                moments = 1 if self.variant is Variant.PAPER else 2
-                state = torch.stack([state, *[torch.zeros_like(state)] * moments], dim=1)
-            advanced = self._advanced if self.variant is Variant.PAPER else self._advanced_by_adam
-            state = advanced(state, images, number, noise)
+                state = torch.stack([state, *[torch.zeros_like(state)] * self._updates.moments], dim=1)
+            state = self._updates.advanced(state, images, number, noise)
             return state[:, 0].clamp(0.0, 1.0) if number == self.iterations - 1 else state
 
         return iterate
-
-    def _advanced(self, state: Tensor, images: Tensor, number: int, noise: Noise) -> Tensor:
-        """x̂ and m after an iteration of Algorithm 1."""
-        assert self.loss is not None
-        point, momentum = state.unbind(1)
-        # Nothing flows back through a sign, so its gradient needs no graph.
-        with torch.set_grad_enabled(torch.is_grad_enabled() and self.norm is not Norm.LINF):
-            gradient = self.loss.unconditional_gradient(point, noise, vote=_VOTE + number)
-            momentum = self.momentum * momentum - gradient / _length(gradient, 1)
-        heading = momentum.sign() if self.norm is Norm.LINF else momentum / _length(momentum, 2)
-        moved = images + self._within(point + self.step * heading - images)
-        # Clamping moves each pixel towards its image, so the point stays within the budget.
-        return torch.stack([moved.clamp(0.0, 1.0), momentum], dim=1)
-
-    def _advanced_by_adam(self, state: Tensor, images: Tensor, number: int, noise: Noise) -> Tensor:
-        """x̂ and the two moments after an iteration of Adam."""
-        point, first, second = state.unbind(1)
-        own = noise.rows(torch.arange(len(noise)), torch.full_like(noise.vote, _VOTE + number))
-        normal = own.normal(images.shape[1:], 0, images.dtype)
-        uniform = torch.special.ndtr(own.normal((1,), 1, images.dtype))[:, 0]
-        sigma = _LOWEST + (_HIGHEST - _LOWEST) * uniform
-
-        def error(at: Tensor) -> Tensor:
-            clean: Tensor = self.denoiser(at + per_row(sigma, at) * normal, sigma)
-            # Of [−1, 1] data: 4 times the square, and half the gradient.
-            return 2 * (clean - at).square().flatten(1).mean(1)
-
-        gradient = potential_gradient(error, point)
-        first = _FIRST * first + (1 - _FIRST) * gradient
-        second = _SECOND * second + (1 - _SECOND) * gradient.square()
-        # A root has no slope at 0, where the first moment is 0, too.
-        variance = second / (1 - _SECOND ** (number + 1))
-        positive = variance > 0
-        deviation = torch.where(positive, torch.where(positive, variance, 1.0).sqrt(), 0.0)
-        point = point - self.step * (first / (1 - _FIRST ** (number + 1))) / (deviation + _TINY)
-        return torch.stack([images + self._within(point - images), first, second], dim=1)
-
-    def _within(self, change: Tensor) -> Tensor:
-        """The nearest change within the budget."""
-        if self.norm is Norm.LINF:
-            return change.clamp(-self.budget, self.budget)
-        factor: Tensor = self.budget / _length(change, 2).clamp(min=self.budget)
-        return change * factor
 
 
 def _length(vectors: Tensor, order: int) -> Tensor:

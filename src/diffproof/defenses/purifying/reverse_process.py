@@ -97,14 +97,23 @@ class Purification(Purifier):
         return surrogate
 
     def diffused(self, images: Tensor, sigma: float, noise: Noise, index: int) -> Tensor:
-        """Images at noise level sigma by the diffusion that is step `index` of the chain, N×C×H×W."""
+        """Images at noise level sigma by the diffusion that is step `index` of the chain, N×C×H×W.
+
+        Args:
+            images: N×C×H×W.
+            sigma: noise level in [0, 1] pixels.
+            noise: one row an image.
+            index: which step of the chain.
+        """
         return images + sigma * noise.normal(images.shape[1:], 2 * index, images.dtype)
 
     def score_shift(self, noisy: Tensor, sigma: float, images: Tensor, draw: Draw) -> Tensor | None:
         """∇ with respect to `noisy` of what guides the process at a step, or None.
 
         Args:
-            noisy: N×C×H×W at noise level sigma. images: the input of the defence.
+            noisy: N×C×H×W, the state at noise level sigma.
+            sigma: its noise level in [0, 1] pixels.
+            images: N×C×H×W, the input of the defence.
             draw: standard normal noise like `noisy`, the same at each call.
         """
         return None

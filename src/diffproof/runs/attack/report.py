@@ -32,10 +32,13 @@ class AttackRow:
     """One run in a table.
 
     Attributes:
-        folder: the run folder. settings: its settings. results: its finished images.
+        folder: the run folder.
+        settings: its settings.
+        results: its finished images.
         planned: how many images the run is to have.
         findings: of the diagnostics; None where they did not run.
-        clean, attacked: scores without an attack and after it.
+        clean: scores without an attack.
+        attacked: scores after it.
     """
 
     folder: Path

@@ -44,7 +44,7 @@ def verify_attack(folder: Path, *, resample: int = 0, device: str = "auto") -> V
     if resample < 0:
         raise ArgumentError("resample", f"expected a number ≥ 0, got {resample}")
     job = prepare(replace(settings, device=device))
-    failures = [failure for image in results for failure in check(image, job)]
+    failures = [failure for image in results for failure in failures_of(image, job)]
     defense = job.view.defense
     if identity.weights_hash != hash_tensors(defense.state_dict(), defense.describe()):
         failures.append("the weights are not those that were attacked")
@@ -66,7 +66,7 @@ def verify_attack(folder: Path, *, resample: int = 0, device: str = "auto") -> V
     return Verification(len(results), [image.evaluated.image_index for image in chosen], failures, remarks)
 
 
-def check(image: AttackedImage, job: AttackRun) -> list[str]:
+def failures_of(image: AttackedImage, job: AttackRun) -> list[str]:
     """What is wrong with one image, a line each."""
     one, found = image.evaluated, []
     index = one.image_index

@@ -34,7 +34,9 @@ class Row:
     """One run in a table.
 
     Attributes:
-        folder: the run folder. settings: its settings. results: its finished images.
+        folder: the run folder.
+        settings: its settings.
+        results: its finished images.
         planned: how many images the run is to have.
     """
 

@@ -49,7 +49,7 @@ def verify(folder: Path, *, resample: int = 0, device: str = "auto") -> Verifica
         raise ArgumentError("resample", f"expected a number ≥ 0, got {resample}")
     # Compiling takes minutes, and only drawing again runs the networks.
     job = prepare(replace(settings, device=device, compile=settings.compile and resample > 0))
-    failures = [failure for result in results for failure in check(result, settings, job)]
+    failures = [failure for result in results for failure in failures_of(result, settings, job)]
     failures += changed_code(identity, settings)
     remarks: list[str] = []
     missing = set(job.indices) - {result.image_index for result in results}
@@ -82,7 +82,7 @@ def spread(results: Sequence[T], number: int) -> list[T]:
     return [results[i * len(results) // count] for i in range(count)]
 
 
-def check(result: ImageResult, settings: CertifySettings, job: CertifyRun) -> list[str]:
+def failures_of(result: ImageResult, settings: CertifySettings, job: CertifyRun) -> list[str]:
     """What is wrong with one result, a line each."""
     certificate = result.certificate
     fixed = ("sigma", "n0", "n", "alpha", "bound", "seed")

@@ -32,8 +32,12 @@ class Bounded(NamedTuple):
     """One denoiser.
 
     Attributes:
-        family, name: which. bound: J_SM in nats.
-        kl, total_variation: measured, of ever finer steps. step_error: how much of kl the finest steps miss.
+        family: the kind of denoiser: "means shifted", "variances scaled" or "network".
+        name: which of them, such as "0.3 σ".
+        bound: J_SM in nats.
+        kl: the divergence that was measured, of ever finer steps, in nats.
+        total_variation: the distance that was measured, likewise.
+        step_error: how much of kl the finest steps miss.
     """
 
     family: str
@@ -83,7 +87,10 @@ def bounds(density: GaussianMixture, noisy: float, sigma: float, generator: torc
     """Denoisers of shifted and of widened densities and a network at three lengths of training.
 
     Args:
-        density: of one pixel. noisy: x_a. sigma: its noise level.
+        density: the exact distribution, of one pixel.
+        noisy: x_a.
+        sigma: its noise level.
+        generator: where the random numbers come from.
     """
     cases: list[tuple[str, str, Denoiser]] = []
     for shift in (0.1, 0.3, 1.0):

@@ -43,8 +43,10 @@ def draw_theory(setting: Setting, points: int, out: Path, *, force: bool) -> lis
     """Compute all pictures, then write them.
 
     Args:
-        setting: what they are of. points: of the support whose regions are drawn.
+        setting: what they are of.
+        points: how many points the support has whose regions are drawn.
         out: folder, made if it is not there.
+        force: overwrite pictures that are there.
 
     Returns:
         Each file and what it shows.

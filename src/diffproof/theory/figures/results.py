@@ -69,9 +69,14 @@ class Attacked:
     """A clean point before and after a step towards another class.
 
     Attributes:
-        points: 2×2, clean and attacked. sigmas: the three noise levels, the setting's in the middle.
-        modes, posterior_means: 3×2×2 by noise level and point. masses: 3×2×classes, posterior masses.
-        labels: 3×2, of the high-density purifier. towards: the class of the step.
+        setting: what it is of.
+        points: 2×2, clean and attacked.
+        sigmas: the three noise levels, the setting's in the middle.
+        modes: 3×2×2, the points of highest posterior density, by noise level and point.
+        posterior_means: 3×2×2, likewise.
+        masses: 3×2×classes, posterior masses.
+        labels: 3×2, those of the high-density purifier.
+        towards: the class of the step.
     """
 
     setting: Setting
@@ -126,7 +131,12 @@ class Regions:
     """A point of a finite support, the largest ball in its own region and that in its class's.
 
     Attributes:
-        index: which point. single, union: the radii. nearest: where the larger ball touches.
+        setting: what it is of.
+        support: the points.
+        index: which of them.
+        single: radius of the ball in its own region.
+        union: radius of the ball in its class's region.
+        nearest: where the larger ball touches.
         checked: the union's radius by mixed-integer programming.
     """
 
@@ -152,6 +162,7 @@ def regions(setting: Setting, count: int) -> Regions:
     """A support drawn from the density with masses ∝ p, and its point whose class gains it most.
 
     Args:
+        setting: the density and the noise level.
         count: points, shared equally by the classes.
 
     Raises:
@@ -187,8 +198,9 @@ class Decisions:
     """Labels of noisy points on the cells of a square.
 
     Attributes:
+        setting: what they are of.
         side: the coordinates of the cells' centres.
-        labels: by name, cells×cells (pixel 2, pixel 1); the first is the high-density purifier.
+        labels: labels by name, cells×cells (pixel 2, pixel 1); the first is the high-density purifier.
     """
 
     setting: Setting
@@ -233,9 +245,10 @@ class Agreement:
     """How DensePure's label depends on K.
 
     Attributes:
+        setting: what it is of.
         bins: (low, high) posterior mass of the top class, low < mass ≤ high, where there are such points.
-        top, dense: by bin and K, share of points with the posterior's top class, and with the high-density
-            label.
+        top: by bin and K, share of points with the posterior's top class.
+        dense: by bin and K, share of points with the high-density label.
         expected: by bin and K, mean probability that the top class has more than half of the votes.
         same: by bin, share of the points whose top class is the high-density label.
     """

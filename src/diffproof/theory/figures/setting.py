@@ -36,9 +36,9 @@ class Setting:
     """What the pictures are of.
 
     Attributes:
-        density: with two dimensions and labels.
+        density: a density with two dimensions and labels.
         sigma: noise level in pixels.
-        seed: of all noise.
+        seed: seed of all noise, in [0, 2^64).
     """
 
     density: GaussianMixture
