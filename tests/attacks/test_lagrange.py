@@ -22,7 +22,7 @@ SIGMAS = torch.tensor([0.1, 0.3, 0.6], dtype=torch.float64)
 BUDGET = 0.15
 
 
-def class_mixture(**settings: Any) -> CountingMixture:
+def mixture_of_pairs(**settings: Any) -> CountingMixture:
     """Two broad components a class, so that there is something to gain in likelihood."""
     labels: dict[str, Any] = {"component_labels": [0, 0, 1, 1, 2, 2], "sigmas": SIGMAS}
     return mixture_around(inner_pictures(6, seed=3), 0.05, **{**labels, **settings})
@@ -30,7 +30,7 @@ def class_mixture(**settings: Any) -> CountingMixture:
 
 def rdc(**settings: Any) -> dp.RDC:
     usual: dict[str, Any] = {"iterations": 3, "budget": 0.05, "likelihood_timesteps": "first:2"}
-    return dp.RDC(class_mixture(), **{**usual, **settings})
+    return dp.RDC(mixture_of_pairs(), **{**usual, **settings})
 
 
 def labelled(defense: dp.Defense, number: int = 12) -> tuple[Tensor, Tensor]:
@@ -48,7 +48,7 @@ def attacked(defense: dp.Defense, budget: float = BUDGET, **settings: Any) -> li
 @pytest.mark.parametrize("weight", [0.0, 1.0, 10.0])
 @pytest.mark.parametrize("name", ["dc", "rdc"])
 def test_steps_go_down_in_log_p_plus_the_weighted_loss(name: str, weight: float) -> None:
-    defense = rdc() if name == "rdc" else dp.DiffusionClassifier(class_mixture())
+    defense = rdc() if name == "rdc" else dp.DiffusionClassifier(mixture_of_pairs())
     classifier = defense.classifier if isinstance(defense, dp.RDC) else defense
     images, labels = labelled(defense)
     noise = attack_noise(len(images), 2)
@@ -141,7 +141,7 @@ def test_the_result_is_the_strongest_of_the_union() -> None:
 
 
 def counting(**settings: Any) -> tuple[dp.RDC, CountingMixture]:
-    denoiser = class_mixture()
+    denoiser = mixture_of_pairs()
     return dp.RDC(denoiser, iterations=2, temperature=2.0, log_prior=[0.0, 1.0, 2.0], **settings), denoiser
 
 
@@ -231,7 +231,7 @@ def test_refusals(defense: dp.Defense, settings: dict[str, Any], message: str) -
 
 
 def test_a_denoiser_without_a_null_label_has_no_unconditional_loss() -> None:
-    denoiser = class_mixture()
+    denoiser = mixture_of_pairs()
     denoiser.null_label = None
     defense = dp.DiffusionClassifier(denoiser)
     with pytest.raises(ValueError, match=r"^denoiser: lagrange needs a null label"):

@@ -20,7 +20,7 @@ from diffproof.denoisers.edm import PRESETS, key_shapes, load
 from diffproof.denoisers.ncsnpp import Architecture
 from diffproof.denoisers.network import NetworkDenoiser
 from diffproof.reverse.levels import select_sigmas
-from helpers.golden_recipe import difference, golden, recipe_state
+from helpers.golden_recipe import difference, recipe_state, stored_tensors
 
 TOLERANCE = 1e-5  # of the largest output
 
@@ -68,7 +68,7 @@ def loaded(kind: str, state: object, folder: Path) -> NetworkDenoiser:
 @pytest.mark.parametrize("prefix", ["model.", ""])
 @pytest.mark.parametrize("kind", KINDS)
 def test_networks_agree_with_the_authors(kind: str, prefix: str, tmp_path: Path) -> None:
-    denoiser, case = loaded(kind, weights(kind, prefix), tmp_path), golden("edm.npz", kind)
+    denoiser, case = loaded(kind, weights(kind, prefix), tmp_path), stored_tensors("edm.npz", kind)
     assert not denoiser.training
     assert case["sigma"].unique().tolist() == pytest.approx([0.002, 0.05, 0.5, 3.7, 80.0])
     with torch.no_grad():
@@ -79,7 +79,7 @@ def test_networks_agree_with_the_authors(kind: str, prefix: str, tmp_path: Path)
 @pytest.mark.parametrize("kind", KINDS)
 def test_denoisers_agree_with_the_authors(kind: str, tmp_path: Path) -> None:
     # The authors' pixels lie in [−1, 1]: twice the sigma.
-    denoiser, case = loaded(kind, weights(kind), tmp_path), golden("edm.npz", kind)
+    denoiser, case = loaded(kind, weights(kind), tmp_path), stored_tensors("edm.npz", kind)
     noisy, sigma = (case["x"] + 1) / 2, case["sigma"].double() / 2
     expected = {"denoised": case.get("label")}
     if "label" in case:
@@ -151,7 +151,7 @@ def test_all_presets_are_pinned() -> None:
 def test_a_network_trained_without_augmentation(tmp_path: Path) -> None:
     state = weights("ddpmpp_0")
     del state["model.map_augment.weight"]
-    denoiser, case = loaded("ddpmpp_0", state, tmp_path), golden("edm.npz", "ddpmpp_0")
+    denoiser, case = loaded("ddpmpp_0", state, tmp_path), stored_tensors("edm.npz", "ddpmpp_0")
     with torch.no_grad():
         got = -denoiser.network(case["scaled"], case["c_noise"], None)
     assert difference(got, case["output"]) <= TOLERANCE

@@ -22,7 +22,7 @@ from diffproof.denoisers import score_sde
 from diffproof.denoisers.ncsnpp import Architecture
 from diffproof.denoisers.network import NetworkDenoiser
 from diffproof.denoisers.score_sde import PRESETS, Preset, Process, key_shapes, load
-from helpers.golden_recipe import difference, golden, recipe_state
+from helpers.golden_recipe import difference, recipe_state, stored_tensors
 
 TOLERANCE = 1e-5  # of the largest output
 
@@ -90,7 +90,7 @@ def loaded(kind: str, content: object, folder: Path) -> NetworkDenoiser:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_networks_agree_with_the_authors(kind: str, tmp_path: Path) -> None:
-    denoiser, case = loaded(kind, weights(kind), tmp_path), golden("score_sde.npz", kind)
+    denoiser, case = loaded(kind, weights(kind), tmp_path), stored_tensors("score_sde.npz", kind)
     x, timestep, expected = case["x"], case["timestep"], case["output"]
     assert len(timestep) == 5
     with torch.no_grad():
@@ -104,7 +104,7 @@ def test_networks_agree_with_the_authors(kind: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_denoisers_agree_with_the_authors_score(kind: str, tmp_path: Path) -> None:
-    denoiser, case = loaded(kind, weights(kind), tmp_path), golden("score_sde.npz", kind)
+    denoiser, case = loaded(kind, weights(kind), tmp_path), stored_tensors("score_sde.npz", kind)
     with torch.no_grad():
         got = denoiser(case["noisy"], case["sigma"])
     assert difference(got, case["clean"]) <= TOLERANCE
@@ -151,14 +151,14 @@ def test_moving_averages_win(kind: str, prefix: str, tmp_path: Path) -> None:
         last["all_modules.0.W"] = averages["all_modules.0.W"]  # fixed: stored in the model only
     denoiser = loaded(kind, checkpoint(last, averages, prefix), tmp_path)
     assert not denoiser.training
-    case = golden("score_sde.npz", kind)
+    case = stored_tensors("score_sde.npz", kind)
     with torch.no_grad():
         assert difference(denoiser(case["noisy"], case["sigma"]), case["clean"]) <= TOLERANCE
 
 
 def test_a_bare_state_dict_of_a_parallel_model(tmp_path: Path) -> None:
     state = checkpoint(weights("ncsnpp"), {}, "module.")["model"]
-    case = golden("score_sde.npz", "ncsnpp")
+    case = stored_tensors("score_sde.npz", "ncsnpp")
     with torch.no_grad():
         got = loaded("ncsnpp", state, tmp_path)(case["noisy"], case["sigma"])
     assert difference(got, case["clean"]) <= TOLERANCE

@@ -34,7 +34,7 @@ def recipe_state(shapes: dict[str, tuple[int, ...]], seed: int = 0) -> dict[str,
     return {name: recipe_tensor(name, shape, seed) for name, shape in shapes.items()}
 
 
-def golden(file: str, kind: str) -> dict[str, Tensor]:
+def stored_tensors(file: str, kind: str) -> dict[str, Tensor]:
     """What a golden file holds of a kind of network, by name."""
     with np.load(GOLDEN / file) as stored:
         names = [name for name in stored.files if name.startswith(f"{kind}.")]

@@ -67,7 +67,7 @@ def network(denoiser: dp.NetworkDenoiser) -> Toy:
     return denoiser.network
 
 
-def draws(rows: int = 2, seed: int = 0) -> Noise:
+def image_noise(rows: int = 2, seed: int = 0) -> Noise:
     return noise_of(rows, seed, image=7, first=3)
 
 
@@ -142,7 +142,7 @@ def papers_weight(weighting: str, t: int) -> float:
 @pytest.mark.parametrize("weighting", list(Weighting))
 @pytest.mark.parametrize("shared", [True, False])
 def test_loss_is_the_papers(shared: bool, weighting: str, reduction: str) -> None:
-    images, noise = pictures(), draws()
+    images, noise = pictures(), image_noise()
     errors = papers_errors(images, noise, shared=shared, samples=1)
     expected = sum(papers_weight(weighting, t) * errors[t] for t in errors) / STEPS
     assert isinstance(expected, Tensor)
@@ -154,7 +154,7 @@ def test_loss_is_the_papers(shared: bool, weighting: str, reduction: str) -> Non
 
 
 def test_samples_of_noise_are_averaged() -> None:
-    images, noise = pictures(), draws()
+    images, noise = pictures(), image_noise()
     errors = papers_errors(images, noise, shared=True, samples=3)
     defense = dp.DiffusionClassifier(toy(), samples=3)
     close(defense(images, noise), -sum(errors.values(), torch.zeros(())) / STEPS)
@@ -174,7 +174,7 @@ def test_samples_of_noise_are_averaged() -> None:
     ],
 )
 def test_rules_for_timesteps(rule: str, chosen: list[int]) -> None:
-    images, noise = pictures(), draws()
+    images, noise = pictures(), image_noise()
     loss = dp.DiffusionLoss(toy(), timesteps=rule, weighting="vlb")
     _, bars = alphas()
     assert loss.levels == pytest.approx([math.sqrt(1 / bars[t] - 1) / 2 for t in chosen], rel=1e-12)
@@ -207,7 +207,7 @@ def test_sums_of_the_published_edm_weights() -> None:
 
 
 def test_null_label_gives_the_unconditional_loss() -> None:
-    images, noise, denoiser = pictures(), draws(), toy()
+    images, noise, denoiser = pictures(), image_noise(), toy()
     loss = dp.DiffusionLoss(denoiser)
     net, (_, bars) = Toy().double(), alphas()
     expected = torch.zeros(2, dtype=torch.float64)
@@ -276,7 +276,7 @@ def tolerance(differences: Tensor, variance: float, scale: float = 1.0) -> Tenso
 
 def test_loss_of_gaussian_classes_in_closed_form() -> None:
     # D(x_σ) = μ + c·(x_σ − μ), c = v/(v + σ²), so ε_θ − ε = ((1 − c)·(x − μ) − c·σ·ε)/σ.
-    images, noise, sigmas = pictures(), draws(), [0.1, 0.3, 1.0]
+    images, noise, sigmas = pictures(), image_noise(), [0.1, 0.3, 1.0]
     expected = torch.zeros(2, CLASSES, dtype=torch.float64)
     for index, sigma in enumerate(sigmas):
         c = VARIANCE / (VARIANCE + sigma**2)
@@ -296,7 +296,7 @@ def test_bound_on_the_likelihood_of_clean_and_noisy_gaussians(tau: float) -> Non
     generator = torch.Generator().manual_seed(1)
     offsets = math.sqrt(variance) * torch.randn(2, *SHAPE, dtype=torch.float64, generator=generator)
     images = means()[:2] + offsets
-    many, noise = images.repeat_interleave(ROWS, 0), draws(2 * ROWS)
+    many, noise = images.repeat_interleave(ROWS, 0), image_noise(2 * ROWS)
     logits = defense.logits(many, tau, noise) if tau else defense(many, noise)
     got = logits.reshape(2, ROWS, CLASSES).mean(1)
     expected = log_likelihoods(images, variance)
@@ -317,7 +317,7 @@ def test_terms_are_divergences_of_gaussians(tau: float) -> None:
     """KL(q(x_{t−1}|x_t, x_τ) ‖ q(x_{t−1}|x_t, E[x_τ|x_t])); at the lowest level the decoder's density."""
     sigmas = [0.1, 0.2, 0.3, 0.5, 0.9]
     loss = dp.DiffusionLoss(gaussians(), sigmas=sigmas, weighting="vlb")
-    images, noise = pictures(), draws()
+    images, noise = pictures(), image_noise()
     used = [index for index, sigma in enumerate(sigmas) if sigma > tau]
     assert loss.above(tau) == used
     total = torch.zeros(2, CLASSES, dtype=torch.float64)
@@ -345,7 +345,7 @@ def test_terms_are_divergences_of_gaussians(tau: float) -> None:
 
 @pytest.mark.parametrize("weighting", list(Weighting))
 def test_loss_of_noisy_images_tends_to_that_of_clean_ones(weighting: str) -> None:
-    images, noise = pictures(), draws()
+    images, noise = pictures(), image_noise()
     loss = dp.DiffusionLoss(toy(), weighting=weighting)
     clean = loss.losses(images, noise)
     gaps = [float((loss.losses(images, noise, sigma=tau) - clean).abs().max()) for tau in (1e-3, 1e-4, 1e-5)]
@@ -365,7 +365,7 @@ def test_posterior_of_the_class_of_gaussian_data() -> None:
         log_prior=[math.log(share) for share in prior],
     )
     image = 0.5 * means(scale)[:1] + 0.5 * means(scale)[1:2]
-    logits = defense(image.repeat(ROWS, 1, 1, 1), draws(ROWS)).mean(0)
+    logits = defense(image.repeat(ROWS, 1, 1, 1), image_noise(ROWS)).mean(0)
     likelihoods = log_likelihoods(image, VARIANCE, scale)[0]
     joint = likelihoods.exp() * torch.tensor(prior)
     # A probability changes by at most half of what the differences of logits do.
@@ -378,7 +378,7 @@ def test_posterior_of_the_class_of_gaussian_data() -> None:
 
 
 def test_prior_and_temperature() -> None:
-    images, noise = pictures(), draws()
+    images, noise = pictures(), image_noise()
     losses = dp.DiffusionLoss(toy()).losses(images, noise)
     prior = [-1.0, 0.5, 2.0]
     defense = dp.DiffusionClassifier(toy(), log_prior=prior, temperature=2.5)
@@ -396,7 +396,7 @@ def test_prior_and_temperature() -> None:
 @pytest.mark.parametrize("settings", [{}, {"shared_noise": False}, {"race_error": 0.1}])
 def test_no_images_have_no_answers(settings: dict[str, Any]) -> None:
     images, none = pictures()[:0], torch.arange(0)
-    noise = draws().rows(none, none)
+    noise = image_noise().rows(none, none)
     optimal = dp.EmpiricalDenoiser(pictures(3), torch.arange(3), sigmas=[0.1, 0.2])
     for denoiser in (toy(), optimal):
         defense = dp.DiffusionClassifier(denoiser, **settings)
@@ -419,7 +419,7 @@ class Blind(dp.GaussianMixtureDenoiser):
 
 def test_shared_noise_tells_nothing_between_classes_and_fresh_noise_does() -> None:
     blind = Blind(means(), torch.full((CLASSES,), VARIANCE), component_labels=[0, 1, 2])
-    images, noise = pictures(), draws()
+    images, noise = pictures(), image_noise()
     shared, fresh = (
         dp.DiffusionClassifier(blind, sigmas=[0.1, 0.5], shared_noise=way)(images, noise)
         for way in (True, False)
@@ -434,7 +434,7 @@ def test_shared_noise_tells_nothing_between_classes_and_fresh_noise_does() -> No
 
 
 def test_rows_of_a_batch_do_not_meet() -> None:
-    images, noise = pictures(4), draws(4)
+    images, noise = pictures(4), image_noise(4)
     for shared in (True, False):
         defense = dp.DiffusionClassifier(toy(), shared_noise=shared, timesteps="uniform:3")
         together = defense(images, noise)
@@ -448,7 +448,7 @@ def test_rows_of_a_batch_do_not_meet() -> None:
 def test_classify_respects_the_batch_size_and_counts(batch_size: int, shared: bool) -> None:
     denoiser = toy()
     defense = dp.DiffusionClassifier(denoiser, shared_noise=shared, samples=2)
-    images, noise, sigma = pictures(5), draws(5), 0.2
+    images, noise, sigma = pictures(5), image_noise(5), 0.2
     above = sum(level > sigma for level in defense.loss.levels)
     assert 0 < above < STEPS
     expected = defense.logits(images, sigma, noise).argmax(1)
@@ -489,7 +489,7 @@ def test_as_the_base_classifier_of_randomized_smoothing() -> None:
 @pytest.mark.parametrize("shared", [True, False])
 def test_prediction_and_attack_evaluate_one_function(shared: bool) -> None:
     defense = dp.DiffusionClassifier(toy(), shared_noise=shared)
-    images, noise, labels = pictures(), draws(), torch.tensor([0, 2])
+    images, noise, labels = pictures(), image_noise(), torch.tensor([0, 2])
     view = AttackedDefense(defense)
 
     def loss(x: Tensor) -> Tensor:
@@ -518,7 +518,7 @@ def test_prediction_and_attack_evaluate_one_function(shared: bool) -> None:
 @pytest.mark.parametrize("sigma", [0.0, 0.2])
 @pytest.mark.parametrize("shared", [True, False])
 def test_first_and_second_gradients_are_those_of_the_full_graph(shared: bool, sigma: float) -> None:
-    images, noise = pictures(), draws()
+    images, noise = pictures(), image_noise()
     loss = dp.DiffusionLoss(toy(), weighting="vlb")
 
     def full(x: Tensor) -> Tensor:
@@ -546,7 +546,7 @@ def test_memory_does_not_grow_with_the_number_of_levels(order: int) -> None:
         denoiser = toy()
         loss = dp.DiffusionLoss(denoiser, timesteps=f"first:{count}")
         leaf = pictures().requires_grad_()
-        value = loss.losses(leaf, draws()).sum()
+        value = loss.losses(leaf, image_noise()).sum()
         (gradient,) = torch.autograd.grad(value, leaf, create_graph=order == 2)
         if order == 2:
             torch.autograd.grad(gradient.square().sum(), leaf)
@@ -566,10 +566,10 @@ def purified(**settings: Any) -> tuple[dp.DiffPure, dp.DiffusionClassifier]:
 
 def test_purification_before_a_diffusion_classifier() -> None:
     defense, classifier = purified()
-    images, noise = pictures(), draws()
+    images, noise = pictures(), image_noise()
     expected = classifier(defense.purify(images, noise), noise)
     assert torch.equal(defense(images, noise), expected)
-    assert not torch.equal(defense(images, noise), defense(images, draws(seed=1)))
+    assert not torch.equal(defense(images, noise), defense(images, image_noise(seed=1)))
     assert defense.num_classes == CLASSES
     assert defense.classifier_size(3, 3) == (3, 3)
     with pytest.raises(ValueError, match="noise: expected some for a classifier that is a defence, got None"):
@@ -596,7 +596,7 @@ def test_results_tell_diffusion_classifiers_apart() -> None:
 def test_defenses_that_label_noisy_images_by_a_diffusion_classifier() -> None:
     denoiser = toy()
     classifier = dp.DiffusionClassifier(denoiser, timesteps="first:4")
-    images, noise = pictures(5), draws(5)
+    images, noise = pictures(5), image_noise(5)
     dds = dp.DDS(denoiser, classifier)
     expected = classifier(dp.one_shot(denoiser, images, 0.4), noise)
     assert torch.equal(dds.logits(images, 0.4, noise), expected)
@@ -635,7 +635,7 @@ def test_training_mode_of_its_network_is_refused() -> None:
 
 def test_precision_reaches_its_network() -> None:
     defense = dp.Undefended(dp.DiffusionClassifier(toy()))
-    images, noise = pictures(), draws()
+    images, noise = pictures(), image_noise()
     exact = defense(images, noise)
     set_precision(defense, torch.float32)
     assert {parameter.dtype for parameter in defense.parameters()} == {torch.float32}
@@ -666,7 +666,7 @@ def test_per_class_is_one_label_at_a_time() -> None:
 
 def test_one_batch_serves_all_classes_of_a_level() -> None:
     denoiser = toy()
-    dp.DiffusionClassifier(denoiser)(pictures(), draws())
+    dp.DiffusionClassifier(denoiser)(pictures(), image_noise())
     assert network(denoiser).rows == [2 * CLASSES] * STEPS
 
 
@@ -684,7 +684,7 @@ def test_classes_that_are_refused(classes: Tensor, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         toy().per_class(pictures(), 0.3, classes)
     with pytest.raises(ValueError, match=message):
-        dp.DiffusionLoss(toy()).losses(pictures(), draws(), classes)
+        dp.DiffusionLoss(toy()).losses(pictures(), image_noise(), classes)
 
 
 def test_what_per_class_refuses_besides() -> None:
@@ -725,7 +725,7 @@ def test_by_name() -> None:
     with pytest.raises(ValueError, match=r"^denoiser: the method 'dc' needs one, got None$"):
         dp.load_defense("dc")
     with pytest.raises(ValueError, match="classifier: the method 'dc' has none"):
-        defense.classifier_logits(pictures(), draws())
+        defense.classifier_logits(pictures(), image_noise())
 
 
 REFUSED: list[tuple[Callable[[], object], str]] = [
@@ -814,36 +814,39 @@ REFUSED: list[tuple[Callable[[], object], str]] = [
         "^race_error: racing compares classes under the same noise",
     ),
     (
-        lambda: dp.DiffusionLoss(toy(null=False)).unconditional(pictures(), draws()),
+        lambda: dp.DiffusionLoss(toy(null=False)).unconditional(pictures(), image_noise()),
         "denoiser: the unconditional loss needs a null label, and this one has none",
     ),
     (
-        lambda: dp.DiffusionLoss(toy()).losses(pictures(), draws(), sigma=5.0),
+        lambda: dp.DiffusionLoss(toy()).losses(pictures(), image_noise(), sigma=5.0),
         r"sigma: expected 0 ≤ sigma < 1.\d+ \(the highest noise level\), got 5.0",
     ),
     (
-        lambda: dp.DiffusionLoss(toy()).losses(pictures(), draws(), sigma=-0.1),
+        lambda: dp.DiffusionLoss(toy()).losses(pictures(), image_noise(), sigma=-0.1),
         "sigma: expected 0 ≤ sigma < ",
     ),
     (
-        lambda: dp.DiffusionLoss(toy()).level_losses(pictures(), draws(), 0, sigma=0.2),
+        lambda: dp.DiffusionLoss(toy()).level_losses(pictures(), image_noise(), 0, sigma=0.2),
         r"index: expected that of a level above sigma = 0\.2, got 0",
     ),
     (
-        lambda: dp.DiffusionLoss(toy()).level_losses(pictures(), draws(), STEPS),
+        lambda: dp.DiffusionLoss(toy()).level_losses(pictures(), image_noise(), STEPS),
         "index: expected that of a level above sigma = 0, got 12",
     ),
     (lambda: dp.DiffusionClassifier(toy()).check_sigma(0.0), "sigma: expected a finite number > 0, got 0"),
     (lambda: dp.Smoothed(dp.DiffusionClassifier(toy()), 3.0), "sigma: expected 0 ≤ sigma < "),
     (
-        lambda: dp.DiffusionClassifier(toy()).classify(pictures(), 0.2, draws(), 0),
+        lambda: dp.DiffusionClassifier(toy()).classify(pictures(), 0.2, image_noise(), 0),
         "batch_size: expected an integer ≥ 1, got 0",
     ),
     (
-        lambda: dp.DiffusionClassifier(toy())(torch.zeros(2, 1, 4, 4), draws()),
+        lambda: dp.DiffusionClassifier(toy())(torch.zeros(2, 1, 4, 4), image_noise()),
         "images: the denoiser takes 1×3×3",
     ),
-    (lambda: dp.DiffusionClassifier(toy())(pictures(), draws(3)), "noise: expected one row for each of 2"),
+    (
+        lambda: dp.DiffusionClassifier(toy())(pictures(), image_noise(3)),
+        "noise: expected one row for each of 2",
+    ),
     (lambda: edm_sigmas(0), "count: expected an integer ≥ 1, got 0"),
 ]
 
