@@ -21,9 +21,9 @@ from diffproof.cli.main import run
 from diffproof.defenses.purifying.base import Purifier
 from diffproof.methods import NETWORKS, MethodSpec, describe, load_class, parse
 from diffproof.values import Choice, Flag, Integer, Numbers, Optional, Real, Time, Value, written
+from helpers.paths import EXAMPLES, ROOT
 
 ALL = [("defense", name) for name in DEFENSES] + [("attack", name) for name in ATTACKS]
-EXAMPLES = Path(__file__).parent.parent / "examples"
 
 
 @pytest.fixture
@@ -329,7 +329,7 @@ def test_an_own_class_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_the_readme_says_what_the_catalog_says() -> None:
-    text = (EXAMPLES.parent / "README.md").read_text(encoding="utf-8")
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
     purifying = [method for method in DEFENSES.values() if "purify" in method.can]
     for method in [*purifying, *ATTACKS.values()]:
         assert f"| `{method.name}` | {method.line} |\n" in text

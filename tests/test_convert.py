@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import pickle
 import stat
 import sys
 import types
@@ -14,7 +13,6 @@ from typing import Any
 
 import pytest
 import torch
-from golden_recipe import recipe_state
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -26,11 +24,13 @@ from diffproof.denoisers.named import load_denoiser
 from diffproof.denoisers.ncsnpp import Architecture
 from diffproof.unpickling import USUAL_KEYS, main
 from diffproof.weights import load_weights, packaged
+from helpers.files import plain_pickle
+from helpers.golden_recipe import recipe_state
 
 STATE = {"a.weight": torch.arange(6.0).reshape(2, 3), "b": torch.tensor([1, 2]), "c": torch.ones(2).half()}
 
 
-class Trap:
+class Statement:
     """Runs a statement when unpickled."""
 
     def __init__(self, statement: str) -> None:
@@ -40,13 +40,9 @@ class Trap:
         return exec, (self.statement,)
 
 
-def marking(marker: Path) -> Trap:
+def marking(marker: Path) -> Statement:
     report = "f'{os.getpid()} {os.environ.get(\"SECRET_TOKEN\")}'"
-    return Trap(f"import os; open({str(marker)!r}, 'w').write({report})")
-
-
-def plain_pickle(value: object, path: Path) -> None:
-    path.write_bytes(pickle.dumps(value))
+    return Statement(f"import os; open({str(marker)!r}, 'w').write({report})")
 
 
 def legacy_save(value: object, path: Path) -> None:
@@ -311,7 +307,7 @@ def test_no_weights_there(content: object, key: str | None, message: str, tmp_pa
     ],
 )
 def test_a_failing_pickle_ends_in_one_line(statement: str, message: str, tmp_path: Path) -> None:
-    plain_pickle({"model": STATE, "z": Trap(statement)}, tmp_path / "w.pkl")
+    plain_pickle({"model": STATE, "z": Statement(statement)}, tmp_path / "w.pkl")
     with pytest.raises(ValueError, match=f"convert: {message}"):
         convert(tmp_path / "w.pkl", tmp_path / "o.safetensors", trust_pickle=True)
     assert [entry.name for entry in tmp_path.iterdir()] == ["w.pkl"]

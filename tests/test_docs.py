@@ -14,8 +14,8 @@ import torch
 
 import diffproof as dp
 from diffproof.cli.main import diffproof as command_group
+from helpers.paths import ROOT
 
-ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 

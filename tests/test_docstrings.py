@@ -6,11 +6,12 @@ import ast
 import re
 from collections.abc import Iterator
 from inspect import cleandoc
-from pathlib import Path
 
 import pytest
 
-SOURCE = Path(__file__).parent.parent / "src" / "diffproof"
+from helpers.paths import ROOT
+
+SOURCE = ROOT / "src" / "diffproof"
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 

@@ -11,99 +11,17 @@ import torch
 from torch import Tensor, nn
 
 import diffproof as dp
-from diffproof.defenses.purifying.reverse_process import Draw, potential_gradient
-from diffproof.denoisers.base import Estimate
+from diffproof.defenses.purifying.reverse_process import potential_gradient
 from diffproof.gradients import Step, adjoint, checkpointed, plain
-from diffproof.noise import Noise, Stream
-
-SHAPE = (1, 3, 3)
-ROWS = 2
-ROUNDS: dict[str, Any] = {"t_star": (0.3, 0.15), "steps": (4, 3)}
-SOLVERS = list(dp.Solver)
-
-
-class Toy(nn.Module):
-    """A smooth random network that depends on its timestep; half of 2 output channels is a variance."""
-
-    def __init__(self, channels: int = 1) -> None:
-        super().__init__()
-        torch.manual_seed(0)
-        self.first = nn.Conv2d(1, 4, 3, padding=1)
-        self.last = nn.Conv2d(4, channels, 3, padding=1)
-
-    def forward(self, x: Tensor, timestep: Tensor, label: Tensor | None) -> Tensor:
-        hidden = torch.tanh(2 * self.first(x) + 0.01 * timestep[:, None, None, None])
-        output: Tensor = torch.tanh(2 * self.last(hidden))
-        return output
-
-
-class ToyDenoiser(dp.NetworkDenoiser):
-    """Keeps what it estimated."""
-
-    def __init__(self, channels: int = 1) -> None:
-        super().__init__(Toy(channels).double(), dp.DiscreteSchedule.linear(), image_shape=SHAPE)
-        self.estimates: list[Tensor] = []
-
-    def estimate(self, noisy: Tensor, sigma: Any, label: Tensor | None) -> Estimate:
-        estimate = super().estimate(noisy, sigma, label)
-        self.estimates.append(estimate.clean)
-        return estimate
-
-
-class Guided(dp.Purification):
-    """Guided by a potential in which state, images and noise meet in products, so no part of it may drop."""
-
-    method = "guided"
-
-    def score_shift(self, noisy: Tensor, sigma: float, images: Tensor, draw: Draw) -> Tensor:
-        def potential(point: Tensor) -> Tensor:
-            target = images + sigma * draw()
-            return (torch.sin(3 * point * target) - 2 * (point - target) ** 2).flatten(1).sum(1)
-
-        return potential_gradient(potential, noisy)
-
-
-class Unguided(dp.Purification):
-    method = "unguided"
-
+from helpers.classifiers import linear_classifier
+from helpers.denoisers import ToyDenoiser
+from helpers.gradients import direction, pulled
+from helpers.images import SHAPE, pictures
+from helpers.noise import noise_of
+from helpers.purifications import ROUNDS, SOLVERS, Guided, Unguided, purification
+from helpers.tensors import error
 
 KINDS = [Unguided, Guided]
-
-
-def classifier() -> dp.Classifier:
-    torch.manual_seed(1)
-    return dp.Classifier(nn.Sequential(nn.Flatten(), nn.Linear(9, 3)).double(), 3, image_shape=SHAPE)
-
-
-def purification(
-    kind: type[dp.Purification], solver: dp.Solver, channels: int = 2, **settings: Any
-) -> dp.Purification:
-    return kind(ToyDenoiser(channels), classifier(), solver=solver, **{**ROUNDS, **settings})
-
-
-def noise_of(rows: int = ROWS, seed: int = 0) -> Noise:
-    return Noise.for_draws(seed, Stream.FORWARD, 0, 0, rows)
-
-
-def pictures(rows: int = ROWS, seed: int = 0, dtype: torch.dtype = torch.float64) -> Tensor:
-    return torch.rand(rows, *SHAPE, dtype=dtype, generator=torch.Generator().manual_seed(seed))
-
-
-def direction(seed: int, rows: int = ROWS) -> Tensor:
-    return torch.randn(rows, *SHAPE, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
-
-
-def pulled(function: Callable[[Tensor], Tensor], images: Tensor, by: Tensor) -> tuple[Tensor, Tensor]:
-    """function(images) and the product of `by` with its Jacobian."""
-    leaf = images.clone().requires_grad_()
-    output = function(leaf)
-    (gradient,) = torch.autograd.grad(output, leaf, by)
-    return output.detach(), gradient
-
-
-def error(got: Tensor, expected: Tensor) -> float:
-    """Largest difference relative to the largest value."""
-    return float((got - expected).abs().max() / expected.abs().max())
 
 
 # Exact.
@@ -315,7 +233,7 @@ def test_one_state_a_step_is_kept_and_the_graphs_of_two(every: int) -> None:
 def autocast_purification() -> tuple[dp.Purification, Tensor]:
     denoiser = ToyDenoiser()
     denoiser.network.float()
-    defense = Guided(denoiser, classifier(), solver=dp.Solver.DDPM, **ROUNDS)
+    defense = Guided(denoiser, linear_classifier(), solver=dp.Solver.DDPM, **ROUNDS)
     return defense, pictures(dtype=torch.float32)
 
 
@@ -347,9 +265,9 @@ def test_backward_runs_in_the_autocast_of_forward() -> None:
 
 def test_parameters_may_be_frozen() -> None:
     defense, noise = purification(Guided, dp.Solver.DDPM), noise_of()
-    expected = pulled(lambda x: defense(x, noise), pictures(), torch.ones(ROWS, 3, dtype=torch.float64))
+    expected = pulled(lambda x: defense(x, noise), pictures(), torch.ones(2, 3, dtype=torch.float64))
     defense.requires_grad_(False)
-    frozen = pulled(lambda x: defense(x, noise), pictures(), torch.ones(ROWS, 3, dtype=torch.float64))
+    frozen = pulled(lambda x: defense(x, noise), pictures(), torch.ones(2, 3, dtype=torch.float64))
     assert all(torch.equal(*pair) for pair in zip(frozen, expected, strict=True))
 
 
@@ -439,7 +357,7 @@ def test_error_of_the_adjoint_falls_like_the_step() -> None:
     images, by, noise = 0.5 + 0.1 * direction(3), direction(1), noise_of()
     errors: dict[int, float] = {}
     for steps in (20, 80):
-        defense = dp.DiffPure(smooth(), classifier(), t_star=0.1, steps=steps, solver="ode")
+        defense = dp.DiffPure(smooth(), linear_classifier(), t_star=0.1, steps=steps, solver="ode")
         output, exact = pulled(lambda x, own=defense: own.purify(x, noise), images, by)  # type: ignore[misc]
         again, gradient = pulled(lambda x, own=defense: own.purify_by_adjoint(x, noise), images, by)  # type: ignore[misc]
         torch.testing.assert_close(again, output, rtol=1e-12, atol=0)
@@ -464,13 +382,13 @@ def test_adjoint_of_a_linear_field() -> None:
 
 @pytest.mark.parametrize("solver", [dp.Solver.DDPM, dp.Solver.SDE])
 def test_adjoint_is_that_of_the_ode(solver: dp.Solver) -> None:
-    defense = dp.DiffPure(smooth(), classifier(), t_star=0.1, steps=3, solver=solver)
+    defense = dp.DiffPure(smooth(), linear_classifier(), t_star=0.1, steps=3, solver=solver)
     with pytest.raises(ValueError, match=f"gradient: the adjoint is that of the solver ode, got {solver}"):
         defense.purify_by_adjoint(pictures(), noise_of())
 
 
 def test_adjoint_without_gradients() -> None:
-    defense = dp.DiffPure(smooth(), classifier(), t_star=0.1, steps=3, solver="ode")
+    defense = dp.DiffPure(smooth(), linear_classifier(), t_star=0.1, steps=3, solver="ode")
     plain_images = defense.purify_by_adjoint(pictures(), noise_of())
     assert not plain_images.requires_grad
     torch.testing.assert_close(plain_images, defense.purify(pictures(), noise_of()), rtol=1e-12, atol=1e-14)

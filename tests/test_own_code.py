@@ -10,12 +10,11 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from conftest import change, rows
 
 from diffproof.cli.main import run
 from diffproof.pictures import save_picture
-
-EXAMPLE = Path(__file__).parent.parent / "examples" / "own_code.py"
+from helpers.paths import EXAMPLES
+from helpers.runs import attacked_rows, change, rows
 
 CERTIFY = (
     "certify --data digits --indices 0:30:10 --classifier digits --defense own:Shrunk:variance=0.2"
@@ -39,7 +38,7 @@ DENOISER = (
 @pytest.fixture
 def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The example's module under another name, in the current folder, not loaded yet."""
-    shutil.copy(EXAMPLE, tmp_path / "own.py")
+    shutil.copy(EXAMPLES / "own_code.py", tmp_path / "own.py")
     monkeypatch.chdir(tmp_path)
     monkeypatch.delitem(sys.modules, "own", raising=False)
     return tmp_path / "own.py"
@@ -47,13 +46,13 @@ def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.mark.parametrize("words", [CERTIFY, ATTACK, PURIFYING, DENOISER])
 def test_own_code_goes_the_whole_way(words: str, own: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    table, columns = ("images", "certificate") if words.startswith("certify") else ("attacked", "result")
+    table, read = ("images", rows) if words.startswith("certify") else ("attacked", attacked_rows)
     assert run(words.split()) == 0
-    before = rows(Path("run"), f"image_index, true_label, {columns}", table)
+    before = read(Path("run"))
     # The last image is lost, as a crash would lose it.
     change(Path("run"), f"DELETE FROM {table} WHERE image_index = ?", before[-1][0])
     assert run(words.split()) == 0
-    assert rows(Path("run"), f"image_index, true_label, {columns}", table) == before
+    assert read(Path("run")) == before
     text = Path("run/settings.yaml").read_text()
     assert f"#   own: {hashlib.sha256(own.read_bytes()).hexdigest()}\n" in text
     assert yaml.safe_load(text)["data"] == "digits"
@@ -64,7 +63,7 @@ def test_own_code_goes_the_whole_way(words: str, own: Path, capsys: pytest.Captu
     if table == "images":
         assert run(["export", "run", "--format", "cohen"]) == 0
     assert run([*words.split()[:1], "--config", "run/settings.yaml", "--out", "again"]) == 0
-    assert rows(Path("again"), f"image_index, true_label, {columns}", table) == before
+    assert read(Path("again")) == before
 
 
 @pytest.mark.parametrize("words", [CERTIFY, ATTACK, DENOISER])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import pickle
 import random
 import re
@@ -21,6 +20,7 @@ from diffproof.classifiers.saved import build_classifier
 from diffproof.denoisers.named import load_denoiser
 from diffproof.denoisers.saved import build_denoiser
 from diffproof.weights import hash_tensors, load_into, load_weights, packaged, save_weights
+from helpers.files import Trap, plain_pickle
 
 TENSORS = {
     "a.weight": torch.arange(6.0).reshape(2, 3) / 7,
@@ -73,20 +73,6 @@ def test_torch_save_round_trip(tmp_path: Path, zipped: bool) -> None:
     tensors, description = load_weights(path)
     assert_same(tensors, TENSORS)
     assert description == {}
-
-
-class Trap:
-    """Touches a file when unpickled."""
-
-    def __init__(self, marker: Path) -> None:
-        self.marker = marker
-
-    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
-        return os.mkdir, (str(self.marker),)
-
-
-def plain_pickle(value: object, path: Path) -> None:
-    path.write_bytes(pickle.dumps(value))
 
 
 @pytest.mark.parametrize("save", [torch.save, plain_pickle])

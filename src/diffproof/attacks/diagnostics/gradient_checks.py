@@ -20,7 +20,7 @@ _DIRECTIONS = 4
 # Longest difference in units of the root of the precision, which balances rounding and kinks; and at most.
 _UNITS, _LONGEST = 32.0, 0.1
 # Largest relative error of a gradient, median over images: this much, and so many times the differences' own
-# error, but at most the last. Honest evaluations stay below a half of it (tests/test_diagnostics.py).
+# error, but at most the last. Honest evaluations stay below a half of it (tests/attacks/diagnostics).
 _ERROR, _SPREADS, _LARGEST = 1e-3, 10.0, 0.05
 # A gradient this much smaller than what the logits change by within the ball has vanished.
 _TINY = 0.01

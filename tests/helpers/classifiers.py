@@ -1,0 +1,58 @@
+"""Small classifiers in float64."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+import diffproof as dp
+from helpers.images import SHAPE
+from helpers.tensors import random
+
+
+def linear_classifier() -> dp.Classifier:
+    torch.manual_seed(1)
+    return dp.Classifier(nn.Sequential(nn.Flatten(), nn.Linear(9, 3)).double(), 3, image_shape=SHAPE)
+
+
+def steep_classifier(
+    classes: int = 3, shape: tuple[int, int, int] = (1, 2, 2), hidden: int = 16
+) -> dp.Classifier:
+    """A small smooth network, steep around the middle of the pixel range so that all labels occur."""
+    torch.manual_seed(2)
+    first, last = nn.Linear(math.prod(shape), hidden), nn.Linear(hidden, classes)
+    with torch.no_grad():
+        first.weight *= 4
+        first.bias.copy_(-first.weight.sum(1) / 2)
+        last.bias.zero_()
+    network = nn.Sequential(nn.Flatten(), first, nn.Tanh(), last).double()
+    return dp.Classifier(network, classes, image_shape=shape)
+
+
+def curved_classifier(*after: nn.Module, classes: int = 4, seed: int = 0, gain: float = 3.0) -> dp.Classifier:
+    """A smooth one of 1×4×4 images, whose weights are none of torch's usual ones."""
+    first, last = nn.Linear(16, 8).double(), nn.Linear(8, classes).double()
+    with torch.no_grad():
+        first.weight.copy_(random(8, 16, seed=2 * seed))
+        last.weight.copy_(gain * random(classes, 8, seed=2 * seed + 1))
+        first.bias.copy_(-first.weight.sum(1) / 2)
+        last.bias.zero_()
+    network = nn.Sequential(nn.Flatten(), first, nn.Tanh(), last, *after)
+    return dp.Classifier(network, classes, image_shape=(1, 4, 4)).requires_grad_(False)
+
+
+class SmoothClassifier(nn.Module):
+    """A classifier without kinks."""
+
+    num_classes = 3
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(5)
+        self.first, self.last = nn.Linear(9, 6).double(), nn.Linear(6, 3).double()
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.last(torch.tanh(3 * self.first(images.flatten(1))))
+        return logits

@@ -1,0 +1,71 @@
+"""Child processes that have everything loaded already."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import socket
+import sys
+import time
+from collections.abc import Callable
+
+from diffproof.cli.main import run
+
+
+def forked(work: Callable[[], int], errors: int | None = None) -> int:
+    """Start `work` in a child that has everything loaded already; returns its process id."""
+    pid = os.fork()
+    if pid:
+        return pid
+    status = 70
+    try:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        os.dup2(os.open(os.devnull, os.O_WRONLY) if errors is None else errors, 2)
+        # pytest's captured streams belong to the parent.
+        sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", closefd=False)  # noqa: SIM115
+        status = work()
+        sys.stderr.flush()
+    finally:
+        os._exit(status)
+
+
+def exit_status(pid: int) -> int:
+    """Wait for a child; negative is the signal that ended it."""
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+def until(condition: Callable[[], bool]) -> None:
+    """Wait for another process; a minute without it is a failure, not a wait for ever."""
+    give_up = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < give_up
+        time.sleep(0.02)
+
+
+def together(command: str, count: int = 2) -> tuple[list[int], list[str]]:
+    """Run a command in several processes; their exit states and what each wrote on standard error."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    pids, readers = [], []
+    for rank in range(count):
+        reader, writer = os.pipe()
+
+        def work(rank: int = rank) -> int:
+            os.environ |= {
+                "RANK": str(rank),
+                "LOCAL_RANK": str(rank),
+                "WORLD_SIZE": str(count),
+                "MASTER_ADDR": "127.0.0.1",
+                "MASTER_PORT": str(port),
+            }
+            return run(shlex.split(command))
+
+        pids.append(forked(work, writer))
+        os.close(writer)
+        readers.append(reader)
+    states = [exit_status(pid) for pid in pids]
+    errors = []
+    for reader in readers:
+        with open(reader, encoding="utf-8") as stream:
+            errors.append(stream.read())
+    return states, errors

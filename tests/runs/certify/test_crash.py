@@ -1,0 +1,243 @@
+"""Runs that are killed, interrupted, doubled or out of disk: the store stays whole and the run goes on."""
+
+from __future__ import annotations
+
+import os
+import random
+import resource
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from diffproof.cli.main import run
+from diffproof.runs.certify import run as certify_run
+from diffproof.runs.certify.report import load_report
+from diffproof.runs.certify.run import prepare
+from diffproof.runs.certify.store import CertifyStore
+from diffproof.runs.settings import CertifySettings
+from helpers.processes import exit_status, forked, until
+from helpers.runs import PLAIN, certify_flags, rows
+
+INDICES = [0, 100, 200]
+N = 240
+# Many small batches, so that most of the time is spent in the middle of an image.
+LONG: dict[str, object] = {"indices": "0:300:100", "votes": 3, "n0": 20, "n": N, "batch_size": 16}
+
+
+def certify_often(folder: Path, denoiser: Path) -> int:
+    """The command with a commit after every batch."""
+    certify_run.COMMIT_EVERY = 0.0
+    return run(certify_flags(folder, denoiser=denoiser, **LONG))
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory, denoiser: Path) -> tuple[list[tuple[Any, ...]], float]:
+    """The rows of the run that nobody interrupts, and the seconds it takes."""
+    folder = tmp_path_factory.mktemp("runs") / "whole"
+    started = time.monotonic()
+    assert exit_status(forked(lambda: certify_often(folder, denoiser))) == 0
+    return rows(folder), time.monotonic() - started
+
+
+@pytest.mark.slow
+def test_twenty_kills_leave_the_store_of_an_uninterrupted_run(
+    tmp_path: Path, denoiser: Path, whole: tuple[list[tuple[Any, ...]], float]
+) -> None:
+    expected, seconds = whole
+    source = random.Random(20)
+    folders = [tmp_path / "run-0"]
+    killed = in_image = before_store = 0
+    # A fresh folder where one run got to its end; the bound only guards against endless waiting.
+    for _ in range(200):
+        folder = folders[-1]
+        pid = forked(lambda folder=folder: certify_often(folder, denoiser))  # type: ignore[misc]
+        time.sleep(source.uniform(0, 0.35 * seconds))
+        os.kill(pid, signal.SIGKILL)
+        if exit_status(pid) == 0:
+            folders.append(tmp_path / f"run-{len(folders)}")
+            continue
+        killed += 1
+        if not (folder / "results.sqlite").exists():
+            before_store += 1
+            continue
+        # Readable, with nothing but finished images in their final form, in order.
+        with CertifyStore.reading(folder) as store:
+            finished = [result.image_index for result in store.results()]
+            assert finished == INDICES[: len(finished)]
+            partials = {index: store.partial(index) for index in INDICES}
+        assert rows(folder) == expected[: len(finished)]
+        assert all(partials[index].selection is None for index in finished)
+        working = [index for index, partial in partials.items() if partial.selection is not None]
+        assert working in ([], [i for i in INDICES if i not in finished][:1])
+        estimation = partials[working[0]].estimation if working else None
+        in_image += estimation is not None and 0 < estimation.draws < N
+        if killed >= 20 and in_image >= 5:
+            break
+    assert killed >= 20
+    assert in_image >= 5
+    for folder in folders:
+        assert exit_status(forked(lambda folder=folder: certify_often(folder, denoiser))) == 0  # type: ignore[misc]
+        assert rows(folder) == expected
+        assert {path.name for path in folder.iterdir()} == {"settings.yaml", "results.sqlite", "lock"}
+        with CertifyStore.reading(folder) as store:
+            assert all(store.partial(index).estimation is None for index in INDICES)
+            # Time before a kill counts too, but only what was committed.
+            assert all(result.seconds > 0 for result in store.results())
+
+
+@pytest.mark.parametrize(
+    "left", ["lock", "settings.yaml", "results.sqlite.new", "results.sqlite.new-journal"]
+)
+def test_what_a_kill_during_creation_leaves_is_no_obstacle(tmp_path: Path, left: str) -> None:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / left).write_bytes(b"half of somethi" if left != "lock" else b"")
+    assert run(certify_flags(folder, **PLAIN, indices="0", n=10)) == 0
+    assert len(rows(folder)) == 1
+    assert {path.name for path in folder.iterdir()} == {"settings.yaml", "results.sqlite", "lock"}
+
+
+PROGRAM = """
+import signal
+from diffproof.runs.certify import run as certify_run
+from diffproof.cli import main
+signal.signal(signal.SIGINT, signal.default_int_handler)
+certify_run.COMMIT_EVERY = 0.05
+main()
+"""
+
+
+def saved_draws(folder: Path) -> int:
+    """Estimation draws of the first image that are in the store, as another process sees it."""
+    if not (folder / "results.sqlite").exists():
+        return 0
+    with CertifyStore.reading(folder) as store:
+        estimation = store.partial(0).estimation
+    return 0 if estimation is None else estimation.draws
+
+
+@pytest.mark.slow
+def test_an_interrupt_saves_says_so_and_continues(
+    tmp_path: Path, denoiser: Path, whole: tuple[list[tuple[Any, ...]], float]
+) -> None:
+    folder = tmp_path / "run"
+    flags = certify_flags(folder, denoiser=denoiser, **{**LONG, "batch_size": 1})
+    process = subprocess.Popen(
+        [sys.executable, "-c", PROGRAM, *flags], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        # A real process from its start, stopped once it has saved tallies of its first image.
+        until(lambda: saved_draws(folder) > 0)
+        saved = saved_draws(folder)
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 130
+    assert out == ""
+    lines = [line for line in err.splitlines() if line.strip() and "draws" not in line]
+    assert lines == ["diffproof: interrupted; the same command continues where it stopped"]
+    with CertifyStore.reading(folder) as store:
+        kept = store.partial(0).estimation
+        # The interrupt itself saves what was counted since the last commit.
+        assert store.finished() or (kept is not None and kept.draws >= saved > 0)
+    assert run(certify_flags(folder, denoiser=denoiser, **LONG)) == 0
+    assert rows(folder) == whole[0]
+
+
+@pytest.mark.slow
+def test_two_processes_at_once(
+    tmp_path: Path,
+    denoiser: Path,
+    whole: tuple[list[tuple[Any, ...]], float],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    folder, go_on = tmp_path / "run", tmp_path / "go-on"
+    flags = certify_flags(folder, denoiser=denoiser, **LONG)
+    fields = {name: value for name, value in LONG.items() if name not in ("batch_size", "votes")}
+    settings = CertifySettings(
+        data="digits",
+        classifier="digits",
+        defense="densepure:steps=2,votes=3",
+        denoiser=str(denoiser),
+        sigma=0.25,
+        seed=3,
+        **fields,  # type: ignore[arg-type]
+    )
+    job = prepare(settings)
+
+    def first() -> int:
+        certify_run.COMMIT_EVERY = 0.0
+        counted = 0
+
+        def wait(draws: int) -> None:
+            nonlocal counted
+            counted += draws
+            # Stop and wait in the middle of the second image.
+            if counted >= 20 + N + 100:
+                until(go_on.exists)
+
+        certify_run.run(job, folder, wait)
+        return 0
+
+    pid = forked(first)
+    try:
+        until(lambda: (folder / "results.sqlite").exists() and len(rows(folder)) == 1)
+        assert run(flags) == 2
+        refusal = f"diffproof: error: out: another process is at work in {folder}\n"
+        assert capsys.readouterr().err == refusal
+        # So does a process with nothing in common with the first.
+        second = subprocess.run([sys.executable, "-c", PROGRAM, *flags], capture_output=True, text=True)
+        assert (second.returncode, second.stdout, second.stderr) == (2, "", refusal)
+        # Reading is allowed meanwhile.
+        (row,) = load_report([folder], [0.0]).rows
+        assert [result.image_index for result in row.results] == [0]
+    finally:
+        go_on.touch()
+        status = exit_status(pid)
+    assert status == 0
+    assert rows(folder) == whole[0]
+    assert run(flags) == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("limit", "every"), [(0, 0.0), (2_000, 0.0), (10_000, 0.0), (24_576, 0.0), (33_000, 0.0), (33_000, 99.0)]
+)
+def test_a_full_disk_ends_in_one_line_and_loses_nothing(tmp_path: Path, limit: int, every: float) -> None:
+    """No file may grow beyond the limit: before the settings, within the empty store, within the run."""
+    folder = tmp_path / "run"
+    flags = certify_flags(folder, **PLAIN, indices="0:40", n0=5, n=20)
+    expected = certify_flags(tmp_path / "whole", **PLAIN, indices="0:40", n0=5, n=20)
+    assert run(expected) == 0
+    assert (tmp_path / "whole" / "results.sqlite").stat().st_size > 40_000
+    reader, writer = os.pipe()
+
+    def with_limit() -> int:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
+        certify_run.COMMIT_EVERY = every
+        return run(flags)
+
+    pid = forked(with_limit, writer)
+    os.close(writer)
+    with open(reader, encoding="utf-8") as stream:
+        lines = [line for line in stream.read().splitlines() if " draws " not in line]
+    assert exit_status(pid) == 2
+    assert len(lines) == 1
+    assert lines[0].startswith("diffproof: error: ")
+    assert str(folder) in lines[0] or "File too large" in lines[0]
+    if limit > 20_000:
+        with CertifyStore.reading(folder) as store:
+            count = len(store.results())
+        # Without a commit on the way, the only one is the last, and the disk is full by then.
+        assert (0 < count < 40) if every == 0.0 else count == 0
+        assert rows(folder) == rows(tmp_path / "whole")[:count]
+    else:
+        assert not folder.exists()
+    assert run(flags) == 0
+    assert rows(folder) == rows(tmp_path / "whole")

@@ -1,0 +1,83 @@
+"""Several processes that share a training, with the environment that torchrun and accelerate give them."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from pathlib import Path
+
+import pytest
+
+from diffproof.cli.main import run
+from diffproof.weights import hash_tensors, load_nested, load_weights
+from helpers.processes import together
+from helpers.training import losses_of
+
+COMMON = "--data digits --limit 200 --batch-size 12 --iterations 5"
+DENOISER = f"train denoiser {COMMON} --channels 8 --timesteps 5 --flip --extra-data digits --extra-share 0.3"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("count", [2, 3])
+def test_processes_share_each_step(tmp_path: Path, count: int) -> None:
+    one, several = tmp_path / "one.safetensors", tmp_path / "several.safetensors"
+    assert run(shlex.split(f"{DENOISER} --out {one}")) == 0
+    states, errors = together(f"{DENOISER} --out {several}", count)
+    assert states == [0] * count, errors
+    assert len(losses_of(several)) == 5
+    # Sums in another order, in float32.
+    assert losses_of(several) == pytest.approx(losses_of(one), rel=1e-4)
+    assert {path.name for path in tmp_path.glob("several*")} == {
+        path.name.replace("one", "several") for path in tmp_path.glob("one*")
+    }
+    mine, theirs = load_weights(one).tensors, load_weights(several).tensors
+    for name, tensor in mine.items():
+        assert float((tensor - theirs[name]).abs().max()) < 1e-3
+
+
+@pytest.mark.slow
+def test_a_shared_training_resumes_exactly(tmp_path: Path) -> None:
+    command = f"{DENOISER} --dropout 0.5 --checkpoint-every 1e-9"
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    assert together(f"{command} --out {tmp_path / 'a' / 'w.safetensors'}")[0] == [0, 0]
+    # Stop after the third checkpoint, as a kill would, by taking all files from the process then.
+    from diffproof.training import checkpoint
+
+    original = checkpoint.Checkpoint.save
+
+    def save(self: checkpoint.Checkpoint, done: list[float]) -> None:
+        original(self, done)
+        if len(done) == 3:
+            os._exit(9)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(checkpoint.Checkpoint, "save", save)
+        assert 9 in together(f"{command} --out {tmp_path / 'b' / 'w.safetensors'}")[0]
+    assert len(load_nested(tmp_path / "b" / "w.checkpoint")["losses"]) == 3
+    # One process cannot take over what two began.
+    alone = run(shlex.split(f"{command} --out {tmp_path / 'b' / 'w.safetensors'}"))
+    assert alone == 2
+    assert together(f"{command} --out {tmp_path / 'b' / 'w.safetensors'}")[0] == [0, 0]
+    first, second = (tmp_path / folder / "w.safetensors" for folder in "ab")
+    assert first.with_suffix(".loss.csv").read_bytes() == second.with_suffix(".loss.csv").read_bytes()
+    assert hash_tensors(load_weights(first).tensors) == hash_tensors(load_weights(second).tensors)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ("--batch-size 7", "batch_size: expected a multiple of 2 processes, got 7"),
+        ("--learning-rate 1e30", "training: the loss is "),
+        ("--data digit", "data: unknown name 'digit'; did you mean digits?"),
+    ],
+)
+def test_mistakes_end_in_one_line(tmp_path: Path, flags: str, message: str) -> None:
+    states, errors = together(
+        f"train classifier {COMMON} --width 4 --out {tmp_path / 'w.safetensors'} {flags}"
+    )
+    assert states == [2, 2]
+    for error in errors:
+        (line,) = error.splitlines()
+        assert line.startswith(f"diffproof: error: {message}")
+    assert list(tmp_path.iterdir()) == []
