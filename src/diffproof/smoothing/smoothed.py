@@ -5,7 +5,6 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from importlib.metadata import version
 from typing import Any
 
 import torch
@@ -17,6 +16,7 @@ from diffproof.errors import ArgumentError, halved
 from diffproof.noise import Noise, Stream
 from diffproof.smoothing.bounds import Bound, as_bound, prediction, radius_bound
 from diffproof.smoothing.certificate import Certificate
+from diffproof.version import version
 from diffproof.weights import hash_tensors
 
 BATCH_SIZE = 256
@@ -290,7 +290,7 @@ class Smoothed:
             image_hash=hash_tensors({"image": image}),
             image_size=image_size,
             classifier_size=classifier_size,
-            version=version("diffproof"),
+            version=version(),
         )
 
     def certificate_settings(self) -> dict[str, Any]:

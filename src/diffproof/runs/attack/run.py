@@ -7,7 +7,6 @@ import time
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 
 import torch
@@ -34,6 +33,7 @@ from diffproof.runs.defense import load_networks_and_defense
 from diffproof.runs.prepare import check_classes_of, first_line, load_images, resolve_device
 from diffproof.runs.settings import AttackRequest, AttackSettings
 from diffproof.runs.store import Identity
+from diffproof.version import version
 from diffproof.weights import hash_tensors
 
 OnImages = Callable[[int], None]
@@ -280,7 +280,7 @@ def _attack_images(job: AttackRun, indices: list[int], batch_size: int) -> list[
             purified=purified.get(one.image_index),
             protocol=settings.protocol,
             image_hash=hash_tensors({"image": job.data.pixels[one.image_index]}),
-            version=version("diffproof"),
+            version=version(),
             seconds=seconds,
         )
         for row, one in enumerate(evaluation.images)

@@ -79,8 +79,8 @@ def prepare(settings: CertifySettings) -> CertifyRun:
     if settings.compile:
         try:
             compile_networks(defense)
-            # Two: what torch compiles for a batch of one fits no other.
-            _label_first(job, 2)
+            # What torch compiles for a few images fits no larger batch, and for one no other.
+            _label_first(job, max(2, min(settings.batch_size, settings.n0)))
         except RuntimeError as error:
             raise _cannot_compile(error) from None
     return job
