@@ -120,10 +120,6 @@ def load_class(kind: str, name: str) -> type[Any]:
     Raises:
         ValueError: there is none of this name, or it is not of this kind.
     """
-    from diffproof.attacks.base import Attack
-    from diffproof.defenses.base import Defense
-
-    base: type[Any] = {"defense": Defense, "attack": Attack}[kind]
     method = _TABLES[kind].get(name)
     if method is not None:
         module, _, attribute = method.home.partition(":")
@@ -133,10 +129,9 @@ def load_class(kind: str, name: str) -> type[Any]:
         if where is None:
             raise unknown_name(kind, name, _TABLES[kind])
         found = find(kind, where)
-    if not (isinstance(found, type) and issubclass(found, base)):
-        raise ArgumentError(
-            kind, f"expected {name} to be a class of diffproof.{base.__name__}, got {found!r}"
-        )
+    if not (isinstance(found, type) and getattr(found, "kind", None) == kind):
+        base = {"defense": "Defense", "attack": "Attack"}[kind]
+        raise ArgumentError(kind, f"expected {name} to be a class of diffproof.{base}, got {found!r}")
     return found
 
 
@@ -189,15 +184,9 @@ def _of_class(name: str, of: type[Any]) -> Method:
     networks = tuple(one.name for one in places if one.default is one.empty)
     optional = tuple(one.name for one in places if one.default is not one.empty)
     line = (inspect.getdoc(of) or "").partition("\n")[0]
-    can = {word for word, base in _abilities() if issubclass(of, base)}
-    return Method(name, name, line, settings, networks, frozenset(can), optional)
-
-
-def _abilities() -> list[tuple[str, type[Any]]]:
-    from diffproof.defenses.base import CertifiableDefense
-    from diffproof.defenses.purifying.base import Purifier
-
-    return [("certify", CertifiableDefense), ("purify", Purifier)]
+    # A class that inherits from several can do what any of them can.
+    can = frozenset[str]().union(*(vars(base).get("can", ()) for base in of.__mro__))
+    return Method(name, name, line, settings, networks, can, optional)
 
 
 def check_networks(method: str, **networks: object) -> None:

@@ -67,6 +67,9 @@ class Traits:
 class Attack:
     """The settings of an attack. Subclasses write `find`."""
 
+    # What `diffproof.methods` asks a class.
+    kind: ClassVar[str] = "attack"
+
     name: ClassVar[str]
     # The threat models it can stay within, and whether it differentiates the defence.
     threats: ClassVar[tuple[type[Threat], ...]]

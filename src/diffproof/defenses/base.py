@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -30,6 +30,10 @@ class Defense(nn.Module):
     Raises:
         ValueError: the classifier does not say its number of classes, or the two take different images.
     """
+
+    # What `diffproof.methods` asks a class: what it is, and which words of catalog.Method.can apply.
+    kind: ClassVar[str] = "defense"
+    can: ClassVar[frozenset[str]] = frozenset()
 
     method: str
     random = True
@@ -234,6 +238,8 @@ class CertifiableDefense(Defense):
             them, in [0, 1] pixels; None leaves the call unavailable, while `Smoothed` brings its own sigma.
         num_classes: see Defense.
     """
+
+    can = frozenset({"certify"})
 
     def __init__(
         self,

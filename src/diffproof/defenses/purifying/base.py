@@ -19,6 +19,8 @@ class Purifier(Defense):
         classifier: see Defense; it may be a defence itself, such as a diffusion classifier.
     """
 
+    can = frozenset({"purify"})
+
     denoiser: Denoiser
     classifier: nn.Module
 
