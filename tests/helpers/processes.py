@@ -29,6 +29,16 @@ def forked(work: Callable[[], int], errors: int | None = None) -> int:
         os._exit(status)
 
 
+def outcome(work: Callable[[], int]) -> tuple[int, str]:
+    """The exit status of a child, and what it wrote on standard error."""
+    reader, writer = os.pipe()
+    pid = forked(work, writer)
+    os.close(writer)
+    with open(reader, encoding="utf-8") as stream:
+        errors = stream.read()
+    return exit_status(pid), errors
+
+
 def exit_status(pid: int) -> int:
     """Wait for a child; negative is the signal that ended it."""
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])

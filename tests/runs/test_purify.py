@@ -6,8 +6,6 @@ import os
 import resource
 import shutil
 import signal
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -36,7 +34,7 @@ from diffproof.runs.purify import (
 )
 from helpers.command_line import Refused, composed, words
 from helpers.files import tree
-from helpers.processes import exit_status, forked, until
+from helpers.processes import exit_status, forked, outcome, until
 
 FAST: dict[str, object] = {"denoiser": "digits", "defense": "diffpure", "t_star": 0.15, "steps": 4}
 NAMES = ["a.png", "b.png", "c.png", "deep/a.png", "deep/er/d.png"]
@@ -575,21 +573,20 @@ def test_an_interrupt_leaves_whole_pictures_and_says_how_many(tmp_path: Path) ->
     for index, image in enumerate(digits(50)):
         folder.mkdir(exist_ok=True)
         save_picture(folder / f"{index:02}.png", image)
-    program = (
-        "import signal; from diffproof.cli import main;"
-        "signal.signal(signal.SIGINT, signal.default_int_handler); main()"
-    )
     flags = purify_words(folder, out, steps=150, batch_size=1, classifier="digits")
-    process = subprocess.Popen(
-        [sys.executable, "-c", program, *flags], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    try:
-        until(lambda: (out / "01.png").exists())
-        process.send_signal(signal.SIGINT)
-        printed, errors = process.communicate(timeout=60)
-    finally:
-        process.kill()
-    assert (process.returncode, printed) == (130, "")
+    reader, writer = os.pipe()
+
+    def interruptible() -> int:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        return run(flags)
+
+    pid = forked(interruptible, writer)
+    os.close(writer)
+    until(lambda: (out / "01.png").exists())
+    os.kill(pid, signal.SIGINT)
+    with open(reader, encoding="utf-8") as stream:
+        errors = stream.read()
+    assert exit_status(pid) == 130
     names = sorted(path.name for path in out.iterdir())
     kept = len(names) - 1
     assert 2 <= kept < 50
@@ -609,17 +606,14 @@ def test_a_full_disk_ends_in_one_line_without_half_files(
     noise = np.random.default_rng(5).integers(0, 256, (2, 32, 32, 3), dtype=np.uint8)
     for name, image in zip(("a.png", "deep/b.png"), noise, strict=True):
         saved(folder / name, image)
-    reader, writer = os.pipe()
 
     def with_limit() -> int:
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
         return run(purify_words(folder, out, denoiser="cifar10", t_star=0.02, steps=1))
 
-    pid = forked(with_limit, writer)
-    os.close(writer)
-    with open(reader, encoding="utf-8") as stream:
-        lines = [line for line in stream.read().splitlines() if "denoiser evaluations" not in line]
-    assert exit_status(pid) == 2
+    status, errors = outcome(with_limit)
+    lines = [line for line in errors.splitlines() if "denoiser evaluations" not in line]
+    assert status == 2
     target = out / ("settings.yaml" if left is None else "sheet.png" if left else "a.png")
     assert lines == [f"diffproof: error: cannot write {target}: File too large"]
     if left is None:

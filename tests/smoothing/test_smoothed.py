@@ -5,11 +5,11 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import subprocess
+import resource
 import sys
-import textwrap
 import warnings
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -23,6 +23,7 @@ from diffproof.errors import is_out_of_memory
 from diffproof.noise import Noise, Stream
 from helpers.classifiers import steep_classifier
 from helpers.denoisers import CountingMixture, mixture
+from helpers.processes import exit_status, forked
 
 WEIGHT = torch.tensor([3.0, -4.0], dtype=torch.float64)
 BIAS = 0.5
@@ -482,65 +483,61 @@ def test_errors_that_mean_no_memory(error: BaseException, expected: bool) -> Non
     assert is_out_of_memory(error) == expected
 
 
-# The base needs `row` bytes an image and the process may take 200 MB more than it has. Prints what certifying
-# gives while the base needs nothing, the same with the limit, and the warnings of the latter.
-OUT_OF_MEMORY = """
-    import json, resource, sys, warnings
-    from pathlib import Path
-    import numpy as np, torch
-    from torch import nn
-    import diffproof as dp
+class Hungry(torch.nn.Module):
+    """Labels by brightness; each image takes `row` bytes meanwhile, of torch or numpy."""
 
-    kind, row = sys.argv[1], 1
-    torch.set_num_threads(1)
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.kind = kind
+        self.row = 1
 
-    def labels(noisy):
-        if kind == "numpy":
-            np.empty((len(noisy), row), dtype=np.uint8)
+    def labels(self, noisy: Tensor) -> Tensor:
+        if self.kind == "numpy":
+            np.empty((len(noisy), self.row), dtype=np.uint8)
         else:
-            torch.empty((len(noisy), row), dtype=torch.uint8)
+            torch.empty((len(noisy), self.row), dtype=torch.uint8)
         return (noisy.mean((1, 2, 3)) > 0.5).long()
 
-    class Network(nn.Module):
-        def forward(self, images):
-            return nn.functional.one_hot(labels(images), 2).float()
+    def forward(self, images: Tensor) -> Tensor:
+        return nn.functional.one_hot(self.labels(images), 2).float()
 
-    base = dp.Undefended(dp.Classifier(Network(), 2)) if kind == "defence" else labels
-    smoothed = dp.Smoothed(base, sigma=0.5, num_classes=2)
 
-    def certify():
+def run_out_of_memory(kind: str, row: int, found: Path) -> tuple[str, str, list[str]]:
+    """What a process certifies with room for all, and with 200 MB more than it has, and its warnings then."""
+    base = Hungry(kind)
+
+    def certify() -> str:
+        given = dp.Undefended(dp.Classifier(base, 2)) if kind == "defence" else base.labels
+        smoothed = dp.Smoothed(given, sigma=0.5, num_classes=2)
         image = torch.full((1, 4, 4), 0.6)
         try:
             return smoothed.certify(image, n0=100, n=600, alpha=0.01, batch_size=256).to_json()
         except MemoryError as error:
             return f"MemoryError: {error}"
 
-    warnings.simplefilter("error")
-    unlimited = certify()
-    size = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-    resource.setrlimit(resource.RLIMIT_AS, (size + 200 * 2**20,) * 2)
-    row = int(sys.argv[2])
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        limited = certify()
-    print(json.dumps([unlimited, limited, [str(warning.message) for warning in caught]]))
-"""
+    def work() -> int:
+        unlimited = certify()
+        size = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_AS, (size + 200 * 2**20,) * 2)
+        base.row = row
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            limited = certify()
+        messages = [str(warning.message) for warning in caught]
+        found.write_text(json.dumps([unlimited, limited, messages]))
+        return 0
 
-
-def run_out_of_memory(kind: str, row: int) -> tuple[str, str, list[str]]:
-    command = [sys.executable, "-c", textwrap.dedent(OUT_OF_MEMORY), kind, str(row)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
-    assert done.returncode == 0, done.stderr
-    unlimited, limited, messages = json.loads(done.stdout)
+    assert exit_status(forked(work)) == 0
+    unlimited, limited, messages = json.loads(found.read_text())
     return unlimited, limited, messages
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="limits the address space as Linux does")
 @pytest.mark.parametrize("kind", ["torch", "numpy", "defence"])
-def test_batch_is_halved_when_memory_runs_out(kind: str) -> None:
+def test_batch_is_halved_when_memory_runs_out(kind: str, tmp_path: Path) -> None:
     # 4 MB an image: a batch of 256 needs 1 GB, one of 32 needs 128 MB.
-    unlimited, limited, messages = run_out_of_memory(kind, 4 * 2**20)
+    unlimited, limited, messages = run_out_of_memory(kind, 4 * 2**20, tmp_path / "found")
     assert dp.Certificate.from_json(limited) == dp.Certificate.from_json(unlimited)
     # Estimation starts from what selection found to fit.
     halvings = [f"no memory for the batch: going on with {size} images" for size in (128, 64, 32)]
@@ -550,8 +547,8 @@ def test_batch_is_halved_when_memory_runs_out(kind: str) -> None:
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="limits the address space as Linux does")
 @pytest.mark.parametrize("kind", ["torch", "numpy"])
-def test_not_even_one_image_fits(kind: str) -> None:
-    _, limited, messages = run_out_of_memory(kind, 400 * 2**20)
+def test_not_even_one_image_fits(kind: str, tmp_path: Path) -> None:
+    _, limited, messages = run_out_of_memory(kind, 400 * 2**20, tmp_path / "found")
     assert limited == "MemoryError: no memory for a batch of one image"
     assert messages[-1] == "no memory for the batch: going on with 1 images"
 
