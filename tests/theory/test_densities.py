@@ -11,7 +11,8 @@ import torch
 from scipy import integrate, stats
 from torch import Tensor
 
-from diffproof.theory.densities import Density, FiniteSupport, GaussianMixture
+from diffproof.theory.densities import Density, GaussianMixture
+from diffproof.theory.finite_support import FiniteSupport
 from helpers.tensors import normal
 
 INSTANCES = 200

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from diffproof.denoisers.base import Denoiser, Estimate, Sigma, per_row
 from diffproof.reverse.solvers import Solver
-from diffproof.theory.densities import FiniteSupport, GaussianMixture
+from diffproof.theory.densities import GaussianMixture
 from diffproof.theory.divergences import (
     Estimated,
     chain_law,
@@ -22,6 +22,7 @@ from diffproof.theory.divergences import (
     score_matching_error,
     total_variation_bound,
 )
+from diffproof.theory.finite_support import FiniteSupport
 from helpers.tensors import seeded
 
 NODES, NODE_WEIGHTS = (torch.from_numpy(values) for values in np.polynomial.legendre.leggauss(40))

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from diffproof.theory import high_density
-from diffproof.theory.densities import FiniteSupport, GaussianMixture
+from diffproof.theory.densities import GaussianMixture
+from diffproof.theory.finite_support import FiniteSupport
 from diffproof.theory.high_density import HighDensityPurifier, Mode
 from helpers.tensors import normal
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 import diffproof as dp
 from diffproof.theory import robust_regions
-from diffproof.theory.densities import FiniteSupport
+from diffproof.theory.finite_support import FiniteSupport
 from diffproof.theory.mixed_integer import union_radius_mip
 from diffproof.theory.robust_regions import (
     HalfSpaces,

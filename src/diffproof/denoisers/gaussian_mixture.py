@@ -40,46 +40,16 @@ class GaussianMixtureDenoiser(Denoiser):
         if means.ndim != 4:
             raise ArgumentError("means", f"expected K×C×H×W, got shape {tuple(means.shape)}")
         components, dimension = len(means), means[0].numel()
-        flat = means.double().reshape(components, dimension)
-        if covariances.shape == (components,):
-            covariances = covariances.double()[:, None, None] * torch.eye(dimension, dtype=torch.float64)
-        if covariances.shape != (components, dimension, dimension):
-            raise ArgumentError(
-                "covariances",
-                f"expected {components} variances or {components}×{dimension}×{dimension},"
-                f" got shape {tuple(covariances.shape)}",
-            )
-        variances, axes = torch.linalg.eigh(covariances.double())
-        if bool((variances < -1e-10 * variances.abs().max()).any()):
-            raise ArgumentError("covariances", "expected positive semi-definite matrices")
-        weight = torch.as_tensor(
-            [1 / components] * components if weights is None else weights, dtype=torch.float64
-        )
-        if (
-            weight.shape != (components,)
-            or not bool((weight > 0).all())
-            or abs(float(weight.sum()) - 1) > 1e-6
-        ):
-            raise ArgumentError(
-                "weights", f"expected {components} positive numbers that sum to 1, got {weight.tolist()}"
-            )
+        variances, axes = _principal_axes(covariances, components, dimension)
+        weight = _checked_weights(weights, components)
         if component_labels is not None:
-            if len(component_labels) != components or min(component_labels) < 0:
-                raise ArgumentError(
-                    "component_labels", f"expected {components} labels ≥ 0, got {component_labels}"
-                )
-            self.num_classes = max(component_labels) + 1
-            if len(set(component_labels)) != self.num_classes:
-                raise ArgumentError(
-                    "component_labels",
-                    f"expected every class of 0…{self.num_classes - 1} at least once, got {component_labels}",
-                )
+            self.num_classes = _classes(component_labels, components)
             self.null_label = self.num_classes
         self.image_shape = (means.shape[1], means.shape[2], means.shape[3])
         if sigmas is not None:
             self.sigmas = sigmas.double()
             self.sigma_min, self.sigma_max = float(self.sigmas[0]), float(self.sigmas[-1])
-        self.register_buffer("means", flat)
+        self.register_buffer("means", means.double().reshape(components, dimension))
         self.register_buffer("variances", variances.clamp(min=0.0))
         self.register_buffer("axes", axes)
         self.register_buffer("log_weights", weight.log())
@@ -121,3 +91,41 @@ class GaussianMixtureDenoiser(Denoiser):
         """The posterior mean."""
         shares, posterior = self.component_posterior(noisy, sigma, label)
         return Estimate(torch.einsum("nk,nkd->nd", shares, posterior).reshape(noisy.shape))
+
+
+def _principal_axes(covariances: Tensor, components: int, dimension: int) -> tuple[Tensor, Tensor]:
+    """Eigenvalues K×D and eigenvectors K×D×D of K covariances, or of K variances."""
+    if covariances.shape == (components,):
+        covariances = covariances.double()[:, None, None] * torch.eye(dimension, dtype=torch.float64)
+    if covariances.shape != (components, dimension, dimension):
+        raise ArgumentError(
+            "covariances",
+            f"expected {components} variances or {components}×{dimension}×{dimension},"
+            f" got shape {tuple(covariances.shape)}",
+        )
+    variances, axes = torch.linalg.eigh(covariances.double())
+    if bool((variances < -1e-10 * variances.abs().max()).any()):
+        raise ArgumentError("covariances", "expected positive semi-definite matrices")
+    return variances, axes
+
+
+def _checked_weights(weights: Tensor | Sequence[float] | None, components: int) -> Tensor:
+    given = [1 / components] * components if weights is None else weights
+    weight = torch.as_tensor(given, dtype=torch.float64)
+    if weight.shape != (components,) or not bool((weight > 0).all()) or abs(float(weight.sum()) - 1) > 1e-6:
+        raise ArgumentError(
+            "weights", f"expected {components} positive numbers that sum to 1, got {weight.tolist()}"
+        )
+    return weight
+
+
+def _classes(labels: Sequence[int], components: int) -> int:
+    """How many classes the labels of the components name."""
+    if len(labels) != components or min(labels) < 0:
+        raise ArgumentError("component_labels", f"expected {components} labels ≥ 0, got {labels}")
+    classes = max(labels) + 1
+    if len(set(labels)) != classes:
+        raise ArgumentError(
+            "component_labels", f"expected every class of 0…{classes - 1} at least once, got {labels}"
+        )
+    return classes

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from diffproof.classifiers.named import load_classifier
 from diffproof.defenses.base import Defense
-from diffproof.defenses.diffusion_classifier.loss import edm_sigmas
+from diffproof.defenses.diffusion_classifier.levels import edm_sigmas
 from diffproof.defenses.named import load_defense, set_precision
 from diffproof.denoisers.base import Denoiser
 from diffproof.denoisers.named import load_denoiser

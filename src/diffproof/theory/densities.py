@@ -152,7 +152,7 @@ class GaussianMixture(Density):
         weights: Tensor | Sequence[float] | None = None,
         labels: Tensor | Sequence[int] | None = None,
     ) -> None:
-        self.means = _check_table("means", means)
+        self.means = as_table("means", means)
         count, self.dimension = means.shape
         covariances = _finite("covariances", covariances.double())
         self.axes: Tensor | None = None
@@ -183,15 +183,15 @@ class GaussianMixture(Density):
                 f"expected positive definite matrices, got component {worst}"
                 f" with smallest eigenvalue {float(smallest[worst]):.3g}",
             )
-        self.log_weights = _check_weights(weights, count)
-        self.labels = _check_labels(labels, count)
+        self.log_weights = as_log_weights(weights, count)
+        self.labels = as_labels(labels, count)
 
     @classmethod
     def kernel_density(
         cls, points: Tensor, bandwidth: float, labels: Tensor | Sequence[int] | None = None
     ) -> GaussianMixture:
         """Equal isotropic components round points M×D, of standard deviation bandwidth > 0."""
-        _check_table("points", points)
+        as_table("points", points)
         variance = check_positive("bandwidth", bandwidth) ** 2
         return cls(points, torch.full((len(points),), variance, dtype=torch.float64), labels=labels)
 
@@ -292,89 +292,17 @@ class GaussianMixture(Density):
         self, image_shape: tuple[int, int, int] | None = None, sigmas: Tensor | None = None
     ) -> GaussianMixtureDenoiser:
         """As `Density.denoiser`."""
-        return _denoiser(self, self.means, self.covariances, image_shape, sigmas)
+        return exact_denoiser(self, self.means, self.covariances, image_shape, sigmas)
 
 
-class FiniteSupport(Density):
-    """p(x0) with masses at M points; it has no density.
-
-    A point given more than once counts once, where it is first, with the sum of its masses.
-
-    Args:
-        points: M×D.
-        weights: M positive masses that sum to 1 within 1e-6, which is then divided out; None for equal ones.
-        labels: M integers ≥ 0, the class of each point, or None.
-
-    Attributes:
-        points: M×D, no two the same.
-        log_weights: M log masses.
-        labels: M, or None.
-
-    Raises:
-        ValueError: shapes do not fit, a number is not finite, weights are not positive or do not sum to 1, a
-            label is no integer ≥ 0, or a point has two labels.
-    """
-
-    def __init__(
-        self,
-        points: Tensor,
-        weights: Tensor | Sequence[float] | None = None,
-        labels: Tensor | Sequence[int] | None = None,
-    ) -> None:
-        self.points = _check_table("points", points)
-        count, self.dimension = points.shape
-        self.log_weights = _check_weights(weights, count)
-        self.labels = _check_labels(labels, count)
-        distinct, group = torch.unique(self.points, dim=0, return_inverse=True)
-        if len(distinct) < count:
-            self._merge(group, len(distinct))
-
-    def _merge(self, group: Tensor, groups: int) -> None:
-        """Make the points of each group one."""
-        count = len(group)
-        first = torch.full((groups,), count).scatter_reduce(0, group, torch.arange(count), "amin")
-        if self.labels is not None and bool((clash := self.labels != self.labels[first][group]).any()):
-            later = int(clash.nonzero()[0, 0])
-            raise ArgumentError(
-                "labels",
-                f"expected one label a point, got points {int(first[group[later]])} and {later}"
-                f" at the same place with labels {int(self.labels[first[group[later]]])}"
-                f" and {int(self.labels[later])}",
-            )
-        masses = torch.zeros(groups, dtype=torch.float64).index_add(0, group, self.log_weights.exp())
-        kept, order = first.sort()
-        self.points, self.log_weights = self.points[kept], masses[order].log()
-        self.labels = None if self.labels is None else self.labels[kept]
-
-    def sample(self, count: int, generator: torch.Generator) -> Tensor:
-        """Independent samples, count×D."""
-        return self.points[self._choose(count, generator)]
-
-    def diffused(self, sigma: float) -> GaussianMixture:
-        """Isotropic components of variance sigma² at the points."""
-        variances = torch.full((len(self.points),), noise_variance(sigma), dtype=torch.float64)
-        mixture = GaussianMixture(self.points, variances, labels=self.labels)
-        return mixture._with(log_weights=self.log_weights)
-
-    def posterior(self, noisy: Tensor, sigma: float) -> FiniteSupport:
-        """Masses ∝ p(x)·exp(−‖x − noisy‖²/(2·sigma²)) at the same points."""
-        joint = self.diffused(sigma).component_log_densities(self.check_noisy(noisy)[None])
-        return self._with(log_weights=torch.log_softmax(joint[0], dim=0))
-
-    def denoiser(
-        self, image_shape: tuple[int, int, int] | None = None, sigmas: Tensor | None = None
-    ) -> GaussianMixtureDenoiser:
-        """As `Density.denoiser`: that of a mixture whose components have no width."""
-        return _denoiser(self, self.points, torch.zeros(len(self.points)), image_shape, sigmas)
-
-
-def _denoiser(
+def exact_denoiser(
     density: Density,
     means: Tensor,
     covariances: Tensor,
     image_shape: tuple[int, int, int] | None,
     sigmas: Tensor | None,
 ) -> GaussianMixtureDenoiser:
+    """The denoiser of components with a density's weights and labels; see `Density.denoiser`."""
     shape = (1, 1, density.dimension) if image_shape is None else image_shape
     if len(shape) != 3 or math.prod(shape) != density.dimension:
         raise ArgumentError("image_shape", f"expected C·H·W = {density.dimension}, got {image_shape}")
@@ -401,7 +329,8 @@ def _finite(name: str, values: Tensor) -> Tensor:
     return values
 
 
-def _check_table(name: str, values: Tensor) -> Tensor:
+def as_table(name: str, values: Tensor) -> Tensor:
+    """Rows of D finite numbers in float64, or ValueError."""
     if values.ndim != 2 or values.numel() == 0 or not values.is_floating_point():
         raise ArgumentError(
             name, f"expected at least one row of D floats, got shape {tuple(values.shape)}, {values.dtype}"
@@ -409,8 +338,8 @@ def _check_table(name: str, values: Tensor) -> Tensor:
     return _finite(name, values.double())
 
 
-def _check_weights(weights: Tensor | Sequence[float] | None, count: int) -> Tensor:
-    """Log weights that sum to 1 to rounding."""
+def as_log_weights(weights: Tensor | Sequence[float] | None, count: int) -> Tensor:
+    """Log weights whose exponentials sum to 1 to rounding, equal ones for None, or ValueError."""
     if weights is None:
         return torch.full((count,), -math.log(count), dtype=torch.float64)
     values = torch.as_tensor(weights, dtype=torch.float64)
@@ -423,7 +352,8 @@ def _check_weights(weights: Tensor | Sequence[float] | None, count: int) -> Tens
     return torch.log(values / values.sum())
 
 
-def _check_labels(labels: Tensor | Sequence[int] | None, count: int) -> Tensor | None:
+def as_labels(labels: Tensor | Sequence[int] | None, count: int) -> Tensor | None:
+    """Labels as `count` int64 ≥ 0, None for None, or ValueError."""
     if labels is None:
         return None
     values = torch.as_tensor(labels)

@@ -8,7 +8,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from diffproof.theory.densities import FiniteSupport, GaussianMixture
+from diffproof.theory.densities import GaussianMixture
+from diffproof.theory.finite_support import FiniteSupport
 
 # Numbers that an array may hold: 64 MiB of float64.
 _AT_ONCE = 2**23

@@ -14,7 +14,7 @@ from scipy.optimize import Bounds, LinearConstraint, linprog, milp
 
 from diffproof.checks import check_positive
 from diffproof.errors import ArgumentError
-from diffproof.theory.densities import FiniteSupport
+from diffproof.theory.finite_support import FiniteSupport
 from diffproof.theory.robust_regions import Array, least_distance, sub_region, union_region
 
 # Points of the class times other points, a binary variable each: 8 and 8 in 8 dimensions take 2 s on a core.

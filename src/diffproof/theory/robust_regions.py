@@ -32,7 +32,7 @@ from torch import Tensor
 
 from diffproof.checks import check_at_least, check_positive
 from diffproof.errors import ArgumentError
-from diffproof.theory.densities import FiniteSupport
+from diffproof.theory.finite_support import FiniteSupport
 
 Array = NDArray[np.float64]
 

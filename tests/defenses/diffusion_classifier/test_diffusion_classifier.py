@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 import diffproof as dp
 from diffproof.attacks.views import AttackedDefense, GradientMode
-from diffproof.defenses.diffusion_classifier.loss import CLASSIFIER_VOTE, Weighting, edm_sigmas
+from diffproof.defenses.diffusion_classifier.levels import Weighting, edm_sigmas
+from diffproof.defenses.diffusion_classifier.loss import CLASSIFIER_VOTE
 from diffproof.defenses.named import set_precision
 from diffproof.denoisers.base import Estimate
 from diffproof.noise import Noise

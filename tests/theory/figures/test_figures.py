@@ -16,12 +16,13 @@ from diffproof.cli.main import run
 from diffproof.data.digits import load_digits
 from diffproof.data.images import ImageData
 from diffproof.reverse.levels import vp_sigmas
-from diffproof.theory.densities import FiniteSupport, GaussianMixture
+from diffproof.theory.densities import GaussianMixture
 from diffproof.theory.figures import bound as theory_bound
 from diffproof.theory.figures import draw as theory_draw
 from diffproof.theory.figures import planes as theory_planes
 from diffproof.theory.figures import results as theory_results
 from diffproof.theory.figures.setting import make_setting
+from diffproof.theory.finite_support import FiniteSupport
 from diffproof.theory.high_density import HighDensityPurifier
 from diffproof.theory.robust_regions import radii
 from helpers.command_line import Refused

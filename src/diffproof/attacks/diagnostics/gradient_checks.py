@@ -85,6 +85,19 @@ def gradient_agreement(probe: Probe, traits: Traits) -> Finding | None:
             message += f", {measured['cosine']:.2f} with the exact gradient"
         return Finding("gradient-agreement", True, f"{message} (median over images)", measured)
     allowed = measured["allowed"] = min(_LARGEST, _ERROR + _SPREADS * spread)
+    message = _said_of_an_exact_gradient(error, spread, allowed, half=half)
+    if isinstance(view.defense, Purifier) and bool(gradient.any()):
+        bpda = probe.gradient(AttackedDefense(view.defense, GradientMode.BPDA), at, raised)
+        measured["bpda_cosine"] = _cosine(bpda, gradient)
+        message += (
+            f"; the bpda gradient has the cosine {measured['bpda_cosine']:.2f} with the exact one (median"
+            " over images)"
+        )
+    return Finding("gradient-agreement", error <= allowed, message, measured)
+
+
+def _said_of_an_exact_gradient(error: float, spread: float, allowed: float, *, half: bool) -> str:
+    """How far it is from finite differences, and what may be wrong where that is too far."""
     message = f"gradient and finite differences differ by {error:.2g} of their size (at most {allowed:.2g})"
     message += ", in float32" * half
     if error > allowed and spread > error / 2:
@@ -98,14 +111,7 @@ def gradient_agreement(probe: Probe, traits: Traits) -> Finding | None:
             ": the gradient is not that of the defence; look for noise drawn again going backward, detached"
             " parts and functions with a backward pass of their own"
         )
-    if isinstance(view.defense, Purifier) and bool(gradient.any()):
-        bpda = probe.gradient(AttackedDefense(view.defense, GradientMode.BPDA), at, raised)
-        measured["bpda_cosine"] = _cosine(bpda, gradient)
-        message += (
-            f"; the bpda gradient has the cosine {measured['bpda_cosine']:.2f} with the exact one (median"
-            " over images)"
-        )
-    return Finding("gradient-agreement", error <= allowed, message, measured)
+    return message
 
 
 def vanishing_gradient(probe: Probe, traits: Traits) -> Finding | None:

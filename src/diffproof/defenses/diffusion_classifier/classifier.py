@@ -12,7 +12,8 @@ from torch import Tensor
 from diffproof.checks import check_at_least, check_positive, check_probability
 from diffproof.classifiers.base import predicted_labels
 from diffproof.defenses.base import CertifiableDefense, Labelled, noise_for
-from diffproof.defenses.diffusion_classifier.loss import DiffusionLoss, Reduction, Weighting
+from diffproof.defenses.diffusion_classifier.levels import Weighting
+from diffproof.defenses.diffusion_classifier.loss import DiffusionLoss, Reduction
 from diffproof.defenses.diffusion_classifier.racing import Race, race
 from diffproof.denoisers.base import Denoiser
 from diffproof.errors import ArgumentError

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from diffproof.checks import renamed
 from diffproof.defenses.diffusion_classifier.classifier import DiffusionClassifier
-from diffproof.defenses.diffusion_classifier.loss import Reduction, Weighting
+from diffproof.defenses.diffusion_classifier.levels import Weighting
+from diffproof.defenses.diffusion_classifier.loss import Reduction
 from diffproof.defenses.purifying.likelihood import LikelihoodMaximization, Norm, Variant
 from diffproof.denoisers.base import Denoiser
 

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from diffproof import gradients
 from diffproof.checks import check_at_least, check_member, check_positive
 from diffproof.defenses.base import noise_for
-from diffproof.defenses.diffusion_classifier.loss import DiffusionLoss, Weighting
+from diffproof.defenses.diffusion_classifier.levels import Weighting
+from diffproof.defenses.diffusion_classifier.loss import DiffusionLoss
 from diffproof.defenses.purifying.base import Purifier
 from diffproof.defenses.purifying.reverse_process import potential_gradient
 from diffproof.denoisers.base import Denoiser, per_row

@@ -128,37 +128,31 @@ def draw_regions(result: Regions) -> Figure:
         )
     panels[1].add_patch(Circle(tuple(center.tolist()), result.union, fill=False, lw=2.2, ls="--", zorder=5))
     panels[1].plot(*result.nearest.point.tolist(), "D", color="#F0E442", mec="black", ms=8, zorder=6)
-    classes = support.labels.unique().tolist()
     figure.legend(
-        handles=[
-            *(
-                Line2D(
-                    [],
-                    [],
-                    ls="",
-                    marker=MARKS[c],
-                    color=COLOURS[c],
-                    mec="black",
-                    ms=8,
-                    label=f"class {c}, area by p(x)",
-                )
-                for c in classes
-            ),
-            Line2D([], [], ls="", marker="x", color="black", mew=2.2, ms=9, label="x0"),
-            Line2D([], [], color="black", lw=2.2, label="largest ball in D_sub"),
-            Line2D([], [], color="black", lw=2.2, ls="--", label="largest ball in the union"),
-            Line2D(
-                [], [], ls="", marker="D", color="#F0E442", mec="black", ms=8, label="nearest point outside"
-            ),
-            Line2D([], [], color="0.35", lw=0.9, ls=(0, (6, 3)), label="half-spaces of D_sub"),
-            Line2D([], [], color="0.35", lw=0.8, ls=":", label="the union's parts"),
-        ],
+        handles=_region_lines(support.labels.unique().tolist()),
         loc="outside lower center",
         ncols=4,
         frameon=False,
     )
     figure.suptitle(f"Theorem 3.3 at σ = {sigma:.3f}")
     return figure
+
+
+def _region_lines(classes: list[int]) -> list[Line2D]:
+    """The legend of `draw_regions`."""
+    points: dict[str, Any] = {"ls": "", "mec": "black", "ms": 8}
+    return [
+        *(
+            Line2D([], [], marker=MARKS[c], color=COLOURS[c], label=f"class {c}, area by p(x)", **points)
+            for c in classes
+        ),
+        Line2D([], [], ls="", marker="x", color="black", mew=2.2, ms=9, label="x0"),
+        Line2D([], [], color="black", lw=2.2, label="largest ball in D_sub"),
+        Line2D([], [], color="black", lw=2.2, ls="--", label="largest ball in the union"),
+        Line2D([], [], marker="D", color="#F0E442", label="nearest point outside", **points),
+        Line2D([], [], color="0.35", lw=0.9, ls=(0, (6, 3)), label="half-spaces of D_sub"),
+        Line2D([], [], color="0.35", lw=0.8, ls=":", label="the union's parts"),
+    ]
 
 
 def draw_decisions(result: Decisions) -> Figure:

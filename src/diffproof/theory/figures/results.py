@@ -19,8 +19,9 @@ from diffproof.data.digits import load_digits
 from diffproof.errors import ArgumentError
 from diffproof.intervals import Share
 from diffproof.reverse.solvers import Solver
-from diffproof.theory.densities import FiniteSupport, GaussianMixture
+from diffproof.theory.densities import GaussianMixture
 from diffproof.theory.figures.setting import Setting
+from diffproof.theory.finite_support import FiniteSupport
 from diffproof.theory.high_density import HighDensityPurifier
 from diffproof.theory.mixed_integer import MAX_PAIRS, union_radius_mip
 from diffproof.theory.reverse_sde import Distance, convergence, order
