@@ -14,7 +14,11 @@ from pathlib import Path
 
 import pytest
 from filelock import FileLock
+from hypothesis import settings
 
+# The same examples every time, however long a loaded machine takes for one.
+settings.register_profile("fixed", derandomize=True, deadline=None, database=None)
+settings.load_profile("fixed")
 # Asserts in helpers show their values, too.
 pytest.register_assert_rewrite("helpers")
 

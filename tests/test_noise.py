@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from scipy import stats
 from scipy.special import ndtri
 from torch import Tensor
@@ -426,3 +428,26 @@ def test_unknown_name_lists_the_nearest_or_all() -> None:
     known = {"digits": 1, "cifar10": 2}
     assert str(unknown_name("data", "digit", known)) == "data: unknown name 'digit'; did you mean digits?"
     assert str(unknown_name("data", "zzzz", known)) == "data: unknown name 'zzzz'; known: cifar10, digits"
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 22), st.integers(0, MAX_VOTE)), min_size=1, max_size=30),
+    st.integers(1, 31),
+)
+def test_chosen_rows_in_portions_are_those_rows(chosen: list[tuple[int, int]], size: int) -> None:
+    """Repeats, any order and any vote; the plain Philox of each row's own indices is the truth."""
+    noise = some_rows()
+    index, vote = (torch.tensor(column) for column in zip(*chosen, strict=True))
+    portions = noise.rows(index, vote).split(size)
+    assert [len(portion) for portion in portions[:-1]] == [size] * (len(portions) - 1)
+    assert 1 <= len(portions[-1]) <= size
+    drawn = torch.cat([portion.normal((3,), 7, torch.float64) for portion in portions])
+    for row, (which, own) in zip(drawn, chosen, strict=True):
+        counter = (
+            0,
+            own << 16 | 7,
+            int(noise.draw[which]),
+            int(noise.image_index[which]) << 4 | int(noise.stream),
+        )
+        words = philox_in_plain_integers(counter, (noise.seed % 2**32, noise.seed >> 32))
+        assert torch.equal(row, normal_from_bits(torch.tensor(words[:3])))

@@ -10,6 +10,8 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import Tensor
 
 from diffproof.defenses.voting import (
@@ -190,3 +192,31 @@ def test_rows_do_not_influence_each_other() -> None:
     alone = torch.cat([votes_needed(ballots[i : i + 1], 3, 4) for i in range(50)])
     assert torch.equal(together, alone)
     assert together.unique().numel() > 1
+
+
+@st.composite
+def elections(draw: st.DrawFn) -> tuple[int, Ballot, int, int | None]:
+    """Classes, all votes of a row, how many of them are cast, and the consensus; larger than SMALL."""
+    classes, votes = draw(st.integers(1, 6)), draw(st.integers(1, 40))
+    # Runs of equal labels, which single draws would seldom make.
+    runs = st.lists(st.tuples(st.integers(0, classes - 1), st.integers(1, 6)), min_size=votes, max_size=votes)
+    ballot = tuple(label for label, times in draw(runs) for _ in range(times))[:votes]
+    consensus = draw(st.none() | st.integers(1, votes))
+    return classes, ballot, draw(st.integers(1, votes)), consensus
+
+
+@given(elections())
+def test_large_elections(election: tuple[int, Ballot, int, int | None]) -> None:
+    """The winner of all votes, and one that is decided early is the winner of all."""
+    classes, ballot, cast, consensus = election
+    expected = plain_winner(ballot, consensus)
+    # Votes after a consensus are never cast.
+    ends = [k for k in range(1, len(ballot) + 1) if consensus is not None and k >= consensus]
+    end = next((k for k in ends if len(set(ballot[k - (consensus or 0) : k])) == 1), len(ballot))
+    whole, early = (as_tensor([ballot[:count]], len(ballot)) for count in (end, min(cast, end)))
+    assert votes_needed(whole, classes, consensus).tolist() == [0]
+    assert winner(whole, classes, consensus).tolist() == [expected]
+    needed = int(votes_needed(early, classes, consensus)[0])
+    assert 0 <= needed <= len(ballot) - min(cast, end)
+    if needed == 0:
+        assert winner(early, classes, consensus).tolist() == [expected]

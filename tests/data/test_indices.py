@@ -1,0 +1,56 @@
+"""Indices as texts against Python's own ranges."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from diffproof.data.indices import parse_indices
+from diffproof.errors import ArgumentError
+
+SIZE = 40
+
+
+@st.composite
+def parts(draw: st.DrawFn) -> tuple[str, range]:
+    """A part of a text, and the indices that it stands for."""
+    start = draw(st.integers(0, SIZE - 1))
+    stop, step = draw(st.integers(start + 1, SIZE)), draw(st.integers(1, SIZE))
+    return draw(
+        st.sampled_from(
+            [
+                (f"{start}", range(start, start + 1)),
+                (f"{start}:{stop}", range(start, stop)),
+                (f"{start}:{stop}:{step}", range(start, stop, step)),
+            ]
+        )
+    )
+
+
+@given(st.lists(parts(), min_size=1, max_size=5))
+def test_a_text_stands_for_the_union_of_its_ranges(given: list[tuple[str, range]]) -> None:
+    text = ",".join(part for part, _ in given)
+    assert parse_indices(text, SIZE) == sorted({index for _, indices in given for index in indices})
+
+
+@given(st.text("0123456789:,- ", max_size=12))
+def test_any_text_is_indices_or_one_line(text: str) -> None:
+    try:
+        chosen = parse_indices(text, SIZE)
+    except ArgumentError as error:
+        refused = error
+    else:
+        assert chosen == sorted(set(chosen))
+        assert chosen
+        assert 0 <= chosen[0] <= chosen[-1] < SIZE
+        return
+    # Any other exception fails the test.
+    assert refused.argument == "indices"
+    assert "\n" not in refused.problem
+
+
+def test_a_part_beyond_the_data_is_refused_wherever_it_stands() -> None:
+    for text in (f"0,{SIZE}", f"{SIZE},0", f"0:{SIZE + 1}"):
+        with pytest.raises(ValueError, match=f"^indices: the data has {SIZE} images"):
+            parse_indices(text, SIZE)
