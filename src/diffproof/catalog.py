@@ -65,26 +65,16 @@ class Method:
         return next((one for one in self.settings if one.name == name), None)
 
 
+# A row a setting, however long: it is read as a table.
+# fmt: off
 _T_STAR = Time()
-_STEPS = Setting(
-    "steps",
-    Optional(Integer(1)),
-    None,
-    "A round takes this many denoiser evaluations; by default one a timestep.",
-)
-_SIGMA = Setting(
-    "sigma",
-    Optional(Real("> 0")),
-    None,
-    "Called outside certification, the defence adds noise of this standard deviation to [0, 1] pixels first.",
-)
+_STEPS = Setting("steps", Optional(Integer(1)), None, "A round takes this many denoiser evaluations; by default one a timestep.")
+_SIGMA = Setting("sigma", Optional(Real("> 0")), None, "Called outside certification, the defence adds noise of this standard deviation to [0, 1] pixels first.")
 _DENOISING = ("denoiser", "classifier")
 
 
 def _solver(default: str) -> Setting:
-    return Setting(
-        "solver", Choice("ddpm", "sde", "ode"), default, "This solver integrates the reverse process."
-    )
+    return Setting("solver", Choice("ddpm", "sde", "ode"), default, "This solver integrates the reverse process.")
 
 
 def _scale(default: float | None, meaning: str) -> Setting:
@@ -92,79 +82,24 @@ def _scale(default: float | None, meaning: str) -> Setting:
     return Setting("scale", value, default, meaning)
 
 
-_GRID = Setting(
-    "sigmas",
-    Optional(Numbers()),
-    None,
-    "These are the noise levels of [0, 1] pixels, ascending; by default the denoiser's own.",
-)
-_TIMESTEPS = Setting(
-    "timesteps",
-    Text("all, first:N or uniform:N"),
-    "all",
-    "The loss sums these noise levels: all, the N lowest, or N evenly apart.",
-)
-_WEIGHTING = Setting(
-    "weighting",
-    Choice("simple", "vlb", "edm", "edm-authors"),
-    "simple",
-    "The noise levels have these weights in the loss.",
-)
+_GRID = Setting("sigmas", Optional(Numbers()), None, "These are the noise levels of [0, 1] pixels, ascending; by default the denoiser's own.")
+_TIMESTEPS = Setting("timesteps", Text("all, first:N or uniform:N"), "all", "The loss sums these noise levels: all, the N lowest, or N evenly apart.")
+_WEIGHTING = Setting("weighting", Choice("simple", "vlb", "edm", "edm-authors"), "simple", "The noise levels have these weights in the loss.")
 _SAMPLES = Setting("samples", Integer(1), 1, "Each noise level is seen under this many draws of noise.")
 _CLASSIFYING = (
-    Setting(
-        "reduction",
-        Choice("norm", "mean"),
-        "norm",
-        "The pixels' squared errors are summed (norm) or averaged (mean).",
-    ),
+    Setting("reduction", Choice("norm", "mean"), "norm", "The pixels' squared errors are summed (norm) or averaged (mean)."),
     Setting("shared_noise", Flag(), True, "All classes see the same noise."),
-    Setting(
-        "log_prior",
-        Optional(Numbers()),
-        None,
-        "The classes have these log p(y), up to a constant; by default equal ones.",
-    ),
+    Setting("log_prior", Optional(Numbers()), None, "The classes have these log p(y), up to a constant; by default equal ones."),
     Setting("temperature", Real("> 0"), 1.0, "The losses are divided by this."),
-    Setting(
-        "race_error",
-        Optional(Real("in (0, 1)")),
-        None,
-        "Classes are dropped early, at this risk of another label an image; by default none is.",
-    ),
+    Setting("race_error", Optional(Real("in (0, 1)")), None, "Classes are dropped early, at this risk of another label an image; by default none is."),
 )
 _MOVING = (
-    Setting(
-        "iterations",
-        Optional(Integer(1)),
-        None,
-        "The image moves in this many steps; by default 10, of the variant authors 5.",
-    ),
-    Setting(
-        "budget",
-        Optional(Real("> 0")),
-        None,
-        "The change of [0, 1] pixels has at most this norm; by default 8/255 or 0.5 (l2), 100 (authors).",
-    ),
-    Setting(
-        "norm",
-        Optional(Choice("linf", "l2")),
-        None,
-        "The budget bounds this norm; by default linf, of the variant authors l2.",
-    ),
-    Setting(
-        "step",
-        Optional(Real("> 0")),
-        None,
-        "A step has this length in [0, 1] pixels; by default budget/iterations, of the variant authors 0.05.",
-    ),
+    Setting("iterations", Optional(Integer(1)), None, "The image moves in this many steps; by default 10, of the variant authors 5."),
+    Setting("budget", Optional(Real("> 0")), None, "The change of [0, 1] pixels has at most this norm; by default 8/255 or 0.5 (l2), 100 (authors)."),
+    Setting("norm", Optional(Choice("linf", "l2")), None, "The budget bounds this norm; by default linf, of the variant authors l2."),
+    Setting("step", Optional(Real("> 0")), None, "A step has this length in [0, 1] pixels; by default budget/iterations, of the variant authors 0.05."),
     Setting("momentum", Real("≥ 0"), 1.0, "The momentum is multiplied by this at each step."),
-    Setting(
-        "variant",
-        Choice("paper", "authors"),
-        "paper",
-        "The algorithm is the paper's or the released code's (authors).",
-    ),
+    Setting("variant", Choice("paper", "authors"), "paper", "The algorithm is the paper's or the released code's (authors)."),
 )
 
 DEFENSES: dict[str, Method] = {
@@ -191,31 +126,11 @@ DEFENSES: dict[str, Method] = {
             "defenses.densepure:DensePure",
             "Majority vote over samples of the reverse process (Xiao et al. 2023).",
             (
-                Setting(
-                    "steps",
-                    Optional(Integer(1), "full"),
-                    10,
-                    "A sample takes this many denoiser evaluations; full takes every trained level.",
-                ),
+                Setting("steps", Optional(Integer(1), "full"), 10, "A sample takes this many denoiser evaluations; full takes every trained level."),
                 Setting("votes", Integer(1), 40, "This many samples vote on each draw of noise."),
-                Setting(
-                    "consensus",
-                    Optional(Integer(1)),
-                    None,
-                    "Voting also ends after this many equal votes in a row; by default it does not.",
-                ),
-                Setting(
-                    "step_rule",
-                    Choice("authors", "paper", "log-sigma"),
-                    "authors",
-                    "This rule chooses the timesteps that a sample visits.",
-                ),
-                Setting(
-                    "eta",
-                    Real("in [0, 1]"),
-                    1.0,
-                    "The reverse process is ancestral at 1 and deterministic DDIM at 0.",
-                ),
+                Setting("consensus", Optional(Integer(1)), None, "Voting also ends after this many equal votes in a row; by default it does not."),
+                Setting("step_rule", Choice("authors", "paper", "log-sigma"), "authors", "This rule chooses the timesteps that a sample visits."),
+                Setting("eta", Real("in [0, 1]"), 1.0, "The reverse process is ancestral at 1 and deterministic DDIM at 0."),
                 _SIGMA,
             ),
             _DENOISING,
@@ -234,18 +149,8 @@ DEFENSES: dict[str, Method] = {
             "defenses.purifying.diffpure:DiffPure",
             "Diffuse to t*, integrate back, classify (Nie et al. 2022).",
             (
-                Setting(
-                    "t_star",
-                    Optional(_T_STAR),
-                    None,
-                    "The image is diffused to this time; either this or sigma is needed.",
-                ),
-                Setting(
-                    "sigma",
-                    Optional(Real("> 0")),
-                    None,
-                    "The image is diffused to this noise level of [0, 1] pixels, in place of t_star.",
-                ),
+                Setting("t_star", Optional(_T_STAR), None, "The image is diffused to this time; either this or sigma is needed."),
+                Setting("sigma", Optional(Real("> 0")), None, "The image is diffused to this noise level of [0, 1] pixels, in place of t_star."),
                 _STEPS,
                 _solver("sde"),
             ),
@@ -261,22 +166,9 @@ DEFENSES: dict[str, Method] = {
                 Setting("rounds", Integer(1), 4, "The image goes through this many rounds."),
                 _STEPS,
                 _solver("ddpm"),
-                Setting(
-                    "likeness",
-                    Choice("mse", "ssim"),
-                    "mse",
-                    "This likeness pulls the image towards the input.",
-                ),
-                _scale(
-                    None,
-                    "The guidance has this strength; by default the authors', by the image's size.",
-                ),
-                Setting(
-                    "budget",
-                    Real("> 0"),
-                    8 / 255,
-                    "The guidance is for perturbations of up to this ℓ∞ norm, of [0, 1] pixels.",
-                ),
+                Setting("likeness", Choice("mse", "ssim"), "mse", "This likeness pulls the image towards the input."),
+                _scale(None, "The guidance has this strength; by default the authors', by the image's size."),
+                Setting("budget", Real("> 0"), 8 / 255, "The guidance is for perturbations of up to this ℓ∞ norm, of [0, 1] pixels."),
             ),
             _DENOISING,
             frozenset({"purify"}),
@@ -286,18 +178,8 @@ DEFENSES: dict[str, Method] = {
             "defenses.purifying.gradual:GradualNoise",
             "Several rounds at growing noise levels (Lee & Kim 2023).",
             (
-                Setting(
-                    "t_star",
-                    Numbers("in (0, 1]"),
-                    [0.03, 0.03, 0.03, 0.03, 0.05, 0.05, 0.125, 0.125],
-                    "The rounds diffuse the image to these times, one after the other.",
-                ),
-                Setting(
-                    "steps",
-                    Optional(Numbers("≥ 1", whole=True)),
-                    None,
-                    "The rounds take these numbers of denoiser evaluations; by default one a timestep.",
-                ),
+                Setting("t_star", Numbers("in (0, 1]"), [0.03, 0.03, 0.03, 0.03, 0.05, 0.05, 0.125, 0.125], "The rounds diffuse the image to these times, one after the other."),
+                Setting("steps", Optional(Numbers("≥ 1", whole=True)), None, "The rounds take these numbers of denoiser evaluations; by default one a timestep."),
                 _solver("ddpm"),
             ),
             _DENOISING,
@@ -326,24 +208,9 @@ DEFENSES: dict[str, Method] = {
                 _STEPS,
                 _solver("ddpm"),
                 _scale(1.0, "The guidance has this strength."),
-                Setting(
-                    "where",
-                    Choice("clean", "state"),
-                    "clean",
-                    "The guide sees the denoised image of a step (clean) or its state.",
-                ),
-                Setting(
-                    "label",
-                    Choice("guide", "step", "none"),
-                    "guide",
-                    "The guide's label is raised: that of the input (guide), that of the step, or none.",
-                ),
-                Setting(
-                    "distance",
-                    Choice("l2", "kl"),
-                    "l2",
-                    "The guide's answers to input and state are compared by squared ℓ2 or by KL.",
-                ),
+                Setting("where", Choice("clean", "state"), "clean", "The guide sees the denoised image of a step (clean) or its state."),
+                Setting("label", Choice("guide", "step", "none"), "guide", "The guide's label is raised: that of the input (guide), that of the step, or none."),
+                Setting("distance", Choice("l2", "kl"), "l2", "The guide's answers to input and state are compared by squared ℓ2 or by KL."),
             ),
             ("denoiser", "classifier", "guide"),
             frozenset({"purify"}),
@@ -362,12 +229,7 @@ DEFENSES: dict[str, Method] = {
             "Likelihood maximisation, then the diffusion classifier (Chen et al. 2023).",
             (
                 *_MOVING,
-                Setting(
-                    "likelihood_timesteps",
-                    Text("all, first:N or uniform:N"),
-                    "all",
-                    "The maximisation lowers the loss of these levels: all, the N lowest, or N evenly apart.",
-                ),
+                Setting("likelihood_timesteps", Text("all, first:N or uniform:N"), "all", "The maximisation lowers the loss of these levels: all, the N lowest, or N evenly apart."),
                 _GRID,
                 _TIMESTEPS,
                 _WEIGHTING,
@@ -385,25 +247,11 @@ _ITERATIONS = Setting("iterations", Integer(1), 100, "The attack takes this many
 _PGD = (
     _ITERATIONS,
     _EOT,
-    Setting(
-        "step",
-        Optional(Real("> 0")),
-        None,
-        "A step has this length in the threat's norm; by default 2.5·budget/iterations.",
-    ),
+    Setting("step", Optional(Real("> 0")), None, "A step has this length in the threat's norm; by default 2.5·budget/iterations."),
     Setting("loss", Choice("ce", "dlr", "margin"), "ce", "The attack raises this loss."),
-    Setting(
-        "mean_of", Choice("loss", "logits"), "loss", "The losses or the logits are averaged over the draws."
-    ),
-    Setting(
-        "direction",
-        Choice("steepest", "sign"),
-        "steepest",
-        "A step goes where the loss grows fastest in the threat's norm, or along the gradient's sign.",
-    ),
-    Setting(
-        "random_start", Flag(), False, "The attack starts at a random point of the ball, not at the image."
-    ),
+    Setting("mean_of", Choice("loss", "logits"), "loss", "The losses or the logits are averaged over the draws." ),
+    Setting("direction", Choice("steepest", "sign"), "steepest", "A step goes where the loss grows fastest in the threat's norm, or along the gradient's sign."),
+    Setting("random_start", Flag(), False, "The attack starts at a random point of the ball, not at the image." ),
 )
 
 ATTACKS: dict[str, Method] = {
@@ -415,18 +263,8 @@ ATTACKS: dict[str, Method] = {
             "attacks.autoattack:AutoAttack",
             "The authors' AutoAttack (Croce & Hein 2020); extra diffproof[attacks].",
             (
-                Setting(
-                    "version",
-                    Choice("standard", "rand"),
-                    "standard",
-                    "The version rand is for random defences, standard for others.",
-                ),
-                Setting(
-                    "eot",
-                    Optional(Integer(1)),
-                    None,
-                    "A gradient of the version rand sees this many draws of noise; by default 20.",
-                ),
+                Setting("version", Choice("standard", "rand"), "standard", "The version rand is for random defences, standard for others."),
+                Setting("eot", Optional(Integer(1)), None, "A gradient of the version rand sees this many draws of noise; by default 20."),
             ),
         ),
         Method(
@@ -436,18 +274,8 @@ ATTACKS: dict[str, Method] = {
             (
                 _ITERATIONS,
                 _EOT,
-                Setting(
-                    "learning_rate",
-                    Real("> 0"),
-                    0.01,
-                    "Adam has this learning rate, in the units of the budget.",
-                ),
-                Setting(
-                    "smoothness",
-                    Real("> 0"),
-                    0.0025,
-                    "The total variation has this weight, divided by the budget.",
-                ),
+                Setting("learning_rate", Real("> 0"), 0.01, "Adam has this learning rate, in the units of the budget."),
+                Setting("smoothness", Real("> 0"), 0.0025, "The total variation has this weight, divided by the budget."),
             ),
         ),
         Method(
@@ -462,12 +290,7 @@ ATTACKS: dict[str, Method] = {
             "PGD on class and unconditional loss of a diffusion classifier (Chen et al. 2023).",
             (
                 *_PGD,
-                Setting(
-                    "weights",
-                    Numbers("≥ 0"),
-                    [0.0, 1.0, 10.0],
-                    "The unconditional loss has these weights, one after the other.",
-                ),
+                Setting("weights", Numbers("≥ 0"), [0.0, 1.0, 10.0], "The unconditional loss has these weights, one after the other."),
             ),
         ),
         Method(
@@ -476,12 +299,7 @@ ATTACKS: dict[str, Method] = {
             "PGD whose perturbation has low frequencies only (Guo et al. 2019).",
             (
                 *_PGD,
-                Setting(
-                    "share",
-                    Real("in (0, 1]"),
-                    0.5,
-                    "This share of the frequencies of each axis may change, the lowest ones.",
-                ),
+                Setting("share", Real("in (0, 1]"), 0.5, "This share of the frequencies of each axis may change, the lowest ones."),
             ),
         ),
         Method(
@@ -489,17 +307,13 @@ ATTACKS: dict[str, Method] = {
             "attacks.square:Square",
             "Random squares, without gradients (Andriushchenko et al. 2020); extra diffproof[attacks].",
             (
-                Setting(
-                    "queries",
-                    Integer(1),
-                    5000,
-                    "An image is evaluated at most this many times, a few at the start and end aside.",
-                ),
+                Setting("queries", Integer(1), 5000, "An image is evaluated at most this many times, a few at the start and end aside."),
             ),
             can=frozenset({"gradient-free"}),
         ),
     )
 }
+# fmt: on
 
 
 def able(methods: Mapping[str, Method], can: str) -> list[str]:

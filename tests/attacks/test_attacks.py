@@ -641,6 +641,7 @@ def test_low_frequency_perturbations_stay_low(threat: PixelThreat) -> None:
         assert result.norm == pytest.approx(threat.budget)
 
 
+@pytest.mark.slow
 def test_low_frequency_nears_the_optimum_of_a_linear_model() -> None:
     """The best perturbation of low frequencies in the ℓ∞ ball is that of a linear program."""
     budget, images = 0.05, inner_pictures(3)
@@ -705,6 +706,7 @@ def test_eot_of_autoattack_in_one_batch_is_that_of_single_calls() -> None:
 
 
 # The package warns of gradients that are zero, too.
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:pyautoattack:RuntimeWarning")
 def test_autoattack_leaves_everything_as_it_was() -> None:
     pytest.importorskip("pyautoattack")
@@ -837,6 +839,7 @@ def test_what_the_package_drops_of_a_random_defence_is_kept(
     assert (split.first_success, split.draws) == (result.first_success, result.draws)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:pyautoattack:RuntimeWarning")
 @pytest.mark.parametrize("name", ["rand", "square"])
 def test_a_first_look_that_errs_does_not_end_the_attack(name: str) -> None:
@@ -868,6 +871,7 @@ def test_the_package_is_run_a_few_times_at_most(name: str, looks: int) -> None:
         assert torch.equal(result.adversarial, GRAY[0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["rand", "square"])
 def test_without_randomness_the_package_has_the_last_word(name: str) -> None:
     defense = Jittery(lead=50.0)

@@ -87,6 +87,7 @@ def test_the_three_noises_are_different_and_labels_are_drawn_of_the_attacked_ima
         assert one.labels == tuple((reached + normal[Stream.SCORING] > 0.5).long().tolist())
 
 
+@pytest.mark.slow
 def test_the_control_finds_images_that_noise_alone_makes_wrong() -> None:
     # At 0.6 the answer is wrong in Φ(−2) = 2% of draws: seldom in 3, nearly always in 20·25 = 500.
     images, labels = flat(*[0.6] * 40), torch.ones(40, dtype=torch.int64)

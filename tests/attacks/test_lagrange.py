@@ -101,6 +101,7 @@ def test_a_step_is_pgds() -> None:
     assert (results[0].forwards, results[0].backwards, results[0].draws) == (4, 2, 4)
 
 
+@pytest.mark.slow
 def test_a_larger_weight_leaves_less_to_undo() -> None:
     defense = rdc()
     images, _ = labelled(defense)

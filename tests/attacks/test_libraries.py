@@ -137,6 +137,7 @@ def test_pgd_is_that_of_the_peers(
     assert float(((mine - theirs).abs() < tolerance).float().mean()) > 0.98
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("peer", list(PEERS))
 def test_peers_attack_a_random_defence(peer: str, diffpure: dp.DiffPure, data: tuple[Tensor, Tensor]) -> None:
     images, labels = data[0][:4], data[1][:4]

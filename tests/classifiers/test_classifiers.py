@@ -227,6 +227,7 @@ def cifar_images() -> tuple[Tensor, Tensor]:
     return pixels.float() / 255, torch.tensor(table.column("label").to_pylist())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "file", "correct"),
     [("resnet20", "resnet20-12fca82f.th", 467), ("resnet56", "resnet56-4bfd9763.th", 482)],

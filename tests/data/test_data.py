@@ -204,6 +204,7 @@ def test_class_folders(tmp_path: Path, modes: tuple[str, ...], grey: bool) -> No
     assert torch.equal(images, torch.stack([pixels_of(image, "L" if grey else "RGB") for image in expected]))
 
 
+@pytest.mark.slow
 def test_split_folders(tmp_path: Path) -> None:
     test = write_folder(tmp_path / "pets" / "test", ["RGB"] * 2)
     train = write_folder(tmp_path / "pets" / "train", ["RGB"] * 4)
@@ -598,6 +599,7 @@ def test_npz_of_other_forms(
         dp.load_data(str(tmp_path / "few.npz"), **options)
 
 
+@pytest.mark.slow
 def test_a_run_on_an_archive_repeats_from_its_own_settings(tmp_path: Path) -> None:
     images, labels = dp.load_data("digits", limit=4)
     np.savez(tmp_path / "few.npz", images=images.numpy(), labels=labels.numpy())

@@ -177,6 +177,7 @@ FLAGS: dict[str, tuple[int, float, float, dict[int, int], bool, float]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PRESETS)
 def test_presets_expect_the_authors_keys_and_flags(name: str) -> None:
     preset = PRESETS[name]

@@ -143,6 +143,7 @@ def test_all_presets_are_pinned() -> None:
     assert set(PINNED) == set(PRESETS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("prefix", ["", "module."])
 @pytest.mark.parametrize("kind", ["ddpmpp_deep", "ncsnpp_ve"])
 def test_moving_averages_win(kind: str, prefix: str, tmp_path: Path) -> None:

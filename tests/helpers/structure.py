@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,6 +21,7 @@ LEVELS = (
 )
 
 
+@functools.cache
 def modules() -> dict[str, ast.Module]:
     """Every module of the package, parsed, by its dotted name."""
     found = {}
@@ -29,6 +31,7 @@ def modules() -> dict[str, ast.Module]:
     return found
 
 
+@functools.cache
 def imports() -> dict[str, set[str]]:
     """What each module imports of the package, within functions, too; diffproof/__init__.py aside."""
     known = modules()

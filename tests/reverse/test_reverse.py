@@ -516,6 +516,7 @@ def gaussian_moments(denoiser: Denoiser, noisy: float, steps: int) -> tuple[floa
     return float(at[0]) + slope * mean, slope**2 * variance
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variance", [0.01, 0.09, 1.0])
 def test_variance_on_a_gaussian_converges_at_first_order(variance: float) -> None:
     centre, noisy = 0.4, 1.1

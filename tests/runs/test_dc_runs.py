@@ -254,6 +254,7 @@ def test_reports_name_what_differs(small: Path, tmp_path: Path, capsys: Any) -> 
     assert (tmp_path / "report" / "pictures-lagrange.png").exists()
 
 
+@pytest.mark.slow
 def test_usual_weights_are_not_told(tmp_path: Path, capsys: Any) -> None:
     assert run(attack(tmp_path / "run", attack="lagrange", indices="0", iterations=1)) == 0
     assert "lagrange:iterations=1,step=0.1 exact, linf 0.2" in " ".join(capsys.readouterr().out.split())

@@ -175,6 +175,7 @@ def test_the_certificate_holds_in_any_dimension() -> None:
         inside_the_certificate(density, noisy, sigma, mode, points)
 
 
+@pytest.mark.slow
 def test_the_gap_closes_where_components_are_apart() -> None:
     """200 kernel densities in 3…64 dimensions, their posteriors' means at least 12 deviations apart."""
     for seed in range(200):

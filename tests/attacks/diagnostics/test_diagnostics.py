@@ -262,6 +262,7 @@ def test_wrong_gradients_are_found(name: str, seed: int) -> None:
     assert "the gradient is not that of the defence" in finding.message
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("gradient", ["bpda", "surrogate", "blind", "adjoint"])
 def test_how_far_other_gradients_are_from_the_true_one(gradient: str) -> None:
     defense, images = purifier(solver="ode"), inner_pictures(4, seed=1)
@@ -283,6 +284,7 @@ def test_how_far_other_gradients_are_from_the_true_one(gradient: str) -> None:
     assert finding.measured["difference_cosine"] == pytest.approx(cosine, rel=0.6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("solver", ["ddpm", "ode"])
 def test_how_far_bpda_would_be_from_an_exact_gradient(solver: str) -> None:
     defense, images = purifier(solver=solver), inner_pictures(4, seed=1)
@@ -394,6 +396,7 @@ class Hidden(dp.Undefended):
         return super().respond(images + 0.1 * drawn, noise)
 
 
+@pytest.mark.slow
 def test_randomness_without_eot() -> None:
     defense = purifier()
     finding = check(defense, attack=PGD(iterations=5))["randomness-without-eot"]

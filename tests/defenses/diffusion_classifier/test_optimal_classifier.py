@@ -44,6 +44,7 @@ def corollary(images: Tensor, data: Tensor, labels: Tensor, noise: Noise, sample
     return logits
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("samples", [1, 2])
 def test_the_formula(samples: int) -> None:
     data, labels = (part.double() if part.is_floating_point() else part for part in held(3))

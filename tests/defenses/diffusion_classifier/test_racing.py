@@ -100,6 +100,7 @@ def test_evidence_is_the_mixture(total: float, squares: float) -> None:
     assert value.exp().item() == pytest.approx(scipy.integrate.quad(term, 0, 12)[0], rel=1e-8)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("error", [0.05, 0.3])
 @pytest.mark.parametrize("kind", ["normal", "skewed"])
 def test_error_rate(error: float, kind: str) -> None:

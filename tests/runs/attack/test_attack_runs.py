@@ -69,6 +69,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_a_run_holds_what_the_library_finds(small: Path) -> None:
     data = dp.load_data("digits")
     indices = list(range(0, 30, 5))
@@ -320,6 +321,7 @@ def test_a_report_has_the_scores_and_their_controls(small: Path, tmp_path: Path,
     assert run(["report", str(small), "--out", str(tmp_path / "report"), "--force"]) == 0
 
 
+@pytest.mark.slow
 def test_images_wrong_already_are_counted(tmp_path: Path, capsys: Any) -> None:
     data = dp.load_data("digits")
     labels = torch.cat([dp.load_classifier("digits")(data.pixels[i][None]).argmax(1) for i in range(200)])
@@ -351,6 +353,7 @@ def test_attacked_images_that_did_not_change_are_remarked(tmp_path: Path) -> Non
         assert (remark in report.remarks) == unchanged
 
 
+@pytest.mark.slow
 def test_the_protocol_is_stamped_and_reported(
     tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -383,6 +386,7 @@ def test_findings_are_kept_and_reported(tmp_path: Path, capsys: Any) -> None:
     assert f"randomness-without-eot: {named['randomness-without-eot'].message}" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_only_images_that_are_right_are_diagnosed(tmp_path: Path, capsys: Any) -> None:
     data = dp.load_data("digits")
     labels = torch.cat([dp.load_classifier("digits")(data.pixels[i][None]).argmax(1) for i in range(200)])
@@ -399,6 +403,7 @@ def test_only_images_that_are_right_are_diagnosed(tmp_path: Path, capsys: Any) -
     assert "gradient-agreement" in {finding.name for finding in findings}
 
 
+@pytest.mark.slow
 def test_a_report_tells_attacks_apart(small: Path, tmp_path: Path, capsys: Any) -> None:
     other = tmp_path / "small"
     changes = {"loss": "margin", "random-start": "true", "step": 0.01, "draws": 6, "indices": "0:2"}

@@ -194,6 +194,7 @@ def test_a_run_is_compiled_again_only_to_draw_again(
     assert compiled == [False, True]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("wanted", [True, False])
 def test_networks_of_torchs_own_classes_are_compiled(monkeypatch: pytest.MonkeyPatch, wanted: bool) -> None:
     torch._dynamo.reset()
@@ -269,6 +270,7 @@ def test_continuing_a_finished_run_redoes_nothing(copy: Path, denoiser: Path) ->
     assert rows(copy, columns) == before
 
 
+@pytest.mark.slow
 def test_continuing_does_what_is_left(copy: Path, small_run: Path, denoiser: Path) -> None:
     columns = "image_index, true_label, certificate, seconds"
     change(copy, "DELETE FROM images WHERE image_index IN (8, 32)")
@@ -444,6 +446,7 @@ def recomputed(folder: Path) -> pd.DataFrame:
 RADII = (0.0, 0.1, 0.25, 0.3, 0.5, 0.75)
 
 
+@pytest.mark.slow
 def test_report_numbers_against_a_recomputation(
     mixed_run: Path, small_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -567,6 +570,7 @@ def test_the_picture_is_a_picture(mixed_run: Path, small_run: Path, tmp_path: Pa
     assert (picture.read_bytes(), table.read_bytes()) == before
 
 
+@pytest.mark.slow
 def test_long_names_stay_inside_the_picture(tmp_path: Path, small_run: Path) -> None:
     for model in (f"its-{'very-' * 20}fine-tuned-copy", "a-model-with-a-long-name", "another-model", "b"):
         shutil.copytree(small_run, tmp_path / "runs" / model)
@@ -585,6 +589,7 @@ def test_long_names_stay_inside_the_picture(tmp_path: Path, small_run: Path) -> 
         assert bool((edge == 1.0).all())
 
 
+@pytest.mark.slow
 def test_a_run_that_certifies_nothing_is_drawn(tmp_path: Path) -> None:
     certify(tmp_path / "run", **PLAIN, indices="0:2", n0=1, n=1)
     _, picture = write_report(load_report([tmp_path / "run"], [0.0, 1.0]), tmp_path / "report", force=False)

@@ -38,6 +38,7 @@ def test_the_packaged_denoiser_is_what_it_says() -> None:
     assert {parameter.dtype for parameter in denoiser.parameters()} == {torch.float32}
 
 
+@pytest.mark.slow
 def test_the_packaged_denoiser_takes_noise_off_a_smooth_image() -> None:
     """Without any data: a colour gradient with noise comes back closer, with a label or without."""
     denoiser = dp.load_denoiser("cifar10")
@@ -52,6 +53,7 @@ def test_the_packaged_denoiser_takes_noise_off_a_smooth_image() -> None:
                 assert float(error) < 0.35 * sigma
 
 
+@pytest.mark.slow
 @NEEDS_SHARED
 @pytest.mark.parametrize(("sigma", "least"), [(0.12, 0.74), (0.25, 0.56), (0.5, 0.30)])
 def test_one_shot_denoising_lifts_resnet56(sigma: float, least: float) -> None:
@@ -89,6 +91,7 @@ def vit(tmp_path_factory: pytest.TempPathFactory) -> str:
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 
 
+@pytest.mark.slow
 @NEEDS_SHARED
 @pytest.mark.parametrize("network", ["resnet20", "vit"])
 def test_certification_from_local_files(
