@@ -32,7 +32,7 @@ class Quantized(dp.Defense):
     def __init__(self, classifier: nn.Module, *, levels: int = 8) -> None:
         super().__init__(classifier)
         if levels < 2:
-            raise ValueError(f"levels: expected an integer ≥ 2, got {levels}")
+            raise dp.ArgumentError("levels", f"expected an integer ≥ 2, got {levels}")
         self.levels = levels
 
     def respond(self, images: Tensor, noise: dp.Noise) -> Tensor:

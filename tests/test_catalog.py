@@ -10,6 +10,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -162,7 +163,27 @@ def test_values_are_refused(value: Value, text: str, message: str) -> None:
         ),
         ("attack", "lagrange:weights=[1,2", "attack: expected NAME:setting=value"),
         ("defense", "nowhere_at_all:Class", "defense: no module nowhere_at_all in "),
-        ("defense", "math:pi", "defense: module math has no function pi"),
+        ("defense", "densepure:steps=2,", "defense: expected a setting behind the last comma, got"),
+        (
+            "defense",
+            "math.pi",
+            "defense: unknown name 'math.pi'; a class of your own is package.module:Class",
+        ),
+        ("defense", {"votes": 3}, "defense: expected its name as a text under name, got None"),
+        ("defense", {"name": ["dds"]}, "defense: expected its name as a text under name, got ['dds']"),
+        ("defense", {"name": "densepure:steps=2"}, "defense: expected name to be a name alone"),
+        (
+            "defense",
+            {"name": "densepure", "steps": "2,votes=3"},
+            "steps: expected an integer ≥ 1, or full, got",
+        ),
+        (
+            "defense",
+            {"name": "densepure", "steps": {"a": 1}},
+            "steps: expected an integer ≥ 1, or full, got {'a'",
+        ),
+        ("defense", None, "defense: expected a text, or a mapping with name and settings, got None"),
+        ("defense", "math:pi", "defense: module math has no class pi"),
         (
             "attack",
             "diffproof.defenses.dds:DDS",
@@ -170,9 +191,24 @@ def test_values_are_refused(value: Value, text: str, message: str) -> None:
         ),
     ],
 )
-def test_texts_that_are_refused(kind: str, text: str, message: str) -> None:
+def test_texts_that_are_refused(kind: str, text: Any, message: str) -> None:
     with pytest.raises(ValueError, match=f"^{re.escape(message)}"):
         parse(kind, text)
+
+
+def test_values_of_python_are_settings_in_a_mapping() -> None:
+    given = {"name": "densepure", "steps": None, "eta": np.float64(0.25), "votes": np.int64(3)}
+    assert parse("defense", given).settings == {"steps": None, "eta": 0.25, "votes": 3}
+    levels = {"name": "dc", "sigmas": torch.tensor([0.25, 0.5]), "log_prior": np.zeros(2)}
+    assert parse("defense", levels).settings == {"sigmas": [0.25, 0.5], "log_prior": [0.0, 0.0]}
+    images, labels = dp.load_data("digits", limit=1)
+    undefended = dp.Undefended(dp.load_classifier("digits"))
+    found = [
+        dp.attack(undefended, images, labels, attack=one, threat="linf", budget=0.1)[0].adversarial
+        for one in ("pgd:iterations=2", {"name": "pgd", "iterations": 2}, dp.PGD(iterations=2))
+    ]
+    assert torch.equal(found[0], found[1])
+    assert torch.equal(found[0], found[2])
 
 
 def test_a_text_makes_what_the_constructor_makes() -> None:
@@ -292,12 +328,14 @@ def test_a_class_says_what_it_takes() -> None:
 
 
 @pytest.mark.usefixtures("own")
-def test_plug_ins_are_found_by_their_entry_points(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_plug_ins_are_found_by_their_entry_points(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     home = tmp_path / "plug_in-1.dist-info"
     home.mkdir()
     (home / "METADATA").write_text("Metadata-Version: 2.1\nName: plug-in\nVersion: 1\n")
     (home / "entry_points.txt").write_text(
-        "[diffproof.defenses]\nquantized = own_code:Quantized\n"
+        "[diffproof.defenses]\nquantized = own_code:Quantized\nhalf = own_code\n"
         "[diffproof.attacks]\ncontrast = own_code:Contrast\n"
         "[diffproof.denoisers]\ngreys = own_code:denoiser\n"
     )
@@ -307,6 +345,16 @@ def test_plug_ins_are_found_by_their_entry_points(tmp_path: Path, monkeypatch: p
     assert dp.load_defense("quantized:levels=5", classifier=classifier).settings()["levels"] == 5
     assert dp.load_attack("contrast:shares=3").shares == 3  # type: ignore[attr-defined]
     assert dp.load_denoiser("greys").image_shape == (1, 8, 8)
+    assert run(["methods"]) == 0
+    assert "\n  quantized     (of an installed package)\n" in capsys.readouterr().out
+    assert run(["methods", "contrast"]) == 0
+    assert capsys.readouterr().out.startswith("own_code:Contrast: ")
+    with pytest.raises(ValueError, match=r"^defense: unknown name 'quantised'; did you mean quantized\?$"):
+        parse("defense", "quantised")
+    with pytest.raises(
+        ValueError, match=r"^defense: the plug-in 'half' declares 'own_code', expected module:name$"
+    ):
+        parse("defense", "half")
 
 
 def test_methods_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
@@ -320,6 +368,10 @@ def test_methods_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
     assert "  steps (an integer ≥ 1, or full; default 10): " in shown
     assert run(["methods", "denspure"]) == 2
     assert "did you mean densepure" in capsys.readouterr().err
+    assert run(["methods", "math:pi"]) == 2
+    assert "method: module math has no class pi" in capsys.readouterr().err
+    assert run(["methods", "fractions:Fraction"]) == 2
+    assert "method: expected a class of diffproof.Defense or diffproof.Attack, got" in capsys.readouterr().err
 
 
 @pytest.mark.usefixtures("own")

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from diffproof.attacks.autoattack import AutoAttack as AutoAttack
     from diffproof.attacks.base import Attack as Attack
     from diffproof.attacks.base import Job as Job
+    from diffproof.attacks.base import Traits as Traits
     from diffproof.attacks.diagnostics.diagnose import diagnose as diagnose
     from diffproof.attacks.diagnostics.finding import Finding as Finding
     from diffproof.attacks.diffattack import DiffAttack as DiffAttack
@@ -147,6 +148,7 @@ _HOMES = {
     "StepRule": "reverse.levels",
     "Stream": "noise",
     "Threat": "attacks.threat",
+    "Traits": "attacks.base",
     "Undefended": "defenses.undefended",
     "VarianceExplodingSchedule": "denoisers.schedules",
     "VariancePreservingSchedule": "denoisers.schedules",

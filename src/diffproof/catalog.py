@@ -23,6 +23,7 @@ class Setting:
         default: the constructor's; an enum's value in place of its member, a list in place of a tuple.
         meaning: a sentence.
         required: there is no default.
+        idle: words of Method.can: where it does nothing, and giving it is a mistake.
     """
 
     name: str
@@ -30,6 +31,7 @@ class Setting:
     default: Any
     meaning: str
     required: bool = False
+    idle: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,7 @@ class Method:
 # fmt: off
 _T_STAR = Time()
 _STEPS = Setting("steps", Optional(Integer(1)), None, "A round takes this many denoiser evaluations; by default one a timestep.")
-_SIGMA = Setting("sigma", Optional(Real("> 0")), None, "Called outside certification, the defence adds noise of this standard deviation to [0, 1] pixels first.")
+_SIGMA = Setting("sigma", Optional(Real("> 0")), None, "Called outside certification, the defence adds noise of this standard deviation to [0, 1] pixels first.", idle=frozenset({"certify"}))
 _DENOISING = ("denoiser", "classifier")
 
 
@@ -87,11 +89,11 @@ _TIMESTEPS = Setting("timesteps", Text("all, first:N or uniform:N"), "all", "The
 _WEIGHTING = Setting("weighting", Choice("simple", "vlb", "edm", "edm-authors"), "simple", "The noise levels have these weights in the loss.")
 _SAMPLES = Setting("samples", Integer(1), 1, "Each noise level is seen under this many draws of noise.")
 _CLASSIFYING = (
-    Setting("reduction", Choice("norm", "mean"), "norm", "The pixels' squared errors are summed (norm) or averaged (mean)."),
-    Setting("shared_noise", Flag(), True, "All classes see the same noise."),
-    Setting("log_prior", Optional(Numbers()), None, "The classes have these log p(y), up to a constant; by default equal ones."),
-    Setting("temperature", Real("> 0"), 1.0, "The losses are divided by this."),
-    Setting("race_error", Optional(Real("in (0, 1)")), None, "Classes are dropped early, at this risk of another label an image; by default none is."),
+    Setting("reduction", Choice("norm", "mean"), "norm", "The pixels' squared errors are summed (norm) or averaged (mean).", idle=frozenset({"purify"})),
+    Setting("shared_noise", Flag(), True, "All classes see the same noise.", idle=frozenset({"purify"})),
+    Setting("log_prior", Optional(Numbers()), None, "The classes have these log p(y), up to a constant; by default equal ones.", idle=frozenset({"purify"})),
+    Setting("temperature", Real("> 0"), 1.0, "The losses are divided by this.", idle=frozenset({"certify", "purify"})),
+    Setting("race_error", Optional(Real("in (0, 1)")), None, "Classes are dropped early, at this risk of another label an image; by default none is.", idle=frozenset({"purify"})),
 )
 _MOVING = (
     Setting("iterations", Optional(Integer(1)), None, "The image moves in this many steps; by default 10, of the variant authors 5."),

@@ -15,7 +15,7 @@ from typing import Any
 from diffproof.catalog import ATTACKS, DEFENSES, Method, Setting
 from diffproof.checks import unknown_name
 from diffproof.errors import ArgumentError
-from diffproof.own_code import Address, address, find, plugin
+from diffproof.own_code import Address, address, failing, find, plugin, plugins
 from diffproof.values import Choice, Flag, Integer, Numbers, Optional, Real, Text, Value, written
 
 _TABLES = {"defense": DEFENSES, "attack": ATTACKS}
@@ -58,7 +58,8 @@ class MethodSpec:
         if not self.settings:
             return self.name
         method = describe(self.kind, self.name)
-        settings = [f"{key}={_written(method, key, value)}" for key, value in self.settings.items()]
+        places = {setting.name: setting for setting in method.settings}
+        settings = [f"{key}={written_as(places[key], value)}" for key, value in self.settings.items()]
         return f"{self.name}:{','.join(settings)}"
 
 
@@ -72,11 +73,7 @@ def parse(kind: str, given: str | Mapping[str, Any]) -> MethodSpec:
     Raises:
         ValueError: an unknown method or setting, a setting given twice, or a value out of its range.
     """
-    if isinstance(given, str):
-        name, texts = _split(kind, given)
-    else:
-        texts = {str(key): value for key, value in given.items()}
-        name = str(texts.pop("name", ""))
+    name, texts = _parts(kind, given)
     method = describe(kind, name)
     settings = {}
     for key, value in texts.items():
@@ -84,8 +81,7 @@ def parse(kind: str, given: str | Mapping[str, Any]) -> MethodSpec:
         if setting is None:
             raise ArgumentError(key, no_setting(kind, method, key))
         try:
-            text = value if isinstance(value, str) else written(value)
-            settings[key] = setting.value.read(text)
+            settings[key] = _value(setting, value)
         except ValueError as error:
             raise ArgumentError(key, f"{error} (of {kind} {method.name})") from None
     return MethodSpec(kind, method.name, settings)
@@ -94,6 +90,8 @@ def parse(kind: str, given: str | Mapping[str, Any]) -> MethodSpec:
 def no_setting(kind: str, method: Method, name: str) -> str:
     """What is said of a setting that a method does not have: the nearest that it has, or all."""
     known = [setting.name for setting in method.settings]
+    if not known:
+        return f"no setting of the {kind} {method.name!r}, which takes none"
     near = difflib.get_close_matches(name, known, n=3, cutoff=0.6)
     hint = f"did you mean {' or '.join(near)}?" if near else f"which takes {', '.join(known)}"
     return f"no setting of the {kind} {method.name!r}, {hint}"
@@ -108,10 +106,20 @@ def describe(kind: str, name: str) -> Method:
     table = _TABLES[kind]
     if name in table:
         return table[name]
-    where = address(name) or plugin(f"diffproof.{kind}s", name)
+    where = own_class(kind, name)
     if where is None:
-        raise unknown_name(kind, name, table)
+        if address(":".join(name.rsplit(".", 1))) is not None:
+            raise ArgumentError(kind, f"unknown name {name!r}; a class of your own is package.module:Class")
+        raise unknown_name(kind, name, [*table, *plugins(f"diffproof.{kind}s")])
     return _of_class(str(where), load_class(kind, str(where)))
+
+
+def own_class(kind: str, given: str) -> Address | None:
+    """Where the class of a user's code or a plug-in is that a text means, not imported; None for others."""
+    name, _ = _parts(kind, given)
+    if name in _TABLES[kind]:
+        return None
+    return address(name) or plugin(f"diffproof.{kind}s", name)
 
 
 def load_class(kind: str, name: str) -> type[Any]:
@@ -123,16 +131,73 @@ def load_class(kind: str, name: str) -> type[Any]:
     method = _TABLES[kind].get(name)
     if method is not None:
         module, _, attribute = method.home.partition(":")
-        found = find(kind, Address(f"diffproof.{module}", attribute))
+        found = find(kind, Address(f"diffproof.{module}", attribute), "class")
     else:
         where = address(name)
         if where is None:
             raise unknown_name(kind, name, _TABLES[kind])
-        found = find(kind, where)
+        found = find(kind, where, "class")
     if not (isinstance(found, type) and getattr(found, "kind", None) == kind):
         base = {"defense": "Defense", "attack": "Attack"}[kind]
         raise ArgumentError(kind, f"expected {name} to be a class of diffproof.{base}, got {found!r}")
     return found
+
+
+def build(spec: MethodSpec, networks: Mapping[str, Any], further: Mapping[str, Any]) -> Any:
+    """What a method's class makes of its networks and settings.
+
+    Args:
+        spec: the method with its settings.
+        networks: by the constructor's names.
+        further: settings beside the spec's, as Python's values.
+
+    Raises:
+        ValueError: a setting that is unknown, given twice, missing or out of range, or any exception in the
+            constructor of a user's class.
+    """
+    method = describe(spec.kind, spec.name)
+    for name in further:
+        if method.setting(name) is None:
+            raise ArgumentError(name, no_setting(spec.kind, method, name))
+        if name in spec.settings:
+            raise ArgumentError(name, f"given twice, in {str(spec)!r} and beside it")
+    settings = {**spec.settings, **further}
+    for setting in method.settings:
+        if setting.required and setting.name not in settings:
+            raise ArgumentError(setting.name, f"the {spec.kind} {method.name!r} needs one, got None")
+    of = load_class(spec.kind, spec.name)
+    if address(method.name) is None:
+        return of(**networks, **settings)
+    with failing(spec.kind, f"{method.name}()"):
+        return of(**networks, **settings)
+
+
+def _parts(kind: str, given: Any) -> tuple[str, dict[str, Any]]:
+    """The name of a method and its settings, texts or values, of any way to give them."""
+    if isinstance(given, str):
+        return _split(kind, given)
+    if not isinstance(given, Mapping):
+        raise ArgumentError(kind, f"expected a text, or a mapping with name and settings, got {given!r}")
+    settings = {str(key): value for key, value in given.items()}
+    name = settings.pop("name", None)
+    if not isinstance(name, str):
+        raise ArgumentError(kind, f"expected its name as a text under name, got {name!r}")
+    if name in _TABLES[kind] or _split(kind, name)[1] == {}:
+        return name, settings
+    raise ArgumentError(kind, f"expected name to be a name alone beside other settings, got {name!r}")
+
+
+def _value(setting: Setting, given: Any) -> Any:
+    """What a text or a value is as a setting.
+
+    Raises:
+        ValueError: it is none; the message says what was expected.
+    """
+    if given is None and isinstance(setting.value, Optional):
+        return None
+    if isinstance(given, Mapping):
+        raise ValueError(f"expected {setting.value.says()}, got {dict(given)}")
+    return setting.value.read(given if isinstance(given, str) else written(given))
 
 
 def _split(kind: str, text: str) -> tuple[str, dict[str, Any]]:
@@ -155,6 +220,8 @@ def _split(kind: str, text: str) -> tuple[str, dict[str, Any]]:
             raise ArgumentError(kind, f"{match['name']} is given twice in {text!r}")
         settings[match["name"]] = match["value"]
         position = match.end()
+        if position == len(rest) and rest.endswith(","):
+            raise ArgumentError(kind, f"expected a setting behind the last comma, got {text!r}")
     if colon and not settings:
         raise ArgumentError(kind, f"expected settings behind the colon, got {text!r}")
     return name.strip(), settings
@@ -167,15 +234,19 @@ def _of_class(name: str, of: type[Any]) -> Method:
     except NameError:
         # Of types that are imported for type checkers only, annotations stay texts.
         signature = inspect.signature(of)
+    # A class that inherits from several can do what any of them can.
+    can = frozenset[str]().union(*(vars(base).get("can", ()) for base in of.__mro__))
     usual = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
     parameters = [one for one in signature.parameters.values() if one.kind in usual]
     settings = tuple(
         Setting(
             one.name,
-            _value_of(one.annotation),
+            _value_of(one.annotation, one.default),
             None if one.default is one.empty else one.default,
             "",
             required=one.default is one.empty,
+            # The noise of calling a certifiable defence, see CertifiableDefense.
+            idle=frozenset({"certify"} if one.name == "sigma" and "certify" in can else ()),
         )
         for one in parameters
         if one.name not in NETWORKS
@@ -184,8 +255,6 @@ def _of_class(name: str, of: type[Any]) -> Method:
     networks = tuple(one.name for one in places if one.default is one.empty)
     optional = tuple(one.name for one in places if one.default is not one.empty)
     line = (inspect.getdoc(of) or "").partition("\n")[0]
-    # A class that inherits from several can do what any of them can.
-    can = frozenset[str]().union(*(vars(base).get("can", ()) for base in of.__mro__))
     return Method(name, name, line, settings, networks, can, optional)
 
 
@@ -204,6 +273,15 @@ def check_networks(method: str, **networks: object) -> None:
             raise ArgumentError(name, f"the method {method!r} takes none")
 
 
+def check_not_idle(spec: MethodSpec, use: str) -> None:
+    """Raise ValueError for a setting, not at its default, that does nothing in one use: "certify"."""
+    method = describe(spec.kind, spec.name)
+    for name in spec.unusual().settings:
+        setting = method.setting(name)
+        if setting is not None and use in setting.idle:
+            raise ArgumentError(name, f"this setting of {method.name!r} does nothing to {use}; leave it out")
+
+
 class _InPython(Value):
     """What has no text."""
 
@@ -216,11 +294,16 @@ class _InPython(Value):
         return "a value from Python"
 
 
-def _value_of(annotation: Any) -> Value:
-    """What an annotated argument takes as a text."""
+def _value_of(annotation: Any, default: Any = inspect.Parameter.empty) -> Value:
+    """What an argument takes as a text, by its annotation; without one, by its default."""
     plain = {int: Integer(None), float: Real(""), bool: Flag(), str: Text("a text")}
+    nothing = default is None
+    if annotation is inspect.Parameter.empty:
+        numbers = isinstance(default, list | tuple) and {*map(type, default)} <= {int, float}
+        return Numbers() if numbers else plain.get(type(default), _InPython())
     if annotation in plain:
-        return plain[annotation]
+        # As many write "n: int = None".
+        return Optional(plain[annotation]) if nothing else plain[annotation]
     if isinstance(annotation, type) and issubclass(annotation, StrEnum):
         return Choice(*annotation)
     origin, inner = typing.get_origin(annotation), typing.get_args(annotation)
@@ -228,16 +311,20 @@ def _value_of(annotation: Any) -> Value:
         some = [one for one in inner if one is not types.NoneType]
         # An enum or its text is the enum.
         some = [one for one in some if one is not str] or some
+        # A whole number is a number.
+        some = [float] if set(some) == {int, float} else some
         if len(some) == 1:
             value = _value_of(some[0])
             return Optional(value) if types.NoneType in inner else value
+    if origin is typing.Literal and {*map(type, inner)} == {str}:
+        return Choice(*inner)
     if origin in (list, tuple, Sequence) and set(inner) <= {int, float, Ellipsis}:
         return Numbers(whole=float not in inner)
     return _InPython()
 
 
-def _written(method: Method, name: str, value: Any) -> str:
-    setting = method.setting(name)
-    if value is None and setting is not None and isinstance(setting.value, Optional):
+def written_as(setting: Setting, value: Any) -> str:
+    """A setting's value as a text that reads as it again."""
+    if value is None and isinstance(setting.value, Optional):
         return setting.value.word
     return written(value)

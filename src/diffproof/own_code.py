@@ -47,17 +47,35 @@ def plugin(group: str, name: str) -> Address | None:
         name: of the entry point.
     """
     for point in importlib.metadata.entry_points(group=group, name=name):
-        return Address(point.module, point.attr)
+        where = address(point.value.replace(" ", ""))
+        if where is None:
+            raise ArgumentError(
+                group.rpartition(".")[2].removesuffix("s"),
+                f"the plug-in {name!r} declares {point.value!r}, expected module:name",
+            )
+        return where
     return None
 
 
-def source_hash(where: Address) -> str | None:
-    """SHA-256 of the file of a module that is loaded; None where no file has it, as in a notebook.
+def plugins(group: str) -> list[str]:
+    """The names that installed packages declare in a group of entry points; see `plugin`."""
+    return sorted({point.name for point in importlib.metadata.entry_points(group=group)})
+
+
+def source_hash(module: str) -> str | None:
+    """SHA-256 of the file of a module, which is not imported; None where no file has it, as in a notebook.
 
     What that module imports is not part of it.
     """
-    file = getattr(sys.modules.get(where.module), "__file__", None)
-    return None if file is None else hashlib.sha256(Path(file).read_bytes()).hexdigest()
+    file = getattr(sys.modules.get(module), "__file__", None)
+    if file is None:
+        try:
+            with current_directory_first():
+                found = importlib.util.find_spec(module)
+        except (ImportError, ValueError):
+            return None
+        file = None if found is None else found.origin
+    return hashlib.sha256(Path(file).read_bytes()).hexdigest() if file and Path(file).is_file() else None
 
 
 def exists(module: str) -> bool:
@@ -66,12 +84,13 @@ def exists(module: str) -> bool:
         return importlib.util.find_spec(module.split(".")[0]) is not None
 
 
-def find(argument: str, where: Address) -> Any:
+def find(argument: str, where: Address, what: str = "function") -> Any:
     """Import a module, found as `python` would from the current directory, and take an object out of it.
 
     Args:
         argument: what errors are about: "classifier".
         where: the object.
+        what: what it is to be, as errors call it.
 
     Raises:
         ValueError: no such module or object, or an exception while it is imported.
@@ -89,7 +108,7 @@ def find(argument: str, where: Address) -> Any:
         except Exception as error:  # it is the user's code
             raise _failed(argument, f"importing {module} failed", error) from error
     if not callable(getattr(home, name, None)):
-        raise ArgumentError(argument, f"module {module} has no function {name}")
+        raise ArgumentError(argument, f"module {module} has no {what} {name}")
     return getattr(home, name)
 
 
@@ -100,13 +119,20 @@ def build(argument: str, where: Address) -> Any:
         ValueError: as `find`, or an exception in the function.
     """
     function = find(argument, where)
+    with failing(argument, f"{where}()"):
+        return function()
+
+
+@contextmanager
+def failing(argument: str, what: str) -> Iterator[None]:
+    """While the user's code runs: the current directory's modules come first, any exception is one line."""
     with current_directory_first():
         try:
-            return function()
-        except MemoryError:
+            yield
+        except (ArgumentError, MemoryError):
             raise
         except Exception as error:  # it is the user's code
-            raise _failed(argument, f"{where}() failed", error) from error
+            raise _failed(argument, f"{what} failed", error) from error
 
 
 def _failed(argument: str, what: str, error: Exception) -> ArgumentError:

@@ -232,6 +232,9 @@ def written(value: Any) -> str:
         return "none"
     if isinstance(value, bool):
         return str(value).lower()
+    if hasattr(value, "tolist"):
+        # NumPy's numbers, arrays and tensors.
+        return written(value.tolist())
     if isinstance(value, list | tuple):
         return f"[{','.join(map(written, value))}]"
     return repr(value) if isinstance(value, int | float) else str(value)

@@ -454,7 +454,7 @@ def test_adjoint_view() -> None:
         (
             purifier(),
             {"gradient": "surrogate", "surrogate_share": 2},
-            r"share: expected a number in \(0, 1\]",
+            r"surrogate_share: expected a number in \(0, 1\]",
         ),
         (dp.Undefended(linear()), {"attack": "diffattack"}, "attack: diffattack needs the exact gradient"),
         (
@@ -469,7 +469,11 @@ def test_adjoint_view() -> None:
         (purifier(), {"iterations": 0}, "iterations: expected an integer ≥ 1, got 0"),
         (purifier(), {"step": -1.0}, "step: expected a finite number > 0"),
         (purifier(), {"loss": "cw"}, "loss: expected one of ce, dlr, margin, got 'cw'"),
-        (purifier(), {"attack": "low-frequency", "share": 0}, r"share: expected a number in \(0, 1\]"),
+        (
+            purifier(),
+            {"attack": "low-frequency", "share": 0},
+            r"share: expected a number in \(0, 1\]",
+        ),
         (purifier(), {"attack": "diffattack", "mean_of": "logits"}, "mean_of: diffattack averages losses"),
         (purifier(), {"attack": "autoattack", "version": "plus"}, "version: expected one of standard, rand"),
         (purifier(), {"attack": dp.PGD(), "eot": 2}, "settings: expected none beside an attack, got eot"),

@@ -659,7 +659,7 @@ def test_defences_that_cannot_be_built() -> None:
 
 
 def test_calling_a_defence_without_sigma() -> None:
-    with pytest.raises(ValueError, match="sigma: expected a noise level when the defence is built"):
+    with pytest.raises(ValueError, match="sigma: calling 'dds' needs its setting sigma"):
         built("dds", sigma=None)(torch.zeros(1, *SHAPE))
 
 

@@ -15,7 +15,7 @@ from diffproof.attacks.threat import Threat, load_threat
 from diffproof.attacks.views import AttackedDefense, GradientMode
 from diffproof.defenses.base import Defense
 from diffproof.errors import ArgumentError
-from diffproof.methods import MethodSpec, describe, load_class, no_setting, parse
+from diffproof.methods import MethodSpec, build, parse
 
 
 def load_attack(attack: str | Mapping[str, Any] | MethodSpec, **settings: Any) -> Attack:
@@ -31,13 +31,7 @@ def load_attack(attack: str | Mapping[str, Any] | MethodSpec, **settings: Any) -
         ValueError: unknown name, or a setting that is unknown, given twice or out of range.
     """
     spec = attack if isinstance(attack, MethodSpec) else parse("attack", attack)
-    own = describe("attack", spec.name)
-    for setting in settings:
-        if own.setting(setting) is None:
-            raise ArgumentError(setting, no_setting("attack", own, setting))
-        if setting in spec.settings:
-            raise ArgumentError(setting, f"given twice, in {str(spec)!r} and beside it")
-    loaded: Attack = load_class("attack", spec.name)(**spec.settings, **settings)
+    loaded: Attack = build(spec, {}, settings)
     return loaded
 
 
@@ -46,11 +40,11 @@ def attack(
     images: Tensor,
     labels: Tensor,
     *,
-    attack: Attack | str = "pgd",
+    attack: Attack | str | Mapping[str, Any] | MethodSpec = "pgd",
     threat: Threat | str = "linf",
     budget: str | float | None = None,
     gradient: GradientMode | str = GradientMode.EXACT,
-    surrogate_share: float = 0.1,
+    surrogate_share: float | None = None,
     seed: int = 0,
     image_indices: Sequence[int] | None = None,
     batch_size: int = 64,
@@ -66,7 +60,7 @@ def attack(
         threat: a threat model, or the name of one: "linf", "l2" or "stadv".
         budget: the largest norm of a perturbation, as a number or like "8/255", where `threat` is a name.
         gradient: the gradient that the attack gets; see GradientMode.
-        surrogate_share: share of the steps that the gradient "surrogate" takes, in (0, 1].
+        surrogate_share: share of the steps that the gradient "surrogate" takes, in (0, 1]; 0.1 by default.
         seed: see Attack.run.
         image_indices: see Attack.run; None for 0, 1, ….
         batch_size: see Attack.run.
@@ -96,11 +90,11 @@ def evaluate(
     images: Tensor,
     labels: Tensor,
     *,
-    attack: Attack | str = "pgd",
+    attack: Attack | str | Mapping[str, Any] | MethodSpec = "pgd",
     threat: Threat | str = "linf",
     budget: str | float | None = None,
     gradient: GradientMode | str = GradientMode.EXACT,
-    surrogate_share: float = 0.1,
+    surrogate_share: float | None = None,
     draws: int = 10,
     votes: int = 10,
     seed: int = 0,
@@ -146,17 +140,17 @@ def evaluate(
 
 def _resolved(
     defense: Defense,
-    attack: Attack | str,
+    attack: Attack | str | Mapping[str, Any] | MethodSpec,
     threat: Threat | str,
     budget: str | float | None,
     gradient: GradientMode | str,
-    surrogate_share: float,
+    surrogate_share: float | None,
     settings: Mapping[str, Any],
 ) -> tuple[AttackedDefense, Attack, Threat]:
     """What `attack` and `evaluate` are given, as objects."""
-    if not isinstance(attack, str) and settings:
+    if isinstance(attack, Attack) and settings:
         raise ArgumentError("settings", f"expected none beside an attack, got {', '.join(settings)}")
-    chosen = load_attack(attack, **settings) if isinstance(attack, str) else attack
+    chosen = attack if isinstance(attack, Attack) else load_attack(attack, **settings)
     if isinstance(threat, str):
         if budget is None:
             raise ArgumentError("budget", f"expected one for the threat {threat!r}, got None")

@@ -53,7 +53,7 @@ class Threat:
         """Raise ValueError if the budget is larger than any change of such images, N×C×H×W, can be."""
 
     def _too_large(self, largest: float) -> ArgumentError:
-        hint = "" if self.name == "stadv" else f"; does {self.budget:g} mean {self.budget:g}/255?"
+        hint = f"; does {self.budget:g} mean {self.budget:g}/255?" if isinstance(self, PixelThreat) else ""
         return ArgumentError("budget", f"expected {self.name} in (0, {largest:g}], got {self.budget:g}{hint}")
 
 

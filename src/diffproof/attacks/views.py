@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from diffproof.checks import check_member
+from diffproof.checks import check_member, renamed
 from diffproof.defenses.base import Defense, noise_for
 from diffproof.defenses.purifying.base import Purifier
 from diffproof.defenses.purifying.diffpure import DiffPure
@@ -48,7 +48,7 @@ class View:
         ValueError: the defence has no such gradient.
     """
 
-    def __init__(self, defense: Defense, surrogate_share: float) -> None:
+    def __init__(self, defense: Defense, surrogate_share: float | None) -> None:
         self.defense = defense
 
     @property
@@ -75,7 +75,7 @@ class BackwardPassApproximation(View):
 
     defense: Purifier
 
-    def __init__(self, defense: Defense, surrogate_share: float) -> None:
+    def __init__(self, defense: Defense, surrogate_share: float | None) -> None:
         if not isinstance(defense, Purifier):
             raise ArgumentError("gradient", f"bpda is for defences that purify, got {defense.method!r}")
         super().__init__(defense, surrogate_share)
@@ -91,14 +91,15 @@ class BackwardPassApproximation(View):
 class Surrogate(View):
     """GradientMode.SURROGATE."""
 
-    def __init__(self, defense: Defense, surrogate_share: float) -> None:
+    def __init__(self, defense: Defense, surrogate_share: float | None) -> None:
         if not isinstance(defense, Purification):
             raise ArgumentError(
                 "gradient",
                 f"surrogate is for defences that purify by a reverse process, got {defense.method!r}",
             )
         super().__init__(defense, surrogate_share)
-        self._shorter = defense.with_steps(surrogate_share)
+        with renamed({"share": "surrogate_share"}):
+            self._shorter = defense.with_steps(0.1 if surrogate_share is None else surrogate_share)
 
     def logits(self, images: Tensor, noise: Noise) -> Tensor:
         """Those of the defence with fewer steps."""
@@ -109,7 +110,7 @@ class Surrogate(View):
 class Blind(View):
     """GradientMode.BLIND."""
 
-    def __init__(self, defense: Defense, surrogate_share: float) -> None:
+    def __init__(self, defense: Defense, surrogate_share: float | None) -> None:
         if defense.classifier is None:
             raise ArgumentError("gradient", f"blind is for defences of a classifier, got {defense.method!r}")
         super().__init__(defense, surrogate_share)
@@ -129,7 +130,7 @@ class Adjoint(View):
 
     defense: DiffPure
 
-    def __init__(self, defense: Defense, surrogate_share: float) -> None:
+    def __init__(self, defense: Defense, surrogate_share: float | None) -> None:
         if not isinstance(defense, DiffPure) or defense.solver is not Solver.ODE:
             raise ArgumentError(
                 "gradient",
@@ -158,10 +159,10 @@ class AttackedDefense(nn.Module):
     Args:
         defense: any defence; BPDA needs one that purifies, SURROGATE one that does so by a reverse process.
         gradient: see GradientMode.
-        surrogate_share: share of the defence's steps that SURROGATE takes, in (0, 1].
+        surrogate_share: share of the defence's steps that SURROGATE takes, in (0, 1]; None for 0.1.
 
     Raises:
-        ValueError: the defence has no such gradient, or the share lies outside (0, 1].
+        ValueError: the defence has no such gradient, or the share lies outside (0, 1], or is for another.
     """
 
     def __init__(
@@ -169,11 +170,15 @@ class AttackedDefense(nn.Module):
         defense: Defense,
         gradient: GradientMode | str = GradientMode.EXACT,
         *,
-        surrogate_share: float = 0.1,
+        surrogate_share: float | None = None,
     ) -> None:
         super().__init__()
         self.defense = defense
         self.gradient = check_member("gradient", gradient, GradientMode)
+        if surrogate_share is not None and self.gradient is not GradientMode.SURROGATE:
+            raise ArgumentError(
+                "surrogate_share", f"is for the gradient surrogate, got {self.gradient.value}"
+            )
         self.num_classes = defense.num_classes
         self._view = VIEWS[self.gradient](defense, surrogate_share)
 

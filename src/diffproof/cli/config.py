@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +16,13 @@ def _load(context: click.Context, parameter: click.Parameter, path: Path | None)
     import yaml
 
     from diffproof.checks import unknown_name
+    from diffproof.errors import ArgumentError
+    from diffproof.methods import parse
 
     try:
         # Values stay text, as flags are: YAML's own numbers would turn the indices 10:30 into 630.
-        loaded: Any = yaml.load(path.read_text(encoding="utf-8"), yaml.BaseLoader)
+        text = path.read_text(encoding="utf-8")
+        loaded: Any = yaml.load(text, _once(yaml.BaseLoader))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise click.UsageError(f"config: cannot read {path}: {error}") from None
     if not isinstance(loaded, dict):
@@ -27,7 +32,13 @@ def _load(context: click.Context, parameter: click.Parameter, path: Path | None)
     known = {option.name for option in options if option.name} - {"config", "help"}
     values = {str(name).replace("-", "_"): value for name, value in loaded.items()}
     values = {name: value for name, value in values.items() if value not in ("null", "~")}
-    values |= {name: _as_text(values[name]) for name in ("defense", "attack") if name in values}
+    for kind in ("defense", "attack"):
+        if isinstance(values.get(kind), dict) and kind in known:
+            try:
+                values[kind] = str(parse(kind, _without_null(values[kind])))
+            except ArgumentError as error:
+                raise click.UsageError(f"config: {error}") from None
+    _warn_of_other_code(text)
     for name, value in values.items():
         if name not in known:
             raise click.UsageError(str(unknown_name("config", name, known)))
@@ -37,16 +48,42 @@ def _load(context: click.Context, parameter: click.Parameter, path: Path | None)
     return path
 
 
-def _as_text(method: Any) -> Any:
-    """A method that is a mapping with `name` and settings as its text; anything else as it is."""
-    if not isinstance(method, dict) or "name" not in method:
-        return method
-    settings = [
-        f"{name}={'[' + ','.join(map(str, value)) + ']' if isinstance(value, list) else value}"
-        for name, value in method.items()
-        if name != "name"
-    ]
-    return method["name"] + f":{','.join(settings)}" * bool(settings)
+def _once(loader: type[Any]) -> type[Any]:
+    """The loader, which refuses a name that is given twice."""
+    import yaml
+
+    class Once(loader):  # type: ignore[misc]
+        def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+            names = [self.construct_object(key, deep=True) for key, _ in node.value]
+            for name in names:
+                if names.count(name) > 1:
+                    raise yaml.constructor.ConstructorError(
+                        None, None, f"{name} is given twice", node.start_mark
+                    )
+            return super().construct_mapping(node, deep)
+
+    return Once
+
+
+def _without_null(method: dict[str, Any]) -> dict[str, Any]:
+    """A method's mapping with YAML's null, which stays text here, as None."""
+    return {name: None if value in ("null", "~", "") else value for name, value in method.items()}
+
+
+# What runs write below their settings; see runs.store.settings_text.
+_CODE = re.compile(r"^#   (?P<module>[\w.]+): (?P<digest>[0-9a-f]{64})$", re.MULTILINE)
+
+
+def _warn_of_other_code(text: str) -> None:
+    """Warn where a module of the user's is not the one that a run's settings.yaml was written with."""
+    from diffproof.own_code import source_hash
+
+    for match in _CODE.finditer(text):
+        if source_hash(match["module"]) != match["digest"]:
+            warnings.warn(
+                f"config: the code of {match['module']} is not that which these settings were written with",
+                stacklevel=2,
+            )
 
 
 config_option = click.option(

@@ -27,7 +27,7 @@ def defense_options(
             "--denoiser", required=True, help="Use this diffusion model; see diffproof certify --help."
         )
         classifier = click.option(
-            "--classifier", help="Label pictures before and after by this classifier; coup needs one."
+            "--classifier", help="Label pictures before and after by this classifier; some defences need one."
         )
     else:
         denoiser = click.option("--denoiser", help="Use this diffusion model; see above.")
@@ -43,6 +43,9 @@ def defense_options(
     ]
     if guide:
         options.append(
-            click.option("--guide", help="Guide agdm by this classifier, one of `diffproof train guide`.")
+            click.option(
+                "--guide",
+                help="Guide the defence by this classifier, such as one of `diffproof train guide`.",
+            )
         )
     return lambda command: applied(command, options)

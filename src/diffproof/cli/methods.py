@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
-    from diffproof.catalog import Method, Setting
+    from diffproof.catalog import Method
 
 
 @click.command()
@@ -19,43 +19,51 @@ def methods(name: str | None) -> None:
     are those of --defense and --attack NAME:setting=value,setting=[value,value].
     """
     from diffproof.catalog import ATTACKS, DEFENSES
+    from diffproof.methods import written_as
+    from diffproof.own_code import plugins
 
     if name is None:
-        for kind, table in (("defences", DEFENSES), ("attacks", ATTACKS)):
-            click.echo(f"{kind}:")
+        for kind, title, table in (("defenses", "defences", DEFENSES), ("attacks", "attacks", ATTACKS)):
+            click.echo(f"{title}:")
             for method in table.values():
                 can = ", ".join(sorted(method.can))
                 click.echo(f"  {method.name:14}{method.line}{f' [{can}]' * bool(can)}")
+            for plug_in in plugins(f"diffproof.{kind}"):
+                click.echo(f"  {plug_in:14}(of an installed package)")
         return
     method = _described(name)
     click.echo(f"{method.name}: {method.line}")
-    if method.takes:
-        click.echo(f"needs: {', '.join(method.networks)}")
+    for title, networks in (("needs", method.networks), ("takes", method.optional)):
+        if networks:
+            click.echo(f"{title}: {', '.join(networks)}")
     for setting in method.settings:
-        usual = "needed" if setting.required else f"default {_written(setting)}"
+        usual = "needed" if setting.required else f"default {written_as(setting, setting.default)}"
         click.echo(f"  {setting.name} ({setting.value.says()}; {usual}): {setting.meaning}".rstrip(": "))
 
 
 def _described(name: str) -> Method:
+    """The defence or attack of this name, or of a class of the user's or a plug-in."""
     from diffproof.catalog import ATTACKS, DEFENSES
     from diffproof.checks import unknown_name
-    from diffproof.methods import describe
-    from diffproof.own_code import address
+    from diffproof.errors import ArgumentError
+    from diffproof.methods import describe, own_class
+    from diffproof.own_code import find, plugins
 
-    for kind, table in (("defense", DEFENSES), ("attack", ATTACKS)):
+    tables = {"defense": DEFENSES, "attack": ATTACKS}
+    for kind, table in tables.items():
         if name in table:
             return describe(kind, name)
-    if address(name) is None:
-        raise unknown_name("method", name, [*DEFENSES, *ATTACKS])
-    try:
-        return describe("defense", name)
-    except ValueError:
-        return describe("attack", name)
-
-
-def _written(setting: Setting) -> str:
-    from diffproof.values import Optional, written
-
-    if setting.default is None and isinstance(setting.value, Optional):
-        return setting.value.word
-    return written(setting.default)
+    for kind in tables:
+        where = own_class(kind, name)
+        if where is None:
+            continue
+        # What cannot be imported is no more of one kind than of the other.
+        found = find("method", where, "class")
+        if getattr(found, "kind", None) == kind:
+            return describe(kind, name)
+        if kind == "attack":
+            raise ArgumentError(
+                "method", f"expected a class of diffproof.Defense or diffproof.Attack, got {found!r}"
+            )
+    known = [*DEFENSES, *ATTACKS, *plugins("diffproof.defenses"), *plugins("diffproof.attacks")]
+    raise unknown_name("method", name, known)

@@ -310,7 +310,9 @@ class CertifiableDefense(Defense):
         """
         if self.sigma is None:
             raise ArgumentError(
-                "sigma", "expected a noise level when the defence is built, to call it, got None"
+                "sigma",
+                f"calling {self.method!r} needs its setting sigma, a noise level, as in"
+                f" {self.method}:sigma=0.25; got None",
             )
         noisy = images + self.sigma * noise.normal(images.shape[1:], 0, images.dtype)
         return self.logits(noisy, self.sigma, noise)

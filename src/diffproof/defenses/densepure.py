@@ -37,8 +37,8 @@ class DensePure(CertifiableDefense):
         sigma: see CertifiableDefense.
 
     Raises:
-        ValueError: steps, votes or consensus < 1, votes ≥ 2^16, consensus > votes, eta outside [0, 1],
-            unknown step rule.
+        ValueError: steps, votes or consensus < 1, votes ≥ 2^16, consensus > votes, eta outside [0, 1], or
+            given for one step, unknown step rule.
     """
 
     method = "densepure"
@@ -73,6 +73,8 @@ class DensePure(CertifiableDefense):
             ) from None
         if not 0.0 <= eta <= 1.0:
             raise ArgumentError("eta", f"expected a number in [0, 1], got {eta!r}")
+        if steps == 1 and eta != 1.0:
+            raise ArgumentError("eta", f"a sample of one step has no noise, expected none, got {eta!r}")
         self.eta = eta
 
     @property

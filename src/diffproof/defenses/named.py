@@ -10,8 +10,7 @@ from torch import nn
 
 from diffproof.defenses.base import Defense
 from diffproof.denoisers.base import Denoiser
-from diffproof.errors import ArgumentError
-from diffproof.methods import MethodSpec, check_networks, describe, load_class, no_setting, parse
+from diffproof.methods import MethodSpec, build, check_networks, describe, parse
 
 D = TypeVar("D", bound=Defense)
 
@@ -30,9 +29,9 @@ def load_defense(
         method: a name of the catalog (`diffproof methods`), "package.module:Class" for a class of your own,
             or the name of a plug-in, each perhaps with settings: "densepure:steps=10,votes=40"; or a mapping
             with `name` and settings.
-        classifier: see Defense; "dc" and "rdc" take none.
-        denoiser: needed by all methods of the catalog but "none".
-        guide: the robust classifier of "agdm", needed by it alone.
+        classifier: see Defense; methods that classify by the denoiser take none.
+        denoiser: the diffusion model, where the method needs one.
+        guide: a robust classifier, for a method that is guided by one.
         settings: further keyword arguments of the method, as Python's values.
 
     Raises:
@@ -42,16 +41,9 @@ def load_defense(
     spec = method if isinstance(method, MethodSpec) else parse("defense", method)
     networks = {"classifier": classifier, "denoiser": denoiser, "guide": guide}
     check_networks(spec.name, **networks)
-    own = describe("defense", spec.name)
-    for name in settings:
-        if own.setting(name) is None:
-            raise ArgumentError(name, no_setting("defense", own, name))
-        if name in spec.settings:
-            raise ArgumentError(name, f"given twice, in {str(spec)!r} and beside it")
-    given = {name: network for name, network in networks.items() if network is not None}
-    if "denoiser" not in own.takes:
-        given.pop("denoiser", None)
-    defense: Defense = load_class("defense", spec.name)(**given, **spec.settings, **settings)
+    takes = describe("defense", spec.name).takes
+    given = {name: network for name, network in networks.items() if network is not None and name in takes}
+    defense: Defense = build(spec, given, settings)
     return defense
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from diffproof.classifiers import spec as classifiers
 from diffproof.denoisers import named as denoisers
-from diffproof.methods import parse
-from diffproof.own_code import address, source_hash
+from diffproof.methods import own_class
+from diffproof.own_code import source_hash
 from diffproof.runs.settings import Flags
 
 
@@ -13,10 +13,10 @@ def own_code_of(settings: Flags) -> dict[str, str | None]:
     """The modules outside diffproof that the settings name, each with the hash of its source.
 
     Args:
-        settings: of a run whose networks are loaded.
+        settings: of a run.
     """
     named = settings.as_dict()
-    places = [address(parse(kind, named[kind]).name) for kind in ("defense", "attack") if kind in named]
+    places = [own_class(kind, named[kind]) for kind in ("defense", "attack") if kind in named]
     places += [classifiers.own_factory(named[name]) for name in ("classifier", "guide") if name in named]
     places += [denoisers.own_factory(named[name]) for name in ("denoiser",) if name in named]
-    return {where.module: source_hash(where) for where in places if where is not None}
+    return {where.module: source_hash(where.module) for where in places if where is not None}

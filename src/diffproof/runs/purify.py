@@ -18,7 +18,7 @@ from diffproof.defenses.purifying.base import Purifier
 from diffproof.denoisers.network import NetworkDenoiser
 from diffproof.errors import ArgumentError, halved, is_out_of_memory
 from diffproof.files import replacing
-from diffproof.methods import MethodSpec, describe, parse
+from diffproof.methods import MethodSpec, check_not_idle, describe, parse
 from diffproof.noise import Noise, Stream
 from diffproof.pictures import read_picture, save_grid, save_picture
 from diffproof.runs.code import own_code_of
@@ -58,6 +58,7 @@ class PurifySettings(Flags):
         if "purify" not in own.can:
             known = ", ".join(able(DEFENSES, "purify"))
             raise ArgumentError("defense", f"expected one that purifies ({known}), got {own.name!r}")
+        check_not_idle(self.method, "purify")
         object.__setattr__(self, "defense", str(self.method))
         super().__post_init__()
 

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Self
 from diffproof.catalog import DEFENSES, able
 from diffproof.checks import check_at_least, check_positive, check_probability, unknown_name
 from diffproof.errors import ArgumentError
-from diffproof.methods import MethodSpec, check_networks, describe, parse
+from diffproof.methods import MethodSpec, check_networks, check_not_idle, describe, own_class, parse
 from diffproof.smoothing.bounds import Bound
 
 PRECISIONS = ("float32", "bfloat16")
@@ -57,6 +57,19 @@ class Flags:
             return cls(**settings)
         except TypeError as error:
             raise ArgumentError("settings", str(error)) from None
+        except ArgumentError:
+            methods = [(kind, settings[kind]) for kind in ("defense", "attack") if kind in settings]
+            if not any(own_class(kind, text) for kind, text in methods):
+                raise
+            # Checked when they were written; a class of the user's may have changed since, or not be here.
+            return cls._unchecked(settings)
+
+    @classmethod
+    def _unchecked(cls, settings: dict[str, Any]) -> Self:
+        made = object.__new__(cls)
+        for field in fields(cls):
+            object.__setattr__(made, field.name, settings.get(field.name, field.default))
+        return made
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,14 +111,18 @@ class RunSettings(Flags):
     def meant(self, name: str, value: Any) -> Any:
         """What a field's value says, the same for every way to write it: 2/10 is 0.2, defaults are there."""
         if value is not None and name in ("defense", "attack"):
-            return parse(name, value).filled()
+            try:
+                return parse(name, value).filled()
+            except ArgumentError:
+                # Of a class that is not here.
+                return value
         return value
 
     @staticmethod
     def _shown(name: str, value: Any) -> Any:
         """A field's value as a message has it: methods without what is at its default."""
         methods = value is not None and name in ("defense", "attack")
-        return parse(name, value).unusual() if methods else value
+        return _told(name, value) if methods else value
 
     @property
     def method(self) -> MethodSpec:
@@ -114,7 +131,15 @@ class RunSettings(Flags):
 
     def describe(self) -> str:
         """The defence as a row of a table names it, without what is at its default."""
-        return str(self.method.unusual())
+        return _told("defense", self.defense)
+
+
+def _told(kind: str, text: str) -> str:
+    """A method without what is at its default; as it is, where its class is not here."""
+    try:
+        return str(parse(kind, text).unusual())
+    except ArgumentError:
+        return text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,8 +163,11 @@ class CertifySettings(RunSettings):
         if "certify" not in method.can:
             known = ", ".join(able(DEFENSES, "certify"))
             raise ArgumentError(
-                "defense", f"expected one that can be certified ({known}), got {method.name!r}"
+                "defense",
+                f"expected one that can be certified ({known}, or a class of diffproof.CertifiableDefense),"
+                f" got {method.name!r}",
             )
+        check_not_idle(self.method, "certify")
         check_networks(method.name, classifier=self.classifier, denoiser=self.denoiser)
         check_positive("sigma", self.sigma)
         check_probability("alpha", self.alpha)
@@ -212,6 +240,6 @@ class AttackSettings(AttackRequest):
 
     def describe_attack(self) -> str:
         """The attack with what tells it from others: "pgd:iterations=200,eot=20 exact, linf 8/255"."""
-        attack = parse("attack", self.attack).unusual()
+        attack = _told("attack", self.attack)
         share = "" if self.surrogate_share is None else f" {self.surrogate_share:g}"
         return f"{attack} {self.gradient}{share}, {self.threat} {self.budget}"

@@ -83,6 +83,11 @@ def pgd(defense: dp.Defense, **settings: Any) -> PGD:
     return PGD(iterations=10, eot=4 if defense.random else 1, **settings)
 
 
+def seen(defense: dp.Defense, gradient: str) -> dp.AttackedDefense:
+    """The defence as an attack sees it; a surrogate has half of its steps."""
+    return dp.AttackedDefense(defense, gradient, surrogate_share=0.5 if gradient == "surrogate" else None)
+
+
 def check(
     defense: dp.Defense,
     *,
@@ -96,7 +101,7 @@ def check(
 ) -> dict[str, Finding]:
     images = inner_pictures(4, seed=seed) if images is None else images
     findings = diagnose(
-        dp.AttackedDefense(defense, gradient, surrogate_share=0.5),
+        seen(defense, gradient),
         images,
         labels_of(defense, images) if labels is None else labels,
         threat=threat or Linf(0.03),
@@ -274,7 +279,7 @@ def test_how_far_other_gradients_are_from_the_true_one(gradient: str) -> None:
     gradients = []
     for mode in (gradient, "exact"):
         at = images.clone().requires_grad_()
-        logits = dp.AttackedDefense(defense, mode, surrogate_share=0.5)(at, noise)
+        logits = seen(defense, mode)(at, noise)
         (pulled,) = torch.autograd.grad(nn.functional.cross_entropy(logits, labels, reduction="sum"), at)
         gradients.append(pulled.flatten(1))
     cosine = float(torch.cosine_similarity(gradients[0], gradients[1]).median())

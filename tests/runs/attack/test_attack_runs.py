@@ -273,7 +273,11 @@ def test_an_attack_needs_a_gradient(refused: Refused, monkeypatch: pytest.Monkey
     monkeypatch.syspath_prepend(Path.cwd())
     monkeypatch.setattr("sys.dont_write_bytecode", True)
     line = refused(flags("run", **{**ALONE, "classifier": "labelonly:make"}))
-    assert line == "attack: pgd needs a gradient, and 'none' gives its images none; square needs none"
+    assert (
+        line
+        == "attack: pgd needs a gradient, and 'none' gives its images none; expected one without, such as"
+        " square"
+    )
     square = {"attack": "square", "iterations": None, "queries": 30}
     assert run(flags("run", **{**ALONE, "classifier": "labelonly:make", **square})) == 0
     with AttackStore.reading(Path("run")) as store:

@@ -132,6 +132,21 @@ def test_a_config_gives_what_its_flags_give(tmp_path: Path) -> None:
     assert texts[0] == texts[1]
 
 
+def test_a_method_is_a_mapping_or_its_text_in_a_config(tmp_path: Path, denoiser: Path) -> None:
+    (tmp_path / "config.yaml").write_text(
+        "defense:\n  name: densepure\n  steps: 2\n  votes: 3\n  consensus: null\n  eta: 0.5\n"
+    )
+    flags = certify_flags(
+        tmp_path / "mapping", denoiser=denoiser, indices="1", defense=None, steps=None, votes=None
+    )
+    assert run([*flags, "--config", str(tmp_path / "config.yaml")]) == 0
+    with CertifyStore.reading(tmp_path / "mapping") as store:
+        assert store.settings.defense == "densepure:steps=2,votes=3,consensus=none,eta=0.5"
+        assert store.settings.describe() == "densepure:steps=2,votes=3,eta=0.5"
+    expected = certify(tmp_path / "text", denoiser=denoiser, indices="1", steps=2, votes=3, eta=0.5)
+    assert rows(tmp_path / "mapping") == expected
+
+
 def test_flags_win_over_a_config(tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text("n: 10\nsigma: 0.75\n")
     flags = certify_flags(tmp_path / "run", **PLAIN, n=20, sigma=None, indices="1")

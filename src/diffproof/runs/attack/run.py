@@ -20,12 +20,13 @@ from diffproof.attacks.named import load_attack
 from diffproof.attacks.papers import load_protocol
 from diffproof.attacks.scoring import draw_labels
 from diffproof.attacks.threat import L2, Threat, load_threat
-from diffproof.attacks.views import AttackedDefense, GradientMode
+from diffproof.attacks.views import AttackedDefense
+from diffproof.catalog import ATTACKS, able
 from diffproof.data.images import ImageData
 from diffproof.defenses.purifying.base import Purifier
 from diffproof.defenses.voting import majority
 from diffproof.errors import ArgumentError, halved, is_out_of_memory
-from diffproof.methods import MethodSpec, parse
+from diffproof.methods import MethodSpec, own_class, parse
 from diffproof.noise import Noise, Stream
 from diffproof.runs.attack.store import AttackedImage, AttackStore
 from diffproof.runs.code import own_code_of
@@ -79,8 +80,7 @@ def prepare(request: AttackRequest) -> AttackRun:
     check_classes_of(defense, data)
     # An attack differentiates with respect to images; weights would only take memory.
     defense.requires_grad_(False)
-    share = {} if settings.surrogate_share is None else {"surrogate_share": settings.surrogate_share}
-    view = AttackedDefense(defense, settings.gradient, **share)
+    view = AttackedDefense(defense, settings.gradient, surrogate_share=settings.surrogate_share)
     threat = load_threat(settings.threat, settings.budget)
     job = AttackRun(settings, data, indices, view, attack, threat, device)
     attack.check(view, threat)
@@ -130,10 +130,10 @@ def settle(request: AttackRequest, image_size: int) -> tuple[AttackSettings, Att
         gradient, draws, votes = protocol.gradient.value, protocol.draws, protocol.votes
     asked = asked or MethodSpec("attack", "pgd", {})
     attack = load_attack(asked)
-    # As the attack has them: its constructor may fill in what was left open.
-    filled = {name: getattr(attack, name) for name in asked.filled().settings}
-    if request.surrogate_share is not None and gradient != GradientMode.SURROGATE.value:
-        raise ArgumentError("surrogate_share", f"is for the gradient surrogate, got {gradient or 'exact'}")
+    filled = dict(asked.settings)
+    if own_class("attack", asked.name) is None:
+        # As the attack has them: its constructor may fill in what was left open.
+        filled = {name: getattr(attack, name) for name in asked.filled().settings}
     settled = {
         **request.as_dict(),
         "attack": str(MethodSpec("attack", asked.name, filled)),
@@ -157,7 +157,7 @@ def _try_first(job: AttackRun) -> None:
         raise ArgumentError(
             "attack",
             f"{job.attack.name} needs a gradient, and {job.settings.defense!r} gives its images none;"
-            " square needs none",
+            f" expected one without, such as {', '.join(able(ATTACKS, 'gradient-free'))}",
         )
 
 

@@ -43,12 +43,17 @@ def verify_attack(folder: Path, *, resample: int = 0, device: str = "auto") -> V
         raise ArgumentError("run", f"{folder} has no finished image yet")
     if resample < 0:
         raise ArgumentError("resample", f"expected a number ≥ 0, got {resample}")
-    job = prepare(replace(settings, device=device))
-    failures = [failure for image in results for failure in failures_of(image, job)]
+    failures = changed_code(identity, settings)
+    try:
+        job = prepare(replace(settings, device=device))
+    except ArgumentError as error:
+        if not failures:
+            raise
+        return Verification(0, [], [*failures, f"it does not run any more: {error}"], [])
+    failures += [failure for image in results for failure in failures_of(image, job)]
     defense = job.view.defense
     if identity.weights_hash != hash_tensors(defense.state_dict(), defense.describe()):
         failures.append("the weights are not those that were attacked")
-    failures += changed_code(identity, settings)
     remarks: list[str] = []
     missing = set(job.indices) - {image.evaluated.image_index for image in results}
     if missing:

@@ -47,10 +47,15 @@ def verify(folder: Path, *, resample: int = 0, device: str = "auto") -> Verifica
         raise ArgumentError("run", f"{folder} has no finished image yet")
     if resample < 0:
         raise ArgumentError("resample", f"expected a number ≥ 0, got {resample}")
-    # Compiling takes minutes, and only drawing again runs the networks.
-    job = prepare(replace(settings, device=device, compile=settings.compile and resample > 0))
-    failures = [failure for result in results for failure in failures_of(result, settings, job)]
-    failures += changed_code(identity, settings)
+    failures = changed_code(identity, settings)
+    try:
+        # Compiling takes minutes, and only drawing again runs the networks.
+        job = prepare(replace(settings, device=device, compile=settings.compile and resample > 0))
+    except ArgumentError as error:
+        if not failures:
+            raise
+        return Verification(0, [], [*failures, f"it does not run any more: {error}"], [])
+    failures += [failure for result in results for failure in failures_of(result, settings, job)]
     remarks: list[str] = []
     missing = set(job.indices) - {result.image_index for result in results}
     if missing:
