@@ -155,5 +155,5 @@ def test_any_sequence_of_commands_keeps_the_folder_right(tmp_path: Path) -> None
 
     Prepared.whole, Prepared.jobs = whole, jobs
     machine = Prepared.TestCase
-    machine.settings = settings(max_examples=20, stateful_step_count=15)
+    machine.settings = settings(max_examples=12, stateful_step_count=15)
     machine().runTest()
