@@ -413,6 +413,13 @@ def test_randomness_without_eot() -> None:
     assert findings["randomness-without-eot"].measured["change_seen"] == 0
 
 
+def test_findings_of_a_random_defence_repeat() -> None:
+    """Calls without noise draw from torch's global generator, wherever that is."""
+    first, second = (check(purifier(), attack=PGD(iterations=1))["randomness-without-eot"] for _ in range(2))
+    assert first.measured == second.measured
+    assert first.measured["change_defense"] > 0
+
+
 def test_randomness_that_is_not_declared() -> None:
     finding = check(Noisy(curved_classifier()))["randomness-without-eot"]
     assert not finding.passed

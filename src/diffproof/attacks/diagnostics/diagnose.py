@@ -128,7 +128,11 @@ def randomness_without_eot(probe: Probe, traits: Traits) -> Finding:
     """
     view, at = probe.job.view, probe.job.images[None]
     seen = [probe.logits(view, at, draw) for draw in (FROZEN, ANOTHER)]
-    logits = [probe.logits(view.defense, at, draw) for draw in (FROZEN, FROZEN, ANOTHER, None, None)]
+    logits = [probe.logits(view.defense, at, draw) for draw in (FROZEN, FROZEN, ANOTHER)]
+    # Noise of its own comes from the global generator: other draws at each call, the same in each run.
+    with torch.random.fork_rng():
+        torch.manual_seed(probe.job.seed)
+        logits += [probe.logits(view.defense, at, None) for _ in range(2)]
     size = float(logits[0].abs().amax())
 
     def change(first: Tensor, second: Tensor) -> float:
