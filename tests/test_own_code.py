@@ -223,3 +223,25 @@ def test_settings_of_other_code_are_warned_of(own: Path, capsys: pytest.CaptureF
     assert run(["certify", "--config", "run/settings.yaml", "--out", "again"]) == 0
     said = "config: the code of own is not that which these settings were written with"
     assert said in capsys.readouterr().err
+
+
+def test_a_package_that_fails_is_no_traceback(own: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    package = own.parent / "inside"
+    package.mkdir()
+    (package / "__init__.py").write_text("")
+    own.rename(package / "own.py")
+    words = CERTIFY.replace("own:", "inside.own:").split()
+    assert run(words) == 0
+    (package / "__init__.py").write_text("raise RuntimeError('no')")
+    for name in ("inside.own", "inside"):
+        sys.modules.pop(name)
+    importlib.invalidate_caches()
+    assert run(["verify", "run"]) == 1
+    assert "the code of inside.own is not that which the run was made with" in capsys.readouterr().out
+    assert run(["report", "run"]) == 0
+
+
+def test_other_settings_of_a_stored_run_of_own_code_are_checked(own: Path) -> None:
+    assert run(CERTIFY.split()) == 0
+    change(Path("run"), "UPDATE settings SET json = replace(json, '\"n0\": 10', '\"n0\": -1')")
+    assert run(["report", "run"]) == 2

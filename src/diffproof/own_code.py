@@ -63,16 +63,16 @@ def plugins(group: str) -> list[str]:
 
 
 def source_hash(module: str) -> str | None:
-    """SHA-256 of the file of a module, which is not imported; None where no file has it, as in a notebook.
+    """SHA-256 of the file of a module; None where no file has it, as in a notebook, or it is not here.
 
-    What that module imports is not part of it.
+    What that module imports is not part of it. It is not imported itself; the packages that hold it are.
     """
     file = getattr(sys.modules.get(module), "__file__", None)
     if file is None:
         try:
             with current_directory_first():
                 found = importlib.util.find_spec(module)
-        except (ImportError, ValueError):
+        except Exception:  # a package that holds it is the user's code, and may raise anything
             return None
         file = None if found is None else found.origin
     return hashlib.sha256(Path(file).read_bytes()).hexdigest() if file and Path(file).is_file() else None

@@ -68,6 +68,26 @@ class Solver(StrEnum):
     ODE = "ode"
 
 
+class Start(NamedTuple):
+    """Where a step begins.
+
+    Attributes:
+        noisy: x, N×C×H×W.
+        clean: the denoiser's estimate there, same shape.
+        sigma: noise level of x, in [0, 1] pixels.
+        next_sigma: that after the step, sigma > next_sigma ≥ 0.
+        normal: noise of the step, same shape, or None.
+        variance: learned variance of the step, or None.
+    """
+
+    noisy: Tensor
+    clean: Tensor
+    sigma: float
+    next_sigma: float
+    normal: Tensor | None
+    variance: Tensor | None
+
+
 class Moved(NamedTuple):
     """Where a step leads.
 
@@ -97,16 +117,8 @@ class Integrator:
         """Whether the step to this noise level has noise."""
         return self.random
 
-    def step(
-        self,
-        noisy: Tensor,
-        clean: Tensor,
-        sigma: float,
-        next_sigma: float,
-        normal: Tensor | None,
-        variance: Tensor | None,
-    ) -> Moved:
-        """One step without guidance; arguments as in `solver_step`. Written by subclasses."""
+    def step(self, at: Start) -> Moved:
+        """One step without guidance. Written by subclasses."""
         raise TypeError(f"{type(self).__name__} does not define step()")
 
 
@@ -119,16 +131,9 @@ class Ancestral(Integrator):
         """In every step but that to the image."""
         return next_sigma > 0
 
-    def step(
-        self,
-        noisy: Tensor,
-        clean: Tensor,
-        sigma: float,
-        next_sigma: float,
-        normal: Tensor | None,
-        variance: Tensor | None,
-    ) -> Moved:
+    def step(self, at: Start) -> Moved:
         """The posterior's mean, and its spread or the learned one."""
+        noisy, clean, sigma, next_sigma, normal, variance = at
         own = next_sigma**2 * (1 - next_sigma**2 / sigma**2)
         following = reverse_step(
             noisy,
@@ -147,16 +152,9 @@ class EulerMaruyama(Integrator):
 
     clips = False
 
-    def step(
-        self,
-        noisy: Tensor,
-        clean: Tensor,
-        sigma: float,
-        next_sigma: float,
-        normal: Tensor | None,
-        variance: Tensor | None,
-    ) -> Moved:
+    def step(self, at: Start) -> Moved:
         """The step in y = (2x − 1)/√(1 + σ'²), with β·dt as its integral over the step."""
+        noisy, clean, sigma, next_sigma, normal, _ = at
         if normal is None:
             raise ArgumentError("normal", "the SDE's step needs noise, got None")
         high, low = (WIDTH * sigma) ** 2, (WIDTH * next_sigma) ** 2
@@ -174,18 +172,10 @@ class ProbabilityFlow(Integrator):
 
     random = False
 
-    def step(
-        self,
-        noisy: Tensor,
-        clean: Tensor,
-        sigma: float,
-        next_sigma: float,
-        normal: Tensor | None,
-        variance: Tensor | None,
-    ) -> Moved:
+    def step(self, at: Start) -> Moved:
         """Along the velocity −σ·score of x itself."""
-        following = reverse_step(noisy, clean, sigma, next_sigma, None, eta=0.0)
-        return Moved(following, sigma * (sigma - next_sigma))
+        following = reverse_step(at.noisy, at.clean, at.sigma, at.next_sigma, None, eta=0.0)
+        return Moved(following, at.sigma * (at.sigma - at.next_sigma))
 
 
 INTEGRATORS: dict[Solver, Integrator] = {
@@ -226,7 +216,8 @@ def solver_step(
     Raises:
         ValueError: next_sigma ≥ sigma or negative, or no noise for a step that has some.
     """
-    following, per_score = INTEGRATORS[solver].step(noisy, clean, sigma, next_sigma, normal, variance)
+    start = Start(noisy, clean, sigma, next_sigma, normal, variance)
+    following, per_score = INTEGRATORS[solver].step(start)
     return following if score_shift is None else following + per_score * score_shift
 
 

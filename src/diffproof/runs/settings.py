@@ -59,13 +59,13 @@ class Flags:
             raise ArgumentError("settings", str(error)) from None
         except ArgumentError:
             methods = [(kind, settings[kind]) for kind in ("defense", "attack") if kind in settings]
-            if not any(own_class(kind, text) for kind, text in methods):
+            if not any(_is_lost(kind, text) for kind, text in methods):
                 raise
-            # Checked when they were written; a class of the user's may have changed since, or not be here.
             return cls._unchecked(settings)
 
     @classmethod
     def _unchecked(cls, settings: dict[str, Any]) -> Self:
+        """Settings whose class is not what it was; they were checked when they were written."""
         made = object.__new__(cls)
         for field in fields(cls):
             object.__setattr__(made, field.name, settings.get(field.name, field.default))
@@ -132,6 +132,17 @@ class RunSettings(Flags):
     def describe(self) -> str:
         """The defence as a row of a table names it, without what is at its default."""
         return _told("defense", self.defense)
+
+
+def _is_lost(kind: str, text: str) -> bool:
+    """Whether a method is a class of the user's that is not here, or no longer takes these settings."""
+    if own_class(kind, text) is None:
+        return False
+    try:
+        parse(kind, text)
+    except ArgumentError:
+        return True
+    return False
 
 
 def _told(kind: str, text: str) -> str:
