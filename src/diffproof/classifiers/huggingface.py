@@ -171,7 +171,7 @@ def check_agreement(classifier: Classifier, processor: Any, name: str) -> None:
 
 
 def _folder(name: str) -> Path:
-    path = Path(name).expanduser()
+    path = Path(name)
     if path.is_dir():
         return path
     if name.count("/") != 1 or name.startswith((".", "/", "~")):

@@ -8,6 +8,8 @@ from diffproof.classifiers import factory, resnet, saved
 from diffproof.classifiers.base import Classifier
 from diffproof.classifiers.libraries import LIBRARIES
 from diffproof.classifiers.spec import Kind, parse
+from diffproof.files import warn_of_path
+from diffproof.weights import packaged
 
 
 def load_classifier(spec: str) -> Classifier:
@@ -26,6 +28,8 @@ def load_classifier(spec: str) -> Classifier:
         ValueError: unknown name, missing library, unreadable file, weights that do not fit, code that fails.
     """
     kind, family, name, weights = parse(spec)
+    if spec in packaged("classifier"):
+        warn_of_path("classifier", spec, "the packaged classifier")
     if kind is Kind.FILE:
         classifier = saved.load(Path(name))
     elif kind is Kind.RESNET:

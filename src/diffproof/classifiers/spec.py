@@ -11,6 +11,7 @@ from diffproof.checks import unknown_name
 from diffproof.classifiers import resnet
 from diffproof.classifiers.libraries import LIBRARIES
 from diffproof.errors import ArgumentError
+from diffproof.files import expanded_spec
 from diffproof.own_code import Address, plugin
 from diffproof.weights import packaged
 
@@ -58,7 +59,7 @@ def parse(spec: str) -> Spec:
     Raises:
         ValueError: it has none of the forms, or an unknown name.
     """
-    files = packaged("classifier")
+    files, spec = packaged("classifier"), expanded_spec(spec)
     if spec in files or Path(spec).is_file():
         return Spec(Kind.FILE, "", str(files.get(spec, spec)), None)
     name, at, weights = spec.partition("@")

@@ -9,6 +9,8 @@ from typing import Any
 
 import click
 
+from diffproof.cli.paths import PATH
+
 
 def _load(context: click.Context, parameter: click.Parameter, path: Path | None) -> Path | None:
     if path is None:
@@ -88,7 +90,7 @@ def _warn_of_other_code(text: str) -> None:
 
 config_option = click.option(
     "--config",
-    type=click.Path(path_type=Path),
+    type=PATH,
     is_eager=True,
     expose_value=False,
     callback=_load,

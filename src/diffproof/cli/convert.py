@@ -6,10 +6,12 @@ from pathlib import Path
 
 import click
 
+from diffproof.cli.paths import PATH
+
 
 @click.command()
-@click.argument("source", metavar="IN", type=click.Path(path_type=Path))
-@click.argument("out", metavar="OUT.safetensors", type=click.Path(path_type=Path))
+@click.argument("source", metavar="IN", type=PATH)
+@click.argument("out", metavar="OUT.safetensors", type=PATH)
 @click.option("--trust-pickle", is_flag=True, help="Load IN even if it is a pickle with code; see above.")
 @click.option(
     "--key",

@@ -61,7 +61,8 @@ def guarded(work: Callable[[], object]) -> int:
     An error of ours is none of the user's mistakes: it goes on, and Python prints its traceback.
     """
     with warnings.catch_warnings():
-        warnings.simplefilter("always", UserWarning)
+        # Each line once, however often a command comes to say it.
+        warnings.simplefilter("default", UserWarning)
         warnings.showwarning = _show_warning
         return _status_of(work)
 

@@ -11,6 +11,7 @@ import click
 
 from diffproof.cli.config import config_option
 from diffproof.cli.defense_options import defense_options
+from diffproof.cli.paths import PATH
 
 if TYPE_CHECKING:
     from diffproof.runs.purify import Purified, PurifyRun
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 @click.command(context_settings={"show_default": True})
 @config_option
-@click.argument("pictures", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.argument("pictures", nargs=-1, required=True, type=PATH)
 @defense_options("diffpure:t_star=0.1,steps=20", only_purify=True)
 @click.option(
     "--image-size",
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 )
 @click.option("--device", default="auto", help="Compute on cpu or cuda; auto takes cuda if it can.")
 @click.option("--precision", default="float32", help="Run the networks in float32 or bfloat16.")
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="Write to this folder.")
+@click.option("--out", required=True, type=PATH, help="Write to this folder.")
 @click.option("--force", is_flag=True, help="Overwrite what is there.")
 def purify(pictures: tuple[Path, ...], out: Path, force: bool, **flags: Any) -> None:
     """Purify PICTURES of your own with a diffusion model.

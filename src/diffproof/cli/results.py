@@ -6,19 +6,18 @@ from pathlib import Path
 
 import click
 
+from diffproof.cli.paths import PATH
 from diffproof.errors import ArgumentError
-
-FOLDER = click.Path(path_type=Path)
 
 
 @click.command()
-@click.argument("runs", nargs=-1, required=True, type=FOLDER)
+@click.argument("runs", nargs=-1, required=True, type=PATH)
 @click.option(
     "--at",
     help="Show certified accuracy at these ℓ2 radii ε, ≥ 0; certification runs only."
     " [default: 0,0.25,0.5,0.75,1]",
 )
-@click.option("--out", type=FOLDER, help="Write table.csv and the pictures to this folder.")
+@click.option("--out", type=PATH, help="Write table.csv and the pictures to this folder.")
 @click.option("--force", is_flag=True, help="Overwrite what is there.")
 def report(runs: tuple[Path, ...], at: str | None, out: Path | None, force: bool) -> None:
     """Compare RUNS, of `certify` or of `attack`.
@@ -67,7 +66,7 @@ def _report_attacks(runs: tuple[Path, ...], out: Path | None, force: bool) -> No
 
 
 @click.command()
-@click.argument("run", type=FOLDER)
+@click.argument("run", type=PATH)
 @click.option(
     "--format",
     "form",
@@ -75,7 +74,7 @@ def _report_attacks(runs: tuple[Path, ...], out: Path | None, force: bool) -> No
     show_default=True,
     help="Write this format; cohen is the TSV of Cohen et al. 2019.",
 )
-@click.option("--out", type=FOLDER, help="Write to this file instead of standard output.")
+@click.option("--out", type=PATH, help="Write to this file instead of standard output.")
 @click.option("--force", is_flag=True, help="Overwrite what is there.")
 def export(run: Path, form: str, out: Path | None, force: bool) -> None:
     """Write the results of RUN in another project's format."""
@@ -94,7 +93,7 @@ def export(run: Path, form: str, out: Path | None, force: bool) -> None:
 
 
 @click.command()
-@click.argument("run", type=FOLDER)
+@click.argument("run", type=PATH)
 @click.option(
     "--resample", default=0, show_default=True, help="Draw the noise of this many images again, ≥ 0."
 )

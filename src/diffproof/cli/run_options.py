@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import click
+
+from diffproof.cli.paths import PATH
 
 Command = Callable[..., Any]
 
@@ -64,7 +65,7 @@ def run_options(batch_size: int) -> Callable[[Command], Command]:
                 click.option(
                     "--out",
                     required=True,
-                    type=click.Path(path_type=Path),
+                    type=PATH,
                     help="Write to this run folder, or continue the run in it.",
                 ),
             ],

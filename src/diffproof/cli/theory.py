@@ -6,11 +6,13 @@ from pathlib import Path
 
 import click
 
+from diffproof.cli.paths import PATH
+
 
 @click.command()
 @click.option(
     "--density",
-    type=click.Path(path_type=Path),
+    type=PATH,
     help="Take the density of this JSON file; see above. [default: one of 3 classes]",
 )
 @click.option(
@@ -23,9 +25,7 @@ import click
     help="Draw regions of this many points, at least one a class.",
 )
 @click.option("--seed", default=0, show_default=True, help="Seed all noise with this integer, in [0, 2^64).")
-@click.option(
-    "--out", required=True, type=click.Path(path_type=Path), help="Write the pictures to this folder."
-)
+@click.option("--out", required=True, type=PATH, help="Write the pictures to this folder.")
 @click.option("--force", is_flag=True, help="Overwrite what is there.")
 def theory(density: Path | None, t_star: float, points: int, seed: int, out: Path, force: bool) -> None:
     """Draw what the theory says, on classes of two pixels and on digits.

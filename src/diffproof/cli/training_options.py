@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from diffproof.cli.paths import PATH
 from diffproof.errors import ArgumentError
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ def training_options(*, iterations: int, learning_rate: float) -> Callable[[Comm
         click.option(
             "--out",
             required=True,
-            type=click.Path(path_type=Path),
+            type=PATH,
             help="Write the weights to this .safetensors file.",
         ),
         click.option("--half", is_flag=True, help="Write the weights in half precision."),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import NamedTuple
 
 from diffproof.checks import check_at_least, unknown_name
@@ -11,6 +10,7 @@ from diffproof.data.digits import load_digits
 from diffproof.data.images import ImageData
 from diffproof.data.indices import parse_indices
 from diffproof.errors import ArgumentError
+from diffproof.files import expanded, warn_of_path
 
 
 class HubName(NamedTuple):
@@ -45,7 +45,8 @@ def load_data(
 
     Args:
         source: "digits", "cifar10", "cifar100", "imagenet", a Hub id ("owner/name"), a folder of class
-            folders, a parquet file, or an .npz file. A path wins over a Hub id.
+            folders, a parquet file, or an .npz file. A name without a slash wins over a path, which is
+            said; a path wins over a Hub id.
         split: its name; None takes `default_split`, or the only one there is.
         indices: which images, as "0:10000:20" or "3,5,7"; None for all.
         limit: take at most so many of these, ≥ 1; None for all.
@@ -66,11 +67,12 @@ def load_data(
 
 
 def _open(source: str, split: str | None, default: str, image_size: int | None) -> ImageData:
-    path = Path(source)
+    path = expanded(source)
     if source in SHIPPED or path.suffix == ".npz":
         if image_size is not None:
             raise ArgumentError("image_size", f"{source} is read as it is, expected none, got {image_size}")
         if source in SHIPPED:
+            warn_of_path("data", source, "the packaged data set")
             return SHIPPED[source](split or default)
         if not path.is_file():
             raise ArgumentError("data", f"no such file: {path}")
@@ -81,11 +83,12 @@ def _open(source: str, split: str | None, default: str, image_size: int | None) 
 
     if source in HUB_NAMES:
         named = HUB_NAMES[source]
+        warn_of_path("data", source, f"the Hub's {named.id}")
         wanted = split or (named.test if default == "test" else default)
         return load_hub(named.id, wanted, default, image_size or named.image_size)
     file = path.suffix == ".parquet" or source.startswith((".", "/", "~"))
     if path.exists() or (source.count("/") == 1 and not file):
-        return load_hub(source, split, default, image_size)
+        return load_hub(str(path), split, default, image_size)
     if "/" in source or file:
         raise ArgumentError("data", f"no such file or folder: {source}")
     raise unknown_name("data", source, [*SHIPPED, *HUB_NAMES])

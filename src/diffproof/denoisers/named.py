@@ -14,6 +14,7 @@ from diffproof.denoisers.empirical import EmpiricalDenoiser
 from diffproof.denoisers.network import NetworkDenoiser
 from diffproof.denoisers.schedules import named_schedule
 from diffproof.errors import ArgumentError
+from diffproof.files import expanded_spec, warn_of_path
 from diffproof.own_code import Address, address, exists, plugin
 from diffproof.weights import packaged
 
@@ -52,6 +53,7 @@ def load_denoiser(spec: str) -> Denoiser:
     Raises:
         ValueError: unknown name, unreadable file or data, or weights that do not fit.
     """
+    spec = expanded_spec(spec)
     family, colon, rest = spec.partition(":")
     if colon and family == _EMPIRICAL:
         return _load_empirical(spec, rest)
@@ -65,6 +67,7 @@ def load_denoiser(spec: str) -> Denoiser:
         return _load_checkpoint(spec, family, rest)
     known = packaged("denoiser")
     if spec in known:
+        warn_of_path("denoiser", spec, "the packaged diffusion model")
         return saved.load(known[spec])
     path = Path(spec)
     if path.is_dir() or (not path.exists() and _is_hub_id(spec)):

@@ -17,7 +17,7 @@ from diffproof.classifiers.base import predicted_labels
 from diffproof.defenses.purifying.base import Purifier
 from diffproof.denoisers.network import NetworkDenoiser
 from diffproof.errors import ArgumentError, halved, is_out_of_memory
-from diffproof.files import replacing
+from diffproof.files import expanded, replacing
 from diffproof.methods import MethodSpec, check_not_idle, describe, parse
 from diffproof.noise import Noise, Stream
 from diffproof.pictures import read_picture, save_grid, save_picture
@@ -148,7 +148,7 @@ def find_pictures(sources: Sequence[Path], out: Path) -> list[Picture]:
         OSError: a folder cannot be read.
     """
     found: dict[str, Path] = {SHEET: out / SHEET}
-    for source in sources:
+    for source in map(expanded, sources):
         if not source.exists():
             raise ArgumentError("pictures", f"no such file or folder: {source}")
         files = [(source, Path(source.name))]
@@ -196,6 +196,7 @@ def prepare_purify(
         ValueError: anything that is unknown, unreadable, in the way or does not fit together.
         OSError: a file cannot be read.
     """
+    out = expanded(out)
     pictures = find_pictures(sources, out)
     _check_free(out, pictures, force=force)
     device = resolve_device(settings.device)

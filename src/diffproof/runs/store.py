@@ -14,6 +14,7 @@ import yaml
 from filelock import FileLock, Timeout
 
 from diffproof.errors import ArgumentError
+from diffproof.files import expanded
 from diffproof.runs.settings import Flags, RunSettings
 
 STORE = "results.sqlite"
@@ -94,6 +95,7 @@ class RunStore(Generic[S]):
                 run or one of another kind, a corrupt store.
             OSError: the folder cannot be written.
         """
+        folder = expanded(folder)
         # A crash between making the folder and its store leaves only these.
         begun = {_LOCK, SETTINGS, f"{STORE}.new", f"{STORE}.new-journal"}
         lock = FileLock(folder / _LOCK, timeout=0)
@@ -143,6 +145,7 @@ class RunStore(Generic[S]):
         Raises:
             ValueError: no run folder, one of another kind, or a corrupt store.
         """
+        folder = expanded(folder)
         with _connect_run(folder) as connection:
             yield cls(folder, connection, *cls._read(folder, connection))
 
@@ -153,6 +156,7 @@ class RunStore(Generic[S]):
         Raises:
             ValueError: no run folder, or a corrupt store.
         """
+        folder = expanded(folder)
         with _connect_run(folder) as connection:
             return cls._has_table(folder, connection)
 

@@ -1,0 +1,19 @@
+"""Paths among the arguments of commands."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import click
+
+
+class _Expanded(click.Path):
+    """A path in which "~" is the home folder, also where no shell has seen it: in --out=~/a, in a file."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        return super().convert(os.path.expanduser(value), param, ctx)
+
+
+PATH = _Expanded(path_type=Path)
