@@ -333,9 +333,9 @@ def change_config(**settings: Any) -> Callable[[Path], None]:
             lambda folder: (folder / "scheduler" / "scheduler_config.json").unlink(),
             "scheduler/scheduler_config.json is missing",
         ),
-        (lambda folder: (folder / "unet" / "config.json").write_text("{"), "cannot load .* valid JSON"),
+        (lambda folder: (folder / "unet" / "config.json").write_text("{"), "cannot read .*unet/config.json"),
         (truncate, "cannot load .*"),
-        (remove_weights, "cannot load .* no file named"),
+        (remove_weights, "no diffusion_pytorch_model.safetensors in .*unet"),
         (change_config(block_out_channels=[16]), "cannot load .* size mismatch"),
         (change_config(down_block_types=["NoBlock"]), "cannot load .*NoBlock"),
         # Weights that the file lacks must not be made up at random.
@@ -348,12 +348,6 @@ def test_bad_folders(tmp_path: Path, spoil: Callable[[Path], None], message: str
     load(str(tmp_path))
     spoil(tmp_path)
     with pytest.raises(ValueError, match=message):
-        load(str(tmp_path))
-
-
-def test_folder_with_a_beta_of_one_is_refused(tmp_path: Path) -> None:
-    save_folder(tmp_path, small_unet(), rescale_betas_zero_snr=True)
-    with pytest.raises(ValueError, match="betas: expected values"):
         load(str(tmp_path))
 
 

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from diffproof.checks import check_at_least
 from diffproof.denoisers.multi_head import MultiHead
 from diffproof.denoisers.network import NetworkDenoiser
-from diffproof.denoisers.schedules import DiscreteSchedule, Schedule
+from diffproof.denoisers.pipeline_configs import check_parts, check_unet, read_training
+from diffproof.denoisers.schedules import Schedule
 from diffproof.errors import ArgumentError
 from diffproof.hub import snapshot
+from diffproof.optional import one_line
 
 
 class UNet(nn.Module):
@@ -105,34 +105,21 @@ def from_unet(
 
 
 _FILES = ("*.json", "*.safetensors")
-# Schedulers whose configuration is a variance-preserving chain of β, as DDPMScheduler reads it.
-_VP_SCHEDULERS = (
-    "DDPMScheduler",
-    "DDIMScheduler",
-    "PNDMScheduler",
-    "DPMSolverMultistepScheduler",
-    "DPMSolverSinglestepScheduler",
-    "UniPCMultistepScheduler",
-)
-
-
-def _scheduler_kind(path: Path) -> str:
-    try:
-        return str(json.loads(path.read_text(encoding="utf-8")).get("_class_name", "DDPMScheduler"))
-    except (OSError, ValueError, AttributeError) as error:
-        raise ArgumentError("denoiser", f"cannot read {path}: {error}") from None
+_WEIGHTS = "diffusion_pytorch_model"
 
 
 def load(source: str) -> NetworkDenoiser:
     """A pipeline with a UNet2DModel as diffusers saves it, from a folder or from the Hub (or its cache).
 
-    The scheduler's β table and prediction type are honoured. Weights must be safetensors.
+    All that its configurations say of training is honoured, by the scheduler's own class, or refused by name.
+    Weights must be safetensors; where there is only a copy in float16 or bfloat16, that is taken.
 
     Args:
         source: a folder, or a Hub id ("owner/name").
 
     Raises:
-        ValueError: not found, no such pipeline, its scheduler is no chain of β, or its weights do not fit.
+        ValueError: not found, no such pipeline, a latent one, a scheduler that is no chain of β, a setting
+            that is unknown or not supported, or weights that do not fit.
     """
     if not source:
         raise ArgumentError(
@@ -156,37 +143,62 @@ def _part(folder: Path, subfolder: str, config: str) -> Path:
 
 
 def _load_folder(folder: Path) -> NetworkDenoiser:
-    from diffusers import DDPMScheduler, UNet2DModel
-
     unet_folder = _part(folder, "unet", "config.json")
     scheduler_folder = _part(folder, "scheduler", "scheduler_config.json")
-    kind = _scheduler_kind(scheduler_folder / "scheduler_config.json")
-    if kind not in _VP_SCHEDULERS:
+    kind = check_parts(folder)
+    config = check_unet(unet_folder / "config.json")
+    schedule, prediction, variance = read_training(scheduler_folder / "scheduler_config.json", kind)
+    embedded = config.get("num_train_timesteps")
+    if config.get("time_embedding_type") == "learned" and (embedded or 0) < len(schedule.sigmas):
         raise ArgumentError(
-            "denoiser", f"the scheduler in {folder} is {kind}, expected {', '.join(_VP_SCHEDULERS)}"
+            "denoiser",
+            f"the U-Net in {folder} embeds {embedded} timesteps, its scheduler has {len(schedule.sigmas)}",
         )
+    unet: Any = _load_unet(unet_folder)
+    inputs, outputs = unet.config.in_channels, unet.config.out_channels
+    if outputs not in (inputs, 2 * inputs):
+        raise ArgumentError(
+            "denoiser",
+            f"expected {inputs} or {2 * inputs} output channels of the U-Net in {folder}, got {outputs}",
+        )
+    if outputs == 2 * inputs and variance != "learned_range":
+        raise ArgumentError(
+            "denoiser", f"learned variance in {folder}: expected learned_range, got {variance}"
+        )
+    return from_unet(unet, schedule, prediction=prediction).eval()
+
+
+def _load_unet(folder: Path) -> nn.Module:
+    """The network with the weights of its folder, in float32."""
+    from diffusers import UNet2DModel
+
+    whole = (folder / f"{_WEIGHTS}.safetensors").is_file() or any(
+        folder.glob(f"{_WEIGHTS}.safetensors.index.json")
+    )
+    # Where only a copy in half precision was downloaded, that is the model.
+    halves = [name for name in ("fp16", "bf16") if any(folder.glob(f"{_WEIGHTS}.{name}*.safetensors"))]
+    if not whole and not halves:
+        problem = f"no {_WEIGHTS}.safetensors in {folder}"
+        for pickled in folder.glob(f"{_WEIGHTS}.bin"):
+            target = folder / f"{_WEIGHTS}.safetensors"
+            problem += f"; convert the pickle that is there: diffproof convert {pickled} {target}"
+        raise ArgumentError("denoiser", problem)
     try:
         unet, loading = UNet2DModel.from_pretrained(
-            unet_folder,
+            folder,
             local_files_only=True,
             use_safetensors=True,
             low_cpu_mem_usage=False,
             output_loading_info=True,
+            variant=None if whole else halves[0],
         )
-        scheduler = DDPMScheduler.from_pretrained(scheduler_folder, local_files_only=True)
-    except (OSError, RuntimeError, ValueError, KeyError, TypeError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise ArgumentError("denoiser", f"cannot load {folder}: {reason}") from None
+    except MemoryError:
+        raise
+    except Exception as error:  # a damaged or foreign file ends in almost any exception
+        raise ArgumentError("denoiser", f"cannot load {folder}: {one_line(error)}") from None
     # diffusers fills missing weights with random ones and only logs it.
     for problem in ("missing_keys", "unexpected_keys"):
         if loading[problem]:
             keys = f"{problem.replace('_', ' ')} {', '.join(sorted(loading[problem])[:3])}"
             raise ArgumentError("denoiser", f"the weights in {folder} do not fit: {keys}")
-    betas: Tensor = torch.as_tensor(scheduler.betas, dtype=torch.float64)
-    schedule = DiscreteSchedule.from_betas(betas)
-    variance = scheduler.config.variance_type
-    if unet.config.out_channels == 2 * unet.config.in_channels and variance != "learned_range":
-        raise ArgumentError(
-            "denoiser", f"learned variance in {folder}: expected learned_range, got {variance}"
-        )
-    return from_unet(unet, schedule, prediction=str(scheduler.config.prediction_type)).eval()
+    return unet.float()  # type: ignore[no-any-return]
