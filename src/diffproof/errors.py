@@ -23,6 +23,22 @@ class ArgumentError(ValueError):
         return f"{self.argument}: {self.problem}"
 
 
+# Characters of a line on a screen, at most.
+LONGEST_LINE = 500
+_SHOWN_END = 160
+
+
+def printable(text: object, most: int = LONGEST_LINE) -> str:
+    """A text as one line that is safe on a terminal.
+
+    White space is joined, control characters and bytes that are no text are escaped (\\x1b), and the middle
+    of what is longer than `most` is left out.
+    """
+    line = " ".join(str(text).split())
+    line = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
+    return line if len(line) <= most else f"{line[: most - _SHOWN_END - 1]}…{line[-_SHOWN_END:]}"
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an exception of torch or Python means that memory ran out."""
     # Importing it takes a second, and the command line imports this module.

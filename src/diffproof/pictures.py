@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import io
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -10,42 +12,51 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from diffproof.errors import ArgumentError
+from diffproof.errors import ArgumentError, printable
 from diffproof.files import replacing
 
 # PIL modes of 8 bits a channel, and those that carry their own transparency.
 _MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr")
 _TRANSPARENT = ("LA", "PA", "RGBA")
+_GREY = ("1", "L", "LA", "I")
 # What a 16-bit value is divided by for 8 bits: 65535 becomes 255.
 _FROM_16_BITS = 257
 # In pixels: the height that images of a sheet have at least, its text, and the space around that.
 _SMALLEST, _FONT_SIZE, _GAP = 64, 13, 6
 
 
-def read_picture(path: Path, channels: int, image_size: int | None = None) -> Tensor:
+def read_picture(
+    source: Path | bytes, channels: int, image_size: int | None = None, *, name: str | None = None
+) -> Tensor:
     """One picture, upright by its EXIF orientation, 8 bits a channel, transparency over white.
 
     Args:
-        path: any file that Pillow reads, of 8 or 16 bits a channel.
+        source: any file that Pillow reads, of 8 or 16 bits a channel, or what is in one.
         channels: 3, which grey becomes too, or 1, which takes only pictures without colours.
         image_size: bring it to this size: shorter side, then the central square; None leaves it as it is.
+        name: what messages call it, by default its path.
 
     Returns:
         C×H×W float32 in [0, 1].
 
     Raises:
-        ValueError: the file is no picture, a damaged one, an animation, or one with colours where channels
-            is 1.
-        OSError: the file cannot be read.
+        ValueError: it cannot be read, is no picture, a damaged one, an animation, or one with colours where
+            channels is 1.
     """
-    image = _upright(path)
+    name = str(source) if name is None else name
+    with _opened(source, name) as opened:
+        # Phones append further images to an ordinary JPEG, which is then MPO.
+        frames = 1 if opened.format == "MPO" else getattr(opened, "n_frames", 1)
+        if frames > 1:
+            raise ArgumentError("pictures", f"{name} has {frames} frames, expected one picture")
+        image = _eight_bits(opened, name)
     if image.mode in _TRANSPARENT or "transparency" in image.info:
         image = _over_white(image)
     image = image.convert("RGB")
     if channels == 1:
         pixels = np.asarray(image)
         if not (pixels == pixels[..., :1]).all():
-            raise ArgumentError("pictures", f"{path} has colours, expected a grey picture")
+            raise ArgumentError("pictures", f"{name} has colours, expected a grey picture")
         image = image.getchannel(0)
     if image_size is not None:
         image = resized(image, image_size)
@@ -53,33 +64,55 @@ def read_picture(path: Path, channels: int, image_size: int | None = None) -> Te
     return values[None] if channels == 1 else values.permute(2, 0, 1).contiguous()
 
 
-def _upright(path: Path) -> Any:
+def picture_form(source: Path | bytes, name: str) -> tuple[str, tuple[int, int]]:
+    """The PIL mode of a picture and its (width, height) in the file, from its first bytes alone.
+
+    Raises:
+        ValueError: it cannot be read or is no picture.
+    """
+    with _opened(source, name) as opened:
+        return str(opened.mode), opened.size
+
+
+def is_grey(mode: str) -> bool:
+    """Whether pictures of a PIL mode have one channel, transparency aside."""
+    return mode in _GREY or mode.startswith("I;16")
+
+
+@contextmanager
+def _opened(source: Path | bytes, name: str) -> Iterator[Any]:
+    """A picture that PIL has opened, and not decoded yet; its errors name it."""
+    from PIL import Image
+
+    try:
+        # Opening a pipe would wait for somebody to write to it.
+        if isinstance(source, Path) and source.exists() and not source.is_file():
+            raise ArgumentError("pictures", f"{name} is no ordinary file")
+        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as opened:
+            yield opened
+    except (MemoryError, ArgumentError):
+        raise
+    except Exception as error:  # whatever a decoder meets in a damaged file
+        reason = (isinstance(error, OSError) and error.strerror) or str(error) or type(error).__name__
+        raise ArgumentError("pictures", f"{name} cannot be decoded: {printable(reason, 160)}") from None
+
+
+def _eight_bits(opened: Any, name: str) -> Any:
     """The decoded PIL image, turned as its EXIF data says, in a mode of 8 bits a channel."""
     from PIL import Image, ImageOps
 
-    try:
-        with Image.open(path) as opened:
-            # Phones append further images to an ordinary JPEG, which is then MPO.
-            frames = 1 if opened.format == "MPO" else getattr(opened, "n_frames", 1)
-            sixteen = opened.mode.startswith("I;16") or (opened.mode == "I" and opened.format == "PNG")
-            image = ImageOps.exif_transpose(opened)
-    except MemoryError:
-        raise
-    except Exception as error:  # whatever a decoder meets in a damaged file
-        if isinstance(error, OSError) and error.errno is not None:
-            raise
-        reason = " ".join(str(error).split())[:160]
-        raise ArgumentError("pictures", f"{path} cannot be decoded: {reason}") from None
-    if frames > 1:
-        raise ArgumentError("pictures", f"{path} has {frames} frames, expected one picture")
-    if sixteen:
-        values = np.asarray(image).astype(np.float64) / _FROM_16_BITS
-        return Image.fromarray(values.round().astype(np.uint8))
-    if image.mode not in _MODES:
+    sixteen = opened.mode.startswith("I;16") or (opened.mode == "I" and opened.format == "PNG")
+    if not sixteen and opened.mode not in _MODES:
         raise ArgumentError(
-            "pictures", f"{path} has the mode {image.mode!r}, expected one of 8 or 16 bits a channel"
+            "pictures", f"{name} has the mode {opened.mode!r}, expected one of 8 or 16 bits a channel"
         )
-    return image
+    image = ImageOps.exif_transpose(opened)
+    if not sixteen:
+        return image
+    values = np.asarray(image).astype(np.int64)
+    # A grey level that stands for nothing is transparent.
+    values[values == opened.info.get("transparency")] = 255 * _FROM_16_BITS
+    return Image.fromarray((values / _FROM_16_BITS).round().astype(np.uint8))
 
 
 def _over_white(image: Any) -> Any:

@@ -20,6 +20,7 @@ from diffproof.classifiers.saved import build_classifier
 from diffproof.cli.main import run
 from diffproof.data.images import ImageData
 from diffproof.denoisers.saved import build_denoiser
+from diffproof.pictures import save_picture
 from diffproof.training.batches import Batch, Mixture
 from diffproof.training.classifier import accuracy, describe_classifier, train_classifier
 from diffproof.training.denoiser import (
@@ -613,3 +614,29 @@ def test_only_embeddings_of_the_first_source_are_kept() -> None:
     moved = (embedding - start[:11]).abs().amax(1)
     assert float(moved.max()) > 1e-3
     assert float((embedding - start[11:]).abs().amax(1).min()) > 0.1
+
+
+@pytest.mark.slow
+def test_a_denoiser_of_pictures_without_class_folders(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "flat").mkdir()
+    for i, image in enumerate(dp.load_data("digits", limit=4).images):
+        save_picture(tmp_path / "flat" / f"{i}.png", image)
+    out = tmp_path / "denoiser.safetensors"
+    flags = f"--data {tmp_path / 'flat'} --channels 8 --iterations 2 --batch-size 4"
+    assert run(["train", "denoiser", *flags.split(), "--out", str(out)]) == 0
+    told = capsys.readouterr().err
+    assert told.startswith(f"data: {tmp_path / 'flat'}: 4 pictures, no class folders\n")
+    trained = dp.load_denoiser(str(out))
+    assert (trained.num_classes, trained.image_shape) == (None, (1, 8, 8))
+    assert torch.isfinite(trained(torch.rand(2, 1, 8, 8), 0.5)).all()
+    for more, message in (
+        (["--multi-head"], "multi_head: needs classes, but flat has none"),
+        (["--extra-data", str(tmp_path / "flat")], "extra_data: needs classes, but flat has none"),
+    ):
+        assert run(["train", "denoiser", *flags.split(), *more, "--force", "--out", str(out)]) == 2
+        assert capsys.readouterr().err == f"diffproof: error: {message}\n"
+    flags = flags.replace("--channels 8 ", "--force ")
+    assert run(["train", "classifier", *flags.split(), "--out", str(out)]) == 2
+    assert "expected class folders in" in capsys.readouterr().err

@@ -9,7 +9,7 @@ import click
 
 from diffproof.cli.config import config_option
 from diffproof.cli.defense_options import defense_options
-from diffproof.cli.run_options import applied, data_options, run_options
+from diffproof.cli.run_options import applied, data_options, run_options, tell_layout
 
 
 def attack_options(command: Any) -> Any:
@@ -89,6 +89,7 @@ def attack(out: Path, **flags: Any) -> None:
     from diffproof.runs.settings import AttackRequest
 
     job = prepare(AttackRequest(**flags))
+    tell_layout(job.data)
     try:
         attack_with_progress(job, out)
     except KeyboardInterrupt:

@@ -9,7 +9,7 @@ import click
 
 from diffproof.cli.config import config_option
 from diffproof.cli.defense_options import defense_options
-from diffproof.cli.run_options import data_options, run_options
+from diffproof.cli.run_options import data_options, run_options, tell_layout
 
 
 @click.command(context_settings={"show_default": True})
@@ -56,6 +56,7 @@ def certify(out: Path, **flags: Any) -> None:
 
     settings = CertifySettings(**flags)
     job = prepare(settings)
+    tell_layout(job.data)
     limit = f"n = {settings.n} and alpha = {settings.alpha:g} allow radii up to {job.largest_radius:.4f}"
     if job.largest_radius <= 0.0:
         click.echo(f"diffproof: warning: {limit}: n is too small to certify any radius", err=True)

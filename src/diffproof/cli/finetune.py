@@ -54,18 +54,19 @@ def finetune(
     options = TrainingOptions(**common)
     options.check()
     settings = options.settings()
-    images = options.training_images()
-    data = Mixture(images, options.extra_images(extra_data), extra_share=extra_share, flip=options.flip)
     device = options.torch_device()
     model, diffusion = load_classifier(classifier).to(device), load_denoiser(denoiser).to(device)
+    images = options.training_images().fitting(diffusion, model)
+    data = Mixture(images, options.extra_images(extra_data), extra_share=extra_share, flip=options.flip)
     check_classes(model, images.class_names, classes_named=images.classes_named, source=images.name)
     diffusion.check_sigma(sigma)
     description = describe_base(classifier)
     held_out = options.held_out()
+    held_out = None if held_out is None else held_out.fitting(diffusion, model)
     measured = partial(finetuning.denoised_accuracy, sigma=sigma, seed=options.seed)
     before = measured(model, diffusion, held_out) if held_out is not None and is_first() else None
     tuned, losses = fit_with_progress(
-        options, partial(finetuning.finetune, model, diffusion, data, settings, sigma=sigma)
+        options, images, partial(finetuning.finetune, model, diffusion, data, settings, sigma=sigma)
     )
     metrics = {}
     if held_out is not None:

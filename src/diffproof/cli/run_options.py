@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from diffproof.cli.paths import PATH
+
+if TYPE_CHECKING:
+    from diffproof.data.images import ImageData
 
 Command = Callable[..., Any]
 
@@ -17,6 +20,12 @@ def applied(command: Command, options: list[Callable[[Command], Command]]) -> Co
     for option in reversed(options):
         command = option(command)
     return command
+
+
+def tell_layout(data: ImageData) -> None:
+    """Say on standard error what was found where the data lies, if there is anything to say."""
+    if data.layout:
+        click.echo(f"data: {data.layout}", err=True)
 
 
 def data_options(command: Command) -> Command:

@@ -68,6 +68,8 @@ def denoiser(
 ) -> None:
     """Train a class-conditional denoiser, with a null label for unconditional use.
 
+    On a folder without class folders it is unconditional.
+
     Beside the weights come a sheet of samples, .samples.png (a row for each class, the last without a
     label), and the loss, .loss.csv and .loss.png.
     """
@@ -83,16 +85,19 @@ def denoiser(
     except ValueError:
         raise click.UsageError(f"channels: expected numbers with commas between, got {channels!r}") from None
     settings = options.settings()
-    images = options.training_images()
-    data = Mixture(images, options.extra_images(extra_data), extra_share=extra_share, flip=options.flip)
+    images = options.training_images(labelled=False)
+    extra = options.extra_images(extra_data, labelled=images.labelled)
+    data = Mixture(images, extra, extra_share=extra_share, flip=options.flip)
     unet = UNetSettings(widths, layers, dropout, patch, attention, multi_head)
     description = describe_denoiser(images, unet, schedule, timesteps)
-    held_out = options.held_out()
+    held_out = options.held_out(labelled=False)
     trained, losses = fit_with_progress(
-        options, partial(train_denoiser, data, description, settings, label_dropout=label_dropout)
+        options, images, partial(train_denoiser, data, description, settings, label_dropout=label_dropout)
     )
     sigmas = [sigma for sigma in _HELD_OUT_SIGMAS if trained.sigma_min <= sigma <= trained.sigma_max]
-    errors = [] if held_out is None else denoising_errors(trained, held_out, sigmas, options.seed)
+    errors = []
+    if held_out is not None:
+        errors = denoising_errors(trained, held_out.fitting(trained), sigmas, options.seed)
     metrics = {
         f"rms_error_at_{sigma:g}": round(error, 6) for sigma, error in zip(sigmas, errors, strict=False)
     }
@@ -234,6 +239,7 @@ def _train_classifier(
         _refuse_given("width", "is for a new network, not with --classifier")
         start, description = load_classifier(spec).to(options.torch_device()), describe_base(spec)
         check_classes(start, images.class_names, classes_named=images.classes_named, source=images.name)
+        images = images.fitting(start)
     held_out = options.held_out()
     data = Mixture(images, flip=options.flip)
     train_it = partial(
@@ -245,9 +251,10 @@ def _train_classifier(
         adversary=adversary,
         start=start,
     )
-    trained, losses = fit_with_progress(options, train_it)
+    trained, losses = fit_with_progress(options, images, train_it)
     metrics = {}
     if held_out is not None:
+        held_out = held_out.fitting(trained)
         metrics["accuracy"] = round(accuracy(trained, held_out), 6)
         if noise_sigma:
             metrics["noisy_accuracy"] = round(accuracy(trained, held_out, noise_sigma, options.seed), 6)

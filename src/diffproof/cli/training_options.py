@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from diffproof.cli.paths import PATH
+from diffproof.cli.run_options import tell_layout
 from diffproof.errors import ArgumentError
 
 if TYPE_CHECKING:
@@ -143,8 +144,8 @@ class TrainingOptions:
             self.iterations, self.batch_size, self.learning_rate, self.ema_decay, self.seed, self.precision
         )
 
-    def training_images(self) -> ImageData:
-        """The training images."""
+    def training_images(self, *, labelled: bool = True) -> ImageData:
+        """The training images; perhaps without labels if these are not needed."""
         from diffproof.data.named import load_data
 
         return load_data(
@@ -154,15 +155,16 @@ class TrainingOptions:
             limit=self.limit,
             image_size=self.image_size,
             default_split="train",
+            labelled=labelled,
         )
 
-    def extra_images(self, source: str | None) -> ImageData | None:
+    def extra_images(self, source: str | None, *, labelled: bool = True) -> ImageData | None:
         """The second set of training images, if any."""
         from diffproof.data.named import load_data
 
         if source is None:
             return None
-        return load_data(source, image_size=self.image_size, default_split="train")
+        return load_data(source, image_size=self.image_size, default_split="train", labelled=labelled)
 
     def torch_device(self) -> torch.device:
         """Where to compute."""
@@ -170,19 +172,21 @@ class TrainingOptions:
 
         return resolve_device(self.device)
 
-    def held_out(self) -> ImageData | None:
+    def held_out(self, *, labelled: bool = True) -> ImageData | None:
         """The images to measure on, if any: at most 2,000, evenly spaced."""
         from diffproof.data.named import HUB_NAMES, SHIPPED, load_data
 
         source = self.test_data or (self.data if self.data in (*SHIPPED, *HUB_NAMES) else None)
         if source is None:
             return None
-        data = load_data(source, image_size=self.image_size)
+        data = load_data(source, image_size=self.image_size, labelled=labelled)
         return data.select(range(0, len(data), -(-len(data) // _MEASURED)))
 
 
-def fit_with_progress(options: TrainingOptions, train: Callable[..., Any]) -> tuple[Any, list[float]]:
-    """Call train(progress=…) under a progress bar; what it returns, and the losses.
+def fit_with_progress(
+    options: TrainingOptions, images: ImageData, train: Callable[..., Any]
+) -> tuple[Any, list[float]]:
+    """Call train(progress=…) on images under a progress bar; what it returns, and the losses.
 
     Where several processes share the training, all but the first end here.
     """
@@ -191,6 +195,8 @@ def fit_with_progress(options: TrainingOptions, train: Callable[..., Any]) -> tu
     from diffproof.training.processes import is_first
 
     losses: list[float] = []
+    if is_first():
+        tell_layout(images)
     with training_progress(options.iterations) as show:
 
         def on_step(step: int, loss: float) -> None:

@@ -1,36 +1,29 @@
-"""Data sets that the `datasets` library reads: Hub ids, class folders, parquet files."""
+"""Data sets that the `datasets` library reads: Hub ids, parquet files, what it saved itself."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-from torch import Tensor
-
 from diffproof.checks import unknown_name
+from diffproof.data.encoded import EncodedPixels
 from diffproof.data.images import ImageData
-from diffproof.errors import ArgumentError
+from diffproof.data.labels import Classes, classes_of
+from diffproof.errors import ArgumentError, printable
 from diffproof.hub import quick_hub
-from diffproof.pictures import resized
 
 # Label columns by name, where no column says that it holds classes; first found wins.
 _LABEL_COLUMNS = ("label", "labels", "fine_label", "class", "target")
-# PIL modes of one 8-bit channel, and of several that make RGB; others hold more than 8 bits.
-_GREY_MODES = ("L", "1", "LA")
-_COLOUR_MODES = ("RGB", "RGBA", "RGBX", "P", "PA", "CMYK", "YCbCr", "HSV", "LAB")
 
 
 def load_hub(source: str, split: str | None, default: str, image_size: int | None) -> ImageData:
     """A data set through the `datasets` library, decoded image by image.
 
     Args:
-        source: a Hub id, a parquet file, or a folder: of class folders (perhaps inside split folders), of
-            parquet files, or one that `Dataset.save_to_disk` wrote.
+        source: a Hub id, a parquet file, or a folder: of parquet files, or one that `Dataset.save_to_disk`
+            wrote.
         split: its name; None takes `default`, or the only one there is.
         default: see `default_split` of load_data.
         image_size: see load_data.
@@ -52,10 +45,12 @@ def load_hub(source: str, split: str | None, default: str, image_size: int | Non
     table = splits[split]
     name = Path(source).name if Path(source).exists() else source
     column = _image_column(datasets, table, name)
-    table, labels, class_names, named = _labels(datasets, table, name)
-    table = table.cast_column(column, datasets.Image(decode=True))
-    pixels = DecodedPixels(table.select_columns(column), column, name, image_size)
-    return ImageData(name, str(split), pixels, labels, class_names, classes_named=named)
+    classes = _classes(datasets, table, name)
+    table = table.cast_column(column, datasets.Image(decode=False))
+    pixels = TablePixels(table.select_columns(column), column, name, image_size)
+    layout = f"{name}: {classes.note}" if classes.note else ""
+    labels, names, named, _ = classes
+    return ImageData(name, str(split), pixels, labels, names, classes_named=named, layout=layout)
 
 
 @contextmanager
@@ -122,8 +117,8 @@ def _image_column(datasets: Any, table: Any, name: str) -> str:
     return str(images[0])
 
 
-def _labels(datasets: Any, table: Any, name: str) -> tuple[Any, Tensor, list[str], bool]:
-    """The table, its labels as integers, the class names, and whether the data gave them."""
+def _classes(datasets: Any, table: Any, name: str) -> Classes:
+    """The labels and class names of the label column."""
     features = table.features
     classes = [column for column, feature in features.items() if isinstance(feature, datasets.ClassLabel)]
     known = [column for column in _LABEL_COLUMNS if column in (classes or features)]
@@ -139,60 +134,40 @@ def _labels(datasets: Any, table: Any, name: str) -> tuple[Any, Tensor, list[str
         reason = " ".join(str(error).split())[:200]
         raise ArgumentError("data", f"cannot read the labels of {name}: {reason}") from None
     feature = features[column]
-    if isinstance(feature, datasets.ClassLabel):
-        return table, torch.from_numpy(values.astype(np.int64)), list(feature.names), True
-    if values.dtype.kind in "iu":
-        count = int(values.max()) + 1 if len(values) else 0
-        return table, torch.from_numpy(values.astype(np.int64)), [str(label) for label in range(count)], False
-    if values.dtype.kind in "OU" and all(isinstance(value, str) for value in values):
-        names, codes = np.unique(values.astype(str), return_inverse=True)
-        return table, torch.from_numpy(codes.astype(np.int64)), [str(label) for label in names], True
-    raise ArgumentError("data", f"{name}: expected integer or text labels in {column!r}, got {values.dtype}")
+    return classes_of(values, name, feature.names if isinstance(feature, datasets.ClassLabel) else None)
 
 
-class DecodedPixels:
-    """Images of a `datasets` table, decoded on access.
+class TablePixels(EncodedPixels):
+    """Images of a `datasets` table.
 
     Args:
-        table: a `datasets.Dataset` with one image column.
+        table: a `datasets.Dataset` with one image column that is not decoded.
         column: the name of that column.
-        name: the data set's name, for messages.
+        data: the data set's name, for messages.
         image_size: see load_data.
     """
 
-    def __init__(self, table: Any, column: str, name: str, image_size: int | None) -> None:
-        self.table, self.column, self.name, self.image_size = table, column, name, image_size
-
-    @cached_property
-    def _grey(self) -> bool:
-        """Whether the images have one channel, as the first one has."""
-        return self._open(0).mode in _GREY_MODES
+    def __init__(self, table: Any, column: str, data: str, image_size: int | None) -> None:
+        super().__init__(image_size)
+        self.table, self.column, self.data = table, column, data
 
     def __len__(self) -> int:
         return len(self.table)
 
-    def _open(self, index: int) -> Any:
+    def source(self, index: int) -> Path | bytes:
+        """The bytes of an image's file, or the path of one."""
         try:
             image = self.table[index][self.column]
         except MemoryError:
             raise
-        except Exception as error:  # whatever a decoder meets in a damaged file
-            reason = " ".join(str(error).split())[:160]
-            raise ArgumentError("data", f"image {index} of {self.name} cannot be decoded: {reason}") from None
-        if image is None:
-            raise ArgumentError("data", f"image {index} of {self.name} is missing")
-        return image
-
-    def __getitem__(self, index: int) -> Tensor:
-        image = self._open(index)
-        if image.mode not in (*_GREY_MODES, *_COLOUR_MODES):
+        except Exception as error:  # pyarrow's of a damaged table
             raise ArgumentError(
-                "data", f"image {index} of {self.name} has the mode {image.mode!r}, expected 8 bits a channel"
-            )
-        if self._grey and image.mode not in _GREY_MODES:
-            raise ArgumentError("data", f"image {index} of {self.name} has colours, but the first is grey")
-        image = image.convert("L" if self._grey else "RGB")
-        if self.image_size is not None:
-            image = resized(image, self.image_size)
-        pixels = torch.from_numpy(np.asarray(image, dtype=np.float32) / 255)
-        return pixels[None] if self._grey else pixels.permute(2, 0, 1).contiguous()
+                "data", f"{self.name(index)} cannot be read: {printable(error, 160)}"
+            ) from None
+        if image is None or image == {"bytes": None, "path": None}:
+            raise ArgumentError("data", f"{self.name(index)} is missing")
+        return Path(image["path"]) if image["bytes"] is None else image["bytes"]
+
+    def name(self, index: int) -> str:
+        """Its row."""
+        return f"image {index} of {self.data}"

@@ -22,6 +22,9 @@ class Pixels(Protocol):
     def __getitem__(self, index: int) -> Tensor:
         """One image: C×H×W float32 in [0, 1]."""
 
+    def with_channels(self, channels: int) -> Pixels:
+        """The same images with 1 or 3 channels; ValueError, perhaps on access, if they have colours for 1."""
+
 
 class TensorPixels:
     """Images that sit in memory.
@@ -40,6 +43,15 @@ class TensorPixels:
         chosen = self.images[index]
         return chosen.float() / 255 if chosen.dtype == torch.uint8 else chosen
 
+    def with_channels(self, channels: int) -> TensorPixels:
+        """Grey in each of 3 channels, or one of 3 equal ones."""
+        images = self.images
+        if channels == 1 and not bool((images == images[:, :1]).all()):
+            raise ArgumentError("data", "the images have colours, expected grey ones")
+        return (
+            self if images.shape[1] == channels else TensorPixels(images[:, :1].expand(-1, channels, -1, -1))
+        )
+
 
 class ImageData:
     """Images and labels; unpacks as `images, labels = data`, which decodes every image.
@@ -48,10 +60,11 @@ class ImageData:
         name: the name of the data set.
         split: which split of it.
         pixels: N ≥ 1 images, decoded one by one, or N×C×H×W, float32 in [0, 1] or uint8.
-        labels: N int64.
-        class_names: the name of each label.
+        labels: N int64; None for images without classes, whose labels are then −1.
+        class_names: the name of each label; none without classes.
         classes_named: whether the data itself names its classes; if not, there may be more of them than
             its largest label tells.
+        layout: one line on what was found where the data lies and how it was read, "" for nothing to say.
 
     Raises:
         ValueError: no image, or labels that do not fit.
@@ -62,22 +75,26 @@ class ImageData:
         name: str,
         split: str,
         pixels: Pixels | Tensor,
-        labels: Tensor,
+        labels: Tensor | None,
         class_names: Sequence[str],
         *,
         classes_named: bool = True,
+        layout: str = "",
     ) -> None:
         self.name = name
         self.split = split
         self.pixels: Pixels = TensorPixels(pixels) if isinstance(pixels, Tensor) else pixels
+        self.labelled = labels is not None
+        labels = torch.full((len(self.pixels),), -1) if labels is None else labels
         self.labels = labels
         self.class_names = tuple(class_names)
         self.classes_named = classes_named
+        self.layout = layout
         if len(self.pixels) == 0:
             raise ArgumentError("data", f"{name} has no image in split {split!r}")
         if labels.shape != (len(self.pixels),):
             raise ArgumentError("data", f"{name} has {len(self.pixels)} images but {labels.numel()} labels")
-        if int(labels.min()) < 0 or int(labels.max()) >= len(self.class_names):
+        if self.labelled and (int(labels.min()) < 0 or int(labels.max()) >= len(self.class_names)):
             bad = int(labels.min()) if int(labels.min()) < 0 else int(labels.max())
             raise ArgumentError(
                 "data",
@@ -131,13 +148,48 @@ class ImageData:
     def select(self, indices: Sequence[int]) -> ImageData:
         """The images of these indices, in this order."""
         chosen = list(indices)
+        return self._with(_Chosen(self.pixels, chosen), self.labels[chosen], self.layout)
+
+    def with_channels(self, channels: int) -> ImageData:
+        """The same images with as many channels: grey in each of 3, or one of 3 that are equal.
+
+        Raises:
+            ValueError: they have colours, and channels is 1; this may show only when they are decoded.
+        """
+        return self._with(self.pixels.with_channels(channels), self.labels, self.layout)
+
+    def fitting(self, *networks: object) -> ImageData:
+        """The same images with as many channels as the first of these networks takes that says so.
+
+        Raises:
+            ValueError: see `with_channels`.
+        """
+        for network in networks:
+            shape = getattr(network, "image_shape", None)
+            taken = shape[0] if shape else getattr(network, "channels", None)
+            if taken in (1, 3):
+                return self.with_channels(taken)
+        return self
+
+    def unreadable(self, indices: Iterable[int]) -> dict[int, str]:
+        """What is wrong with each of these images that cannot be decoded; all are decoded now."""
+        problems = {}
+        for index in indices:
+            try:
+                self.pixels[index]
+            except ArgumentError as error:
+                problems[index] = error.problem
+        return problems
+
+    def _with(self, pixels: Pixels, labels: Tensor, layout: str) -> ImageData:
         return ImageData(
             self.name,
             self.split,
-            _Chosen(self.pixels, chosen),
-            self.labels[chosen],
+            pixels,
+            labels if self.labelled else None,
             self.class_names,
             classes_named=self.classes_named,
+            layout=layout,
         )
 
 
@@ -152,3 +204,6 @@ class _Chosen:
 
     def __getitem__(self, index: int) -> Tensor:
         return self.pixels[self.indices[index]]
+
+    def with_channels(self, channels: int) -> _Chosen:
+        return _Chosen(self.pixels.with_channels(channels), self.indices)

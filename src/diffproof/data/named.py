@@ -40,6 +40,7 @@ def load_data(
     limit: int | None = None,
     image_size: int | None = None,
     default_split: str = "test",
+    labelled: bool = True,
 ) -> ImageData:
     """A data set by name or path; images are decoded when they are asked for.
 
@@ -53,20 +54,21 @@ def load_data(
         image_size: bring images to this size: the shorter side by antialiased bicubic interpolation, then
             the central square. None leaves them as they are (imagenet: 256).
         default_split: "test", or "train" for images to train on.
+        labelled: a folder must have class folders; otherwise its pictures may come without labels.
 
     Raises:
         ValueError: unknown name or split, unreadable or missing data, bad indices.
     """
     if image_size is not None:
         check_at_least("image_size", image_size, 1)
-    data = _open(source, split, default_split, image_size)
+    data = _open(source, split, default_split, image_size, labelled)
     if indices is not None or limit is not None:
         chosen = list(range(len(data))) if indices is None else parse_indices(indices, len(data))
         data = data.select(chosen[: None if limit is None else check_at_least("limit", limit, 1)])
     return data
 
 
-def _open(source: str, split: str | None, default: str, image_size: int | None) -> ImageData:
+def _open(source: str, split: str | None, default: str, image_size: int | None, labelled: bool) -> ImageData:
     path = expanded(source)
     if source in SHIPPED or path.suffix == ".npz":
         if image_size is not None:
@@ -87,6 +89,11 @@ def _open(source: str, split: str | None, default: str, image_size: int | None) 
         wanted = split or (named.test if default == "test" else default)
         return load_hub(named.id, wanted, default, image_size or named.image_size)
     file = path.suffix == ".parquet" or source.startswith((".", "/", "~"))
+    if path.is_dir():
+        from diffproof.data.folders import load_folder
+
+        data = load_folder(path, split, default, image_size, labelled=labelled)
+        return load_hub(str(path), split, default, image_size) if data is None else data
     if path.exists() or (source.count("/") == 1 and not file):
         return load_hub(str(path), split, default, image_size)
     if "/" in source or file:

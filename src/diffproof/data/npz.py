@@ -12,6 +12,7 @@ import torch
 
 from diffproof.checks import unknown_name
 from diffproof.data.images import ImageData
+from diffproof.data.labels import classes_of
 from diffproof.errors import ArgumentError
 
 # Names under which archives keep images and labels; {} stands for the split.
@@ -27,7 +28,7 @@ def load_npz(path: Path, split: str | None, default: str) -> ImageData:
     Args:
         path: the file. Arrays are named images and labels, x and y, or with the split: x_test and y_test,
             test_images and test_labels. Images are N×H×W, N×H×W×C or N×C×H×W, uint8 or floats in [0, 1];
-            labels N integers.
+            labels N integers or texts.
         split: which of the splits, "all" for arrays that name none; None for `default`, the only one there
             is, or arrays that name none.
         default: see `default_split` of load_data.
@@ -46,19 +47,16 @@ def load_npz(path: Path, split: str | None, default: str) -> ImageData:
             images, labels = archive[found[0]], archive[found[1]]
     pixels = _pixels(path, images)
     labels = labels[:, 0] if labels.ndim == 2 and labels.shape[1] == 1 else labels
-    if not np.issubdtype(labels.dtype, np.integer) or labels.ndim != 1:
-        raise ArgumentError(
-            "data", f"labels in {path}: expected N integers, got {labels.dtype} {labels.shape}"
-        )
-    count = int(labels.max()) + 1 if len(labels) else 0
-    classes = [str(label) for label in range(count)]
+    classes = classes_of(labels, str(path))
+    layout = f"{path.name}: {classes.note}" if classes.note else ""
     return ImageData(
         path.name,
         found[2],
         pixels,
-        torch.from_numpy(labels.astype(np.int64)),
-        classes,
-        classes_named=False,
+        classes.labels,
+        classes.names,
+        classes_named=classes.named,
+        layout=layout,
     )
 
 

@@ -65,6 +65,10 @@ class Mixture:
         extra_share: float = 0.5,
         flip: bool = False,
     ) -> None:
+        if extra is not None:
+            if not data.labelled:
+                raise ArgumentError("extra_data", f"needs classes, but {data.name} has none")
+            extra = extra.with_channels(data.image_shape[0])
         self.sources: Sequence[ImageData] = (data,) if extra is None else (data, extra)
         self.extra_share = check_probability("extra_share", extra_share)
         self.flip = flip

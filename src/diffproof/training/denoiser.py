@@ -63,6 +63,8 @@ def describe_denoiser(data: ImageData, unet: UNetSettings, schedule: str, timest
     if not 0.0 <= unet.dropout < 1.0:
         raise ArgumentError("dropout", f"expected a number in [0, 1), got {unet.dropout}")
     named_schedule(schedule, timesteps=timesteps)
+    if unet.multi_head and not data.labelled:
+        raise ArgumentError("multi_head", f"needs classes, but {data.name} has none")
     num_classes = len(data.class_names)
     network: dict[str, Any] = {
         "sample_size": height // unet.patch,
@@ -75,14 +77,14 @@ def describe_denoiser(data: ImageData, unet: UNetSettings, schedule: str, timest
         "dropout": unet.dropout,
         "norm_num_groups": 8,
         "add_attention": unet.attention,
-        "num_class_embeds": None if unet.multi_head else num_classes + 1,
+        "num_class_embeds": None if unet.multi_head or not data.labelled else num_classes + 1,
     }
     description = {
         "kind": "denoiser",
         "network": network,
         "schedule": {"name": schedule, "timesteps": timesteps},
         "prediction": "epsilon",
-        "null_label": num_classes,
+        "null_label": num_classes if data.labelled else None,
     }
     if unet.attention:
         network["attention_head_dim"] = math.gcd(unet.channels[-1], 64)
@@ -108,7 +110,8 @@ def train_denoiser(
     """Train the denoiser that `description` describes, predicting ε at uniformly drawn timesteps.
 
     The second data set of a mixture has class embeddings or heads of its own, which are dropped in the end:
-    it teaches the network, but does not mark what is denoised with the labels of the first.
+    it teaches the network, but does not mark what is denoised with the labels of the first. Without labels,
+    for which there is no second data set, the denoiser is unconditional.
 
     Args:
         data: training images.
@@ -124,7 +127,7 @@ def train_denoiser(
         raise ArgumentError("label_dropout", f"expected a number in [0, 1], got {label_dropout}")
     per_label = "out_channels" if description.get("multi_head") else "num_class_embeds"
     labels = description["network"][per_label]
-    network = description["network"] | {per_label: labels * len(data.sources)}
+    network = description["network"] | {per_label: labels and labels * len(data.sources)}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
         denoiser = build_denoiser(description)
@@ -154,8 +157,6 @@ def epsilon_loss(
     """
     schedule = denoiser.schedule
     assert schedule.sigmas is not None
-    assert denoiser.num_classes is not None
-    assert denoiser.null_label is not None
     images, shape = batch.images, batch.images.shape
     timestep = batch.mine(torch.randint(len(schedule.sigmas), (batch.size,), generator=generator))
     dropped = batch.mine(torch.rand(batch.size, generator=generator) < label_dropout)
@@ -164,8 +165,10 @@ def epsilon_loss(
     scale = schedule.input_scale(sigma).to(images.dtype).reshape(-1, 1, 1, 1)
     low, high = denoiser.data_range
     noisy = images * (high - low) + low + sigma.to(images.dtype).reshape(-1, 1, 1, 1) * epsilon
-    given = torch.where(dropped, torch.full_like(batch.labels, denoiser.null_label), batch.labels)
-    given = given + batch.sources * (denoiser.num_classes + 1)
+    given = None
+    if denoiser.num_classes is not None and denoiser.null_label is not None:
+        given = torch.where(dropped, torch.full_like(batch.labels, denoiser.null_label), batch.labels)
+        given = given + batch.sources * (denoiser.num_classes + 1)
     predicted: Tensor = network(noisy * scale, timestep, given)
     return torch.nn.functional.mse_loss(predicted.float(), epsilon)
 

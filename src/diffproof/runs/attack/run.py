@@ -31,7 +31,12 @@ from diffproof.noise import Noise, Stream
 from diffproof.runs.attack.store import AttackedImage, AttackStore
 from diffproof.runs.code import own_code_of
 from diffproof.runs.defense import load_networks_and_defense
-from diffproof.runs.prepare import check_classes_of, first_line, load_images, resolve_device
+from diffproof.runs.prepare import (
+    check_classes_of,
+    first_line,
+    load_images,
+    resolve_device,
+)
 from diffproof.runs.settings import AttackRequest, AttackSettings
 from diffproof.runs.store import Identity
 from diffproof.version import version
@@ -66,8 +71,7 @@ def prepare(request: AttackRequest) -> AttackRun:
             run on this defence.
     """
     request, data, indices = load_images(request)
-    first = data.pixels[indices[0]]
-    settings, attack = settle(request, max(first.shape[-2:]))
+    settings, attack = settle(request, max(data.pixels[indices[0]].shape[-2:]))
     device = resolve_device(settings.device)
     defense = load_networks_and_defense(
         settings.method,
@@ -78,6 +82,7 @@ def prepare(request: AttackRequest) -> AttackRun:
         device=device,
     )
     check_classes_of(defense, data)
+    data = data.fitting(defense, defense.classifier)
     # An attack differentiates with respect to images; weights would only take memory.
     defense.requires_grad_(False)
     view = AttackedDefense(defense, settings.gradient, surrogate_share=settings.surrogate_share)
@@ -91,7 +96,7 @@ def prepare(request: AttackRequest) -> AttackRun:
             raise
         # A network that cannot take the images says so in torch's words.
         raise ArgumentError("data", f"the networks cannot label {data.name}: {first_line(error)}") from None
-    _warn_of_a_wide_ball(threat, first)
+    _warn_of_a_wide_ball(threat, data.pixels[indices[0]])
     return job
 
 

@@ -1,0 +1,19 @@
+"""Words of messages: numbers with their nouns, long lists cut short."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from diffproof.errors import printable
+
+
+def counted(number: int, noun: str, plural: str | None = None) -> str:
+    """A number and its noun: "1 picture", "2,000 pictures"; `plural` for one that does not end in s."""
+    return f"{number:,} {noun if number == 1 else plural or f'{noun}s'}"
+
+
+def shortened(items: Iterable[object], most: int = 5) -> str:
+    """A list with commas, and how many more there are than `most`."""
+    texts = [printable(item, 60) for item in items]
+    more = [f"and {len(texts) - most:,} more"] if len(texts) > most else []
+    return ", ".join([*texts[:most], *more])
