@@ -32,3 +32,4 @@ bench: .venv/ready
 	$(BIN)/python benchmarks/memory.py
 	$(BIN)/python benchmarks/noise_limit.py
 	$(BIN)/python benchmarks/compile.py
+	$(BIN)/python benchmarks/startup.py

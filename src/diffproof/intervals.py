@@ -1,10 +1,10 @@
-"""Exact intervals of shares."""
+"""Exact intervals of shares, and the sign test."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from scipy.special import betaincinv
+from scipy.special import betainc, betaincinv
 
 from diffproof.checks import check_at_least, check_probability
 from diffproof.errors import ArgumentError
@@ -49,3 +49,12 @@ class Share:
         low = float(betaincinv(hits, images - hits + 1, tail)) if hits > 0 else 0.0
         high = float(betaincinv(hits + 1, images - hits, 1 - tail)) if hits < images else 1.0
         return cls(value, low, high, images)
+
+
+def sign_test(more: int, fewer: int) -> float:
+    """Chance that a fair coin falls on one side at least `more` of more + fewer times: a one-sided p-value.
+
+    It is scipy.stats' binom.sf(more - 1, more + fewer, 0.5), without the second that scipy.stats takes to
+    import.
+    """
+    return float(betainc(more, fewer + 1, 0.5)) if more else 1.0

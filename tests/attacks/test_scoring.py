@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
-from scipy.stats import binomtest
+from scipy.stats import binom, binomtest
 from torch import Tensor
 
 import diffproof as dp
 from diffproof.attacks.scoring import draw_labels, score
 from diffproof.defenses.base import Defense
-from diffproof.intervals import Share
+from diffproof.intervals import Share, sign_test
 from diffproof.noise import Noise, Stream
 
 
@@ -22,6 +22,12 @@ def test_the_interval_is_clopper_and_pearsons(hits: int, images: int, confidence
     assert made.low == pytest.approx(exact.low, abs=1e-12)
     assert made.high == pytest.approx(exact.high, abs=1e-12)
     assert (made.value, made.images) == (hits / images, images)
+
+
+@pytest.mark.parametrize("n", [0, 1, 2, 17, 1000])
+def test_the_sign_test_is_the_binomial_tail(n: int) -> None:
+    for more in range(n + 1):
+        assert sign_test(more, n - more) == pytest.approx(binom.sf(more - 1, n, 0.5), rel=1e-11, abs=0)
 
 
 def test_a_fractional_share_lies_between_its_neighbours() -> None:

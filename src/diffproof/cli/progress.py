@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from rich.console import Console
 from rich.progress import (
@@ -21,13 +21,14 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from diffproof.runs.attack.report import HEADER, AttackReport, table_cells
-from diffproof.runs.attack.run import AttackRun
-from diffproof.runs.attack.run import run as run_attack
-from diffproof.runs.attack.store import AttackedImage
-from diffproof.runs.certify.report import Report, cells, header
-from diffproof.runs.certify.run import CertifyRun, run
-from diffproof.runs.certify.store import ImageResult
+# What one command runs or shows, another need not wait for.
+if TYPE_CHECKING:
+    from diffproof.runs.attack.report import AttackReport
+    from diffproof.runs.attack.run import AttackRun
+    from diffproof.runs.attack.store import AttackedImage
+    from diffproof.runs.certify.report import Report
+    from diffproof.runs.certify.run import CertifyRun
+    from diffproof.runs.certify.store import ImageResult
 
 # Seconds between lines where there is no terminal for a bar.
 _LINE_EVERY = 60.0
@@ -55,6 +56,8 @@ def shown_once_started() -> Iterator[Progress]:
 
 def run_with_progress(job: CertifyRun, folder: Path) -> list[ImageResult]:
     """`certify.run` under a progress bar that counts draws."""
+    from diffproof.runs.certify.run import run
+
     title = f"{job.settings.describe()} σ={job.settings.sigma:g}"
     with shown_once_started() as progress:
         task = progress.add_task(title, total=len(job.indices) * job.draws_per_image, unit="draws")
@@ -68,6 +71,8 @@ def run_with_progress(job: CertifyRun, folder: Path) -> list[ImageResult]:
 
 def attack_with_progress(job: AttackRun, folder: Path) -> list[AttackedImage]:
     """`attack.run` under a progress bar that counts images."""
+    from diffproof.runs.attack.run import run
+
     title = f"{job.settings.describe()}, {job.settings.describe_attack()}"
     with shown_once_started() as progress:
         task = progress.add_task(title, total=len(job.indices), unit="images")
@@ -76,7 +81,7 @@ def attack_with_progress(job: AttackRun, folder: Path) -> list[AttackedImage]:
             progress.start()
             progress.advance(task, images)
 
-        return run_attack(job, folder, on_images)
+        return run(job, folder, on_images)
 
 
 @contextmanager
@@ -105,6 +110,8 @@ def training_progress(iterations: int) -> Iterator[Callable[[int, float], None]]
 
 def print_report(report: Report) -> None:
     """The table on standard output, remarks below it."""
+    from diffproof.runs.certify.report import cells, header
+
     table = Table(title="certified accuracy at ℓ2 radius ε, and average certified radius")
     for i, name in enumerate(header(report)):
         table.add_column(name, justify="left" if i == 0 else "right", no_wrap=True)
@@ -119,6 +126,8 @@ def print_report(report: Report) -> None:
 
 def print_attack_report(report: AttackReport) -> None:
     """The table on standard output, remarks below it."""
+    from diffproof.runs.attack.report import HEADER, table_cells
+
     table = Table(title="robust accuracy in %, and its 95% Clopper–Pearson interval")
     for i, name in enumerate(HEADER):
         # On a narrow terminal what is attacked, and how, takes several lines.

@@ -5,8 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from diffproof.denoisers.diffusers import from_unet
 from diffproof.denoisers.network import NetworkDenoiser
 from diffproof.denoisers.schedules import named_schedule
+from diffproof.denoisers.unet import UNet2D
 from diffproof.errors import ArgumentError
 from diffproof.weights import load_into, load_weights
 
@@ -17,10 +19,6 @@ def build_denoiser(description: dict[str, Any]) -> NetworkDenoiser:
     Raises:
         ValueError: the description is of something else, or incomplete.
     """
-    from diffusers import UNet2DModel
-
-    from diffproof.denoisers.diffusers import from_unet
-
     if description.get("kind") != "denoiser":
         raise ArgumentError(
             "denoiser",
@@ -28,7 +26,7 @@ def build_denoiser(description: dict[str, Any]) -> NetworkDenoiser:
             f" this one describes {description.get('kind', 'nothing')}",
         )
     try:
-        unet = UNet2DModel(**description["network"])
+        unet = UNet2D(**description["network"])
         schedule = named_schedule(**description["schedule"])
         return from_unet(
             unet,

@@ -7,10 +7,10 @@ from enum import StrEnum
 from typing import NamedTuple
 
 from scipy.special import betaincinv, ndtri
-from scipy.stats import binomtest
 
 from diffproof.checks import check_at_least, check_positive, check_probability
 from diffproof.errors import ArgumentError
+from diffproof.intervals import sign_test
 
 
 class Bound(StrEnum):
@@ -125,4 +125,4 @@ def prediction(counts: Sequence[int], alpha: float) -> int | None:
     first, second = counts[order[0]], counts[order[1]]
     if first + second == 0:
         raise ArgumentError("counts", "expected at least one draw, got none")
-    return order[0] if binomtest(first, first + second, 0.5).pvalue <= alpha else None
+    return order[0] if min(1.0, 2 * sign_test(first, second)) <= alpha else None

@@ -10,7 +10,6 @@ import math
 from collections.abc import Sequence
 
 import torch
-from scipy.stats import binom
 from torch import Tensor
 
 from diffproof.attacks.base import Attack, Job, Traits
@@ -19,6 +18,7 @@ from diffproof.attacks.diagnostics.gradient_checks import gradient_agreement, va
 from diffproof.attacks.diagnostics.probe import ANOTHER, FROZEN, Probe
 from diffproof.attacks.threat import L2, Threat
 from diffproof.attacks.views import AttackedDefense
+from diffproof.intervals import sign_test
 
 # Level of the sign tests of random defences: false alarms over draws of noise, given what the attack found.
 _ALPHA = 1e-3
@@ -212,6 +212,6 @@ def _loses(first: Tensor, second: Tensor, random: bool) -> tuple[bool, dict[str,
     could reach it.
     """
     lost, gained = int((second & ~first).sum()), int((first & ~second).sum())
-    p = float(binom.sf(lost - 1, lost + gained, 0.5))
+    p = sign_test(lost, gained)
     shares = {"first": float(first.double().mean()), "second": float(second.double().mean()), "p": p}
     return (p < _ALPHA if random else lost > gained), shares

@@ -6,12 +6,9 @@ import csv
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from matplotlib.artist import Artist
-from matplotlib.figure import Figure
-from matplotlib.text import Text
 
 from diffproof.catalog import DEFENSES
 from diffproof.errors import ArgumentError
@@ -20,6 +17,11 @@ from diffproof.runs.certify.store import CertifyStore, ImageResult
 from diffproof.runs.labels import short_source, short_spec
 from diffproof.runs.settings import CertifySettings
 from diffproof.smoothing.bounds import largest_radius
+
+if TYPE_CHECKING:
+    from matplotlib.artist import Artist
+    from matplotlib.figure import Figure
+    from matplotlib.text import Text
 
 # Okabe & Ito's palette, told apart with every form of colour blindness; line styles differ as well.
 _COLOURS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -191,6 +193,7 @@ def write_table(report: Report, path: Path) -> None:
 def draw_curves(report: Report, path: Path) -> None:
     """Certified accuracy over radius as PNG, one panel for each sigma, one line a method."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
 
     sigmas = sorted({row.settings.sigma for row in report.rows})
     methods = list(dict.fromkeys(report.label(row) for row in report.rows))
