@@ -116,9 +116,8 @@ def test_damaged_files_are_refused(tmp_path: Path, suffix: str) -> None:
             load_weights(path)
 
 
-@pytest.mark.parametrize("name", ["gone.safetensors", "gone.pt", "folder"])
+@pytest.mark.parametrize("name", ["gone.safetensors", "gone.pt"])
 def test_a_missing_file_is_refused(tmp_path: Path, name: str) -> None:
-    (tmp_path / "folder").mkdir()
     with pytest.raises(ValueError, match=f"weights: no such file: .*{name}"):
         load_weights(tmp_path / name)
 

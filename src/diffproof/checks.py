@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import functools
 import itertools
+import math
 import operator
+import reprlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import MISSING, fields
 from enum import StrEnum
-from typing import TYPE_CHECKING, TypeVar
+from types import UnionType
+from typing import TYPE_CHECKING, Any, TypeVar, get_args, get_origin, get_type_hints
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -44,6 +49,71 @@ def check_member(name: str, value: str, enum: type[E]) -> E:
         return enum(value)
     except ValueError:
         raise ArgumentError(name, f"expected one of {', '.join(enum)}, got {value!r}") from None
+
+
+# How a file's values of a type are told of; a JSON file has lists for tuples.
+_TYPES: dict[Any, str] = {
+    int: "an integer",
+    float: "a finite number",
+    str: "a text",
+    bool: "true or false",
+    dict: "names with values",
+    tuple: "a list",
+    type(None): "null",
+}
+
+
+def check_fields(kind: type[Any], values: object) -> dict[str, Any]:
+    """What was read from a file, if it is what the fields of a dataclass declare.
+
+    Args:
+        kind: the dataclass.
+        values: its fields by name; lists stand for tuples.
+
+    Returns:
+        the values, with tuples.
+
+    Raises:
+        ValueError: no mapping, a field that is unknown or missing, or one of another type, which is named;
+            integers beyond 64 bits and numbers that are not finite are of no type.
+    """
+    if not isinstance(values, dict):
+        raise ValueError(f"expected names with values, got {reprlib.repr(values)}")
+    hints = _hints(kind)  # type: ignore[arg-type]
+    if unknown := sorted(map(str, values.keys() - hints.keys())):
+        raise ValueError(unknown_name("field", unknown[0], hints).problem)
+    required = [one.name for one in fields(kind) if one.default is MISSING]
+    if missing := [name for name in required if name not in values]:
+        raise ValueError(f"{missing[0]} is missing")
+    for name, value in values.items():
+        if not _fits(value, hints[name]):
+            kinds = get_args(hints[name]) if get_origin(hints[name]) is UnionType else (hints[name],)
+            wanted = " or ".join(_TYPES.get(get_origin(one) or one, "another value") for one in kinds)
+            raise ValueError(f"{name}: expected {wanted}, got {reprlib.repr(value)}")
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+
+
+@functools.cache
+def _hints(kind: type[Any]) -> dict[str, Any]:
+    hints = get_type_hints(kind)
+    return {one.name: hints[one.name] for one in fields(kind)}
+
+
+def _fits(value: object, hint: Any) -> bool:
+    origin, inner = get_origin(hint) or hint, get_args(hint)
+    if origin is UnionType:
+        return any(_fits(value, one) for one in inner)
+    if origin is tuple:
+        if not isinstance(value, list | tuple) or (inner[-1] is not ... and len(value) != len(inner)):
+            return False
+        return all(_fits(one, inner[0]) for one in value)
+    if origin is dict:
+        return isinstance(value, dict) and all(_fits(one, inner[1]) for one in value.values())
+    if origin in (int, float):
+        if isinstance(value, bool) or not isinstance(value, int | origin):
+            return False
+        return -(2**63) <= value < 2**64 if isinstance(value, int) else math.isfinite(value)
+    return hint is Any or isinstance(value, hint)
 
 
 def check_at_least(name: str, value: int, minimum: int) -> int:

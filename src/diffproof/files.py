@@ -1,13 +1,115 @@
-"""Paths as users write them, and writing files so that an interruption leaves the old one or the new one."""
+"""Paths as users write them; reading only files of a sane size; writing that leaves the old file or the new.
+
+An interruption never leaves half a file.
+"""
 
 from __future__ import annotations
 
+import csv
+import math
 import os
 import re
+import stat
 import warnings
-from collections.abc import Iterator
+import zipfile
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
+
+from diffproof.errors import ArgumentError
+
+# What settings, descriptions and other texts have at most, in bytes.
+MOST_TEXT = 2**20
+# An archive is a bomb if it expands to more than this, and to more than so many times its own size.
+_BOMB, _EXPANSION = 2**28, 100
+_KINDS = (
+    (stat.S_ISDIR, "folder"),
+    (stat.S_ISFIFO, "pipe"),
+    (stat.S_ISSOCK, "socket"),
+    (stat.S_ISCHR, "device"),
+    (stat.S_ISBLK, "device"),
+)
+
+
+def check_file(argument: str, path: Path) -> int:
+    """The size of a regular file in bytes; links are followed, nothing is opened.
+
+    Raises:
+        ValueError: there is none, or it is a folder, a pipe, a socket or a device.
+        OSError: it may not be looked at.
+    """
+    try:
+        found = path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        told = f"broken link: {path} leads to no file" if path.is_symlink() else f"no such file: {path}"
+        raise ArgumentError(argument, told) from None
+    except ValueError as error:  # a null byte
+        raise ArgumentError(argument, f"no such file: {path} ({error})") from None
+    for is_kind, kind in _KINDS:
+        if is_kind(found.st_mode):
+            raise ArgumentError(argument, f"{path} is a {kind}, expected a file")
+    return found.st_size
+
+
+def read_text(argument: str, path: Path, most: int = MOST_TEXT) -> str:
+    """The UTF-8 text of a file of at most `most` bytes.
+
+    Raises:
+        ValueError: as `check_file`, or it is longer or no UTF-8.
+        OSError: it cannot be read.
+    """
+    check_file(argument, path)
+    with path.open("rb") as file:
+        data = file.read(most + 1)
+    if len(data) > most:
+        raise ArgumentError(argument, f"{path} is longer than {most:,} bytes, the most for such a file")
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise ArgumentError(argument, f"{path} is no UTF-8 text: {error}") from None
+
+
+def check_archive(argument: str, path: Path) -> None:
+    """Refuse a zip file that would expand beyond all measure, by the sizes that it declares.
+
+    At most 256 MiB, or 100 times the size of the file, whichever is more. What is no zip file passes.
+
+    Raises:
+        ValueError: as `check_file`, or it would expand to more.
+    """
+    size = check_file(argument, path)
+    try:
+        with zipfile.ZipFile(path) as archive:
+            expanded = sum(entry.file_size for entry in archive.infolist())
+    except (zipfile.BadZipFile, NotImplementedError):
+        return
+    if expanded > max(_BOMB, _EXPANSION * size):
+        raise ArgumentError(
+            argument,
+            f"{path} has {size:,} bytes and would expand to {expanded:,}, expected at most"
+            f" {_BOMB:,} or {_EXPANSION} times its size",
+        )
+
+
+def check_array(file: IO[bytes], size: int) -> None:
+    """Refuse an array in the .npy format whose header asks for other than what follows: NumPy believes it.
+
+    Args:
+        file: at its begin; left behind the header.
+        size: bytes that it has.
+
+    Raises:
+        ValueError: no such array, or one of another size.
+    """
+    from numpy.lib import format as npy
+
+    version = npy.read_magic(file)
+    header = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
+    shape, _, dtype = header(file)
+    follow = size - file.tell()
+    if not dtype.hasobject and math.prod(shape) * dtype.itemsize != follow:
+        raise ValueError(f"{follow:,} bytes are no {dtype} of shape {shape}")
 
 
 def expanded(path: str | Path) -> Path:
@@ -56,3 +158,23 @@ def replacing(path: Path) -> Iterator[Path]:
         fresh.replace(path)
     finally:
         fresh.unlink(missing_ok=True)
+
+
+def write_csv(path: Path, rows: Iterable[Sequence[object]]) -> None:
+    """Write rows as CSV, whole or not at all; before what a spreadsheet would run comes an apostrophe."""
+    with (
+        replacing(path) as fresh,
+        fresh.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file,
+    ):
+        csv.writer(file).writerows([[_cell(value) for value in row] for row in rows])
+
+
+def _cell(value: object) -> object:
+    text = str(value)
+    if not isinstance(value, str | Path) or not text.startswith(("=", "+", "-", "@", "\t", "\r")):
+        return value
+    try:
+        float(text)
+    except ValueError:
+        return f"'{text}"
+    return text

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from diffproof.errors import ArgumentError
-from diffproof.files import replacing
+from diffproof.files import check_archive, check_file, replacing
 
 _ASSETS = Path(__file__).parent / "assets"
 
@@ -61,7 +61,7 @@ def load_weights(path: Path) -> Weights:
 
     Only safetensors written by `save_weights` carry a description; that of other files is empty.
     """
-    _check_file(path)
+    check_file("weights", path)
     if path.suffix == ".safetensors":
         return _read_safetensors(path)
     loaded = _read_pickle_as_data(path)
@@ -76,15 +76,10 @@ def load_nested(path: Path) -> Any:
     Raises:
         ValueError: as `load_weights`, but any plain content will do.
     """
-    _check_file(path)
+    check_file("weights", path)
     if path.suffix == ".safetensors":
         return _read_safetensors(path).tensors
     return _read_pickle_as_data(path)
-
-
-def _check_file(path: Path) -> None:
-    if not path.is_file():
-        raise ArgumentError("weights", f"no such file: {path}")
 
 
 def _read_safetensors(path: Path) -> Weights:
@@ -113,11 +108,12 @@ _NUMPY_NUMBERS: list[Any] = [
 
 
 def _read_pickle_as_data(path: Path) -> Any:
+    check_archive("weights", path)
     try:
         with warnings.catch_warnings(), torch.serialization.safe_globals(_NUMPY_NUMBERS):
             # torch warns of the pickle's protocol before it refuses it.
             warnings.simplefilter("ignore")
-            return torch.load(path, map_location="cpu", weights_only=True)
+            loaded = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
         raise CodeInPickleError(
             "weights",
@@ -129,6 +125,31 @@ def _read_pickle_as_data(path: Path) -> Any:
     except Exception as error:  # a damaged pickle ends in almost any exception
         reason = " ".join(str(error).split())[:160]
         raise ArgumentError("weights", f"{path} is unreadable or truncated: {reason}") from None
+    for name, tensor in _tensors("", loaded):
+        if tensor.layout is not torch.strided or tensor.device.type != "cpu" or tensor.is_quantized:
+            raise ArgumentError("weights", f"{path}: {name} is no ordinary tensor")
+        # A stride of 0 makes a large tensor of few bytes; a small one does no harm.
+        if tensor.numel() > max(_FEW, path.stat().st_size):
+            has = f"{name} has {tensor.numel():,} values, the file {path.stat().st_size:,} bytes"
+            raise ArgumentError("weights", f"{path}: {has}")
+    return loaded
+
+
+# Values of a tensor that may repeat itself at will.
+_FEW = 2**24
+
+
+def _tensors(name: str, value: Any) -> Iterator[tuple[str, Tensor]]:
+    """The tensors in nested dicts and lists, by the names that lead there; containers may hold themselves."""
+    open_ones, seen = [(name, value)], set()
+    while open_ones:
+        name, value = open_ones.pop()
+        if isinstance(value, Tensor):
+            yield name, value
+        elif isinstance(value, dict | list | tuple) and id(value) not in seen:
+            seen.add(id(value))
+            inner = value.items() if isinstance(value, dict) else enumerate(value)
+            open_ones += [(f"{name}.{key}".lstrip("."), one) for key, one in inner]
 
 
 @contextmanager

@@ -307,9 +307,9 @@ def test_certificate_survives_json_and_recomputes_itself(distance: float, bound:
     [
         ("{", "certificate: not readable"),
         ("3", "certificate: not readable"),
-        ("{}", "certificate: not readable: 'selection_counts'"),
+        ("{}", "certificate: not readable: label is missing"),
         (json.dumps({"selection_counts": [1], "counts": [1]}), "certificate: not readable: .*missing"),
-        (json.dumps({"selection_counts": 1, "counts": [1]}), "certificate: not readable"),
+        (json.dumps({"selected": 1, "radius": 2}), "certificate: not readable: .*missing"),
     ],
 )
 def test_unreadable_certificates(text: str, message: str) -> None:

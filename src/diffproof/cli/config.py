@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import reprlib
 import warnings
 from pathlib import Path
 from typing import Any
@@ -19,13 +20,16 @@ def _load(context: click.Context, parameter: click.Parameter, path: Path | None)
 
     from diffproof.checks import unknown_name
     from diffproof.errors import ArgumentError
+    from diffproof.files import read_text
     from diffproof.methods import parse
 
     try:
         # Values stay text, as flags are: YAML's own numbers would turn the indices 10:30 into 630.
-        text = path.read_text(encoding="utf-8")
-        loaded: Any = yaml.load(text, _once(yaml.BaseLoader))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        text = read_text("config", path)
+        loaded: Any = yaml.load(text, _plain(yaml.BaseLoader))
+    except ArgumentError as error:
+        raise click.UsageError(f"config: cannot read {path}: {error.problem}") from None
+    except (OSError, yaml.YAMLError, RecursionError) as error:
         raise click.UsageError(f"config: cannot read {path}: {error}") from None
     if not isinstance(loaded, dict):
         raise click.UsageError(f"config: expected names and values in {path}, got {type(loaded).__name__}")
@@ -45,26 +49,32 @@ def _load(context: click.Context, parameter: click.Parameter, path: Path | None)
         if name not in known:
             raise click.UsageError(str(unknown_name("config", name, known)))
         if not isinstance(value, str):
-            raise click.UsageError(f"config: expected one value for {name}, got {value}")
+            raise click.UsageError(f"config: expected one value for {name}, got {reprlib.repr(value)}")
     context.default_map = {**(context.default_map or {}), **values}
     return path
 
 
-def _once(loader: type[Any]) -> type[Any]:
-    """The loader, which refuses a name that is given twice."""
+def _plain(loader: type[Any]) -> type[Any]:
+    """The loader, which refuses a name that is given twice, and aliases: they can stand for gigabytes."""
     import yaml
 
-    class Once(loader):  # type: ignore[misc]
-        def construct_mapping(self, node: Any, deep: bool = False) -> Any:
-            names = [self.construct_object(key, deep=True) for key, _ in node.value]
-            for name in names:
-                if names.count(name) > 1:
-                    raise yaml.constructor.ConstructorError(
-                        None, None, f"{name} is given twice", node.start_mark
-                    )
-            return super().construct_mapping(node, deep)
+    class Plain(loader):  # type: ignore[misc]
+        def compose_node(self, parent: Any, index: Any) -> Any:
+            if self.check_event(yaml.events.AliasEvent):
+                mark = self.peek_event().start_mark
+                raise yaml.composer.ComposerError(None, None, "aliases (*name) are not read here", mark)
+            return super().compose_node(parent, index)
 
-    return Once
+        def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+            found, seen = super().construct_mapping(node, deep), set()
+            for key, _ in node.value if len(found) < len(node.value) else ():
+                if key.value in seen:
+                    problem = f"{key.value} is given twice"
+                    raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
+                seen.add(key.value)
+            return found
+
+    return Plain
 
 
 def _without_null(method: dict[str, Any]) -> dict[str, Any]:

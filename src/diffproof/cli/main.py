@@ -17,7 +17,7 @@ from diffproof.cli.purify import purify
 from diffproof.cli.results import export, report, verify
 from diffproof.cli.theory import theory
 from diffproof.cli.train import train
-from diffproof.errors import ArgumentError
+from diffproof.errors import ArgumentError, printable
 
 USER_ERROR = 2
 INTERRUPTED = 130
@@ -81,14 +81,14 @@ def _status_of(work: Callable[[], object]) -> int:
     except (KeyboardInterrupt, click.Abort) as error:
         # click turns a KeyboardInterrupt into an Abort that has it as its cause.
         hint = str(error) or str(error.__cause__ or "")
-        click.echo(f"diffproof: interrupted{'; ' * bool(hint)}{hint}", err=True)
+        click.echo(printable(f"diffproof: interrupted{'; ' * bool(hint)}{hint}"), err=True)
         return INTERRUPTED
 
 
 def _complain(message: str) -> int:
-    click.echo(f"diffproof: error: {' '.join(message.split())}", err=True)
+    click.echo(printable(f"diffproof: error: {message}"), err=True)
     return USER_ERROR
 
 
 def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
-    click.echo(f"diffproof: warning: {' '.join(str(message).split())}", err=True)
+    click.echo(printable(f"diffproof: warning: {message}"), err=True)

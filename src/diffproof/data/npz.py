@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +15,7 @@ from diffproof.checks import unknown_name
 from diffproof.data.images import ImageData
 from diffproof.data.labels import classes_of
 from diffproof.errors import ArgumentError
+from diffproof.files import check_archive, check_array
 
 # Names under which archives keep images and labels; {} stands for the split.
 _NAMES_BY_SPLIT = (("x_{}", "y_{}"), ("{}_images", "{}_labels"))
@@ -36,6 +38,7 @@ def load_npz(path: Path, split: str | None, default: str) -> ImageData:
     Raises:
         ValueError: unreadable, no such arrays, or arrays of another form.
     """
+    check_archive("data", path)
     # NumPy leaves a damaged file open that it opened itself.
     with path.open("rb") as file:
         with _damage_told(path):
@@ -44,6 +47,10 @@ def load_npz(path: Path, split: str | None, default: str) -> ImageData:
             raise ArgumentError("data", f"{path} is no .npz archive")
         found = _find(path, archive.files, split, default)
         with _damage_told(path):
+            for name in found[:2]:
+                entry = zipfile.ZipFile(file).getinfo(f"{name}.npy")
+                with zipfile.ZipFile(file).open(entry) as member:
+                    check_array(member, entry.file_size)
             images, labels = archive[found[0]], archive[found[1]]
     pixels = _pixels(path, images)
     labels = labels[:, 0] if labels.ndim == 2 and labels.shape[1] == 1 else labels

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any, ClassVar, Self
 
 from diffproof.catalog import DEFENSES, able
-from diffproof.checks import check_at_least, check_positive, check_probability, unknown_name
+from diffproof.checks import check_at_least, check_fields, check_positive, check_probability, unknown_name
 from diffproof.errors import ArgumentError
 from diffproof.methods import MethodSpec, check_networks, check_not_idle, describe, own_class, parse
 from diffproof.smoothing.bounds import Bound
@@ -49,14 +49,12 @@ class Flags:
         Raises:
             ValueError: unknown or missing fields, or values out of range.
         """
-        names = {field.name for field in fields(cls)}
-        for name in settings:
-            if name not in names:
-                raise unknown_name("settings", name, names)
+        try:
+            settings = check_fields(cls, settings)
+        except ValueError as error:
+            raise ArgumentError("settings", str(error)) from None
         try:
             return cls(**settings)
-        except TypeError as error:
-            raise ArgumentError("settings", str(error)) from None
         except ArgumentError:
             methods = [(kind, settings[kind]) for kind in ("defense", "attack") if kind in settings]
             if not any(_is_lost(kind, text) for kind, text in methods):

@@ -13,6 +13,7 @@ from typing import Any, ClassVar, Generic, Self, TypeVar
 import yaml
 from filelock import FileLock, Timeout
 
+from diffproof.checks import check_at_least, check_fields
 from diffproof.errors import ArgumentError
 from diffproof.files import expanded
 from diffproof.runs.settings import Flags, RunSettings
@@ -20,6 +21,10 @@ from diffproof.runs.settings import Flags, RunSettings
 STORE = "results.sqlite"
 SETTINGS = "settings.yaml"
 _LOCK = "lock"
+# In bytes: a text or picture in a store.
+_LARGEST = 2**28
+# In seconds: a thousand years.
+_LONGEST = 3e10
 _SETTINGS_TABLE = """
 CREATE TABLE settings (
     json TEXT NOT NULL, weights_hash TEXT NOT NULL, data_hash TEXT NOT NULL, planned INTEGER NOT NULL,
@@ -44,7 +49,7 @@ class Identity:
     weights_hash: str
     data_hash: str
     planned: int
-    code: Mapping[str, str | None]
+    code: dict[str, str | None]
 
     def differences(self, now: Identity) -> list[str]:
         """What differs from a later one, in words."""
@@ -204,9 +209,13 @@ class RunStore(Generic[S]):
                 raise ValueError("it holds no settings")
         there = cls._has_table(folder, connection)
         with reporting(folder):
-            settings, code = json.loads(row[0]), dict(json.loads(row[4]))
+            settings = json.loads(row[0])
+            names = [field.name for field in fields(Identity)]
+            stored = dict(zip(names, (*row[1:4], json.loads(row[4])), strict=True))
             if there:
-                return cls.settings_type.from_dict(settings), Identity(row[1], row[2], row[3], code)
+                identity = Identity(**check_fields(Identity, stored))
+                check_at_least("planned", identity.planned, 1)
+                return cls.settings_type.from_dict(settings), identity
             if settings.keys() <= {field.name for field in fields(cls.settings_type)}:
                 raise ValueError(f"no such table: {cls.table}")
         raise ArgumentError("run", f"{folder} is no {cls.kind}")
@@ -245,12 +254,34 @@ def _connect(folder: Path) -> Iterator[sqlite3.Connection]:
         connection = sqlite3.connect(folder / STORE, timeout=30)
     try:
         with reporting(folder):
+            # Nothing that a run stores is larger; views and triggers would run SQL of whoever wrote the file.
+            connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, _LARGEST)
             verdict = connection.execute("PRAGMA quick_check").fetchone()[0]
+            query = "SELECT type, name FROM sqlite_master WHERE type NOT IN ('table', 'index')"
+            other = connection.execute(query).fetchone()
+            verdict = f"expected tables, got a {other[0]}" if other is not None else verdict
         if verdict != "ok":
             raise ArgumentError("run", f"the store in {folder} is corrupt: {verdict}")
         yield connection
     finally:
         connection.close()
+
+
+@contextmanager
+def naming(what: str) -> Iterator[None]:
+    """Within this block, errors begin with what they are about, such as an image."""
+    try:
+        yield
+    except ArgumentError as error:
+        raise ArgumentError(what, str(error)) from None
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        raise ArgumentError(what, f"{error}") from None
+
+
+def check_seconds(seconds: float) -> None:
+    """Raise ValueError unless a run can have taken these seconds."""
+    if not 0.0 <= seconds < _LONGEST:
+        raise ArgumentError("seconds", f"expected a number ≥ 0, got {seconds}")
 
 
 @contextmanager
@@ -260,8 +291,8 @@ def reporting(folder: Path) -> Iterator[None]:
         yield
     except sqlite3.OperationalError as error:
         text = str(error)
-        if text.startswith("no such"):
+        if text.startswith(("no such", "Could not decode")):
             raise ArgumentError("run", f"the store in {folder} is corrupt: {text}") from None
         raise OSError(f"cannot write to {folder}: {text}") from None
-    except (sqlite3.DatabaseError, ValueError, TypeError, KeyError, EOFError) as error:
+    except (sqlite3.DatabaseError, ValueError, TypeError, KeyError, EOFError, RecursionError) as error:
         raise ArgumentError("run", f"the store in {folder} is corrupt: {error}") from None

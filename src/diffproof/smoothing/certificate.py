@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-import math
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from diffproof.checks import check_fields
 from diffproof.errors import ArgumentError
 from diffproof.smoothing.bounds import RadiusBound, radius_bound
 
@@ -97,16 +97,12 @@ class Certificate:
             ValueError: the text is no certificate.
         """
         try:
-            fields = json.loads(text)
-            for name in ("selection_counts", "counts"):
-                fields[name] = tuple(int(count) for count in fields[name])
-            for name in ("image_size", "classifier_size"):
-                if fields.get(name) is not None:
-                    height, width = fields[name]
-                    fields[name] = (int(height), int(width))
-            for name in ("radius", "p_a_lower", "p_b_upper", "alpha", "sigma"):
-                if not math.isfinite(fields.get(name, 0.0)):
-                    raise ValueError(f"{name} is {fields[name]}")
-            return cls(**fields)
-        except (TypeError, KeyError, ValueError) as error:
+            made = cls(**check_fields(cls, json.loads(text)))
+            for name in ("radius", "image_index"):
+                if getattr(made, name) < 0:
+                    raise ValueError(f"{name} is {getattr(made, name)}")
+            if not made.counts or (made.label is not None and made.label < 0):
+                raise ValueError(f"label {made.label} of {len(made.counts)} classes")
+        except (TypeError, ValueError, RecursionError) as error:
             raise ArgumentError("certificate", f"not readable: {error}") from None
+        return made

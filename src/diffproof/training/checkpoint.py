@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -88,7 +89,7 @@ class Checkpoint:
         Raises:
             ValueError: the file is unreadable, or of a training with other settings.
         """
-        if self.path is None or not self.path.exists():
+        if self.path is None or not os.path.lexists(self.path):
             return []
         try:
             state = load_nested(self.path)

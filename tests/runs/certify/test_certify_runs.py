@@ -403,7 +403,7 @@ def test_settings_say_what_is_wrong() -> None:
         ValueError, match=r"^settings: unknown name 'sigmas'; did you mean sigma or image_size\?"
     ):
         CertifySettings.from_dict({**good, "sigmas": 1})
-    with pytest.raises(ValueError, match=r"^settings: .*missing.*'sigma'"):
+    with pytest.raises(ValueError, match=r"^settings: sigma is missing"):
         CertifySettings.from_dict({name: value for name, value in good.items() if name != "sigma"})
     with pytest.raises(ValueError, match="denoiser: the method 'dds' needs one"):
         CertifySettings.from_dict({**good, "defense": "dds"})
@@ -743,7 +743,7 @@ def test_a_certificate_with_no_number_for_a_radius_is_named(
         assert run([*command, str(copy)]) == 2
         error = capsys.readouterr().err
         assert error.startswith(
-            f"diffproof: error: run: the store in {copy} is corrupt: certificate: not readable"
+            f"diffproof: error: run: the store in {copy} is corrupt: image 8: certificate: not readable"
         )
         assert error.count("\n") == 1
 
@@ -791,7 +791,7 @@ def test_verify_refuses(small_run: Path, tmp_path: Path) -> None:
         ("DROP TABLE settings", "no such table: settings"),
         ("DELETE FROM settings", "it holds no settings"),
         ("UPDATE settings SET json = '{'", "Expecting property name"),
-        ("UPDATE settings SET json = '5'", "'int' object is not iterable"),
+        ("UPDATE settings SET json = '5'", "expected names with values, got 5"),
         ("UPDATE settings SET json = '{\"x\": 1}'", "settings: unknown name 'x'"),
         ("ALTER TABLE settings DROP COLUMN weights_hash", "no such column: weights_hash"),
         ("UPDATE images SET certificate = 'x'", "certificate: not readable"),

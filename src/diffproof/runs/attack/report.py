@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,7 @@ from diffproof.attacks.papers import load_protocol
 from diffproof.attacks.scoring import Scores
 from diffproof.attacks.views import GradientMode
 from diffproof.errors import ArgumentError
-from diffproof.files import replacing
+from diffproof.files import write_csv
 from diffproof.intervals import Share
 from diffproof.pictures import save_grid
 from diffproof.runs.attack.store import AttackedImage, AttackStore
@@ -176,27 +175,26 @@ def _cell(share: Share) -> str:
 def write_attack_table(report: AttackReport, path: Path) -> None:
     """The table as CSV, with shares in [0, 1], their intervals, and each run's folder."""
     names = ("fresh", "majority", "worst", "optimisation")
-    with replacing(path) as fresh, fresh.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        columns = [
-            f"{when}_{name}{part}"
-            for when in ("clean", "attacked")
-            for name in names
-            for part in ("", "_low", "_high")
+    columns = [
+        f"{when}_{name}{part}"
+        for when in ("clean", "attacked")
+        for name in names
+        for part in ("", "_low", "_high")
+    ]
+    how = ("attack", "threat", "budget", "gradient", "surrogate_share")
+    about = (*how, "protocol", "draws", "majority_of")
+    lines: list[list[object]] = [["defence", *about, "images", "skipped", *columns, "run"]]
+    for row in report.rows:
+        given = [getattr(row.settings, name) for name in about]
+        shares = [
+            f"{value:.6f}"
+            for score in (row.clean, row.attacked)
+            for share in _shares(score)
+            for value in (share.value, share.low, share.high)
         ]
-        how = ("attack", "threat", "budget", "gradient", "surrogate_share")
-        about = (*how, "protocol", "draws", "majority_of")
-        writer.writerow(["defence", *about, "images", "skipped", *columns, "run"])
-        for row in report.rows:
-            given = [getattr(row.settings, name) for name in about]
-            shares = [
-                f"{value:.6f}"
-                for score in (row.clean, row.attacked)
-                for share in _shares(score)
-                for value in (share.value, share.low, share.high)
-            ]
-            counts = len(row.results), row.skipped
-            writer.writerow([report.label(row), *given, *counts, *shares, row.folder])
+        counts = len(row.results), row.skipped
+        lines.append([report.label(row), *given, *counts, *shares, row.folder])
+    write_csv(path, lines)
 
 
 def draw_pictures(row: AttackRow, path: Path) -> bool:

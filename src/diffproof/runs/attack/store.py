@@ -15,8 +15,10 @@ from torch import Tensor
 from diffproof.attacks.diagnostics.finding import Finding
 from diffproof.attacks.evaluation import Evaluated
 from diffproof.attacks.result import AttackResult
+from diffproof.checks import check_at_least, check_fields
+from diffproof.files import check_array
 from diffproof.runs.settings import AttackSettings
-from diffproof.runs.store import RunStore, reporting
+from diffproof.runs.store import RunStore, check_seconds, naming, reporting
 
 
 @dataclass(frozen=True)
@@ -83,7 +85,10 @@ CREATE TABLE findings (json TEXT NOT NULL);
         """What the diagnostics found; None where they have not run."""
         with reporting(self.folder):
             row = self._connection.execute("SELECT json FROM findings").fetchone()
-            return None if row is None else [Finding(**fields) for fields in json.loads(row[0])]
+            with naming("findings"):
+                found = [] if row is None else json.loads(row[0])
+                checked = [Finding(**check_fields(Finding, fields)) for fields in found]
+        return None if row is None else checked
 
     def save_findings(self, findings: Sequence[Finding]) -> None:
         """Record what the diagnostics found and make it survive a crash."""
@@ -136,29 +141,48 @@ def _attacked(
     *,
     drawn: int,
 ) -> AttackedImage:
-    fields = json.loads(text)
-    counts = len(fields["clean_labels"]), len(fields["labels"])
-    if counts != (drawn, 0 if adversarial is None else drawn):
-        raise ValueError(f"image {index} has {counts[0]} and {counts[1]} labels, expected {drawn}")
-    result = None
-    if adversarial is not None:
-        result = AttackResult(index, label, _to_tensor(adversarial), **fields["result"])
-    return AttackedImage(
-        evaluated=Evaluated(
-            index,
-            label,
-            tuple(fields["clean_labels"]),
-            result,
-            tuple(fields["labels"]),
-            fields["control_wrong"],
-        ),
-        clean=_to_tensor(clean),
-        purified=None if purified is None else _to_tensor(purified),
-        protocol=fields["protocol"],
-        image_hash=fields["image_hash"],
-        version=fields["version"],
-        seconds=seconds,
-    )
+    """A row of the table of attacked images.
+
+    Raises:
+        ValueError: someone changed it to what no run writes.
+    """
+    with naming(f"image {index}"):
+        fields: dict[str, Any] = json.loads(text)
+        result = fields.pop("result", None)
+        names = ("clean_labels", "labels", "control_wrong")
+        one = {name: fields.pop(name) for name in names if name in fields}
+        pictures = {
+            "clean": _to_tensor("clean", clean),
+            "purified": None if purified is None else _to_tensor("purified", purified),
+        }
+        if adversarial is not None:
+            found = _to_tensor("adversarial", adversarial)
+            given = {**(result or {}), "image_index": index, "label": label, "adversarial": found}
+            result = AttackResult(**check_fields(AttackResult, given))
+        one |= {"image_index": index, "true_label": label, "result": result}
+        evaluated = Evaluated(**check_fields(Evaluated, one))
+        values = {**fields, **pictures, "evaluated": evaluated, "seconds": seconds}
+        image = AttackedImage(**check_fields(AttackedImage, values))
+        _check_image(image, drawn)
+    return image
+
+
+def _check_image(image: AttackedImage, drawn: int) -> None:
+    """Raise ValueError where a field of an image can be of no run."""
+    one = image.evaluated
+    counts = len(one.clean_labels), len(one.labels)
+    if counts != (drawn, 0 if one.result is None else drawn):
+        raise ValueError(f"{counts[0]} and {counts[1]} labels, expected {drawn}")
+    for name in ("image_index", "true_label"):
+        check_at_least(name, getattr(one, name), 0)
+    if min(one.clean_labels + one.labels) < 0:
+        raise ValueError("a label is negative")
+    check_seconds(image.seconds)
+    adversarial = None if one.result is None else one.result.adversarial
+    for name, pixels in (("purified", image.purified), ("adversarial", adversarial)):
+        if pixels is not None and pixels.shape != image.clean.shape:
+            shapes = tuple(image.clean.shape), tuple(pixels.shape)
+            raise ValueError(f"{name}: expected the shape {shapes[0]}, got {shapes[1]}")
 
 
 def _to_bytes(image: Tensor) -> bytes:
@@ -168,5 +192,11 @@ def _to_bytes(image: Tensor) -> bytes:
     return file.getvalue()
 
 
-def _to_tensor(data: bytes) -> Tensor:
-    return torch.from_numpy(np.load(io.BytesIO(data), allow_pickle=False))
+def _to_tensor(name: str, data: bytes) -> Tensor:
+    # Pixels outside [0, 1] are for `verify` to find.
+    with naming(name):
+        check_array(io.BytesIO(data), len(data))
+        array = np.load(io.BytesIO(data), allow_pickle=False)
+        if array.dtype != np.float32 or array.ndim != 3 or not np.isfinite(array).all():
+            raise ValueError(f"expected finite float32 pixels C×H×W, got {array.dtype} {array.shape}")
+        return torch.from_numpy(array)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +11,7 @@ import numpy as np
 
 from diffproof.catalog import DEFENSES
 from diffproof.errors import ArgumentError
-from diffproof.files import replacing
+from diffproof.files import replacing, write_csv
 from diffproof.runs.certify.store import CertifyStore, ImageResult
 from diffproof.runs.labels import short_source, short_spec
 from diffproof.runs.settings import CertifySettings
@@ -176,18 +175,17 @@ def cells(report: Report, row: Row) -> list[str]:
 
 def write_table(report: Report, path: Path) -> None:
     """The table as CSV, with shares in [0, 1], the statistics of each run, and its folder."""
-    with replacing(path) as fresh, fresh.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        radii = [f"certified_accuracy_at_{radius:g}" for radius in report.radii]
-        writer.writerow(
-            ["defence", "sigma", "images", *radii, "acr", "wrong", "abstained", "n0", "n", "alpha", "run"]
-        )
-        for row in report.rows:
-            s = row.settings
-            accuracies = [f"{row.certified_accuracy(radius):.6f}" for radius in report.radii]
-            shares = [f"{value:.6f}" for value in (row.average_radius, row.wrong, row.abstained)]
-            head = [report.label(row), s.sigma, len(row.results)]
-            writer.writerow([*head, *accuracies, *shares, s.n0, s.n, s.alpha, row.folder])
+    radii = [f"certified_accuracy_at_{radius:g}" for radius in report.radii]
+    lines: list[list[object]] = [
+        ["defence", "sigma", "images", *radii, "acr", "wrong", "abstained", "n0", "n", "alpha", "run"]
+    ]
+    for row in report.rows:
+        s = row.settings
+        accuracies = [f"{row.certified_accuracy(radius):.6f}" for radius in report.radii]
+        shares = [f"{value:.6f}" for value in (row.average_radius, row.wrong, row.abstained)]
+        head = [report.label(row), s.sigma, len(row.results)]
+        lines.append([*head, *accuracies, *shares, s.n0, s.n, s.alpha, row.folder])
+    write_csv(path, lines)
 
 
 def draw_curves(report: Report, path: Path) -> None:

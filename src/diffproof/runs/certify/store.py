@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass
 
+from diffproof.checks import check_at_least, check_fields
 from diffproof.runs.settings import CertifySettings
-from diffproof.runs.store import RunStore, reporting
+from diffproof.runs.store import RunStore, check_seconds, naming, reporting
 from diffproof.smoothing.certificate import Certificate
 from diffproof.smoothing.smoothed import Tally
 
@@ -33,6 +34,35 @@ class Partial:
     selection: Tally | None = None
     estimation: Tally | None = None
     seconds: float = 0.0
+
+
+def _result(index: int, label: int, text: str, seconds: float) -> ImageResult:
+    """A row of the table of images.
+
+    Raises:
+        ValueError: someone changed it to what no run writes.
+    """
+    with naming(f"image {index}"):
+        values = {
+            "image_index": check_at_least("image_index", index, 0),
+            "true_label": label,
+            "certificate": Certificate.from_json(text),
+            "seconds": seconds,
+        }
+        result = ImageResult(**check_fields(ImageResult, values))
+        check_at_least("true_label", result.true_label, 0)
+        check_seconds(result.seconds)
+    return result
+
+
+def _check_tally(tally: Tally | None, draws: int) -> None:
+    """Raise ValueError unless a run of so many draws can have counted this."""
+    if tally is None:
+        return
+    if not sum(tally.counts) == tally.draws <= draws or min(tally.counts, default=-1) < 0:
+        raise ValueError(f"expected counts of at most {draws} draws, got {tally.counts} of {tally.draws}")
+    for name in ("denoiser_evaluations", "classifier_evaluations"):
+        check_at_least(name, getattr(tally, name), 0)
 
 
 class CertifyStore(RunStore[CertifySettings]):
@@ -62,10 +92,7 @@ CREATE TABLE partial (
             rows = self._connection.execute(
                 "SELECT image_index, true_label, certificate, seconds FROM images ORDER BY image_index"
             ).fetchall()
-            return [
-                ImageResult(index, label, Certificate.from_json(text), seconds)
-                for index, label, text, seconds in rows
-            ]
+            return [_result(*row) for row in rows]
 
     def partial(self, image_index: int) -> Partial:
         """What is saved of an image in work."""
@@ -73,16 +100,14 @@ CREATE TABLE partial (
             rows = self._connection.execute(
                 "SELECT stream, tally, seconds FROM partial WHERE image_index = ?", (image_index,)
             ).fetchall()
-            tallies = {stream: json.loads(tally) for stream, tally, _ in rows}
-            loaded = {
-                stream: Tally(**{**fields, "counts": tuple(fields["counts"])})
-                for stream, fields in tallies.items()
-            }
-        return Partial(
-            loaded.get("selection"),
-            loaded.get("estimation"),
-            max((seconds for *_, seconds in rows), default=0.0),
-        )
+            with naming(f"image {image_index} in work"):
+                found = {stream: Tally(**check_fields(Tally, json.loads(text))) for stream, text, _ in rows}
+                seconds = max((one for *_, one in rows), default=0.0)
+                partial = Partial(**check_fields(Partial, {**found, "seconds": seconds}))
+                check_seconds(partial.seconds)
+                _check_tally(partial.selection, self.settings.n0)
+                _check_tally(partial.estimation, self.settings.n)
+        return partial
 
     def save_partial(self, image_index: int, partial: Partial) -> None:
         """Record the tallies of the image in work; kept from the next commit on."""

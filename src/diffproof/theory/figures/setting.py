@@ -16,6 +16,7 @@ from diffproof.defenses.base import CertifiableDefense
 from diffproof.defenses.dds import DDS
 from diffproof.defenses.densepure import DensePure
 from diffproof.errors import ArgumentError
+from diffproof.files import read_text
 from diffproof.noise import Noise, Stream
 from diffproof.reverse.levels import vp_sigmas
 from diffproof.theory.densities import GaussianMixture
@@ -136,8 +137,10 @@ def load_density(path: Path) -> GaussianMixture:
             deviation below 0.001 pixels, or more than 5% of the mass may lie outside the unit square.
     """
     try:
-        fields = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        fields = json.loads(read_text("density", path))
+    except ArgumentError:
+        raise
+    except (OSError, ValueError, RecursionError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         raise ArgumentError("density", f"cannot read {path}: {reason}") from None
     if not isinstance(fields, dict):

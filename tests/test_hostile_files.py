@@ -1,0 +1,161 @@
+"""Files that are none, too large, or not what they say: one line each, before anything is read."""
+
+from __future__ import annotations
+
+import os
+import socket
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from diffproof.errors import LONGEST_LINE, printable
+from diffproof.files import MOST_TEXT, check_array, check_file, read_text, write_csv
+from diffproof.weights import load_weights
+from helpers.command_line import Refused
+from helpers.runs import PLAIN, certify_flags
+
+Maker = Callable[[Path], None]
+
+
+def a_socket(path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as made:
+        made.bind(str(path))
+
+
+def to_itself(path: Path) -> None:
+    path.symlink_to(path)
+
+
+# Every kind of thing that a name can lead to and that is no file, and what is said of it.
+NO_FILES: list[tuple[Maker, str]] = [
+    (lambda path: None, "no such file"),
+    (lambda path: path.mkdir(), "is a folder"),
+    (lambda path: os.mkfifo(path), "is a pipe"),
+    (a_socket, "is a socket"),
+    (lambda path: path.symlink_to("/dev/zero"), "is a device"),
+    (lambda path: path.symlink_to("gone"), "broken link"),
+    (to_itself, "Too many levels of symbolic links"),
+]
+
+READERS: dict[str, Callable[[str], list[str]]] = {
+    "config": lambda name: [*certify_flags(Path("out"), **PLAIN), "--config", name],
+    "classifier": lambda name: certify_flags(Path("out"), **PLAIN, classifier=f"./{name}"),
+    "resnet": lambda name: certify_flags(Path("out"), **PLAIN, classifier=f"resnet20@{name}"),
+    "denoiser": lambda name: certify_flags(Path("out"), denoiser=f"./{name}"),
+    "preset": lambda name: certify_flags(Path("out"), denoiser=f"openai:cifar10_uncond@{name}"),
+    "data": lambda name: certify_flags(Path("out"), **PLAIN, data=name),
+    "convert": lambda name: ["convert", name, "o.safetensors"],
+    "density": lambda name: ["theory", "--density", name, "--out", "out"],
+}
+ENDINGS = {"config": ".yaml", "data": ".npz", "density": ".json"}
+
+
+@pytest.mark.parametrize(("make", "message"), NO_FILES, ids=[message for _, message in NO_FILES])
+@pytest.mark.parametrize("reader", READERS)
+def test_what_is_no_file_is_named_unopened(refused: Refused, reader: str, make: Maker, message: str) -> None:
+    name = f"w{ENDINGS.get(reader, '.safetensors')}"
+    make(Path(name))
+    line = refused(READERS[reader](name))
+    if (reader, message) == ("denoiser", "is a folder"):
+        message = "is no diffusers pipeline"
+    assert message in line
+    assert name in line
+
+
+def test_only_regular_files_have_a_size(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"12345")
+    (tmp_path / "link").symlink_to("file")
+    assert check_file("weights", tmp_path / "link") == 5
+    with pytest.raises(ValueError, match=r"weights: no such file: .*null"):
+        check_file("weights", tmp_path / "a\0b")
+    with pytest.raises(ValueError, match="weights: no such file"):
+        check_file("weights", tmp_path / "file" / "inside")
+
+
+def test_texts_are_bounded(tmp_path: Path) -> None:
+    path = tmp_path / "t"
+    path.write_bytes(b"a" * MOST_TEXT)
+    assert len(read_text("config", path)) == MOST_TEXT
+    path.write_bytes(b"a" * (MOST_TEXT + 1))
+    with pytest.raises(ValueError, match=r"config: .* is longer than 1,048,576 bytes"):
+        read_text("config", path)
+    path.write_bytes(b"\xff")
+    with pytest.raises(ValueError, match=r"config: .* is no UTF-8 text"):
+        read_text("config", path)
+
+
+def zeros_archive(path: Path, name: str, size: int) -> None:
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive, archive.open(name, "w") as member:
+        for _ in range(size // 2**20):
+            member.write(bytes(2**20))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("reader", "name"), [("data", "images.npy"), ("classifier", "archive/data.pkl")])
+def test_bombs_are_not_unpacked(refused: Refused, reader: str, name: str) -> None:
+    path = f"bomb{'.npz' if reader == 'data' else '.pt'}"
+    zeros_archive(Path(path), name, 2**28 + 2**20)
+    assert "would expand to 269,484,032, expected at most 268,435,456" in refused(READERS[reader](path))
+
+
+def test_a_lying_header_is_refused(tmp_path: Path) -> None:
+    """NumPy would make room for what a header declares before it reads a byte."""
+    np.save(tmp_path / "a.npy", np.zeros((3, 4), np.uint8))
+    whole = (tmp_path / "a.npy").read_bytes()
+    with (tmp_path / "a.npy").open("rb") as file:
+        check_array(file, len(whole))
+    for shape in (b"(3, 5)", b"(9999999, 4)"):
+        spoilt = whole.replace(b"(3, 4), }" + b" " * (len(shape) - 6), shape + b", }")
+        (tmp_path / "b.npy").write_bytes(spoilt)
+        with (
+            (tmp_path / "b.npy").open("rb") as file,
+            pytest.raises(ValueError, match="12 bytes are no"),
+        ):
+            check_array(file, len(spoilt))
+
+
+def test_tensors_larger_than_their_file_are_refused(tmp_path: Path) -> None:
+    torch.save({"a": torch.zeros(1).expand(2**20, 2**20)}, tmp_path / "w.pt")
+    with pytest.raises(ValueError, match=r"weights: .*w.pt: a has 1,099,511,627,776 values, the file"):
+        load_weights(tmp_path / "w.pt")
+    torch.save({"a": torch.zeros(4, device="meta")}, tmp_path / "w.pt")
+    with pytest.raises(ValueError, match=r"weights: .*w.pt: a is no ordinary tensor"):
+        load_weights(tmp_path / "w.pt")
+    shared = torch.arange(2.0).expand(3, 2)
+    torch.save({"a": shared}, tmp_path / "w.pt")
+    assert torch.equal(load_weights(tmp_path / "w.pt").tensors["a"], shared)
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("a\n\tb  c", "a b c"),
+        ("\x1b[31mred\x07", "\\x1b[31mred\\x07"),
+        (os.fsdecode(b"x\xff"), "x\\udcff"),
+        ("\u202egnp", "\\u202egnp"),
+        ("ε≥0 – ü", "ε≥0 – ü"),
+        ("a" * 501, "a" * 339 + "…" + "a" * 160),
+    ],
+)
+def test_a_line_is_printable(text: str, shown: str) -> None:
+    assert printable(text) == shown
+    assert len(shown) <= LONGEST_LINE
+
+
+@pytest.mark.parametrize("name", ["\x1b[31m", os.fsdecode(b"\xff"), "long" * 60, "x/" * 3000, "\n"])
+def test_errors_are_one_safe_line(refused: Refused, name: str) -> None:
+    for reader, make in READERS.items():
+        line = refused(make(f"{name}{ENDINGS.get(reader, '.safetensors')}"))
+        assert line.isprintable()
+        assert len(f"diffproof: error: {line}") <= LONGEST_LINE
+
+
+def test_cells_are_no_formulas(tmp_path: Path) -> None:
+    row = ["=1+1", "+a", "-b", "@c", "\td", "-0.5", -0.5, "+1e-3", None, "a=b", Path("=x")]
+    write_csv(tmp_path / "t.csv", [row])
+    (line,) = (tmp_path / "t.csv").read_text().splitlines()
+    assert line == "'=1+1,'+a,'-b,'@c,'\td,-0.5,-0.5,+1e-3,,a=b,'=x"
