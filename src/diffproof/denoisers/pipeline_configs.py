@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from diffproof.denoisers.network import Prediction
 from diffproof.denoisers.schedules import DiscreteSchedule
 from diffproof.errors import ArgumentError
+from diffproof.files import read_text
 from diffproof.optional import one_line
 
 # Schedulers of a variance-preserving chain that is indexed by the network's own timesteps.
@@ -56,7 +57,7 @@ def read_config(path: Path) -> dict[str, Any]:
         ValueError: it cannot be read, or holds no table.
     """
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
+        config = json.loads(read_text("denoiser", path))
     except (OSError, ValueError, RecursionError) as error:
         raise ArgumentError("denoiser", f"cannot read {path}: {one_line(error)}") from None
     if not isinstance(config, dict):
