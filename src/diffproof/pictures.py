@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from diffproof.errors import ArgumentError, printable
-from diffproof.files import replacing
+from diffproof.files import check_file, replacing
 
 # PIL modes of 8 bits a channel, and those that carry their own transparency.
 _MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr")
@@ -85,9 +85,8 @@ def _opened(source: Path | bytes, name: str) -> Iterator[Any]:
     from PIL import Image
 
     try:
-        # Opening a pipe would wait for somebody to write to it.
-        if isinstance(source, Path) and source.exists() and not source.is_file():
-            raise ArgumentError("pictures", f"{name} is no ordinary file")
+        if isinstance(source, Path):
+            check_file("pictures", source)
         with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as opened:
             yield opened
     except (MemoryError, ArgumentError):
