@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from time import monotonic as now
 from typing import TYPE_CHECKING, Literal
 
 from rich.console import Console
@@ -35,8 +35,12 @@ _LINE_EVERY = 60.0
 
 
 @contextmanager
-def shown_once_started() -> Iterator[Progress]:
-    """A bar that appears with the first step, so that what is refused before shows its one line only."""
+def shown_once_started(title: str, total: int, unit: str) -> Iterator[Callable[..., None]]:
+    """Progress that appears with the first step, so that what is refused before shows its one line only.
+
+    Yields what is called with how many units are done since the last call, and perhaps with another title or
+    unit. Where standard error is no terminal, a line a minute takes the place of the bar.
+    """
     progress = Progress(
         TextColumn("{task.description}"),
         BarColumn(),
@@ -47,63 +51,64 @@ def shown_once_started() -> Iterator[Progress]:
         TimeRemainingColumn(),
         console=Console(stderr=True),
     )
+    task, terminal, shown = progress.add_task(title, total=total, unit=unit), sys.stderr.isatty(), now()
+
+    def advance(units: int, **changes: str) -> None:
+        nonlocal shown
+        progress.update(task, advance=units, **changes)  # type: ignore[arg-type]
+        if terminal:
+            progress.start()
+        elif now() - shown > _LINE_EVERY:
+            one = progress.tasks[0]
+            what = f"{one.description}: {one.completed:,.0f} of {total:,} {one.fields['unit']}"
+            print(what, file=sys.stderr, flush=True)
+            shown = now()
+
     try:
-        yield progress
+        yield advance
     finally:
         if progress.live.is_started:
             progress.stop()
 
 
 def run_with_progress(job: CertifyRun, folder: Path) -> list[ImageResult]:
-    """`certify.run` under a progress bar that counts draws."""
+    """`certify.run` with progress that counts evaluations of networks."""
     from diffproof.runs.certify.run import run
 
     title = f"{job.settings.describe()} σ={job.settings.sigma:g}"
-    with shown_once_started() as progress:
-        task = progress.add_task(title, total=len(job.indices) * job.draws_per_image, unit="draws")
-
-        def on_draws(draws: int) -> None:
-            progress.start()
-            progress.advance(task, draws)
-
-        return run(job, folder, on_draws)
+    total = len(job.indices) * job.evaluations_per_image
+    with shown_once_started(title, total, "evaluations") as advance:
+        return run(job, folder, advance)
 
 
 def attack_with_progress(job: AttackRun, folder: Path) -> list[AttackedImage]:
-    """`attack.run` under a progress bar that counts images."""
+    """`attack.run` with progress that counts images, and evaluations of networks beside them."""
     from diffproof.runs.attack.run import run
 
     title = f"{job.settings.describe()}, {job.settings.describe_attack()}"
-    with shown_once_started() as progress:
-        task = progress.add_task(title, total=len(job.indices), unit="images")
+    spent = 0
+    with shown_once_started(title, len(job.indices), "images") as advance:
 
-        def on_images(images: int) -> None:
-            progress.start()
-            progress.advance(task, images)
+        def on_evaluations(evaluations: int) -> None:
+            nonlocal spent
+            spent += evaluations
+            advance(0, unit=f"images, {spent:,} evaluations")
 
-        return run(job, folder, on_images)
+        return run(job, folder, advance, on_evaluations)
 
 
 @contextmanager
 def training_progress(iterations: int) -> Iterator[Callable[[int, float], None]]:
-    """A progress bar with the loss; yields what training calls after each step.
-
-    Where standard error is no terminal, a line a minute takes its place.
-    """
-    with shown_once_started() as progress:
-        task = progress.add_task("loss –", total=iterations, unit="steps")
-        mean, terminal, shown = 0.0, sys.stderr.isatty(), time.monotonic()
+    """Progress with the loss; yields what training calls after each step."""
+    with shown_once_started("loss –", iterations, "steps") as advance:
+        mean, done = 0.0, 0
 
         def on_step(step: int, loss: float) -> None:
-            nonlocal mean, shown
+            nonlocal mean, done
             weight = max(0.01, 1 / step)
             mean += weight * (loss - mean)
-            if terminal:
-                progress.start()
-                progress.update(task, completed=step, description=f"loss {mean:.4f}")
-            elif time.monotonic() - shown > _LINE_EVERY:
-                print(f"iteration {step} of {iterations}, loss {mean:.4f}", file=sys.stderr, flush=True)
-                shown = time.monotonic()
+            advance(step - done, description=f"loss {mean:.4f}")
+            done = step
 
         yield on_step
 

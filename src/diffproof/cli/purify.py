@@ -61,18 +61,12 @@ def purify(pictures: tuple[Path, ...], out: Path, force: bool, **flags: Any) -> 
 
 
 def _purify(job: PurifyRun) -> list[Purified]:
-    """Under a progress bar that counts denoiser evaluations."""
+    """With progress that counts denoiser evaluations."""
     from diffproof.cli.progress import shown_once_started
     from diffproof.runs.purify import run_purify
 
-    with shown_once_started() as progress:
-        task = progress.add_task(job.settings.defense, total=job.evaluations, unit="denoiser evaluations")
-
-        def on_evaluations(count: int) -> None:
-            progress.start()
-            progress.advance(task, count)
-
-        return run_purify(job, on_evaluations)
+    with shown_once_started(job.settings.defense, job.evaluations, "denoiser evaluations") as advance:
+        return run_purify(job, advance)
 
 
 def _print_labels(purified: Sequence[Purified]) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, NamedTuple
+from collections.abc import Generator
+from typing import Any, ClassVar, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -226,6 +227,36 @@ class Labelled(NamedTuple):
     classifier_evaluations: int
 
 
+class Underway(NamedTuple):
+    """A batch of noisy draws between two network calls of its labelling.
+
+    Attributes:
+        draws: how many there are.
+        tensors: what the calls so far have given, by the defence's own names.
+        denoiser_evaluations: see Labelled; so far.
+        classifier_evaluations: see Labelled; so far.
+    """
+
+    draws: int
+    tensors: dict[str, Tensor]
+    denoiser_evaluations: int
+    classifier_evaluations: int
+
+
+T = TypeVar("T")
+Labelling = Generator[Underway, None, Labelled]
+
+
+def finished(steps: Generator[Underway, None, T]) -> T:
+    """What the steps return in the end."""
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            result: T = end.value
+            return result
+
+
 class CertifiableDefense(Defense):
     """A defence that labels noisy draws, the base classifier of randomized smoothing.
 
@@ -265,6 +296,30 @@ class CertifiableDefense(Defense):
             N int64 labels, and the evaluations spent.
         """
         raise TypeError(f"{type(self).__name__} does not define classify()")
+
+    def classify_in_steps(
+        self, noisy: Tensor, sigma: float, noise: Noise, batch_size: int, underway: Underway | None
+    ) -> Labelling:
+        """As `classify`, yielding what there is after each network call; here after all of them.
+
+        Args:
+            noisy: see `labels`.
+            sigma: see `labels`.
+            noise: see `labels`.
+            batch_size: see `classify`.
+            underway: what was yielded of the same draws, to go on from; with any batch size.
+        """
+        yield from ()
+        return self.classify(noisy, sigma, noise, batch_size)
+
+    def labelling(
+        self, noisy: Tensor, sigma: float, noise: Noise, batch_size: int, underway: Underway | None
+    ) -> Labelling:
+        """`classify_in_steps`, but `classify` where a subclass has changed that alone; same arguments."""
+        changed = next(of for of in type(self).__mro__ if {"classify", "classify_in_steps"} & vars(of).keys())
+        in_steps = "classify_in_steps" in vars(changed)
+        of = type(self) if in_steps else CertifiableDefense
+        return of.classify_in_steps(self, noisy, sigma, noise, batch_size, underway)
 
     def logits(self, noisy: Tensor, sigma: float, noise: Noise) -> Tensor:
         """Differentiable N×num_classes logits of noisy images. Written by subclasses.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from diffproof.defenses.base import CertifiableDefense, Labelled
+from diffproof.defenses.base import CertifiableDefense, Labelled, Labelling, Underway, finished
 from diffproof.denoisers.base import Denoiser
 from diffproof.noise import Noise
 from diffproof.reverse.sampling import one_shot
@@ -31,9 +31,26 @@ class DDS(CertifiableDefense):
 
     def classify(self, noisy: Tensor, sigma: float, noise: Noise, batch_size: int) -> Labelled:
         """One denoiser and one classifier evaluation an image."""
-        parts = zip(noisy.split(batch_size), noise.split(batch_size), strict=True)
-        labels = [self.classifier_labels(one_shot(self.denoiser, part, sigma), own) for part, own in parts]
-        return Labelled(torch.cat(labels), len(noisy), len(noisy))
+        return finished(self.classify_in_steps(noisy, sigma, noise, batch_size, None))
+
+    def classify_in_steps(
+        self, noisy: Tensor, sigma: float, noise: Noise, batch_size: int, underway: Underway | None
+    ) -> Labelling:
+        """See CertifiableDefense: `labels` of the first draws, and the estimate `clean` of the next."""
+        there = {} if underway is None else underway.tensors
+        labels = there.get("labels", torch.empty(0, dtype=torch.int64)).to(noisy.device)
+        clean = there.get("clean")
+        while len(labels) < len(noisy):
+            if clean is None or len(clean) > batch_size:
+                clean = one_shot(self.denoiser, noisy[len(labels) :][:batch_size], sigma)
+            seen = len(labels) + len(clean)
+            yield Underway(len(noisy), {"labels": labels, "clean": clean}, seen, len(labels))
+            rows = torch.arange(len(labels), seen, device=noisy.device)
+            own = noise.to(noisy.device).rows(rows, noise.vote.to(noisy.device)[rows])
+            labels, clean = torch.cat([labels, self.classifier_labels(clean.to(noisy.device), own)]), None
+            if seen < len(noisy):
+                yield Underway(len(noisy), {"labels": labels}, seen, seen)
+        return Labelled(labels, len(noisy), len(noisy))
 
     def logits(self, noisy: Tensor, sigma: float, noise: Noise) -> Tensor:
         """The classifier's logits on the denoised image."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from torch import Tensor
 
@@ -73,12 +73,48 @@ def posterior_sample(
     """
     if not sigmas:
         raise ArgumentError("sigmas", "expected at least one noise level")
+    estimate = first_estimate(denoiser, noisy, sigmas[0], label=label, clip=clip) if start is None else start
+    steps = posterior_steps(
+        denoiser, noisy, sigmas, noise, label=label, eta=eta, clip=clip, estimate=estimate
+    )
+    for _, estimate in steps:
+        pass
+    return estimate.clean
+
+
+def posterior_steps(
+    denoiser: Denoiser,
+    noisy: Tensor,
+    sigmas: Sequence[float],
+    noise: Noise,
+    *,
+    label: Tensor | None = None,
+    eta: float = 1.0,
+    clip: bool = True,
+    estimate: Estimate,
+    taken: int = 0,
+) -> Iterator[tuple[Tensor, Estimate]]:
+    """The sample of `posterior_sample` step by step: after each, the noisy images and their estimate.
+
+    Args:
+        denoiser: see `posterior_sample`.
+        noisy: N×C×H×W at noise level sigmas[taken].
+        sigmas: see `posterior_sample`.
+        noise: see `posterior_sample`.
+        label: see `posterior_sample`.
+        eta: see `posterior_sample`.
+        clip: see `posterior_sample`.
+        estimate: the denoiser's of these images.
+        taken: steps that led to them.
+
+    Raises:
+        ValueError: as `posterior_sample` does.
+    """
     if eta != 0.0 and len(noise) != len(noisy):
         raise ArgumentError("noise", f"expected one row for each of {len(noisy)} images, got {len(noise)}")
-    estimate = first_estimate(denoiser, noisy, sigmas[0], label=label, clip=clip) if start is None else start
-    for i, (sigma, next_sigma) in enumerate(itertools.pairwise(sigmas), start=1):
+    for i, (sigma, next_sigma) in enumerate(itertools.pairwise(sigmas[taken:]), start=taken + 1):
         normal = None if eta == 0.0 else noise.normal(noisy.shape[1:], i, noisy.dtype)
         variance = denoiser.learned_variance(estimate, sigma, next_sigma) if eta == 1.0 else None
         noisy = reverse_step(noisy, estimate.clean, sigma, next_sigma, normal, eta=eta, variance=variance)
         estimate = first_estimate(denoiser, noisy, next_sigma, label=label, clip=clip)
-    return estimate.clean
+        yield noisy, estimate

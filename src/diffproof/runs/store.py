@@ -134,6 +134,9 @@ class RunStore(Generic[S]):
                     raise ArgumentError(
                         "out", f"{folder} holds a run with other settings: {', '.join(different)}"
                     )
+                with reporting(folder):
+                    # Those of an earlier version had fewer tables.
+                    connection.executescript(cls.tables)
                 store = cls(folder, connection, stored, was)
                 try:
                     yield store

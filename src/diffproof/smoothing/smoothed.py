@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import warnings
+from collections import deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from diffproof.checks import check_at_least, check_pixels, check_positive, check_probability, check_shape
-from diffproof.defenses.base import CertifiableDefense, Labelled
+from diffproof.defenses.base import CertifiableDefense, Labelled, Labelling, Underway
 from diffproof.errors import ArgumentError, halved
 from diffproof.noise import Noise, Stream
 from diffproof.smoothing.bounds import Bound, as_bound, prediction, radius_bound
@@ -24,12 +25,27 @@ BATCH_SIZE = 256
 
 @dataclass(frozen=True)
 class Tally:
-    """Labels counted so far over the draws 0 … draws − 1 of one stream, and what they cost."""
+    """Labels counted so far over the draws 0 … draws − 1 of one stream, and what they cost.
+
+    Attributes:
+        counts: labels by class.
+        draws: how many were counted.
+        denoiser_evaluations: images that went through the denoiser for them.
+        classifier_evaluations: images that went through the classifier for them.
+        underway: the next draws, where the networks have begun with them.
+    """
 
     counts: tuple[int, ...]
     draws: int = 0
     denoiser_evaluations: int = 0
     classifier_evaluations: int = 0
+    underway: Underway | None = field(default=None, compare=False)
+
+    @property
+    def begun(self) -> int:
+        """Images that went through a network for draws underway."""
+        now = self.underway
+        return 0 if now is None else now.denoiser_evaluations + now.classifier_evaluations
 
     def add(self, labelled: Labelled, num_classes: int) -> Tally:
         """The tally with one more batch."""
@@ -40,6 +56,22 @@ class Tally:
             self.denoiser_evaluations + labelled.denoiser_evaluations,
             self.classifier_evaluations + labelled.classifier_evaluations,
         )
+
+
+def _tallies(tally: Tally, labelling: Labelling, num_classes: int) -> Iterator[Tally]:
+    """The tally after each network call for its next draws, and with their labels in the end."""
+    while True:
+        try:
+            underway = next(labelling)
+        except StopIteration as end:
+            yield tally.add(end.value, num_classes)
+            return
+        yield replace(tally, underway=underway)
+
+
+def _last(tallies: Iterator[Tally]) -> Tally:
+    """The last tally; the others hold images, and are let go."""
+    return deque(tallies, maxlen=1).pop()
 
 
 class Smoothed:
@@ -125,10 +157,10 @@ class Smoothed:
         check_at_least("n", n, 1)
         tallies = []
         for stream, draws in ((Stream.SELECTION, n0), (Stream.ESTIMATION, n)):
-            *_, tally = self.tally(
+            counting = self.tally(
                 image, draws, stream=stream, seed=seed, image_index=image_index, batch_size=batch_size
             )
-            tallies.append(tally)
+            tallies.append(_last(counting))
         return self.certificate(image, *tallies, alpha=alpha, seed=seed, image_index=image_index, bound=bound)
 
     def predict(
@@ -156,10 +188,10 @@ class Smoothed:
             ValueError, MemoryError: as in `certify`.
         """
         check_probability("alpha", alpha)
-        *_, tally = self.tally(
+        counting = self.tally(
             image, n, stream=Stream.PREDICTION, seed=seed, image_index=image_index, batch_size=batch_size
         )
-        return prediction(tally.counts, alpha)
+        return prediction(_last(counting).counts, alpha)
 
     def tally(
         self,
@@ -172,7 +204,7 @@ class Smoothed:
         batch_size: int = BATCH_SIZE,
         done: Tally | None = None,
     ) -> Iterator[Tally]:
-        """Count the labels of `draws` noisy draws, yielding the tally so far after each batch.
+        """Count the labels of `draws` noisy draws, yielding the tally so far after each network call.
 
         Args:
             image: C×H×W floats in [0, 1].
@@ -199,23 +231,23 @@ class Smoothed:
         tally = done or Tally((0,) * self.num_classes)
         yield tally
         while tally.draws < draws:
-            stop = min(tally.draws + batch_size, draws)
+            size = batch_size if tally.underway is None else tally.underway.draws
+            stop = min(tally.draws + size, draws)
             noise = Noise.for_draws(seed, stream, image_index, tally.draws, stop).to(image.device)
+            steps = self._label(image, noise, batch_size, tally.underway)
             try:
-                labelled = self._label(image, noise, batch_size)
+                for tally in _tallies(tally, steps, self.num_classes):
+                    yield tally
             except (MemoryError, RuntimeError) as error:
                 batch_size = self._fitting_batch = halved(batch_size, error)
-                continue
-            tally = tally.add(labelled, self.num_classes)
-            yield tally
 
-    def _label(self, image: Tensor, noise: Noise, batch_size: int) -> Labelled:
-        # Counts of labels have no gradient, and a graph would only take memory and time.
-        with torch.no_grad():
-            noisy = image + self.sigma * noise.normal(image.shape, 0, image.dtype)
-            if isinstance(self.base, CertifiableDefense):
-                return self.base.classify(noisy, self.sigma, noise, batch_size)
-            labels = self.base(noisy)
+    # Counts of labels have no gradient, and a graph would only take memory and time.
+    @torch.no_grad()
+    def _label(self, image: Tensor, noise: Noise, batch_size: int, underway: Underway | None) -> Labelling:
+        noisy = image + self.sigma * noise.normal(image.shape, 0, image.dtype)
+        if isinstance(self.base, CertifiableDefense):
+            return (yield from self.base.labelling(noisy, self.sigma, noise, batch_size, underway))
+        labels = self.base(noisy)
         if not isinstance(labels, Tensor):
             raise ArgumentError(
                 "base", f"expected a tensor of {len(noisy)} labels, got {type(labels).__name__}"

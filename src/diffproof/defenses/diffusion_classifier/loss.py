@@ -135,14 +135,38 @@ class DiffusionLoss:
         Raises:
             ValueError: what the denoiser cannot take, or no level above sigma.
         """
+        return gradients.summed(images, self.terms(images, noise, classes, sigma, vote=vote, shared=shared))
+
+    def terms(
+        self,
+        images: Tensor,
+        noise: Noise,
+        classes: Tensor | None = None,
+        sigma: float = 0.0,
+        *,
+        vote: int = CLASSIFIER_VOTE,
+        shared: bool = True,
+    ) -> list[gradients.Term]:
+        """What `losses` adds up, in its order: functions of the images, of a denoiser batch each.
+
+        Args:
+            images: see `losses`.
+            noise: see `losses`.
+            classes: see `losses`.
+            sigma: see `losses`.
+            vote: see `losses`.
+            shared: see `losses`.
+
+        Raises:
+            ValueError: no level above sigma, or classes that the denoiser does not have.
+        """
         labels = self.denoiser.check_classes(classes).to(images.device)
         own = self._rows(noise, images, labels, vote=vote, shared=shared)
-        terms = [
+        return [
             self._term(own, labels, index, sample, sigma, shared=shared)
             for index in self.above(sigma)
             for sample in range(self.samples)
         ]
-        return gradients.summed(images, terms)
 
     def unconditional(self, images: Tensor, noise: Noise, *, vote: int = CLASSIFIER_VOTE) -> Tensor:
         """The loss of the unconditional model, N values.

@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from diffproof.attacks.base import Attack
 from diffproof.attacks.diagnostics.diagnose import diagnose
@@ -23,6 +25,7 @@ from diffproof.attacks.threat import L2, Threat, load_threat
 from diffproof.attacks.views import AttackedDefense
 from diffproof.catalog import ATTACKS, able
 from diffproof.data.images import ImageData
+from diffproof.defenses.base import Defense
 from diffproof.defenses.purifying.base import Purifier
 from diffproof.defenses.voting import majority
 from diffproof.errors import ArgumentError, halved, is_out_of_memory
@@ -42,7 +45,7 @@ from diffproof.runs.store import Identity
 from diffproof.version import version
 from diffproof.weights import hash_tensors
 
-OnImages = Callable[[int], None]
+OnProgress = Callable[[int], None]
 
 
 @dataclass(frozen=True)
@@ -166,13 +169,19 @@ def _try_first(job: AttackRun) -> None:
         )
 
 
-def run(job: AttackRun, folder: Path, on_images: OnImages = lambda images: None) -> list[AttackedImage]:
+def run(
+    job: AttackRun,
+    folder: Path,
+    on_images: OnProgress = lambda images: None,
+    on_evaluations: OnProgress = lambda evaluations: None,
+) -> list[AttackedImage]:
     """Attack every image of the job that the run folder does not hold yet, after diagnosing the evaluation.
 
     Args:
         job: from `prepare`.
         folder: the run folder, new or of the same settings.
         on_images: called with the number of images that came to be finished, stored ones included.
+        on_evaluations: called at each network call with its number of images, recomputations included.
 
     Returns:
         The results of all images, by index.
@@ -189,7 +198,7 @@ def run(job: AttackRun, folder: Path, on_images: OnImages = lambda images: None)
         planned=len(job.indices),
         code=own_code_of(settings),
     )
-    with AttackStore.writing(folder, settings, identity) as store:
+    with AttackStore.writing(folder, settings, identity) as store, _watched(defense, on_evaluations):
         finished = store.finished()
         on_images(len(finished.intersection(job.indices)))
         todo = [index for index in job.indices if index not in finished]
@@ -207,6 +216,21 @@ def run(job: AttackRun, folder: Path, on_images: OnImages = lambda images: None)
             on_images(len(group))
             todo = todo[len(group) :]
         return store.results()
+
+
+@contextmanager
+def _watched(defense: Defense, on_evaluations: OnProgress) -> Iterator[None]:
+    """Report each call of a network of the defence with its number of images."""
+
+    def report(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+        on_evaluations(len(inputs[0]) if inputs else 1)
+
+    hooks = [network.register_forward_hook(report) for network in defense.networks()]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def _diagnose(job: AttackRun, store: AttackStore, batch_size: int) -> None:

@@ -52,11 +52,11 @@ class AttackStore(RunStore[AttackSettings]):
     settings_type = AttackSettings
     table = "attacked"
     tables = """
-CREATE TABLE attacked (
+CREATE TABLE IF NOT EXISTS attacked (
     image_index INTEGER PRIMARY KEY, true_label INTEGER NOT NULL, result TEXT NOT NULL,
     clean BLOB NOT NULL, adversarial BLOB, purified BLOB, seconds REAL NOT NULL
 );
-CREATE TABLE findings (json TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS findings (json TEXT NOT NULL);
 """
 
     def results(self) -> list[AttackedImage]:

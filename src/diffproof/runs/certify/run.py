@@ -32,7 +32,7 @@ from diffproof.smoothing.smoothed import Smoothed, Tally
 # Seconds between commits to disk: what a crash can lose.
 COMMIT_EVERY = 2.0
 
-OnDraws = Callable[[int], None]
+OnEvaluations = Callable[[int], None]
 
 
 @dataclass(frozen=True)
@@ -46,9 +46,16 @@ class CertifyRun:
     device: torch.device
 
     @property
-    def draws_per_image(self) -> int:
-        """Selection and estimation draws of one image."""
-        return self.settings.n0 + self.settings.n
+    def evaluations_per_draw(self) -> int:
+        """Images that would go through a network for one draw if votes were not stopped early."""
+        defense = self.smoothed.base
+        assert isinstance(defense, CertifiableDefense)
+        return max(1, sum(defense.evaluations_per_draw(self.settings.sigma)))
+
+    @property
+    def evaluations_per_image(self) -> int:
+        """The same for the selection and estimation draws of one image."""
+        return (self.settings.n0 + self.settings.n) * self.evaluations_per_draw
 
     @property
     def largest_radius(self) -> float:
@@ -118,13 +125,16 @@ def _label_first(job: CertifyRun, draws: int) -> None:
             pass
 
 
-def run(job: CertifyRun, folder: Path, on_draws: OnDraws = lambda draws: None) -> list[ImageResult]:
+def run(
+    job: CertifyRun, folder: Path, on_evaluations: OnEvaluations = lambda evaluations: None
+) -> list[ImageResult]:
     """Certify every image of the job that the run folder does not hold yet.
 
     Args:
         job: from `prepare`.
         folder: the run folder, new or of the same settings.
-        on_draws: called with the number of draws that came to be counted, stored ones included.
+        on_evaluations: called after each network call with how many evaluations of networks are done that
+            were not before, those that are stored or were found to be needless included.
 
     Returns:
         The results of all images, by index.
@@ -143,30 +153,34 @@ def run(job: CertifyRun, folder: Path, on_draws: OnDraws = lambda draws: None) -
     )
     with CertifyStore.writing(folder, job.settings, identity) as store:
         finished = store.finished()
-        on_draws(len(finished.intersection(job.indices)) * job.draws_per_image)
+        on_evaluations(len(finished.intersection(job.indices)) * job.evaluations_per_image)
         recorder = _Recorder(store)
         for index in job.indices:
             if index not in finished:
-                store.save_result(_certify_image(job, recorder, index, on_draws))
+                store.save_result(_certify_image(job, recorder, index, on_evaluations))
         return store.results()
 
 
 class _Recorder:
-    """Records partial tallies and commits every few seconds: a commit can cost more than a batch."""
+    """Records partial tallies and commits every few seconds: a commit can cost more than a network call."""
 
     def __init__(self, store: CertifyStore) -> None:
         self.store = store
-        self._committed = time.monotonic()
+        self._committed = self._stepped = time.monotonic()
 
     def step(self, index: int, partial: Partial) -> None:
-        """Commit what is recorded, and these tallies with it, if the last commit is a while ago."""
-        if time.monotonic() - self._committed > COMMIT_EVERY:
+        """Commit what is recorded, and these tallies with it, if after such another step it were too late."""
+        now = time.monotonic()
+        if now - self._committed + (now - self._stepped) > COMMIT_EVERY:
             self.store.save_partial(index, partial)
             self.store.commit()
-            self._committed = time.monotonic()
+            now = self._committed = time.monotonic()
+        self._stepped = now
 
 
-def _certify_image(job: CertifyRun, recorder: _Recorder, index: int, on_draws: OnDraws) -> ImageResult:
+def _certify_image(
+    job: CertifyRun, recorder: _Recorder, index: int, on_evaluations: OnEvaluations
+) -> ImageResult:
     """Certify one image, recording its tallies every few seconds and when interrupted."""
     settings, smoothed = job.settings, job.smoothed
     image = job.data.pixels[index].to(job.device)
@@ -194,10 +208,12 @@ def _certify_image(job: CertifyRun, recorder: _Recorder, index: int, on_draws: O
                 batch_size=settings.batch_size,
                 done=done,
             ):
-                on_draws(tally.draws - counted)
-                counted = tally.draws
                 tallies[stream] = tally
                 recorder.step(index, so_far())
+                # Of draws that are labelled, all that their labels might have taken is done.
+                done_now = tally.draws * job.evaluations_per_draw + tally.begun
+                on_evaluations(max(0, done_now - counted))
+                counted = max(counted, done_now)
     except KeyboardInterrupt:
         recorder.store.save_partial(index, so_far())
         raise

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
+
+from torch import Tensor
 
 from diffproof.checks import check_at_least, check_fields
+from diffproof.defenses.base import Underway
 from diffproof.runs.settings import CertifySettings
 from diffproof.runs.store import RunStore, check_seconds, naming, reporting
 from diffproof.smoothing.certificate import Certificate
 from diffproof.smoothing.smoothed import Tally
+
+# In bytes: what is kept of a batch in work.
+_LARGEST = 2**27
 
 
 @dataclass(frozen=True)
@@ -61,8 +68,12 @@ def _check_tally(tally: Tally | None, draws: int) -> None:
         return
     if not sum(tally.counts) == tally.draws <= draws or min(tally.counts, default=-1) < 0:
         raise ValueError(f"expected counts of at most {draws} draws, got {tally.counts} of {tally.draws}")
-    for name in ("denoiser_evaluations", "classifier_evaluations"):
-        check_at_least(name, getattr(tally, name), 0)
+    begun = () if tally.underway is None else (tally.underway,)
+    for one in (tally, *begun):
+        for name in ("denoiser_evaluations", "classifier_evaluations"):
+            check_at_least(name, getattr(one, name), 0)
+    if begun and tally.draws + begun[0].draws > draws:
+        raise ValueError(f"expected at most {draws} draws, got {tally.draws} and {begun[0].draws} begun")
 
 
 class CertifyStore(RunStore[CertifySettings]):
@@ -72,13 +83,17 @@ class CertifyStore(RunStore[CertifySettings]):
     settings_type = CertifySettings
     table = "images"
     tables = """
-CREATE TABLE images (
+CREATE TABLE IF NOT EXISTS images (
     image_index INTEGER PRIMARY KEY, true_label INTEGER NOT NULL, certificate TEXT NOT NULL,
     seconds REAL NOT NULL
 );
-CREATE TABLE partial (
+CREATE TABLE IF NOT EXISTS partial (
     image_index INTEGER, stream TEXT, tally TEXT NOT NULL, seconds REAL NOT NULL,
     PRIMARY KEY (image_index, stream)
+);
+CREATE TABLE IF NOT EXISTS underway (
+    image_index INTEGER, stream TEXT, draws INTEGER NOT NULL, denoiser_evaluations INTEGER NOT NULL,
+    classifier_evaluations INTEGER NOT NULL, tensors BLOB NOT NULL, PRIMARY KEY (image_index, stream)
 );
 """
 
@@ -100,8 +115,16 @@ CREATE TABLE partial (
             rows = self._connection.execute(
                 "SELECT stream, tally, seconds FROM partial WHERE image_index = ?", (image_index,)
             ).fetchall()
+            begun = self._connection.execute(
+                "SELECT stream, draws, denoiser_evaluations, classifier_evaluations, tensors FROM underway"
+                " WHERE image_index = ?",
+                (image_index,),
+            ).fetchall()
             with naming(f"image {image_index} in work"):
                 found = {stream: Tally(**check_fields(Tally, json.loads(text))) for stream, text, _ in rows}
+                for stream, draws, *spent, blob in begun:
+                    underway = Underway(check_at_least("draws", draws, 1), _tensors(blob), *spent)
+                    found[stream] = replace(found[stream], underway=underway)
                 seconds = max((one for *_, one in rows), default=0.0)
                 partial = Partial(**check_fields(Partial, {**found, "seconds": seconds}))
                 check_seconds(partial.seconds)
@@ -112,13 +135,21 @@ CREATE TABLE partial (
     def save_partial(self, image_index: int, partial: Partial) -> None:
         """Record the tallies of the image in work; kept from the next commit on."""
         tallies = {"selection": partial.selection, "estimation": partial.estimation}
-        rows = [
-            (image_index, stream, json.dumps(asdict(tally)), partial.seconds)
-            for stream, tally in tallies.items()
-            if tally is not None
-        ]
+        rows, begun = [], []
+        for stream, tally in tallies.items():
+            if tally is None:
+                continue
+            counted = {name: value for name, value in vars(tally).items() if name != "underway"}
+            rows.append((image_index, stream, json.dumps(counted), partial.seconds))
+            now = tally.underway
+            # What is larger would take longer to write than its images took to compute.
+            if now is not None and sum(tensor.nbytes for tensor in now.tensors.values()) < _LARGEST:
+                spent = now.denoiser_evaluations, now.classifier_evaluations
+                begun.append((image_index, stream, now.draws, *spent, _bytes(now.tensors)))
         with reporting(self.folder):
             self._connection.executemany("INSERT OR REPLACE INTO partial VALUES (?, ?, ?, ?)", rows)
+            self._connection.execute("DELETE FROM underway WHERE image_index = ?", (image_index,))
+            self._connection.executemany("INSERT INTO underway VALUES (?, ?, ?, ?, ?, ?)", begun)
 
     def save_result(self, result: ImageResult) -> None:
         """Record a finished image and drop its partial tallies; kept from the next commit on."""
@@ -127,4 +158,27 @@ CREATE TABLE partial (
                 "INSERT INTO images VALUES (?, ?, ?, ?)",
                 (result.image_index, result.true_label, result.certificate.to_json(), result.seconds),
             )
-            self._connection.execute("DELETE FROM partial WHERE image_index = ?", (result.image_index,))
+            for table in ("partial", "underway"):
+                self._connection.execute(f"DELETE FROM {table} WHERE image_index = ?", (result.image_index,))
+
+
+def _bytes(tensors: dict[str, Tensor]) -> bytes:
+    """Tensors as a safetensors file behind its SHA-256."""
+    from safetensors.torch import save
+
+    data = save({name: tensor.detach().cpu().clone() for name, tensor in tensors.items()})
+    return hashlib.sha256(data).digest() + data
+
+
+def _tensors(data: bytes) -> dict[str, Tensor]:
+    """The inverse of `_bytes`.
+
+    Raises:
+        ValueError: the data is not what a run writes.
+    """
+    from safetensors.torch import load
+
+    start = hashlib.sha256().digest_size
+    if not isinstance(data, bytes) or hashlib.sha256(data[start:]).digest() != data[:start]:
+        raise ValueError("expected tensors as they were written, got others")
+    return load(data[start:])
