@@ -205,21 +205,6 @@ def test_noise_is_added_at_the_level_asked_for_not_the_grid_s() -> None:
         assert torch.equal(noisy, IMAGE + 0.302 * normal)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("stream", [Stream.SELECTION, Stream.ESTIMATION])
-def test_a_tally_goes_on_from_any_partial_one(stream: Stream) -> None:
-    smoothed = dp.Smoothed(densepure(), sigma=0.5)
-    *partial, whole = smoothed.tally(IMAGE, 40, stream=stream, seed=0, image_index=3, batch_size=7)
-    assert [tally.draws for tally in partial] == [0, 7, 14, 21, 28, 35]
-    assert whole.draws == sum(whole.counts) == 40
-    for done in [*partial, whole]:
-        for batch_size in (1, 5, 64):
-            *_, last = smoothed.tally(
-                IMAGE, 40, stream=stream, seed=0, image_index=3, batch_size=batch_size, done=done
-            )
-            assert last == whole
-
-
 def test_evaluations_are_those_spent() -> None:
     defense = densepure()
     classified = 0

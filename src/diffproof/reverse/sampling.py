@@ -77,8 +77,8 @@ def posterior_sample(
     steps = posterior_steps(
         denoiser, noisy, sigmas, noise, label=label, eta=eta, clip=clip, estimate=estimate
     )
-    for _, estimate in steps:
-        pass
+    for _, later in steps:
+        estimate = later
     return estimate.clean
 
 

@@ -234,9 +234,10 @@ class Smoothed:
             size = batch_size if tally.underway is None else tally.underway.draws
             stop = min(tally.draws + size, draws)
             noise = Noise.for_draws(seed, stream, image_index, tally.draws, stop).to(image.device)
-            steps = self._label(image, noise, batch_size, tally.underway)
+            labelling = self._label(image, noise, batch_size, tally.underway)
             try:
-                for tally in _tallies(tally, steps, self.num_classes):
+                for later in _tallies(tally, labelling, self.num_classes):
+                    tally = later
                     yield tally
             except (MemoryError, RuntimeError) as error:
                 batch_size = self._fitting_batch = halved(batch_size, error)

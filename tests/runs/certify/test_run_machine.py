@@ -90,12 +90,12 @@ class Machine(RuleBasedStateMachine):
         softly=st.booleans(),
     )
     def stop(self, kind: str, batch_size: int, draws: int, softly: bool) -> None:
-        """Killed, or interrupted, after so many draws."""
+        """Killed, or interrupted, after so many draws, of an evaluation each."""
         if self.kind not in (None, kind):
             return
         job, counted = self.job(kind, batch_size), 0
 
-        def on_draws(more: int) -> None:
+        def on_evaluations(more: int) -> None:
             nonlocal counted
             counted += more
             if counted >= draws:
@@ -105,7 +105,7 @@ class Machine(RuleBasedStateMachine):
             signal.signal(signal.SIGINT, signal.default_int_handler)
             certify_run.COMMIT_EVERY = 0.0
             try:
-                certify_run.run(job, self.folder, on_draws)
+                certify_run.run(job, self.folder, on_evaluations)
             except KeyboardInterrupt:
                 return 130
             return 0
