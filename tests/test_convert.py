@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import stat
 import sys
 import types
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 
 from diffproof.classifiers.named import load_classifier
 from diffproof.cli.main import run
-from diffproof.convert import Converted, convert
+from diffproof.convert import Converted, _end_of, convert
 from diffproof.denoisers import edm
 from diffproof.denoisers.named import load_denoiser
 from diffproof.denoisers.ncsnpp import Architecture
@@ -26,6 +27,7 @@ from diffproof.unpickling import USUAL_KEYS, main
 from diffproof.weights import load_weights, packaged
 from helpers.files import plain_pickle
 from helpers.golden_recipe import recipe_state
+from helpers.processes import exit_status, forked, until
 
 STATE = {"a.weight": torch.arange(6.0).reshape(2, 3), "b": torch.tensor([1, 2]), "c": torch.ones(2).half()}
 
@@ -311,6 +313,65 @@ def test_a_failing_pickle_ends_in_one_line(statement: str, message: str, tmp_pat
     with pytest.raises(ValueError, match=f"convert: {message}"):
         convert(tmp_path / "w.pkl", tmp_path / "o.safetensors", trust_pickle=True)
     assert [entry.name for entry in tmp_path.iterdir()] == ["w.pkl"]
+
+
+def gone(pid: int) -> bool:
+    try:
+        # A process that nobody has waited for yet has no command line.
+        return not Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return True
+
+
+def test_what_a_pickle_starts_ends_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("diffproof.convert.TIME_LIMIT", 1.0)
+    for then, status in (("wait", None), ("exit 3", 3)):
+        with (tmp_path / "errors").open("wb") as errors:
+            script = f"sleep 1000 & echo $! > pid; {then}"
+            assert _end_of(["sh", "-c", script], tmp_path, {"PATH": os.environ["PATH"]}, errors) == status
+        until(lambda: gone(int((tmp_path / "pid").read_text())))
+
+
+@pytest.mark.slow
+def test_too_long_a_load_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("diffproof.convert.TIME_LIMIT", 0.5)
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr("tempfile.tempdir", None)
+    plain_pickle(Statement("import time; time.sleep(1000)"), tmp_path / "w.pkl")
+    with pytest.raises(ValueError, match=r"convert: loading .*w.pkl took more than 0.5 s and was ended"):
+        convert(tmp_path / "w.pkl", tmp_path / "o.safetensors", trust_pickle=True)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["w.pkl"]
+
+
+@pytest.mark.slow
+def test_a_killed_conversion_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr("tempfile.tempdir", None)
+    marker = tmp_path / "pid"
+    plain_pickle(
+        Statement(
+            f"import os, time; open({str(marker)!r} + 'x', 'w').write(str(os.getpid()));"
+            f" os.rename({str(marker)!r} + 'x', {str(marker)!r}); time.sleep(1000)"
+        ),
+        tmp_path / "w.pkl",
+    )
+    words = ["convert", str(tmp_path / "w.pkl"), str(tmp_path / "o.safetensors"), "--trust-pickle"]
+    parent = forked(lambda: run(words))
+    until(marker.exists)
+    os.kill(parent, signal.SIGKILL)
+    exit_status(parent)
+    until(lambda: gone(int(marker.read_text())))
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["pid", "w.pkl"]
+
+
+@pytest.mark.slow
+def test_floods_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("diffproof.convert._MOST_WRITTEN", 10**6)
+    flood = "import sys\nwhile True: sys.stderr.write('x' * 1000 + '\\n')"
+    plain_pickle(Statement(flood), tmp_path / "w.pkl")
+    with pytest.raises(ValueError, match=r"File too large|ended its process with status") as caught:
+        convert(tmp_path / "w.pkl", tmp_path / "o.safetensors", trust_pickle=True)
+    assert len(str(caught.value)) < 700
 
 
 def test_damaged_files_are_refused(tmp_path: Path) -> None:

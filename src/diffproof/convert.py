@@ -2,27 +2,34 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 from torch import Tensor
 
 from diffproof.errors import ArgumentError
+from diffproof.files import read_text
 from diffproof.unpickling import select
 from diffproof.weights import CodeInPickleError, load_nested, load_weights, save_weights
 
 # The child finds the same packages and system libraries, and sees nothing else of this environment.
 _KEPT_VARIABLES = ("PATH", "LD_LIBRARY_PATH", "SYSTEMROOT", "TMPDIR", "TEMP", "TMP")
 _CHILD = (
-    "import sys; source, folder, key, *sys.path = sys.argv[1:];"
-    " from pathlib import Path; from diffproof.unpickling import main;"
-    " main(Path(source), Path(folder), key or None)"
+    "import sys; source, folder, key, most, *sys.path = sys.argv[1:];"
+    " from pathlib import Path; from diffproof.unpickling import confine, main;"
+    " confine(Path(folder), int(most)); main(Path(source), Path(folder), key or None)"
 )
+# Seconds that loading a trusted pickle may take.
+TIME_LIMIT = 600.0
+# Bytes that a file of its process may have, at least; tensors that share memory are copied.
+_MOST_WRITTEN, _TIMES_ITS_SIZE = 2**30, 8
 
 
 class Converted(NamedTuple):
@@ -44,7 +51,8 @@ def convert(
     machine with the user's rights as it loads, so it is loaded only with `trust_pickle`, and then in a
     separate process: that keeps its code and memory out of this one and this one's environment variables out
     of its sight, but is no sandbox. What the pickle names is imported and called there; only names that
-    cannot be imported become inert stand-ins, as do EDM's objects, whose source in the pickle is not run.
+    cannot be imported become inert stand-ins, as do EDM's objects, whose source in the pickle is not run. It
+    has TIME_LIMIT seconds, and what it started in its process group ends with it.
 
     Args:
         source: safetensors, a file of torch.save, or a pickle, with a state dict or a module in it.
@@ -88,25 +96,50 @@ def convert(
 def _unpickled_elsewhere(source: Path, key: str | None) -> tuple[str, dict[str, Tensor]]:
     environment = {name: os.environ[name] for name in _KEPT_VARIABLES if name in os.environ}
     packages = [entry for entry in sys.path if entry]
-    with tempfile.TemporaryDirectory() as name:
+    most = max(_MOST_WRITTEN, _TIMES_ITS_SIZE * source.stat().st_size)
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as name:
         folder = Path(name)
-        ended = subprocess.run(
-            [sys.executable, "-I", "-c", _CHILD, str(source.resolve()), name, key or "", *packages],
-            cwd=folder,
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            check=False,
-        )
+        command = [sys.executable, "-I", "-c", _CHILD, str(source.resolve()), name, key or "", str(most)]
+        with (folder / "errors").open("wb") as errors:
+            status = _end_of([*command, *packages], folder, environment, errors)
+        if status is None:
+            raise ArgumentError("convert", f"loading {source} took more than {TIME_LIMIT:g} s and was ended")
         try:
-            report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+            report = json.loads(read_text("convert", folder / "report.json"))
         except (OSError, ValueError):
-            last = (ended.stderr.strip().splitlines() or ["nothing"])[-1]
+            last = (_last_lines(folder / "errors") or ["nothing"])[-1]
             raise ArgumentError(
-                "convert", f"loading {source} ended its process with status {ended.returncode}: {last[:200]}"
+                "convert", f"loading {source} ended its process with status {status}: {last[:200]}"
             ) from None
         if "error" in report:
             raise ArgumentError("convert", f"cannot convert {source}: {report['error'][:300]}")
         return str(report["taken"]), load_weights(folder / "weights.safetensors").tensors
+
+
+def _end_of(command: list[str], folder: Path, environment: dict[str, str], errors: IO[bytes]) -> int | None:
+    """Run a command in a process group that is gone afterwards; its exit status, None at the time limit."""
+    child = subprocess.Popen(
+        command,
+        cwd=folder,
+        env=environment,
+        # It stays open as long as this process lives; see unpickling.confine.
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=errors,
+        start_new_session=True,
+    )
+    try:
+        return child.wait(TIME_LIMIT)
+    except subprocess.TimeoutExpired:
+        return None
+    finally:
+        # What the pickle started, too.
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(child.pid, signal.SIGKILL)
+        child.communicate()
+
+
+def _last_lines(path: Path) -> list[str]:
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - 4096))
+        return file.read().decode("utf-8", "replace").strip().splitlines()

@@ -29,8 +29,8 @@ def convert(source: Path, out: Path, trust_pickle: bool, key: str | None, force:
     without --trust-pickle. Give that flag only for a file whose source you trust as you would trust a program
     to run. The file is then loaded in a separate process: its code and memory stay out of this one and it
     sees of your environment variables only PATH and its like, but that is NOT a sandbox: it can read, write
-    and delete your files and use the network. Only classes that are not installed become inert stand-ins,
-    and the source inside EDM's pickles is not run.
+    and delete your files and use the network. After ten minutes it is ended, with all that it started. Only
+    classes that are not installed become inert stand-ins, and the source inside EDM's pickles is not run.
     """
     from diffproof.convert import convert as convert_file
 
