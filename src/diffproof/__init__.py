@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from diffproof.classifiers.base import Classifier as Classifier
     from diffproof.classifiers.named import load_classifier as load_classifier
     from diffproof.classifiers.preprocessing import Resize as Resize
+    from diffproof.data.classes import match_classes as match_classes
     from diffproof.data.images import ImageData as ImageData
     from diffproof.data.named import load_data as load_data
     from diffproof.defenses.base import CertifiableDefense as CertifiableDefense
@@ -165,6 +166,7 @@ _HOMES = {
     "load_denoiser": "denoisers.named",
     "load_protocol": "attacks.papers",
     "load_threat": "attacks.threat",
+    "match_classes": "data.classes",
     "one_shot": "reverse.sampling",
     "posterior_sample": "reverse.sampling",
     "reliability": "calibration.measures",

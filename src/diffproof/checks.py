@@ -127,6 +127,17 @@ def check_at_least(name: str, value: int, minimum: int) -> int:
     return number
 
 
+def check_class_names(names: Sequence[str] | None, num_classes: int) -> tuple[str, ...] | None:
+    """The names of so many classes, None for none; else ValueError."""
+    if names is None:
+        return None
+    if isinstance(names, str) or not all(isinstance(name, str) for name in names):
+        raise ArgumentError("class_names", f"expected {num_classes} texts, got {names!r}"[:200])
+    if len(names) != num_classes:
+        raise ArgumentError("class_names", f"expected {num_classes} names, got {len(names)}")
+    return tuple(names)
+
+
 def check_probability(name: str, value: float) -> float:
     """A number strictly between 0 and 1, or ValueError."""
     if not 0.0 < value < 1.0:

@@ -9,7 +9,6 @@ import os
 import pickle
 import sys
 from collections.abc import Callable
-from contextlib import nullcontext
 from enum import Enum
 from pathlib import Path
 from types import ModuleType
@@ -23,7 +22,6 @@ from torch import Tensor, nn
 
 import diffproof as dp
 from diffproof.classifiers import resnet
-from diffproof.classifiers.base import check_classes
 from diffproof.classifiers.preprocessing import Resize
 from diffproof.classifiers.saved import describe_base
 from diffproof.classifiers.spec import Kind, parse
@@ -178,33 +176,6 @@ def test_every_setting_of_the_preprocessing_is_in_the_hash() -> None:
 def test_classifier_refuses(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         dp.Classifier(nn.Flatten(), 2, **arguments)
-
-
-@pytest.mark.parametrize(
-    ("own", "names", "named", "message"),
-    [
-        (("cat", "Dog"), ("Cat", "dog"), True, None),
-        (("cat", "dog"), ("kitten", "puppy"), True, None),
-        (("cat", "dog"), ("dog", "cat"), False, None),
-        (None, ("dog", "cat"), True, None),
-        (("ant", "cat", "dog"), ("0", "1"), False, None),
-        (
-            ("ant", "cat", "dog"),
-            ("Ant", "Dog", "Cat"),
-            True,
-            "classifier: its classes are those of pets in another order: label 1 is 'cat', but 'Dog' in the",
-        ),
-        (("ant", "cat", "dog"), ("ant", "cat"), True, "classifier: has 3 classes, but pets has 2"),
-        (("ant", "cat"), ("0", "1", "2"), False, "classifier: has 2 classes, but pets has 3"),
-    ],
-)
-def test_classes_of_classifier_and_data(
-    own: tuple[str, ...] | None, names: tuple[str, ...], named: bool, message: str | None
-) -> None:
-    classifier = dp.Classifier(nn.Flatten(), 2 if own is None else len(own), class_names=own)
-    raised = nullcontext() if message is None else pytest.raises(ValueError, match=f"^{message}")
-    with raised:
-        check_classes(classifier, names, classes_named=named, source="pets")
 
 
 def test_denoiser_and_classifier_must_agree_on_channels() -> None:

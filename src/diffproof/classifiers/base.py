@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from diffproof.checks import check_at_least, check_shape
+from diffproof.checks import check_at_least, check_class_names, check_shape
 from diffproof.classifiers.preprocessing import Resize
 from diffproof.errors import ArgumentError
 
@@ -52,11 +52,9 @@ class Classifier(nn.Module):
             raise ArgumentError(
                 "image_shape, resize", "expected one of them; resizing takes images of any size"
             )
-        if class_names is not None and len(class_names) != num_classes:
-            raise ArgumentError("class_names", f"expected {num_classes} names, got {len(class_names)}")
         self.image_shape = image_shape
         self.resize = resize
-        self.class_names = None if class_names is None else tuple(class_names)
+        self.class_names = check_class_names(class_names, num_classes)
         if (mean is None) != (std is None):
             raise ArgumentError("mean, std", "expected both or neither")
         means, stds = list(mean or [0.0]), list(std or [1.0])
@@ -135,41 +133,3 @@ def predicted_labels(logits: Tensor) -> Tensor:
     if bool(torch.isinf(logits).all(1).any()):
         raise ArgumentError("classifier", "expected finite logits, got a row of infinities")
     return logits.argmax(dim=1)
-
-
-def check_classes(
-    classifier: Classifier, class_names: Sequence[str], *, classes_named: bool, source: str
-) -> None:
-    """Raise unless a classifier's classes can be those of the data.
-
-    Args:
-        classifier: its number of classes, and their names where it has them.
-        class_names: those of the data, by label.
-        classes_named: the data names its classes; if not, the classifier may have more than the data shows.
-        source: the data's name, for the message.
-
-    Raises:
-        ValueError: another number of classes, or the same names (in any case) in another order.
-    """
-    check_class_count(
-        "classifier", classifier.num_classes, class_names, classes_named=classes_named, source=source
-    )
-    if not classes_named or classifier.class_names is None:
-        return
-    ours, theirs = ([name.casefold() for name in names] for names in (classifier.class_names, class_names))
-    if ours != theirs and sorted(ours) == sorted(theirs):
-        label = next(i for i in range(len(ours)) if ours[i] != theirs[i])
-        raise ArgumentError(
-            "classifier",
-            f"its classes are those of {source} in another order: label {label} is"
-            f" {classifier.class_names[label]!r}, but {class_names[label]!r} in the data",
-        )
-
-
-def check_class_count(
-    owner: str, num_classes: int, class_names: Sequence[str], *, classes_named: bool, source: str
-) -> None:
-    """Raise unless the `owner` has as many classes as the data; the other arguments are `check_classes`'."""
-    wanted = len(class_names)
-    if num_classes != wanted and (classes_named or num_classes < wanted):
-        raise ArgumentError(owner, f"has {num_classes} classes, but {source} has {wanted}")

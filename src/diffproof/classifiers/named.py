@@ -8,6 +8,7 @@ from diffproof.classifiers import factory, resnet, saved
 from diffproof.classifiers.base import Classifier
 from diffproof.classifiers.libraries import LIBRARIES
 from diffproof.classifiers.spec import Kind, parse
+from diffproof.data.classes import PACKAGED
 from diffproof.files import warn_of_path
 from diffproof.weights import packaged
 
@@ -32,6 +33,8 @@ def load_classifier(spec: str) -> Classifier:
         warn_of_path("classifier", spec, "the packaged classifier")
     if kind is Kind.FILE:
         classifier = saved.load(Path(name))
+        if classifier.class_names is None and spec in packaged("classifier"):
+            classifier.class_names = PACKAGED[spec]
     elif kind is Kind.RESNET:
         classifier = resnet.load(name, Path(weights or ""))
     elif kind is Kind.LIBRARY:

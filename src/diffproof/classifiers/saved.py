@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from diffproof.checks import check_class_names, renamed
 from diffproof.classifiers import resnet
 from diffproof.classifiers.base import Classifier
 from diffproof.classifiers.cnn import SmallCNN
@@ -19,7 +20,8 @@ def build_classifier(description: dict[str, Any]) -> Classifier:
 
     Args:
         description: "kind" must be "classifier". With "base", the spec of another classifier, that one is
-            loaded; with "architecture", a CIFAR ResNet is built; otherwise a SmallCNN.
+            loaded; with "architecture", a CIFAR ResNet is built; otherwise a SmallCNN. "class_names"
+            name its classes, where it has them.
 
     Raises:
         ValueError: the description is of something else, or incomplete, or its base is not to be had.
@@ -30,8 +32,14 @@ def build_classifier(description: dict[str, Any]) -> Classifier:
             "expected a file of `diffproof train classifier`, which describes its network;"
             f" this one describes {description.get('kind', 'nothing')}",
         )
-    if "base" in description:
-        return _load_base(description["base"])
+    classifier = _load_base(description["base"]) if "base" in description else _build_own(description)
+    if "class_names" in description:
+        with renamed({"class_names": "classifier"}):
+            classifier.class_names = check_class_names(description["class_names"], classifier.num_classes)
+    return classifier
+
+
+def _build_own(description: dict[str, Any]) -> Classifier:
     try:
         num_classes = description["num_classes"]
         if "architecture" in description:
@@ -88,7 +96,9 @@ def describe_base(spec: str) -> dict[str, Any]:
     return {"kind": "classifier", "base": spec}
 
 
-_STRUCTURE = ("kind", "base", "architecture", "image_shape", "num_classes", "width", "mean", "std")
+_STRUCTURE = (
+    *("kind", "base", "architecture", "image_shape", "num_classes", "class_names", "width", "mean", "std"),
+)
 
 
 def load(path: Path) -> Classifier:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import reprlib
 import warnings
@@ -44,6 +45,12 @@ def _load(context: click.Context, parameter: click.Parameter, path: Path | None)
                 values[kind] = str(parse(kind, _without_null(values[kind])))
             except ArgumentError as error:
                 raise click.UsageError(f"config: {error}") from None
+    if isinstance(values.get("class_map"), dict) and "class_map" in known:
+        from diffproof.data.classes import load_yaml
+
+        # The map itself, whose numbers are no texts.
+        typed = {str(name).replace("-", "_"): value for name, value in load_yaml(text).items()}
+        values["class_map"] = json.dumps(typed["class_map"])
     _warn_of_other_code(text)
     for name, value in values.items():
         if name not in known:

@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from diffproof.cli.run_options import class_map_option
 from diffproof.cli.training_options import (
     TrainingOptions,
     fit_with_progress,
@@ -27,12 +28,14 @@ from diffproof.cli.training_options import (
     help="Add noise of this standard deviation, > 0; pixels lie in [0, 1].",
 )
 @training_options(iterations=1000, learning_rate=0.0001)
+@class_map_option
 @click.option("--extra-data", help="Train on a second set of images, too, with the same classes.")
 @click.option("--extra-share", default=0.5, help="Draw this share of images from --extra-data, in (0, 1).")
 def finetune(
     classifier: str,
     denoiser: str,
     sigma: float,
+    class_map: str | None,
     extra_data: str | None,
     extra_share: float,
     **common: Any,
@@ -43,12 +46,13 @@ def finetune(
     given as module.path:factory@FILE). Beside it comes the loss, .loss.csv and .loss.png. An interrupted
     fine-tuning continues when the same command is given again.
     """
-    from diffproof.classifiers.base import check_classes
     from diffproof.classifiers.named import load_classifier
     from diffproof.classifiers.saved import describe_base
+    from diffproof.data.classes import match_classes
     from diffproof.denoisers.named import load_denoiser
     from diffproof.training import finetune as finetuning
     from diffproof.training.batches import Mixture
+    from diffproof.training.classifier import named_classes
     from diffproof.training.processes import is_first
 
     options = TrainingOptions(**common)
@@ -56,13 +60,14 @@ def finetune(
     settings = options.settings()
     device = options.torch_device()
     model, diffusion = load_classifier(classifier).to(device), load_denoiser(denoiser).to(device)
-    images = options.training_images().fitting(diffusion, model)
-    data = Mixture(images, options.extra_images(extra_data), extra_share=extra_share, flip=options.flip)
-    check_classes(model, images.class_names, classes_named=images.classes_named, source=images.name)
+    images, extra, held_out = (
+        found and match_classes(found, model, class_map).fitting(diffusion, model)
+        for found in (options.training_images(), options.extra_images(extra_data), options.held_out())
+    )
+    assert images is not None
+    data = Mixture(images, extra, extra_share=extra_share, flip=options.flip)
     diffusion.check_sigma(sigma)
-    description = describe_base(classifier)
-    held_out = options.held_out()
-    held_out = None if held_out is None else held_out.fitting(diffusion, model)
+    description = describe_base(classifier) | named_classes(images, model)
     measured = partial(finetuning.denoised_accuracy, sigma=sigma, seed=options.seed)
     before = measured(model, diffusion, held_out) if held_out is not None and is_first() else None
     tuned, losses = fit_with_progress(

@@ -48,8 +48,18 @@ def data_options(command: Command) -> Command:
                 type=int,
                 help="Resize images to this shorter side, then crop a square. [default: no; imagenet: 256]",
             ),
+            class_map_option,
         ],
     )
+
+
+def class_map_option(command: Command) -> Command:
+    """--class-map."""
+    return click.option(
+        "--class-map",
+        help="Take classes of the data for those of the model that this YAML or JSON file names, as in"
+        " `tabby: cat` or `tabby: 3`. [default: labels as they are, names compared]",
+    )(command)
 
 
 def run_options(batch_size: int) -> Callable[[Command], Command]:

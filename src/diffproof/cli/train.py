@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
+from diffproof.cli.run_options import class_map_option
 from diffproof.cli.training_options import (
     TrainingOptions,
     fit_with_progress,
@@ -112,11 +113,12 @@ def denoiser(
 
 def classifier_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """The options of both kinds of classifiers: the network, and the search for perturbations."""
-    options = [
+    options: list[Callable[..., Any]] = [
         click.option("--width", default=16, help="Give a new network's first layer this many channels, ≥ 1."),
         click.option(
             "--classifier", help="Train this one further, no new network; see diffproof certify --help."
         ),
+        class_map_option,
         click.option("--trades-weight", default=6.0, help="Weigh TRADES's divergence by this λ, > 0."),
         click.option("--norm", default="linf", help="Bound perturbations in the norm linf or l2."),
         click.option("--budget", default="8/255", help="Bound them by this, > 0, for pixels in [0, 1]."),
@@ -146,6 +148,7 @@ def classifier(
     adversarial: str | None,
     width: int,
     classifier: str | None,
+    class_map: str | None,
     trades_weight: float,
     norm: str,
     budget: str,
@@ -169,7 +172,7 @@ def classifier(
     adversary = None
     if adversarial is not None:
         adversary = _adversary(adversarial, norm, budget, inner_steps, inner_step_size, trades_weight)
-    _train_classifier(options, width, classifier, noise_sigma, adversary)
+    _train_classifier(options, width, classifier, class_map, noise_sigma, adversary)
 
 
 @train.command("guide", context_settings={"show_default": True})
@@ -178,6 +181,7 @@ def classifier(
 def guide(
     width: int,
     classifier: str | None,
+    class_map: str | None,
     trades_weight: float,
     norm: str,
     budget: str,
@@ -194,7 +198,7 @@ def guide(
     options = TrainingOptions(**common)
     options.check()
     adversary = _adversary("trades", norm, budget, inner_steps, inner_step_size, trades_weight)
-    _train_classifier(options, width, classifier, 0.0, adversary)
+    _train_classifier(options, width, classifier, class_map, 0.0, adversary)
 
 
 def _refuse_given(name: str, reason: str) -> None:
@@ -219,28 +223,32 @@ def _train_classifier(
     options: TrainingOptions,
     width: int,
     spec: str | None,
+    class_map: str | None,
     noise_sigma: float,
     adversary: Adversary | None,
 ) -> None:
     """Train, measure, write and report a classifier: a new network, or that of a spec."""
-    from diffproof.classifiers.base import check_classes
     from diffproof.classifiers.named import load_classifier
     from diffproof.classifiers.saved import describe_base
+    from diffproof.data.classes import check_names, match_classes
     from diffproof.training.adversarial import robust_accuracy
     from diffproof.training.batches import Mixture
-    from diffproof.training.classifier import accuracy, describe_classifier, train_classifier
+    from diffproof.training.classifier import accuracy, describe_classifier, named_classes, train_classifier
 
     settings = options.settings()
-    images = options.training_images()
+    images, held_out = options.training_images(), options.held_out()
     start = None
     if spec is None:
+        _refuse_given("class_map", "is for --classifier; a new network takes the classes of the data")
+        if held_out is not None and held_out.classes_named and images.classes_named:
+            check_names("test_data", held_out.class_names, images.class_names, images.name)
         description = describe_classifier(images, width)
     else:
         _refuse_given("width", "is for a new network, not with --classifier")
-        start, description = load_classifier(spec).to(options.torch_device()), describe_base(spec)
-        check_classes(start, images.class_names, classes_named=images.classes_named, source=images.name)
-        images = images.fitting(start)
-    held_out = options.held_out()
+        start = load_classifier(spec).to(options.torch_device())
+        images = match_classes(images, start, class_map).fitting(start)
+        held_out = None if held_out is None else match_classes(held_out, start, class_map)
+        description = describe_base(spec) | named_classes(images, start)
     data = Mixture(images, flip=options.flip)
     train_it = partial(
         train_classifier,

@@ -35,6 +35,7 @@ class Denoiser(nn.Module):
     Attributes:
         image_shape: (C, H, W) that the model takes, or None for any.
         num_classes: how many labels it takes, or None if it is unconditional.
+        class_names: the name of each label, where known.
         null_label: the label that stands for "unconditional", or None if there is none.
             `estimate` takes it among its labels.
         sigmas: the noise levels it was trained at, ascending float64, or None if continuous.
@@ -46,6 +47,7 @@ class Denoiser(nn.Module):
 
     image_shape: tuple[int, int, int] | None = None
     num_classes: int | None = None
+    class_names: tuple[str, ...] | None = None
     null_label: int | None = None
     sigmas: Tensor | None = None
     first_timestep: int = 0

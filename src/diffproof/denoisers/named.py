@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from diffproof.checks import unknown_name
+from diffproof.data.classes import PACKAGED
 from diffproof.data.named import load_data
 from diffproof.denoisers import diffusers, edm, factory, openai, saved, score_sde
 from diffproof.denoisers.base import Denoiser
@@ -68,7 +69,9 @@ def load_denoiser(spec: str) -> Denoiser:
     known = packaged("denoiser")
     if spec in known:
         warn_of_path("denoiser", spec, "the packaged diffusion model")
-        return saved.load(known[spec])
+        denoiser = saved.load(known[spec])
+        denoiser.class_names = PACKAGED[spec]
+        return denoiser
     path = Path(spec)
     if path.is_dir() or (not path.exists() and _is_hub_id(spec)):
         return diffusers.load(spec)
@@ -103,7 +106,9 @@ def _load_empirical(spec: str, rest: str) -> EmpiricalDenoiser:
     sigmas = named_schedule(name, timesteps=timesteps).sigmas
     assert sigmas is not None
     # A schedule counts in units of [−1, 1] pixels.
-    return EmpiricalDenoiser(images, labels, sigmas=sigmas / 2).eval()
+    denoiser = EmpiricalDenoiser(images, labels, sigmas=sigmas / 2).eval()
+    denoiser.class_names = data.class_names if data.classes_named else None
+    return denoiser
 
 
 def _load_checkpoint(spec: str, family: str, rest: str) -> NetworkDenoiser:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from diffproof.checks import check_class_names, renamed
 from diffproof.denoisers.diffusers import from_unet
 from diffproof.denoisers.network import NetworkDenoiser
 from diffproof.denoisers.schedules import named_schedule
@@ -50,5 +51,8 @@ def load(path: Path) -> NetworkDenoiser:
     """
     tensors, description = load_weights(path)
     denoiser = build_denoiser(description)
+    if "class_names" in description:
+        with renamed({"class_names": "denoiser"}):
+            denoiser.class_names = check_class_names(description["class_names"], denoiser.num_classes or 0)
     load_into(denoiser.network, {name: tensor.float() for name, tensor in tensors.items()}, str(path))
     return denoiser.eval()

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import replace
 from typing import TypeVar
 
 import torch
 
 from diffproof.checks import unknown_name
-from diffproof.classifiers.base import Classifier, check_class_count, check_classes
+from diffproof.classifiers.base import Classifier
+from diffproof.data.classes import check_names, match_classes
 from diffproof.data.images import ImageData
 from diffproof.data.indices import parse_indices
 from diffproof.data.named import load_data
@@ -32,23 +32,20 @@ def load_images(settings: S) -> tuple[S, ImageData, list[int]]:
     return replace(settings, split=data.split), data, indices
 
 
-def check_classes_of(defense: Defense, data: ImageData) -> None:
-    """Raise ValueError unless the classes that a defence answers with can be those of the data.
+def classes_for(defense: Defense, data: ImageData, settings: RunSettings) -> ImageData:
+    """The data with the labels that a defence's answers are compared with; see `match_classes`.
 
-    Warn of a diffusion model that classifies into more.
+    Raises:
+        ValueError: the classes that the defence answers with cannot be those of the data.
     """
-    part, names, named = defense.classifier, data.class_names, data.classes_named
-    if isinstance(part, Classifier):
-        check_classes(part, names, classes_named=named, source=data.name)
-    else:
-        # The diffusion model classifies, whose labels have no names.
-        check_class_count("denoiser", defense.num_classes, names, classes_named=named, source=data.name)
-        if defense.num_classes > len(names):
-            warnings.warn(
-                f"data has {len(names)} classes, the denoiser {defense.num_classes}: it chooses among all of"
-                " its own, and the data's labels are taken for the first of them",
-                stacklevel=3,
-            )
+    guide = getattr(getattr(defense, "guide", None), "class_names", None)
+    if guide is not None and data.classes_named and settings.class_map is None:
+        check_names("guide", guide, data.class_names, data.name)
+    if isinstance(defense.classifier, Classifier):
+        return match_classes(data, defense.classifier, settings.class_map)
+    # The diffusion model classifies.
+    model = getattr(defense, "denoiser", None) or defense
+    return match_classes(data, model, settings.class_map, owner="denoiser")
 
 
 def resolve_device(name: str) -> torch.device:

@@ -7,6 +7,7 @@ from typing import Any, ClassVar, Self
 
 from diffproof.catalog import DEFENSES, able
 from diffproof.checks import check_at_least, check_fields, check_positive, check_probability, unknown_name
+from diffproof.data.classes import read_class_map
 from diffproof.errors import ArgumentError
 from diffproof.methods import MethodSpec, check_networks, check_not_idle, describe, own_class, parse
 from diffproof.smoothing.bounds import Bound
@@ -85,6 +86,7 @@ class RunSettings(Flags):
     split: str | None = None
     indices: str | None = None
     limit: int | None = None
+    class_map: Any = None
     defense: str
     classifier: str | None = None
     denoiser: str | None = None
@@ -93,6 +95,9 @@ class RunSettings(Flags):
         super().__post_init__()
         if self.limit is not None:
             check_at_least("limit", self.limit, 1)
+        if self.class_map is not None:
+            # The map itself, so that the folder needs no other file.
+            object.__setattr__(self, "class_map", read_class_map(self.class_map))
         object.__setattr__(self, "defense", str(self.method))
         if "denoiser" not in describe("defense", self.method.name).takes:
             object.__setattr__(self, "denoiser", None)
@@ -120,6 +125,8 @@ class RunSettings(Flags):
     def _shown(name: str, value: Any) -> Any:
         """A field's value as a message has it: methods without what is at its default."""
         methods = value is not None and name in ("defense", "attack")
+        if isinstance(value, dict):
+            return f"{len(value)} classes: {value}"[:60] + "…"
         return _told(name, value) if methods else value
 
     @property

@@ -34,7 +34,18 @@ def describe_classifier(data: ImageData, width: int) -> dict[str, Any]:
         "width": width,
         "mean": [round(value, 6) for value in mean.tolist()],
         "std": [round(value, 6) for value in std.tolist()],
+        **named_classes(data),
     }
+
+
+def named_classes(data: ImageData, start: Classifier | None = None) -> dict[str, Any]:
+    """What a weights file says of the names of its classes: those of the classifier that it began with, or
+    of the data; nothing where neither has any.
+    """
+    names = None if start is None else start.class_names
+    if names is None and data.classes_named:
+        names = data.class_names
+    return {} if names is None else {"class_names": list(names)}
 
 
 def _mean_and_std(data: ImageData) -> tuple[Tensor, Tensor]:

@@ -79,7 +79,7 @@ def describe_denoiser(data: ImageData, unet: UNetSettings, schedule: str, timest
         "add_attention": unet.attention,
         "num_class_embeds": None if unet.multi_head or not data.labelled else num_classes + 1,
     }
-    description = {
+    description: dict[str, Any] = {
         "kind": "denoiser",
         "network": network,
         "schedule": {"name": schedule, "timesteps": timesteps},
@@ -90,6 +90,8 @@ def describe_denoiser(data: ImageData, unet: UNetSettings, schedule: str, timest
         network["attention_head_dim"] = math.gcd(unet.channels[-1], 64)
     if unet.patch > 1:
         description["patch"] = unet.patch
+    if data.labelled and data.classes_named:
+        description["class_names"] = list(data.class_names)
     if unet.multi_head:
         description["multi_head"] = True
     return description

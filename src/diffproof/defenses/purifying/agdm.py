@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from diffproof.checks import check_member, check_positive
 from diffproof.classifiers.base import Classifier, check_logits
+from diffproof.data.classes import check_names
 from diffproof.defenses.purifying.coordinates import as_image
 from diffproof.defenses.purifying.reverse_process import Draw, Purification, potential_gradient
 from diffproof.denoisers.base import Denoiser
@@ -72,7 +73,8 @@ class AGDM(Purification):
         distance: D; see Distance.
 
     Raises:
-        ValueError: an argument is out of range, or the guide and the classifier differ in classes or images.
+        ValueError: an argument is out of range, or the guide and the classifier differ in classes, in
+            their order as far as both name them, or in images.
     """
 
     method = "agdm"
@@ -100,6 +102,9 @@ class AGDM(Purification):
             raise ArgumentError(
                 "guide", f"expected the classifier's {self.num_classes} classes, got {classes}"
             )
+        own, wanted = (getattr(network, "class_names", None) for network in (guide, classifier))
+        if own is not None and wanted is not None:
+            check_names("guide", own, wanted, "the classifier")
         takes = getattr(guide, "image_shape", None)
         if None not in (takes, self.image_shape) and takes != self.image_shape:
             raise ArgumentError("guide", f"takes {takes} images, but the defence {self.image_shape}")

@@ -34,12 +34,7 @@ from diffproof.noise import Noise, Stream
 from diffproof.runs.attack.store import AttackedImage, AttackStore
 from diffproof.runs.code import own_code_of
 from diffproof.runs.defense import load_networks_and_defense
-from diffproof.runs.prepare import (
-    check_classes_of,
-    first_line,
-    load_images,
-    resolve_device,
-)
+from diffproof.runs.prepare import classes_for, first_line, load_images, resolve_device
 from diffproof.runs.settings import AttackRequest, AttackSettings
 from diffproof.runs.store import Identity
 from diffproof.version import version
@@ -84,8 +79,7 @@ def prepare(request: AttackRequest) -> AttackRun:
         precision=settings.precision,
         device=device,
     )
-    check_classes_of(defense, data)
-    data = data.fitting(defense, defense.classifier)
+    data = classes_for(defense, data, settings).fitting(defense, defense.classifier)
     # An attack differentiates with respect to images; weights would only take memory.
     defense.requires_grad_(False)
     view = AttackedDefense(defense, settings.gradient, surrogate_share=settings.surrogate_share)

@@ -18,12 +18,7 @@ from diffproof.noise import Stream
 from diffproof.runs.certify.store import CertifyStore, ImageResult, Partial
 from diffproof.runs.code import own_code_of
 from diffproof.runs.defense import load_networks_and_defense
-from diffproof.runs.prepare import (
-    check_classes_of,
-    first_line,
-    load_images,
-    resolve_device,
-)
+from diffproof.runs.prepare import classes_for, first_line, load_images, resolve_device
 from diffproof.runs.settings import CertifySettings
 from diffproof.runs.store import Identity
 from diffproof.smoothing.bounds import largest_radius
@@ -79,8 +74,7 @@ def prepare(settings: CertifySettings) -> CertifyRun:
         precision=settings.precision,
         device=device,
     )
-    check_classes_of(defense, data)
-    data = data.fitting(defense, defense.classifier)
+    data = classes_for(defense, data, settings).fitting(defense, defense.classifier)
     assert isinstance(defense, CertifiableDefense)
     smoothed = Smoothed(defense, settings.sigma)
     job = CertifyRun(settings, data, indices, smoothed, device)

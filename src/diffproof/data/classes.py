@@ -1,0 +1,293 @@
+"""Which class of a data set is which class of a network: by name, by place, or as a class map says."""
+
+from __future__ import annotations
+
+import copy
+import difflib
+import json
+import re
+import unicodedata
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from diffproof.data.images import ImageData
+from diffproof.errors import ArgumentError
+from diffproof.files import expanded
+
+# The class names of packaged networks, whose files do not hold them.
+PACKAGED = {
+    "digits": tuple("0123456789"),
+    "cifar10": ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"),
+}
+# A class map of the 21,843 classes of the whole ImageNet takes less than a MiB.
+_LARGEST = 2**22
+# The YAML reader takes time that grows with the square of these, and a class map needs none.
+_BRACKETS = 500
+_HINT = "; a class map (--class-map FILE) says which is which"
+
+ClassMap = Mapping[str, str | int]
+
+
+def match_classes(
+    data: ImageData,
+    model: Any,
+    class_map: str | Path | Mapping[str, str | int] | None = None,
+    *,
+    owner: str = "classifier",
+) -> ImageData:
+    """The data with labels that are the model's classes.
+
+    Names are compared without regard to case, underscores, hyphens and spaces, and to which of several names
+    (with commas between, as ImageNet's) is given. A warning says what could not be checked by name.
+
+    Args:
+        data: images with labels.
+        model: a classifier, or a class-conditional denoiser; what counts are its `num_classes`, and its
+            `class_names` where it has them.
+        class_map: which class of the data is which of the model's, see `read_class_map`; None takes the
+            data's labels as they are, if nothing speaks against it.
+        owner: what the model is called in messages.
+
+    Raises:
+        ValueError: without a class map, another number of classes, a name of both sides that stands for
+            another label, numbered classes whose order is not known, a background class that shifts the
+            labels; or a class map that is wrong or incomplete.
+    """
+    count, names = int(model.num_classes), getattr(model, "class_names", None)
+    if class_map is not None:
+        return _mapped(data, read_class_map(class_map), owner, count, names)
+    known = len(data.class_names)
+    if count != known and (data.classes_named or count < known):
+        shifted = " (one of them for the background?)" if abs(count - known) == 1 else ""
+        raise ArgumentError(owner, f"has {count} classes{shifted}, but {data.name} has {known}{_HINT}")
+    numbered = names is not None and all(name.isdecimal() for name in names)
+    if data.classes_named or numbered:
+        check_names(owner, names, data.class_names, data.name)
+    elif names is not None and _plain(names[0]) == "background" and bool((data.labels == 0).any()):
+        raise ArgumentError(
+            owner, f"its class 0 is {names[0]!r}, but {data.name} has images with the label 0{_HINT}"
+        )
+    if count > known:
+        warnings.warn(
+            f"data has {known} classes, the {owner} {count}: it chooses among all of its own, and the data's"
+            " labels are taken for the first of them",
+            stacklevel=2,
+        )
+    return data
+
+
+def check_names(owner: str, names: Sequence[str] | None, others: Sequence[str], source: str) -> None:
+    """Raise unless names can be those of the same classes in the same order; warn of what names do not tell.
+
+    Args:
+        owner: what has the names, such as "classifier".
+        names: its class names by label; None where it does not name them.
+        others: those that they are compared with.
+        source: what has those.
+
+    Raises:
+        ValueError: a name of both stands for another label; or numbers in an order that is not known.
+    """
+    if names is None:
+        _check_numbers(owner, others, source)
+        return
+    ours, theirs = [_names(name) for name in names], [_names(name) for name in others]
+    agreed = {label for label, (mine, other) in enumerate(zip(ours, theirs, strict=False)) if mine & other}
+    places: dict[str, list[int]] = {}
+    for label, mine in enumerate(ours):
+        for name in mine if label not in agreed else ():
+            places.setdefault(name, []).append(label)
+    rest = [label for label in range(len(others)) if label not in agreed]
+    elsewhere = [label for label in rest if theirs[label] & places.keys()]
+    if elsewhere:
+        label = elsewhere[0]
+        (place, *_) = sorted(place for name in theirs[label] for place in places.get(name, ()))
+        raise ArgumentError(
+            owner,
+            f"its classes are not in the order of {source}: {others[label]!r} is label {label} there, but its"
+            f" label {place} ({len(elsewhere)} of {len(others)} classes so){_HINT}",
+        )
+    if rest:
+        label = rest[0]
+        many = "none" if not agreed else f"only {len(agreed)}"
+        warnings.warn(
+            f"{owner}: {many} of the {len(others)} class names of {source} could be checked; label {label} is"
+            f" {others[label]!r} there and {names[label]!r} here",
+            stacklevel=3,
+        )
+
+
+def _check_numbers(owner: str, others: Sequence[str], source: str) -> None:
+    """Raise where classes that are numbers may have been ordered as numbers or as texts."""
+    if not all(name.isdecimal() for name in others) or sorted(others) == sorted(others, key=int):
+        return
+    wrong = [label for label, name in enumerate(others) if int(name) != label]
+    if wrong:
+        raise ArgumentError(
+            owner,
+            f"does not name its classes, and those of {source} are numbers, of which {others[wrong[0]]!r} has"
+            f" the label {wrong[0]}: their order is not known{_HINT}",
+        )
+
+
+def _plain(name: str) -> str:
+    """A name without what does not tell it from others."""
+    plain = re.sub(r"[\s_-]+", " ", unicodedata.normalize("NFKC", name).casefold()).strip()
+    return str(int(plain)) if plain.isdecimal() else plain
+
+
+def _names(name: str) -> set[str]:
+    """A name as it is and each of those that stand in it with commas between, plain."""
+    return {_plain(part) for part in (name, *name.split(","))} - {""}
+
+
+# ---- class maps
+
+
+def read_class_map(given: str | Path | Mapping[Any, Any]) -> dict[str, str | int]:
+    """A class map: for each class of the data, the name or the index of the model's class.
+
+    Args:
+        given: a YAML or JSON file, its content as a text that begins with "{", or a mapping. A number is an
+            index; in quotes, a name.
+
+    Raises:
+        ValueError: unreadable, or no such mapping.
+    """
+    loaded = given if isinstance(given, Mapping) else _load(str(given))
+    wanted = "expected the data's classes, each with the name or index of the model's class"
+    if not isinstance(loaded, Mapping) or not loaded:
+        raise ArgumentError("class_map", f"{wanted}, got {_short(loaded)}")
+    for name, value in loaded.items():
+        index = isinstance(value, int) and not isinstance(value, bool) and value >= 0
+        if not isinstance(name, str | int) or not (index or isinstance(value, str)):
+            raise ArgumentError("class_map", f"{wanted}, got {_short(value)} for {_short(name)}")
+    return {str(name): value for name, value in loaded.items()}
+
+
+def _load(given: str) -> Any:
+    text = given
+    try:
+        if not given.lstrip().startswith("{"):
+            path = expanded(given)
+            if not path.is_file():
+                raise ArgumentError("class_map", f"no such file: {path}")
+            if path.stat().st_size > _LARGEST:
+                raise ArgumentError("class_map", f"{path} is larger than any class map")
+            text = path.read_text(encoding="utf-8-sig")
+        return json.loads(text, object_pairs_hook=_once) if text.lstrip().startswith("{") else load_yaml(text)
+    except ArgumentError:
+        raise
+    except (OSError, ValueError, RecursionError) as error:
+        reason = " ".join(str(error).split())
+        raise ArgumentError("class_map", f"cannot read {_short(given)}: {reason[:200]}") from None
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in found:
+            raise ArgumentError("class_map", f"{_short(name)} is given twice")
+        found[name] = value
+    return found
+
+
+def load_yaml(text: str) -> Any:
+    """YAML in which only whole numbers are more than texts: a class may be called no, or 1e3.
+
+    Raises:
+        ValueError: no YAML.
+    """
+    import yaml
+
+    if text.count("[") + text.count("{") > _BRACKETS:
+        raise ValueError("too many brackets")
+
+    class Loader(yaml.BaseLoader):
+        def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+            pairs: list[tuple[Any, Any]] = node.value
+            return _once([(self.construct_scalar(k), self.construct_object(v, deep=True)) for k, v in pairs])
+
+    Loader.add_implicit_resolver(
+        "tag:yaml.org,2002:int", re.compile(r"(0|[1-9]\d{0,17})$"), list("0123456789")
+    )
+    Loader.add_constructor("tag:yaml.org,2002:int", lambda loader, node: int(node.value))
+    try:
+        return yaml.load(text, Loader)
+    except yaml.YAMLError as error:
+        raise ValueError(str(error)) from None
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:79]}…"
+
+
+def _mapped(
+    data: ImageData, entries: ClassMap, owner: str, count: int, names: Sequence[str] | None
+) -> ImageData:
+    """The data with the labels that a class map gives its classes."""
+    plain: dict[str, list[str]] = {}
+    for name in entries:
+        plain.setdefault(_plain(name), []).append(name)
+    label_of = torch.full((len(data.class_names),), -1)
+    shown = list(names) if names is not None else [str(label) for label in range(count)]
+    for label in data.labels.unique().tolist():
+        name = data.class_names[label]
+        alike = [name] if name in entries else plain.get(_plain(name), [])
+        if len(alike) != 1:
+            got = ", ".join(map(_short, alike[:3])) or "none"
+            raise ArgumentError(
+                "class_map", f"expected one entry for the class {_short(name)} of {data.name}, got {got}"
+            )
+        index = _index(entries[alike[0]], alike[0], owner, count, names)
+        label_of[label] = index
+        if names is None:
+            shown[index] = name
+    mapped = copy.copy(data)
+    mapped.labels, mapped.class_names = label_of[data.labels], tuple(shown)
+    mapped.classes_named = names is not None
+    return mapped
+
+
+def _index(value: str | int, name: str, owner: str, count: int, names: Sequence[str] | None) -> int:
+    """The class of a model that an entry of a class map means."""
+    if isinstance(value, int):
+        if value >= count:
+            raise ArgumentError(
+                "class_map", f"{_short(name)}: expected an index of 0 to {count - 1}, got {value}"
+            )
+        same = [label for label, other in enumerate(names or ()) if other == str(value) and label != value]
+        if same:
+            raise ArgumentError(
+                "class_map",
+                f"{_short(name)}: {value} is an index of the {owner} and the name of its class {same[0]};"
+                " expected a name, a number in quotes",
+            )
+        return value
+    if names is None:
+        raise ArgumentError(
+            "class_map",
+            f"{_short(name)}: the {owner} does not name its classes; expected an index, got {value!r}",
+        )
+    for alike in (
+        lambda other: other == value,
+        lambda other: _plain(other) == _plain(value),
+        lambda other: _plain(value) in _names(other),
+    ):
+        found = [label for label, other in enumerate(names) if alike(other)]
+        if len(found) == 1:
+            return found[0]
+        if found:
+            raise ArgumentError(
+                "class_map",
+                f"{_short(name)}: {value!r} is the name of the {owner}'s classes {found[0]} and {found[1]};"
+                " expected an index",
+            )
+    near = difflib.get_close_matches(value, names, n=1, cutoff=0.5)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    raise ArgumentError("class_map", f"{_short(name)}: the {owner} has no class {_short(value)}{hint}")
