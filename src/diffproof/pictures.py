@@ -16,7 +16,7 @@ from diffproof.errors import ArgumentError, printable
 from diffproof.files import check_file, replacing
 
 # PIL modes of 8 bits a channel, and those that carry their own transparency.
-_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr")
+_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "LAB")
 _TRANSPARENT = ("LA", "PA", "RGBA")
 _GREY = ("1", "L", "LA", "I")
 # What a 16-bit value is divided by for 8 bits: 65535 becomes 255.
@@ -82,7 +82,7 @@ def is_grey(mode: str) -> bool:
 @contextmanager
 def _opened(source: Path | bytes, name: str) -> Iterator[Any]:
     """A picture that PIL has opened, and not decoded yet; its errors name it."""
-    from PIL import Image
+    from PIL import Image, UnidentifiedImageError
 
     try:
         if isinstance(source, Path):
@@ -93,6 +93,8 @@ def _opened(source: Path | bytes, name: str) -> Iterator[Any]:
         raise
     except Exception as error:  # whatever a decoder meets in a damaged file
         reason = (isinstance(error, OSError) and error.strerror) or str(error) or type(error).__name__
+        # Pillow's own message ends in the path or in an address of memory.
+        reason = "cannot identify image file" if isinstance(error, UnidentifiedImageError) else reason
         raise ArgumentError("pictures", f"{name} cannot be decoded: {printable(reason, 160)}") from None
 
 
@@ -100,7 +102,7 @@ def _eight_bits(opened: Any, name: str) -> Any:
     """The decoded PIL image, turned as its EXIF data says, in a mode of 8 bits a channel."""
     from PIL import Image, ImageOps
 
-    sixteen = opened.mode.startswith("I;16") or (opened.mode == "I" and opened.format == "PNG")
+    sixteen = opened.mode.startswith("I;16") or (opened.mode == "I" and opened.format in ("PNG", "PPM"))
     if not sixteen and opened.mode not in _MODES:
         raise ArgumentError(
             "pictures", f"{name} has the mode {opened.mode!r}, expected one of 8 or 16 bits a channel"

@@ -213,64 +213,6 @@ COLOURS = np.random.default_rng(1).integers(0, 256, (6, 9, 3), dtype=np.uint8)
 GREYS = COLOURS[..., 0]
 
 
-def test_each_orientation_of_exif_is_turned_upright(tmp_path: Path) -> None:
-    # How a picture is stored so that a viewer shows it upright, by the EXIF standard (0x0112).
-    stored = {
-        1: COLOURS,
-        2: COLOURS[:, ::-1],
-        3: COLOURS[::-1, ::-1],
-        4: COLOURS[::-1],
-        5: COLOURS.swapaxes(0, 1),
-        # Its first row is to be the right side: a quarter turn to the left, to be undone to the right.
-        6: np.rot90(COLOURS, 1),
-        7: COLOURS[::-1, ::-1].swapaxes(0, 1),
-        8: np.rot90(COLOURS, -1),
-    }
-    for orientation, pixels in stored.items():
-        exif = Image.Exif()
-        exif[0x0112] = orientation
-        raw = np.ascontiguousarray(pixels)
-        path = saved(tmp_path / f"{orientation}.png", raw, exif=exif)
-        assert np.array_equal(eight_bits(read_picture(path, 3)), COLOURS), orientation
-
-
-def test_transparency_is_over_white(tmp_path: Path) -> None:
-    alpha = np.random.default_rng(2).integers(0, 256, (6, 9, 1), dtype=np.uint8)
-    expected = COLOURS * (alpha / 255) + 255 * (1 - alpha / 255)
-    path = saved(tmp_path / "rgba.png", np.concatenate([COLOURS, alpha], 2))
-    assert np.abs(eight_bits(read_picture(path, 3)) - expected).max() <= 1
-    grey = saved(tmp_path / "la.png", Image.merge("LA", [Image.fromarray(p) for p in (GREYS, alpha[..., 0])]))
-    assert np.abs(eight_bits(read_picture(grey, 1)) - expected[..., :1]).max() <= 1
-    palette = Image.fromarray(COLOURS).quantize(8)
-    path = saved(tmp_path / "palette.png", palette, transparency=0)
-    expected = np.asarray(palette.convert("RGB")).astype(int)
-    expected[np.asarray(palette) == 0] = 255
-    assert (np.asarray(palette) == 0).any()
-    assert np.array_equal(eight_bits(read_picture(path, 3)), expected)
-
-
-def test_modes(tmp_path: Path) -> None:
-    palette = Image.fromarray(COLOURS).quantize(200)
-    path = saved(tmp_path / "palette.bmp", palette)
-    assert np.array_equal(eight_bits(read_picture(path, 3)), np.asarray(palette.convert("RGB")))
-    path = saved(tmp_path / "grey.png", GREYS)
-    assert np.array_equal(eight_bits(read_picture(path, 1))[..., 0], GREYS)
-    assert np.array_equal(eight_bits(read_picture(path, 3)), np.repeat(GREYS[..., None], 3, 2))
-    # Grey that is kept as three equal channels has no colours.
-    path = saved(tmp_path / "grey-rgb.png", np.repeat(GREYS[..., None], 3, 2))
-    assert np.array_equal(eight_bits(read_picture(path, 1))[..., 0], GREYS)
-    path = saved(tmp_path / "bits.png", Image.fromarray(GREYS > 127))
-    assert np.array_equal(eight_bits(read_picture(path, 1))[..., 0], 255 * (GREYS > 127))
-    sixteen = np.random.default_rng(3).integers(0, 2**16, (6, 9), dtype=np.uint16)
-    sixteen[0, :2] = 0, 65535
-    path = saved(tmp_path / "sixteen.png", sixteen)
-    assert np.array_equal(eight_bits(read_picture(path, 1))[..., 0], np.rint(sixteen / 65535 * 255))
-    path = saved(tmp_path / "photo.webp", COLOURS, lossless=True)
-    assert np.array_equal(eight_bits(read_picture(path, 3)), COLOURS)
-    path = saved(tmp_path / "photo.jpg", np.full((8, 8, 3), (200, 60, 30), np.uint8), quality=100)
-    assert np.abs(eight_bits(read_picture(path, 3)) - (200, 60, 30)).max() <= 2
-
-
 def test_a_picture_comes_back_from_png_as_it_was(tmp_path: Path) -> None:
     for image in (digits(1)[0], torch.from_numpy(COLOURS.copy()).permute(2, 0, 1) / 255):
         save_picture(tmp_path / "one.png", image)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
@@ -75,9 +76,11 @@ def classes_of(values: np.ndarray, source: str, names: Sequence[str] | None = No
         ValueError: a missing label, one that is out of range, or values of another kind.
     """
     if values.dtype.kind in "Of":
-        missing = np.array([value is None or value != value for value in values.ravel().tolist()], dtype=bool)
-        _refuse(missing, source, lambda row: "has no label (a split without labels?)")
-        values = np.array(values.tolist()) if values.dtype.kind == "O" else values
+        every = values.ravel().tolist()
+        none = [value is None or (isinstance(value, float) and math.isnan(value)) for value in every]
+        _refuse(np.array(none, dtype=bool), source, lambda row: "has no label (a split without labels?)")
+        if {type(value) for value in every} in ({int}, {str}):
+            values = np.array(every)
     if values.ndim == 1 and values.dtype.kind in "iu":
         return _from_integers(values, source, names)
     if values.ndim == 1 and values.dtype.kind == "U":
