@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import re
+import shlex
 import struct
 import zlib
 from collections.abc import Callable
@@ -18,8 +19,10 @@ from PIL import Image
 from torch import Tensor
 
 import diffproof as dp
+from diffproof.cli.main import run
 from diffproof.data.images import ImageData
-from diffproof.pictures import read_picture
+from diffproof.pictures import read_picture, save_picture
+from helpers.runs import rows
 
 RANDOM = np.random.default_rng(1)
 COLOURS = RANDOM.integers(0, 256, (6, 9, 3), dtype=np.uint8)
@@ -30,6 +33,7 @@ DEEP[0, :3] = 0, 65535, 40_000
 # Smooth, for what JPEG loses.
 SMOOTH = np.stack(np.broadcast_arrays(*np.ix_(range(16), range(24)), 0), 2) * (9, 6, 0) + (40, 60, 90)
 SMOOTH = SMOOTH.astype(np.uint8)
+BLACK = np.maximum(SMOOTH[..., :1], 128)
 PALETTE = Image.fromarray(COLOURS).quantize(8)
 # What the palette's picture shows, by its table.
 TABLE = np.array(PALETTE.getpalette(), dtype=np.uint8).reshape(-1, 3)
@@ -125,7 +129,9 @@ def of_lab(pixels: np.ndarray) -> np.ndarray:
     xyz = np.where(f > 6 / 29, f**3, 3 * (6 / 29) ** 2 * (f - 4 / 29)) * (0.9642, 1, 0.8249)
     rows = ((3.13386, -1.61687, -0.49061), (-0.97877, 1.91614, 0.03345), (0.07195, -0.22899, 1.40524))
     linear = xyz @ np.array(rows).T
-    return 255 * np.where(linear > 0.0031308, 1.055 * linear ** (1 / 2.4) - 0.055, 12.92 * linear)
+    curved = 1.055 * np.maximum(linear, 0) ** (1 / 2.4) - 0.055
+    shown: np.ndarray = 255 * np.where(linear > 0.0031308, curved, 12.92 * linear)
+    return shown
 
 
 # A file holds a and b with a sign. All are within sRGB's gamut.
@@ -218,8 +224,8 @@ CASES = {
     "CMYK": Case("tiff", saved(Image.fromarray(INKS, "CMYK"), "tiff"), INKED, 1),
     "CMYK, JPEG": Case(
         "jpg",
-        saved(Image.fromarray(255 - np.dstack([SMOOTH, SMOOTH[..., :1] | 128]), "CMYK"), "jpeg", quality=100),
-        SMOOTH / 255.0 * (SMOOTH[..., :1] | 128),
+        saved(Image.fromarray(255 - np.dstack([SMOOTH, BLACK]), "CMYK"), "jpeg", quality=100),
+        SMOOTH / 255.0 * BLACK,
         6,
     ),
     "YCbCr": Case("tiff", saved(Image.fromarray(luminous(SMOOTH), "YCbCr"), "tiff"), SMOOTH, 3),
@@ -316,7 +322,11 @@ def test_pictures_that_cannot_be_read(tmp_path: Path, suffix: str, content: byte
     data, path = dp.load_data(str(folder)), folder / "a" / f"0.{suffix}"
     # Its neighbour is not touched.
     assert difference(data.pixels[1], COLOURS) == 0
-    for argument, read in (("data", lambda: data.pixels[0]), ("pictures", lambda: read_picture(path, 3))):
+    reads: dict[str, Callable[[], Tensor]] = {
+        "data": lambda: data.pixels[0],
+        "pictures": lambda: read_picture(path, 3),
+    }
+    for argument, read in reads.items():
         with pytest.raises(ValueError, match=f"^{argument}: {re.escape(f'{path} {message}')}") as caught:
             read()
         assert len(str(caught.value).splitlines()) == 1
@@ -341,17 +351,18 @@ def link_to_itself(path: Path) -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (fifo, "is no ordinary file"),
-        (device, "is no ordinary file"),
-        (broken_link, "cannot be decoded: No such file or directory"),
-        (link_to_itself, "cannot be decoded: Too many levels of symbolic links"),
+        (fifo, "{} is a pipe, expected a file"),
+        (device, "{} is a device, expected a file"),
+        (broken_link, "broken link: {} leads to no file"),
+        (link_to_itself, "{} cannot be decoded: Too many levels of symbolic links"),
     ],
 )
 def test_what_is_no_file(tmp_path: Path, make: Callable[[Path], None], message: str) -> None:
     folder = pictures_in(tmp_path / "d", b_png=saved(COLOURS))
     (folder / "a").mkdir()
     make(folder / "a" / "0.png")
-    with pytest.raises(ValueError, match=f"^data: {folder}/a/0.png {message}$"):
+    told = f"data: {message.format(folder / 'a' / '0.png')}; --skip-unreadable leaves such pictures out"
+    with pytest.raises(ValueError, match=f"^{re.escape(told)}$"):
         dp.load_data(str(folder)).pixels[0]
 
 
@@ -414,3 +425,67 @@ def test_channels_of_images_in_memory() -> None:
     colours = ImageData("few", "all", torch.rand(3, 3, 2, 2), labels, ["one"])
     with pytest.raises(ValueError, match=r"^data: the images have colours, expected grey ones$"):
         colours.with_channels(1)
+
+
+# Leaving out what cannot be read
+
+
+def test_unreadable_pictures_are_left_out_up_front(tmp_path: Path) -> None:
+    folder = pictures_in(
+        tmp_path / "d",
+        a_png=saved(GREYS),
+        b_png=saved(PHOTO)[:-2000],
+        c_png=saved(COLOURS),
+        d_gif=saved(SMOOTH, "gif", **two()),
+        e_png=saved(255 - COLOURS),
+    )
+    data = dp.load_data(str(folder), skip_unreadable=True)
+    assert (data.labels.tolist(), data.class_names) == ([0, 2, 4], tuple("abcde"))
+    assert [
+        difference(image, pixels)
+        for image, pixels in zip(data.images, (in_colour(GREYS), COLOURS, 255 - COLOURS), strict=True)
+    ] == [0, 0, 0]
+    assert "; 2 unreadable pictures of 5 left out: " in data.layout
+    assert f"{folder}/b/0.png cannot be decoded: image file is truncated, " in data.layout
+    assert data.layout.endswith(f"{folder}/d/0.gif has 2 frames, expected one picture")
+    # Indices count all pictures.
+    chosen = dp.load_data(str(folder), indices="1:4", skip_unreadable=True)
+    assert (chosen.labels.tolist(), "2 unreadable pictures of 3 left out" in chosen.layout) == ([2], True)
+    # Nothing to leave out is nothing to say.
+    assert "left out" not in dp.load_data(str(folder), indices="0,2", skip_unreadable=True).layout
+    with pytest.raises(ValueError, match=r"^data: none of 2 pictures of d can be read$"):
+        dp.load_data(str(folder), indices="1,3", skip_unreadable=True)
+    # Colours are no damage.
+    grey = dp.load_data(str(folder), indices="0,2").with_channels(1)
+    with pytest.raises(ValueError, match=r"has colours, expected a grey picture$"):
+        grey.unreadable([0, 1])
+
+
+@pytest.mark.slow
+def test_a_run_that_leaves_out_pictures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    images, labels = dp.load_data("digits", limit=4)
+    folder = tmp_path / "d"
+    for label in range(10):
+        (folder / str(label)).mkdir(parents=True)
+    paths = [folder / str(int(label)) / f"{i}.png" for i, label in enumerate(labels)]
+    for path, image in zip(paths, images, strict=True):
+        save_picture(path, image)
+    whole = sorted(paths)[1].read_bytes()
+    sorted(paths)[1].write_bytes(whole[:60])
+    words = f"certify --data {folder} --denoiser digits --classifier digits --defense dds --sigma 0.25"
+    command = [*shlex.split(f"{words} --n0 5 --n 20 --out"), str(tmp_path / "run")]
+    assert run(command) == 2
+    *_, line = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"diffproof: error: data: {sorted(paths)[1]} cannot be decoded: ")
+    assert line.endswith("; --skip-unreadable leaves such pictures out")
+    command.append("--skip-unreadable")
+    assert run(command) == 0
+    assert "; 1 unreadable picture of 4 left out: " in capsys.readouterr().err
+    assert [index for index, *_ in rows(tmp_path / "run")] == [0, 2, 3]
+    assert "skip_unreadable: true" in (tmp_path / "run" / "settings.yaml").read_text()
+    assert run(["verify", str(tmp_path / "run"), "--resample", "1"]) == 0
+    # Repaired, it would be another run.
+    sorted(paths)[1].write_bytes(whole)
+    capsys.readouterr()
+    assert run(command) == 2
+    assert "images (3, now 4)" in capsys.readouterr().err

@@ -40,7 +40,7 @@ def renamed(names: Mapping[str, str]) -> Iterator[None]:
     except ArgumentError as error:
         if error.argument not in names:
             raise
-        raise ArgumentError(names[error.argument], error.problem) from None
+        raise type(error)(names[error.argument], error.problem) from None
 
 
 def check_member(name: str, value: str, enum: type[E]) -> E:

@@ -36,7 +36,8 @@ def printable(text: object, most: int = LONGEST_LINE) -> str:
     """
     line = " ".join(str(text).split())
     line = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
-    return line if len(line) <= most else f"{line[: most - _SHOWN_END - 1]}…{line[-_SHOWN_END:]}"
+    end = min(_SHOWN_END, most // 3)
+    return line if len(line) <= most else f"{line[: most - end - 1]}…{line[-end:]}"
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -25,6 +25,10 @@ _FROM_16_BITS = 257
 _SMALLEST, _FONT_SIZE, _GAP = 64, 13, 6
 
 
+class UnreadableError(ArgumentError):
+    """The error of a picture that cannot be read."""
+
+
 def read_picture(
     source: Path | bytes, channels: int, image_size: int | None = None, *, name: str | None = None
 ) -> Tensor:
@@ -40,15 +44,15 @@ def read_picture(
         C×H×W float32 in [0, 1].
 
     Raises:
-        ValueError: it cannot be read, is no picture, a damaged one, an animation, or one with colours where
-            channels is 1.
+        UnreadableError: it cannot be read, is no picture, a damaged one or an animation.
+        ValueError: it has colours, and channels is 1.
     """
     name = str(source) if name is None else name
     with _opened(source, name) as opened:
         # Phones append further images to an ordinary JPEG, which is then MPO.
         frames = 1 if opened.format == "MPO" else getattr(opened, "n_frames", 1)
         if frames > 1:
-            raise ArgumentError("pictures", f"{name} has {frames} frames, expected one picture")
+            raise UnreadableError("pictures", f"{name} has {frames} frames, expected one picture")
         image = _eight_bits(opened, name)
     if image.mode in _TRANSPARENT or "transparency" in image.info:
         image = _over_white(image)
@@ -68,7 +72,7 @@ def picture_form(source: Path | bytes, name: str) -> tuple[str, tuple[int, int]]
     """The PIL mode of a picture and its (width, height) in the file, from its first bytes alone.
 
     Raises:
-        ValueError: it cannot be read or is no picture.
+        UnreadableError: it cannot be read or is no picture.
     """
     with _opened(source, name) as opened:
         return str(opened.mode), opened.size
@@ -89,13 +93,15 @@ def _opened(source: Path | bytes, name: str) -> Iterator[Any]:
             check_file("pictures", source)
         with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as opened:
             yield opened
-    except (MemoryError, ArgumentError):
+    except (MemoryError, UnreadableError):
         raise
+    except ArgumentError as error:
+        raise UnreadableError("pictures", error.problem) from None
     except Exception as error:  # whatever a decoder meets in a damaged file
         reason = (isinstance(error, OSError) and error.strerror) or str(error) or type(error).__name__
         # Pillow's own message ends in the path or in an address of memory.
         reason = "cannot identify image file" if isinstance(error, UnidentifiedImageError) else reason
-        raise ArgumentError("pictures", f"{name} cannot be decoded: {printable(reason, 160)}") from None
+        raise UnreadableError("pictures", f"{name} cannot be decoded: {printable(reason, 160)}") from None
 
 
 def _eight_bits(opened: Any, name: str) -> Any:
@@ -104,7 +110,7 @@ def _eight_bits(opened: Any, name: str) -> Any:
 
     sixteen = opened.mode.startswith("I;16") or (opened.mode == "I" and opened.format in ("PNG", "PPM"))
     if not sixteen and opened.mode not in _MODES:
-        raise ArgumentError(
+        raise UnreadableError(
             "pictures", f"{name} has the mode {opened.mode!r}, expected one of 8 or 16 bits a channel"
         )
     image = ImageOps.exif_transpose(opened)

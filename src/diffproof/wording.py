@@ -14,6 +14,6 @@ def counted(number: int, noun: str, plural: str | None = None) -> str:
 
 def shortened(items: Iterable[object], most: int = 5) -> str:
     """A list with commas, and how many more there are than `most`."""
-    texts = [printable(item, 60) for item in items]
+    texts = [printable(item, 200) for item in items]
     more = [f"and {len(texts) - most:,} more"] if len(texts) > most else []
     return ", ".join([*texts[:most], *more])

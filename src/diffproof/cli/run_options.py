@@ -22,6 +22,11 @@ def applied(command: Command, options: list[Callable[[Command], Command]]) -> Co
     return command
 
 
+skip_unreadable_option = click.option(
+    "--skip-unreadable", is_flag=True, help="Leave out pictures that cannot be read, and say which."
+)
+
+
 def tell_layout(data: ImageData) -> None:
     """Say on standard error what was found where the data lies, if there is anything to say."""
     if data.layout:
@@ -49,6 +54,7 @@ def data_options(command: Command) -> Command:
                 help="Resize images to this shorter side, then crop a square. [default: no; imagenet: 256]",
             ),
             class_map_option,
+            skip_unreadable_option,
         ],
     )
 

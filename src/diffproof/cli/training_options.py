@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from diffproof.cli.paths import PATH
-from diffproof.cli.run_options import tell_layout
+from diffproof.cli.run_options import skip_unreadable_option, tell_layout
 from diffproof.errors import ArgumentError
 
 if TYPE_CHECKING:
@@ -44,6 +44,7 @@ def training_options(*, iterations: int, learning_rate: float) -> Callable[[Comm
             type=int,
             help="Resize images to this shorter side, then crop a square. [default: no; imagenet: 256]",
         ),
+        skip_unreadable_option,
         click.option("--flip", is_flag=True, help="Mirror each image with probability ½."),
         click.option(
             "--test-data",
@@ -94,6 +95,7 @@ class TrainingOptions:
     indices: str | None
     limit: int | None
     image_size: int | None
+    skip_unreadable: bool
     flip: bool
     test_data: str | None
     out: Path
@@ -156,6 +158,7 @@ class TrainingOptions:
             image_size=self.image_size,
             default_split="train",
             labelled=labelled,
+            skip_unreadable=self.skip_unreadable,
         )
 
     def extra_images(self, source: str | None, *, labelled: bool = True) -> ImageData | None:
@@ -164,7 +167,13 @@ class TrainingOptions:
 
         if source is None:
             return None
-        return load_data(source, image_size=self.image_size, default_split="train", labelled=labelled)
+        return load_data(
+            source,
+            image_size=self.image_size,
+            default_split="train",
+            labelled=labelled,
+            skip_unreadable=self.skip_unreadable,
+        )
 
     def torch_device(self) -> torch.device:
         """Where to compute."""
@@ -179,7 +188,12 @@ class TrainingOptions:
         source = self.test_data or (self.data if self.data in (*SHIPPED, *HUB_NAMES) else None)
         if source is None:
             return None
-        data = load_data(source, image_size=self.image_size, labelled=labelled)
+        data = load_data(
+            source,
+            image_size=self.image_size,
+            labelled=labelled,
+            skip_unreadable=self.skip_unreadable,
+        )
         return data.select(range(0, len(data), -(-len(data) // _MEASURED)))
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Self
@@ -11,8 +12,7 @@ from typing import Self
 from torch import Tensor
 
 from diffproof.checks import renamed
-from diffproof.errors import ArgumentError
-from diffproof.pictures import is_grey, picture_form, read_picture
+from diffproof.pictures import UnreadableError, is_grey, picture_form, read_picture
 
 
 class EncodedPixels:
@@ -42,9 +42,9 @@ class EncodedPixels:
         """The PIL mode of a picture and its (width, height), from its first bytes alone.
 
         Raises:
-            ValueError: it cannot be read or is no picture.
+            UnreadableError: it cannot be read or is no picture.
         """
-        with renamed({"pictures": "data"}):
+        with _as_data():
             return picture_form(self.source(index), self.name(index))
 
     @cached_property
@@ -55,7 +55,7 @@ class EncodedPixels:
     def _may_be_grey(self, index: int) -> bool:
         try:
             return is_grey(self.form(index)[0])
-        except ArgumentError:
+        except UnreadableError:
             return True
 
     def with_channels(self, channels: int) -> Self:
@@ -65,8 +65,20 @@ class EncodedPixels:
         return same
 
     def __getitem__(self, index: int) -> Tensor:
-        with renamed({"pictures": "data"}):
+        with _as_data():
             return read_picture(self.source(index), self.channels, self.image_size, name=self.name(index))
+
+
+@contextmanager
+def _as_data() -> Iterator[None]:
+    """Errors of a picture as those of the data, with the way out."""
+    try:
+        with renamed({"pictures": "data"}):
+            yield
+    except UnreadableError as error:
+        raise UnreadableError(
+            "data", f"{error.problem}; --skip-unreadable leaves such pictures out"
+        ) from None
 
 
 class FilePixels(EncodedPixels):

@@ -13,6 +13,7 @@ from diffproof.data.images import ImageData
 from diffproof.data.labels import Classes, classes_of
 from diffproof.errors import ArgumentError, printable
 from diffproof.hub import quick_hub
+from diffproof.pictures import UnreadableError
 
 # Label columns by name, where no column says that it holds classes; first found wins.
 _LABEL_COLUMNS = ("label", "labels", "fine_label", "class", "target")
@@ -161,11 +162,11 @@ class TablePixels(EncodedPixels):
         except MemoryError:
             raise
         except Exception as error:  # pyarrow's of a damaged table
-            raise ArgumentError(
+            raise UnreadableError(
                 "data", f"{self.name(index)} cannot be read: {printable(error, 160)}"
             ) from None
         if image is None or image == {"bytes": None, "path": None}:
-            raise ArgumentError("data", f"{self.name(index)} is missing")
+            raise UnreadableError("data", f"{self.name(index)} is missing")
         return Path(image["path"]) if image["bytes"] is None else image["bytes"]
 
     def name(self, index: int) -> str:

@@ -11,7 +11,9 @@ import torch
 from torch import Tensor
 
 from diffproof.errors import ArgumentError
+from diffproof.pictures import UnreadableError
 from diffproof.weights import hash_tensors
+from diffproof.wording import counted, shortened
 
 
 class Pixels(Protocol):
@@ -172,14 +174,32 @@ class ImageData:
         return self
 
     def unreadable(self, indices: Iterable[int]) -> dict[int, str]:
-        """What is wrong with each of these images that cannot be decoded; all are decoded now."""
+        """What is wrong with each of these images that cannot be read; all are decoded now."""
         problems = {}
         for index in indices:
             try:
                 self.pixels[index]
-            except ArgumentError as error:
-                problems[index] = error.problem
+            except UnreadableError as error:
+                problems[index] = error.problem.partition("; --")[0]
         return problems
+
+    def skipping(self, indices: Sequence[int]) -> tuple[ImageData, list[int]]:
+        """The data, whose layout says what is left out, and those of these images that can be read.
+
+        All are decoded now. Indices stay what they are.
+
+        Raises:
+            ValueError: none can be read.
+        """
+        bad = self.unreadable(indices)
+        kept = [index for index in indices if index not in bad]
+        if not bad:
+            return self, kept
+        told = f"{counted(len(bad), 'unreadable picture')} of {len(indices):,} left out"
+        if not kept:
+            raise ArgumentError("data", f"none of {counted(len(bad), 'picture')} of {self.name} can be read")
+        told = f"{self.layout or self.name}; {told}: {shortened(bad.values(), 3)}"
+        return self._with(self.pixels, self.labels, told), kept
 
     def _with(self, pixels: Pixels, labels: Tensor, layout: str) -> ImageData:
         return ImageData(

@@ -41,6 +41,7 @@ def load_data(
     image_size: int | None = None,
     default_split: str = "test",
     labelled: bool = True,
+    skip_unreadable: bool = False,
 ) -> ImageData:
     """A data set by name or path; images are decoded when they are asked for.
 
@@ -55,6 +56,7 @@ def load_data(
             the central square. None leaves them as they are (imagenet: 256).
         default_split: "test", or "train" for images to train on.
         labelled: a folder must have class folders; otherwise its pictures may come without labels.
+        skip_unreadable: leave out images that cannot be read, which are all decoded for that.
 
     Raises:
         ValueError: unknown name or split, unreadable or missing data, bad indices.
@@ -62,9 +64,12 @@ def load_data(
     if image_size is not None:
         check_at_least("image_size", image_size, 1)
     data = _open(source, split, default_split, image_size, labelled)
-    if indices is not None or limit is not None:
+    if indices is not None or limit is not None or skip_unreadable:
         chosen = list(range(len(data))) if indices is None else parse_indices(indices, len(data))
-        data = data.select(chosen[: None if limit is None else check_at_least("limit", limit, 1)])
+        chosen = chosen[: None if limit is None else check_at_least("limit", limit, 1)]
+        if skip_unreadable:
+            data, chosen = data.skipping(chosen)
+        data = data.select(chosen)
     return data
 
 

@@ -29,6 +29,8 @@ def load_images(settings: S) -> tuple[S, ImageData, list[int]]:
     data = load_data(settings.data, settings.split, image_size=settings.image_size)
     spec = f"0:{len(data)}" if settings.indices is None else settings.indices
     indices = parse_indices(spec, len(data))[: settings.limit]
+    if settings.skip_unreadable:
+        data, indices = data.skipping(indices)
     return replace(settings, split=data.split), data, indices
 
 

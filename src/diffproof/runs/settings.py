@@ -87,6 +87,7 @@ class RunSettings(Flags):
     indices: str | None = None
     limit: int | None = None
     class_map: Any = None
+    skip_unreadable: bool = False
     defense: str
     classifier: str | None = None
     denoiser: str | None = None
