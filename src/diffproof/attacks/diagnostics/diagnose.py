@@ -51,8 +51,8 @@ def diagnose(
     black-box: random points of the ball do no better than the attack.
     The first two and the last are not for an attack that asks for no gradient.
 
-    An image costs three runs of the attack, a forward for each of its iterations, and up to 108 forwards and
-    3 gradients, each a forward and a backward, more; 48 forwards if the defence is not random. The third
+    An image costs three runs of the attack, a forward for each of its iterations, and up to 128 forwards and
+    3 gradients, each a forward and a backward, more; 68 forwards if the defence is not random. The third
     gradient is for comparison, BPDA's or the exact one; where neither applies there are two.
 
     Args:

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-import math
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from diffproof.attacks.base import Traits
 from diffproof.attacks.diagnostics.finding import Finding
-from diffproof.attacks.diagnostics.probe import FROZEN, Probe, ascent
-from diffproof.attacks.losses import loss_values
+from diffproof.attacks.diagnostics.probe import FROZEN, Probe, Value, ascent
+from diffproof.attacks.losses import Loss, loss_values
 from diffproof.attacks.threat import L2
 from diffproof.attacks.views import AttackedDefense, GradientMode
 from diffproof.defenses.purifying.base import Purifier
 
 # Random directions, and points of the ball, at which slopes are taken.
 _DIRECTIONS = 4
-# Longest difference in units of the root of the precision, which balances rounding and kinks; and at most.
-_UNITS, _LONGEST = 32.0, 0.1
+# Half of the longest difference, and how far images are moved off their own values.
+LONGEST = 0.01
+# By what each difference is shorter than the one before, and how many there are: as far as rounding allows.
+_SHORTER = {torch.float64: (16, 5), torch.float32: (4, 3)}
 # Largest relative error of a gradient, median over images: this much, and so many times the differences' own
 # error, but at most the last. Honest evaluations stay below a half of it (tests/attacks/diagnostics).
 _ERROR, _SPREADS, _LARGEST = 1e-3, 10.0, 0.05
@@ -26,47 +28,84 @@ _ERROR, _SPREADS, _LARGEST = 1e-3, 10.0, 0.05
 _TINY = 0.01
 
 
-def gradient_agreement(probe: Probe, traits: Traits) -> Finding | None:
-    """The attack's gradient against central differences of the defence, noise frozen.
+class _Slopes(NamedTuple):
+    """Slopes of the logits in the direction in which the loss grows.
 
-    Both are of the logits in the direction in which the loss grows, so that a flat loss cannot hide what the
-    networks do; along random directions and along the attack's gradient itself. Each difference is taken at
-    three lengths, of which the nearest two count and tell its error. Pixels are first moved away from 0 and 1
-    by the longest, so that no difference straddles the edge of the pixel range. Only an EXACT gradient can
-    fail; the finding on another says how far from the true one it points, and that on an EXACT one of a
-    defence that purifies how far from it BPDA's would. Half-precision networks are checked in float32, since
-    differences tell nothing beside their rounding.
+    Attributes:
+        probe: what they were measured with.
+        at: where, N×C×H×W.
+        raised: the value whose gradient is asked for.
+        gradient: that gradient by autograd, N×C×H×W.
+        told: slopes by it along D random directions and, last, along itself, (D + 1)×N.
+        differences: those by central differences of L lengths, L×(D + 1)×N.
     """
-    if traits.loss is None:
-        return None
-    half = probe.precision > torch.finfo(torch.float32).eps
-    if half:
-        probe = probe.in_single_precision()
-    loss, images, view = traits.loss, probe.job.images, probe.job.view
-    lengths = [min(_LONGEST, _UNITS * math.sqrt(probe.precision)) / 4**i for i in range(3)]
-    at = images.clamp(lengths[0], 1 - lengths[0])
+
+    probe: Probe
+    at: Tensor
+    raised: Value
+    gradient: Tensor
+    told: Tensor
+    differences: Tensor
+
+
+def _measure(probe: Probe, loss: Loss, dtype: torch.dtype) -> _Slopes:
+    """Measure slopes with images and networks of (at least) this dtype."""
+    if probe.precision > torch.finfo(dtype).eps:
+        probe = probe.in_precision(dtype)
+    images, view = probe.job.images, probe.job.view
+    factor, number = _SHORTER[dtype]
+    lengths = [LONGEST / factor**i for i in range(number)]
+    # Equal pixels are a kink of maxima, and of ReLUs without a bias.
+    at = probe.beside(LONGEST)
 
     def raised(logits: Tensor, labels: Tensor) -> Tensor:
         weights, _ = ascent(loss, logits.detach(), labels)
         return (logits * weights.to(logits.dtype)).sum(1)
 
     gradient = probe.gradient(view, at, raised)
-    norm = gradient.double().flatten(1).norm(dim=1)
     weights, _ = ascent(loss, probe.logits(view.defense, at[None], FROZEN)[0], probe.job.labels)
     directions = torch.cat([probe.normals(_DIRECTIONS, images.shape[1:], step=1), gradient[None]])
     directions = torch.stack([L2(1.0).steepest(direction) for direction in directions])
     moves = torch.cat([length * directions for length in lengths])
-    slopes = probe.slopes(view.defense, at, weights, moves).unflatten(0, (len(lengths), -1))
-    apart, best = slopes.diff(dim=0).abs().min(0)
-    true = slopes[1:].gather(0, best[None])[0]
+    slopes = probe.slopes(view.defense, at, weights, moves).unflatten(0, (number, -1))
     told = (directions.double() * gradient.double()).flatten(2).sum(2)
+    return _Slopes(probe, at, raised, gradient, told, slopes)
 
-    def relative(difference: Tensor) -> Tensor:
-        across = _ratio(difference[:-1].norm(dim=0), true[:-1].norm(dim=0), told[:-1].norm(dim=0))
-        along = _ratio(difference[-1].abs(), true[-1].abs(), norm)
+
+def gradient_agreement(probe: Probe, traits: Traits) -> Finding | None:
+    """The attack's gradient against central differences of the defence, noise frozen.
+
+    Both are of the logits in the direction in which the loss grows, so that a flat loss cannot hide what the
+    networks do; along random directions and along the attack's gradient itself. Each difference is taken at
+    several lengths, of which that one counts which agrees best; the two that are nearest to each other tell
+    their error. Longer ones run across the kinks of a network, rounding spoils shorter ones: so all is
+    measured in float64, or in float32 where the defence cannot run so. Pixels are first moved at random, so
+    that none is at a kink between equal pixels and no difference straddles the edge of the pixel range. Only
+    an EXACT gradient can fail; the finding on another says how far from the true one it points, and that on
+    an EXACT one of a defence that purifies how far from it BPDA's would.
+    """
+    if traits.loss is None:
+        return None
+    own = probe.precision
+    try:
+        slopes = _measure(probe, traits.loss, torch.float64)
+    except Exception:  # a network of the user's may be made for float32 alone, and then raises anything
+        slopes = _measure(probe, traits.loss, torch.float32)
+    probe, at, raised, gradient, told, differences = slopes
+    images, view = probe.job.images, probe.job.view
+    norm = gradient.double().flatten(1).norm(dim=1)
+
+    def relative(wrong: Tensor, true: Tensor) -> Tensor:
+        """L×N: how wrong the slopes of one length are, in all directions together."""
+        sizes = true[:, :-1].norm(dim=1), told[:-1].norm(dim=0).expand(len(true), -1)
+        across = _ratio(wrong[:, :-1].norm(dim=1), *sizes)
+        along = _ratio(wrong[:, -1].abs(), true[:, -1].abs(), norm.expand(len(true), -1))
         return torch.maximum(across, along)
 
-    error, spread = float(relative(true - told).median()), float(relative(apart).median())
+    # A gradient that is none of the defence's agrees with the differences of no length.
+    error = float(relative(differences - told, differences).amin(0).median())
+    apart, nearest = relative(differences.diff(dim=0), differences[1:]).min(0)
+    spread, true = float(apart.median()), differences[1 + nearest, :, torch.arange(len(nearest))].T
     # E (∇f·u)² = |∇f|²/D for a random unit direction u.
     size = (true[:-1].square().mean(0) * images[0].numel()).sqrt()
     measured = {
@@ -85,7 +124,8 @@ def gradient_agreement(probe: Probe, traits: Traits) -> Finding | None:
             message += f", {measured['cosine']:.2f} with the exact gradient"
         return Finding("gradient-agreement", True, f"{message} (median over images)", measured)
     allowed = measured["allowed"] = min(_LARGEST, _ERROR + _SPREADS * spread)
-    message = _said_of_an_exact_gradient(error, spread, allowed, half=half)
+    finer = None if probe.precision == own else str(images.dtype).removeprefix("torch.")
+    message = _said_of_an_exact_gradient(error, spread, allowed, finer)
     if isinstance(view.defense, Purifier) and bool(gradient.any()):
         bpda = probe.gradient(AttackedDefense(view.defense, GradientMode.BPDA), at, raised)
         measured["bpda_cosine"] = _cosine(bpda, gradient)
@@ -96,15 +136,15 @@ def gradient_agreement(probe: Probe, traits: Traits) -> Finding | None:
     return Finding("gradient-agreement", error <= allowed, message, measured)
 
 
-def _said_of_an_exact_gradient(error: float, spread: float, allowed: float, *, half: bool) -> str:
+def _said_of_an_exact_gradient(error: float, spread: float, allowed: float, finer: str | None) -> str:
     """How far it is from finite differences, and what may be wrong where that is too far."""
     message = f"gradient and finite differences differ by {error:.2g} of their size (at most {allowed:.2g})"
-    message += ", in float32" * half
+    message += "" if finer is None else f", in {finer}"
     if error > allowed and spread > error / 2:
         message += (
             f", but differences of two lengths differ by {spread:.2g} themselves: nothing is known about the"
-            " gradient; make the defence deterministic under given noise, or, if that is rounding, diagnose"
-            " it from Python with networks and images in float64"
+            " gradient; make the defence deterministic under given noise, or, if that is rounding, let it"
+            " run in float64"
         )
     elif error > allowed:
         message += (

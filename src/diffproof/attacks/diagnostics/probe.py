@@ -45,13 +45,14 @@ class Probe:
         tensors = [self.job.images, *self.job.view.defense.parameters()]
         return max(torch.finfo(tensor.dtype).eps for tensor in tensors if tensor.is_floating_point())
 
-    def in_single_precision(self) -> Probe:
-        """The same with a copy of the defence whose half-precision tensors are float32."""
+    def in_precision(self, dtype: torch.dtype) -> Probe:
+        """The same with images and a copy of the defence whose coarser floats are of this dtype."""
         view = copy.deepcopy(self.job.view)
         for tensor in itertools.chain(view.parameters(), view.buffers()):
-            if tensor.is_floating_point() and torch.finfo(tensor.dtype).bits < 32:
-                tensor.data = tensor.data.float()
-        return replace(self, job=replace(self.job, view=view))
+            if tensor.is_floating_point() and torch.finfo(tensor.dtype).bits < torch.finfo(dtype).bits:
+                tensor.data = tensor.data.to(dtype)
+        images = self.job.images.to(torch.promote_types(self.job.images.dtype, dtype))
+        return replace(self, job=replace(self.job, view=view, images=images))
 
     @property
     def rounding(self) -> float:
@@ -83,6 +84,12 @@ class Probe:
             flows = [(grid + threat.budget * s).clamp(-1.0, 1.0) - grid for s in signs]
             edge = [warp(images, flow).clamp(0.0, 1.0) for flow in flows]
         return torch.stack(edge)
+
+    def beside(self, distance: float) -> Tensor:
+        """The images with each pixel moved at random by less than a distance, and as far from 0 and 1."""
+        images = self.job.images
+        away = distance * torch.tanh(self.normals(1, images.shape[1:], step=2)[0])
+        return images.clamp(2 * distance, 1 - 2 * distance) + away
 
     def logits(self, module: nn.Module, points: Tensor, draw: int | None) -> Tensor:
         """P×N×K float64 logits of points P×N×C×H×W, all points of an image under the same noise.
