@@ -332,6 +332,21 @@ def test_pictures_that_cannot_be_read(tmp_path: Path, suffix: str, content: byte
         assert len(str(caught.value).splitlines()) == 1
 
 
+@pytest.mark.parametrize("kind", ["png", "jpeg", "webp", "gif", "bmp", "tiff", "ppm"])
+def test_no_beginning_of_a_file_is_another_picture(kind: str) -> None:
+    whole = saved(PHOTO[:20, :20], kind)
+    expected, refused = read_picture(whole, 3, name="cut"), 0
+    for size in range(0, len(whole), 1 + len(whole) // 150):
+        try:
+            image = read_picture(whole[:size], 3, name="cut")
+        except ValueError:
+            refused += 1
+        else:
+            # What is missing may be no more than the mark of the end.
+            assert torch.equal(image, expected)
+    assert refused > 70
+
+
 def fifo(path: Path) -> None:
     os.mkfifo(path)
 
@@ -489,3 +504,23 @@ def test_a_run_that_leaves_out_pictures(tmp_path: Path, capsys: pytest.CaptureFi
     capsys.readouterr()
     assert run(command) == 2
     assert "images (3, now 4)" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_run_takes_pictures_as_its_networks_do(tmp_path: Path) -> None:
+    images, labels = dp.load_data("digits", limit=4)
+    for label in range(10):
+        for kind in ("grey", "mixed"):
+            (tmp_path / kind / str(label)).mkdir(parents=True)
+    for i, (image, label) in enumerate(zip(images, labels, strict=True)):
+        for kind in ("grey", "mixed"):
+            colours = kind == "mixed" and i % 2
+            save_picture(
+                tmp_path / kind / str(int(label)) / f"{i}.png", image.expand(3, 8, 8) if colours else image
+            )
+    words = "--denoiser digits --classifier digits --defense dds --sigma 0.25 --n0 5 --n 20"
+    for kind in ("grey", "mixed"):
+        data, out = tmp_path / kind, tmp_path / f"{kind}-run"
+        assert run(["certify", "--data", str(data), *shlex.split(words), "--out", str(out)]) == 0
+    assert len(rows(tmp_path / "grey-run")) == 4
+    assert rows(tmp_path / "mixed-run") == rows(tmp_path / "grey-run")

@@ -28,6 +28,18 @@ _SMALLEST, _FONT_SIZE, _GAP = 64, 13, 6
 class UnreadableError(ArgumentError):
     """The error of a picture that cannot be read."""
 
+    def with_remedy(self) -> UnreadableError:
+        """The same of an image of a data set, with the way to do without it."""
+        return UnreadableError("data", f"{self.problem}{_REMEDY}")
+
+    @property
+    def reason(self) -> str:
+        """The problem without the remedy."""
+        return self.problem.removesuffix(_REMEDY)
+
+
+_REMEDY = "; --skip-unreadable leaves such pictures out"
+
 
 def read_picture(
     source: Path | bytes, channels: int, image_size: int | None = None, *, name: str | None = None

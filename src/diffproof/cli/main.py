@@ -11,6 +11,7 @@ import click
 from diffproof.cli.attack import attack
 from diffproof.cli.certify import certify
 from diffproof.cli.convert import convert
+from diffproof.cli.data import data
 from diffproof.cli.finetune import finetune
 from diffproof.cli.methods import methods
 from diffproof.cli.purify import purify
@@ -38,7 +39,8 @@ def diffproof() -> None:
     """
 
 
-for command in (certify, attack, purify, report, export, verify, methods, theory, train, finetune, convert):
+COMMANDS = (certify, attack, purify, report, export, verify, data, methods, theory, train, finetune, convert)
+for command in COMMANDS:
     diffproof.add_command(command)
 
 

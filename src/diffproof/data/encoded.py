@@ -76,9 +76,7 @@ def _as_data() -> Iterator[None]:
         with renamed({"pictures": "data"}):
             yield
     except UnreadableError as error:
-        raise UnreadableError(
-            "data", f"{error.problem}; --skip-unreadable leaves such pictures out"
-        ) from None
+        raise error.with_remedy() from None
 
 
 class FilePixels(EncodedPixels):

@@ -177,14 +177,18 @@ def load_folder(
     layout = picture_layout(root)
     if layout is None:
         return None
-    chosen = layout.choose(split, default)
-    if labelled or layout.splits[chosen].labelled:
-        paths, numbers = layout.labelled(chosen)
+    return load_split(layout, layout.choose(split, default), image_size, labelled=labelled)
+
+
+def load_split(layout: Layout, split: str, image_size: int | None, *, labelled: bool = True) -> ImageData:
+    """The pictures of a split by its name; see `load_folder`."""
+    if labelled or layout.splits[split].labelled:
+        paths, numbers = layout.labelled(split)
         labels, names = torch.tensor(numbers, dtype=torch.int64), layout.class_names
     else:
-        paths, labels, names = layout.splits[chosen].loose, None, ()
-    pixels = FilePixels(paths, image_size)
-    return ImageData(root.resolve().name, chosen, pixels, labels, names, layout=layout.describe(chosen))
+        paths, labels, names = layout.splits[split].loose, None, ()
+    pixels, name = FilePixels(paths, image_size), layout.root.resolve().name or "/"
+    return ImageData(name, split, pixels, labels, names, layout=layout.describe(split))
 
 
 # Files of `Dataset.save_to_disk`.
@@ -267,7 +271,7 @@ class _Walk:
                     suffix = os.path.splitext(entry.name)[1].lower()
                     if entry.name.startswith("."):
                         self.ignored["hidden"] += 1
-                    elif os.path.isdir(entry.path):
+                    elif _is_folder(entry):
                         folders.append(entry.path)
                     elif suffix in SUFFIXES:
                         pictures.append(entry.path)
@@ -311,6 +315,14 @@ class _Walk:
             if full(inside) or self.ignored.total() == before:
                 found[name] = inside
         return found
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    """Whether an entry is a folder or a link to one; a link to itself is none."""
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
 
 
 def _see(folder: str, seen: set[tuple[int, int]]) -> None:

@@ -180,7 +180,7 @@ class ImageData:
             try:
                 self.pixels[index]
             except UnreadableError as error:
-                problems[index] = error.problem.partition("; --")[0]
+                problems[index] = error.reason
         return problems
 
     def skipping(self, indices: Sequence[int]) -> tuple[ImageData, list[int]]:
