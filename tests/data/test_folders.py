@@ -46,6 +46,11 @@ CASES = {
         ("cat/0.png", "cat/a/1.png", "cat/a/b/c/2.png", "dog/x/3.png"), {"cat": (0, 1, 2), "dog": (3,)}
     ),
     "nested everywhere": Case(("cat/a/0.png", "cat/b/1.png", "dog/a/2.png"), {"cat": (0, 1), "dog": (2,)}),
+    "one folder around the classes": Case(
+        ("images/cat/0.png", "images/dog/1.png"),
+        {"images": (0, 1)},
+        said="the only class folder holds folders of pictures; are these the classes, in images?",
+    ),
     "splits": Case(
         ("test/cat/0.png", "test/dog/1.png", "train/cat/2.png", "train/dog/3.png"),
         {"cat": (0,), "dog": (1,)},

@@ -82,6 +82,7 @@ REFUSED: dict[str, tuple[Any, str]] = {
     "numbers below 0 as texts": (["0", "-1"], "{} has the class -1, expected numbers ≥ 0 or names"),
     "fractions": ([0.5, 1.0], "labels of {}: expected integers or texts, one an image, got float64 (2)"),
     "no number": ([0.0, np.nan], "row 1 of {} has no label"),
+    "no text": (["a", " ", ""], "row 1 of {} has no label (a split without labels?); 2 rows are so"),
     "truth": ([True, False], "labels of {}: expected integers or texts, one an image, got bool (2)"),
     "complex": ([1j, 0], "labels of {}: expected integers or texts, one an image, got complex128 (2)"),
     "one-hot": (np.eye(2, dtype=int), "labels of {}: expected integers or texts, one an image, got int64"),

@@ -74,14 +74,14 @@ class Layout:
         root: the folder.
         splits: by the names of their folders; ALL alone for a folder without splits.
         class_names: those of all splits together, so that a label means the same in each.
-        order: what to know of the order of the class names, "" for nothing.
+        note: what to know of the class folders or of their order, "" for nothing.
         ignored: files that are no pictures, by how their names end, and hidden files and folders.
     """
 
     root: Path
     splits: dict[str, Split]
     class_names: tuple[str, ...]
-    order: str
+    note: str
     ignored: Counter[str]
 
     @property
@@ -150,7 +150,7 @@ class Layout:
         found, notes = self.splits[split], []
         if found.labelled:
             empty = [name for name in self.class_names if not found.classes.get(name)]
-            notes += [self.order] * bool(self.order)
+            notes += [self.note] * bool(self.note)
             notes += [f"no picture of {shortened(empty)}"] * bool(empty)
             if found.loose:
                 notes.append(f"{counted(len(found.loose), 'picture')} beside the class folders ignored")
@@ -252,8 +252,10 @@ def find_layout(root: Path) -> Layout:
         }
         splits = {ALL: Split(str(root), classes, loose)}
     names = {name for split in splits.values() if split.labelled for name in split.classes}
-    ordered, order = in_order(names, str(root))
-    return Layout(root, splits, ordered, order, walk.ignored)
+    ordered, note = in_order(names, str(root))
+    if ALL in splits and len(ordered) == 1 and not top[ordered[0]].loose:
+        note = f"the only class folder holds folders of pictures; are these the classes, in {ordered[0]}?"
+    return Layout(root, splits, ordered, note, walk.ignored)
 
 
 class _Walk:

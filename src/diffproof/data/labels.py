@@ -84,6 +84,8 @@ def classes_of(values: np.ndarray, source: str, names: Sequence[str] | None = No
     if values.ndim == 1 and values.dtype.kind in "iu":
         return _from_integers(values, source, names)
     if values.ndim == 1 and values.dtype.kind == "U":
+        blank = np.char.strip(values) == ""
+        _refuse(blank, source, lambda row: "has no label (a split without labels?)")
         texts, codes = np.unique(values, return_inverse=True)
         ordered, note = in_order(texts.tolist(), source)
         place = {name: label for label, name in enumerate(ordered)}
