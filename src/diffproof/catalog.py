@@ -67,6 +67,16 @@ class Method:
         return next((one for one in self.settings if one.name == name), None)
 
 
+# What flags choose from beside methods; each is told of where it is made.
+BOUNDS = ("one-sided", "two-sided")
+GRADIENTS = ("exact", "bpda", "surrogate", "blind", "adjoint")
+PROTOCOLS = ("diffpure", "lee-kim", "diffbreak")
+THREATS = ("linf", "l2", "stadv")
+NORMS = ("linf", "l2")
+ADVERSARIAL = ("pgd", "trades")
+SCHEDULES = ("cosine", "linear", "scaled_linear")
+PRECISIONS = ("float32", "bfloat16")
+
 # A row a setting, however long: it is read as a table.
 # fmt: off
 _T_STAR = Time()

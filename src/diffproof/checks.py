@@ -43,6 +43,17 @@ def renamed(names: Mapping[str, str]) -> Iterator[None]:
         raise type(error)(names[error.argument], error.problem) from None
 
 
+@contextlib.contextmanager
+def loading(argument: str) -> Iterator[None]:
+    """Errors of the network that this argument names come out under its name, whatever they are about."""
+    try:
+        yield
+    except ArgumentError as error:
+        # Those of a loader's own spec.
+        plain = error.argument in ("classifier", "denoiser")
+        raise ArgumentError(argument, error.problem if plain else str(error)) from None
+
+
 def check_member(name: str, value: str, enum: type[E]) -> E:
     """The member of an enum with this value, or ValueError."""
     try:

@@ -11,7 +11,12 @@ class ArgumentError(ValueError):
     Args:
         argument: what it is about, by the name that the user knows it by.
         problem: what was expected and what came.
+
+    Attributes:
+        method: "defense" or "attack" where the argument is a setting of one.
     """
+
+    method: str | None = None
 
     def __init__(self, argument: str, problem: str) -> None:
         # Both go to the base class, which pickles them.

@@ -7,7 +7,8 @@ import inspect
 import re
 import types
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -77,14 +78,26 @@ def parse(kind: str, given: str | Mapping[str, Any]) -> MethodSpec:
     method = describe(kind, name)
     settings = {}
     for key, value in texts.items():
-        setting = method.setting(key)
-        if setting is None:
-            raise ArgumentError(key, no_setting(kind, method, key))
-        try:
-            settings[key] = _value(setting, value)
-        except ValueError as error:
-            raise ArgumentError(key, f"{error} (of {kind} {method.name})") from None
+        with _setting_of(kind, key):
+            setting = method.setting(key)
+            if setting is None:
+                raise ArgumentError(key, no_setting(kind, method, key))
+            try:
+                settings[key] = _value(setting, value)
+            except ValueError as error:
+                raise ArgumentError(key, f"{error} (of {kind} {method.name})") from None
     return MethodSpec(kind, method.name, settings)
+
+
+@contextmanager
+def _setting_of(kind: str, *names: str) -> Iterator[None]:
+    """Errors about these arguments say that they are settings of a defence or an attack."""
+    try:
+        yield
+    except ArgumentError as error:
+        if set(error.argument.split(", ")) <= set(names):
+            error.method = kind
+        raise
 
 
 def no_setting(kind: str, method: Method, name: str) -> str:
@@ -162,14 +175,15 @@ def build(spec: MethodSpec, networks: Mapping[str, Any], further: Mapping[str, A
         if name in spec.settings:
             raise ArgumentError(name, f"given twice, in {str(spec)!r} and beside it")
     settings = {**spec.settings, **further}
-    for setting in method.settings:
-        if setting.required and setting.name not in settings:
-            raise ArgumentError(setting.name, f"the {spec.kind} {method.name!r} needs one, got None")
     of = load_class(spec.kind, spec.name)
-    if address(method.name) is None:
-        return of(**networks, **settings)
-    with failing(spec.kind, f"{method.name}()"):
-        return of(**networks, **settings)
+    with _setting_of(spec.kind, *(setting.name for setting in method.settings)):
+        for setting in method.settings:
+            if setting.required and setting.name not in settings:
+                raise ArgumentError(setting.name, f"the {spec.kind} {method.name!r} needs one, got None")
+        if address(method.name) is None:
+            return of(**networks, **settings)
+        with failing(spec.kind, f"{method.name}()"):
+            return of(**networks, **settings)
 
 
 def _parts(kind: str, given: Any) -> tuple[str, dict[str, Any]]:
@@ -279,7 +293,10 @@ def check_not_idle(spec: MethodSpec, use: str) -> None:
     for name in spec.unusual().settings:
         setting = method.setting(name)
         if setting is not None and use in setting.idle:
-            raise ArgumentError(name, f"this setting of {method.name!r} does nothing to {use}; leave it out")
+            with _setting_of(spec.kind, name):
+                raise ArgumentError(
+                    name, f"this setting of {method.name!r} does nothing to {use}; leave it out"
+                )
 
 
 class _InPython(Value):

@@ -12,6 +12,11 @@ def counted(number: int, noun: str, plural: str | None = None) -> str:
     return f"{number:,} {noun if number == 1 else plural or f'{noun}s'}"
 
 
+def part_of(number: int, whole: int, noun: str) -> str:
+    """A part and its verb: "1 of 5 images is", "2 of 5 images are", "1 of 1 image is"."""
+    return f"{number:,} of {counted(whole, noun)} {'is' if number == 1 else 'are'}"
+
+
 def shortened(items: Iterable[object], most: int = 5) -> str:
     """A list with commas, and how many more there are than `most`."""
     texts = [printable(item, 200) for item in items]

@@ -50,7 +50,7 @@ from helpers.runs import PLAIN, certify_flags, change, rows
         ({"alpha": "nan"}, "alpha: expected a number in (0, 1), got nan"),
         ({"seed": -1}, "seed: expected an integer ≥ 0, got -1"),
         ({"seed": 2**64}, f"seed: expected 0 ≤ seed < 2^64, got {2**64}"),
-        ({"batch_size": 0}, "batch_size: expected an integer ≥ 1, got 0"),
+        ({"batch_size": 0}, "--batch-size: expected an integer ≥ 1, got 0"),
         ({"data": "digit"}, "data: unknown name 'digit'; did you mean digits?"),
         ({"data": "imagenets"}, "data: unknown name 'imagenets'; did you mean imagenet or digits?"),
         ({"split": "tests"}, "split: unknown name 'tests'; did you mean test?"),
@@ -62,8 +62,14 @@ from helpers.runs import PLAIN, certify_flags, change, rows
         ({"defense": "dense-pure"}, "defense: unknown name 'dense-pure'; did you mean densepure"),
         ({"defense": "ddS"}, "defense: unknown name 'ddS'; did you mean dds?"),
         ({"step_rule": "log"}, "step_rule: expected authors, paper or log-sigma, got 'log'"),
-        ({"bound": "twosided"}, "bound: unknown name 'twosided'; did you mean two-sided or one-sided?"),
-        ({"precision": "float16"}, "precision: unknown name 'float16'; did you mean bfloat16 or float32?"),
+        (
+            {"bound": "twosided"},
+            "--bound: expected one of one-sided, two-sided, got 'twosided'; did you mean two-sided",
+        ),
+        (
+            {"precision": "float16"},
+            "--precision: expected one of float32, bfloat16, got 'float16'; did you mean bfloat16",
+        ),
         ({"device": "cpu0"}, "device: unknown name 'cpu0'; did you mean cpu or cuda?"),
         ({"indices": "0:515"}, "indices: the data has 514 images (0 to 513), got '0:515'"),
         ({"indices": "514"}, "indices: the data has 514 images (0 to 513), got '514'"),
@@ -87,7 +93,7 @@ def test_certify_refuses_flags(
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")
 def test_certify_refuses_a_missing_device(refused: Refused) -> None:
     message = refused(certify_flags(Path("out"), **PLAIN, device="cuda"))
-    assert message == "device: no CUDA device is available; expected cpu or auto"
+    assert message == "--device: no CUDA device is available; expected cpu or auto"
 
 
 def test_certify_needs_out(refused: Refused) -> None:
@@ -121,16 +127,16 @@ def test_certify_needs_out(refused: Refused) -> None:
         ("sigma: {a: 1}", "config: expected one value for sigma, got {'a': '1'}"),
         ("sigma: '", "config: cannot read c.yaml: while scanning a quoted scalar"),
         ("sigma: !!python/object/apply:os.mkdir [ran]", "config: expected one value for sigma"),
-        ("sigma: half", "Invalid value for '--sigma': 'half' is not a valid float."),
-        ("sigma: 0.5\nn: 1.5", "Invalid value for '--n': '1.5' is not a valid integer."),
-        ("sigma: 0.5\nn: true", "Invalid value for '--n': 'true' is not a valid integer."),
+        ("sigma: half", "sigma in c.yaml: 'half' is not a valid float."),
+        ("sigma: 0.5\nn: 1.5", "n in c.yaml: '1.5' is not a valid integer."),
+        ("sigma: 0.5\nn: true", "n in c.yaml: 'true' is not a valid integer."),
         ("sigma: 0.5\ndefense: densepure", "denoiser: the method 'densepure' needs one"),
         (
             "sigma: 0.5\ndefense: {name: dds, steps: 3}",
             "steps: no setting of the defense 'dds'",
         ),
-        ("sigma: 0.5\nindices: ''", "indices: expected start:stop or start:stop:step, got ''"),
-        ("sigma: 0.5\nindices: 10:99", "indices: expected"),
+        ("sigma: 0.5\nindices: ''", "indices in c.yaml: expected start:stop or start:stop:step, got ''"),
+        ("sigma: 0.5\nindices: 10:99", "indices in c.yaml: expected"),
     ],
 )
 def test_certify_refuses_configs(refused: Refused, text: str, message: str) -> None:
@@ -250,7 +256,7 @@ def test_certify_refuses_damaged_weights(
     contents = {"empty": b"", "half": whole[: len(whole) // 2], "random": bytes(range(256)) * 9}
     Path(name).write_bytes(contents[content])
     message = refused(certify_flags(Path("out"), **{"denoiser": denoiser, flag: name}))
-    assert message.startswith(f"weights: {name} is ")
+    assert message.startswith(f"--{flag}: weights: {name} is ")
 
 
 @pytest.mark.parametrize("flag", ["classifier", "denoiser"])
@@ -272,8 +278,8 @@ def test_certify_refuses_a_folder_that_is_no_pipeline(refused: Refused, parts: t
 
 def test_certify_refuses_a_file_as_folder(refused: Refused) -> None:
     Path("out").write_text("precious")
-    assert refused(certify_flags(Path("out"), **PLAIN)) == "out: out is a file, expected a folder"
-    line = "out: cannot make the run folder out/deeper: Not a directory"
+    assert refused(certify_flags(Path("out"), **PLAIN)) == "--out: out is a file, expected a folder"
+    line = "--out: cannot make the run folder out/deeper: Not a directory"
     assert refused(certify_flags(Path("out/deeper"), **PLAIN)) == line
 
 
@@ -282,13 +288,13 @@ def test_certify_refuses_a_folder_with_other_files(refused: Refused, name: str) 
     Path("out").mkdir()
     Path("out", name).write_text("precious")
     message = refused(certify_flags(Path("out"), **PLAIN))
-    assert message == "out: out holds other files and is no run folder"
+    assert message == "--out: out holds other files and is no run folder"
 
 
 @pytest.mark.parametrize("place", ["/proc/run", "/proc/self/run", "/dev/null/run"])
 def test_commands_refuse_places_that_cannot_be_written(refused: Refused, small_run: Path, place: str) -> None:
     reason = "Not a directory" if place.startswith("/dev") else "No such file or directory"
-    line = f"out: cannot make the run folder {place}: {reason}"
+    line = f"--out: cannot make the run folder {place}: {reason}"
     assert refused(certify_flags(Path(place), **PLAIN)) == line
     networks = "--denoiser digits --classifier digits --defense diffpure:t_star=0.1,steps=1"
     attack = f"attack --data digits --limit 1 {networks} --threat linf --budget 0.1 --out {place}"
@@ -349,12 +355,12 @@ def test_commands_refuse_what_is_no_run(refused: Refused, command: str) -> None:
 @pytest.mark.parametrize(
     ("at", "message"),
     [
-        ("garbage", "at: expected numbers with commas between, got 'garbage'"),
-        ("", "at: expected numbers with commas between, got ''"),
-        ("0,,1", "at: expected numbers with commas between, got '0,,1'"),
-        ("-1", "at: expected radii ≥ 0, got [-1.0]"),
-        ("0,nan", "at: expected radii ≥ 0, got [0.0, nan]"),
-        ("inf", "at: expected radii ≥ 0, got [inf]"),
+        ("garbage", "--at: expected numbers with commas between, got 'garbage'"),
+        ("", "--at: expected numbers with commas between, got ''"),
+        ("0,,1", "--at: expected numbers with commas between, got '0,,1'"),
+        ("-1", "--at: expected radii ≥ 0, got [-1.0]"),
+        ("0,nan", "--at: expected radii ≥ 0, got [0.0, nan]"),
+        ("inf", "--at: expected radii ≥ 0, got [inf]"),
     ],
 )
 def test_report_refuses_radii(refused: Refused, small_run: Path, at: str, message: str) -> None:
@@ -370,27 +376,27 @@ def test_a_run_without_a_finished_image_has_no_report(refused: Refused, small_ru
 
 def test_verify_refuses(refused: Refused, small_run: Path) -> None:
     assert (
-        refused(["verify", str(small_run), "--resample", "-1"]) == "resample: expected a number ≥ 0, got -1"
+        refused(["verify", str(small_run), "--resample", "-1"]) == "--resample: expected a number ≥ 0, got -1"
     )
     message = refused(["verify", str(small_run), "--device", "gpu"])
-    assert message.startswith("device: unknown name 'gpu'; ")
+    assert message.startswith("--device: unknown name 'gpu'; ")
 
 
 def test_verify_without_its_weights(refused: Refused, denoiser: Path) -> None:
     shutil.copy(denoiser, "w.safetensors")
     assert run(certify_flags(Path("run"), denoiser="w.safetensors", indices="0", n=10)) == 0
     Path("w.safetensors").unlink()
-    assert refused(["verify", "run"]) == "weights: no such file: w.safetensors"
+    assert refused(["verify", "run"]) == "denoiser: weights: no such file: w.safetensors"
     # A report needs no weights.
     assert run(["report", "run"]) == 0
 
 
 def test_export_refuses(refused: Refused, small_run: Path) -> None:
     message = refused(["export", str(small_run), "--format", "json", "--out", "run.json"])
-    assert message == "format: unknown name 'json'; known: cohen"
+    assert message == "--format: unknown name 'json'; known: cohen"
     Path("run.tsv").write_text("precious")
     arguments = ["export", str(small_run), "--out", "run.tsv"]
-    assert refused(arguments) == "out: run.tsv exists; --force overwrites it"
+    assert refused(arguments) == "--out: run.tsv exists; --force overwrites it"
     assert run([*arguments, "--force"]) == 0
     assert Path("run.tsv").read_text().startswith("idx\tlabel\tpredict\tradius\tcorrect\ttime\n")
     Path("folder").mkdir()
@@ -425,7 +431,7 @@ def test_report_overwrites_only_with_force(refused: Refused, small_run: Path, th
     Path("report", there).write_text("precious")
     Path("report", "notes.txt").write_text("mine")
     arguments = ["report", str(small_run), "--out", "report"]
-    assert refused(arguments) == f"out: report/{there} exists; --force overwrites it"
+    assert refused(arguments) == f"--out: report/{there} exists; --force overwrites it"
     assert run([*arguments, "--force"]) == 0
     assert {path.name for path in Path("report").iterdir()} == {"table.csv", "curve.png", "notes.txt"}
     assert b"precious" not in Path("report", there).read_bytes()
@@ -491,7 +497,7 @@ def test_a_failed_verification_has_exit_status_1(
     change(folder, "UPDATE images SET true_label = 9 - true_label WHERE image_index = 16")
     assert run(["verify", str(folder)]) == 1
     captured = capsys.readouterr()
-    assert captured.out == ("image 16: the data gives another true label\n1 failures in 5 certificates\n")
+    assert captured.out == ("image 16: the data gives another true label\n1 failure in 5 certificates\n")
     assert captured.err == ""
 
 
@@ -527,14 +533,16 @@ def in_a_process(
 def test_a_real_process_ends_in_one_line(tmp_path: Path) -> None:
     out = tmp_path / "out"
     status, err = in_a_process(*certify_flags(out, **PLAIN, sigma=-1))
-    assert (status, err) == (2, "diffproof: error: sigma: expected a finite number > 0, got -1.0\n")
+    assert (status, err) == (2, "diffproof: error: --sigma: expected a finite number > 0, got -1.0\n")
     assert not out.exists()
 
 
 def test_settings_that_a_network_cannot_take_end_in_one_line(
     tmp_path: Path, denoiser: Path, refused: Refused
 ) -> None:
-    assert refused(certify_flags(tmp_path / "out", denoiser=denoiser, steps=999)).startswith("steps: ")
+    assert refused(certify_flags(tmp_path / "out", denoiser=denoiser, steps=999)).startswith(
+        "--defense: steps: "
+    )
 
 
 @pytest.mark.slow

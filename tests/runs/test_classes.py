@@ -91,7 +91,7 @@ def test_another_class_map_is_another_run(zoo: Path, capsys: pytest.CaptureFixtu
     assert run(words("certify", **given, class_map="map.yaml")) == 2
     line = capsys.readouterr().err.splitlines()[-1]
     assert line.startswith(
-        "diffproof: error: out: a holds a run with other settings: class_map (3 classes: {"
+        "diffproof: error: --out: a holds a run with other settings: class_map (3 classes: {"
     )
     assert len(line) < 500
 
@@ -115,8 +115,8 @@ def test_an_attack_sees_the_labels_of_the_class_map(zoo: Path) -> None:
         ({"classifier": "zoo:backwards", "data": "all"}, "classifier: its classes are not in the order"),
         ({"classifier": "zoo:background", "data": "all"}, "classifier: has 6 classes (one of them"),
         ({"classifier": "zoo:backwards"}, "classifier: has 5 classes, but some has 3; a class map"),
-        ({"classifier": "zoo:backwards", "class_map": "no.yaml"}, "class_map: no such file: no.yaml"),
-        ({"classifier": "zoo:nameless", "class_map": "map.yaml"}, "class_map: 'Elch': the classifier"),
+        ({"classifier": "zoo:backwards", "class_map": "no.yaml"}, "--class-map: no such file: no.yaml"),
+        ({"classifier": "zoo:nameless", "class_map": "map.yaml"}, "--class-map: 'Elch': the classifier"),
         (
             {"defense": "dc:timesteps=uniform:2", "denoiser": "empirical:all", "data": "mixed", "sigma": 0.1},
             "denoiser: its classes are not in the order of mixed: 'Bee' is label 0 there, but its label 1",

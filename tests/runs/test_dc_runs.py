@@ -376,9 +376,9 @@ def others(tmp_path_factory: pytest.TempPathFactory) -> Path:
     [
         ({"classifier": "digits"}, "classifier: the method 'dc' takes none"),
         ({**RDC, "classifier": "digits"}, "classifier: the method 'rdc' takes none"),
-        ({**LIKELIHOOD, "classifier": None}, "classifier: the method 'likelihood' needs one, got None"),
-        ({"defense": "none", "timesteps": None}, "classifier: the method 'none' needs one, got None"),
-        ({"denoiser": None}, "denoiser: the method 'dc' needs one, got None"),
+        ({**LIKELIHOOD, "classifier": None}, "--classifier: the method 'likelihood' needs one, got None"),
+        ({"defense": "none", "timesteps": None}, "--classifier: the method 'none' needs one, got None"),
+        ({"denoiser": None}, "--denoiser: the method 'dc' needs one, got None"),
         ({"guide": "digits"}, "guide: the method 'dc' takes none"),
         ({"timesteps": "first:1001"}, "timesteps: expected 1 ≤ N ≤ 1000"),
         ({"timesteps": "uniform:0"}, "timesteps: expected 1 ≤ N ≤ 1000"),
@@ -422,7 +422,7 @@ def others(tmp_path_factory: pytest.TempPathFactory) -> Path:
             {**RDC, "gradient": "surrogate"},
             "gradient: surrogate is for defences that purify by a reverse process, got 'rdc'",
         ),
-        ({**RDC, "attack": "diffattack"}, "attack: diffattack needs the exact gradient of a defence"),
+        ({**RDC, "attack": "diffattack"}, "--attack: diffattack needs the exact gradient of a defence"),
         (
             {
                 "defense": "diffpure",
@@ -431,7 +431,7 @@ def others(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 "classifier": "digits",
                 "attack": "lagrange",
             },
-            "attack: lagrange needs the exact gradient of dc or rdc, got exact of 'diffpure'",
+            "--attack: lagrange needs the exact gradient of dc or rdc, got exact of 'diffpure'",
         ),
         (
             {"attack": "lagrange", "weights": "0,ten"},
@@ -440,16 +440,16 @@ def others(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ({"attack": "lagrange", "weights": "-1,0"}, "weights: expected numbers ≥ 0 in brackets, "),
         ({"weights": "1"}, "weights: no setting of the attack 'pgd', which takes iterations, eot, step"),
         ({"data": "twelve.npz"}, "denoiser: has 10 classes, but "),
-        ({"denoiser": "plain.safetensors"}, "denoiser: expected a class-conditional one, got one without"),
+        ({"denoiser": "plain.safetensors"}, "--denoiser: expected a class-conditional one, got one without"),
         (
             {"denoiser": "nullless.safetensors", "attack": "lagrange"},
-            "denoiser: lagrange needs a null label, for the unconditional loss, got none",
+            "--denoiser: lagrange needs a null label, for the unconditional loss, got none",
         ),
         ({**RDC, "denoiser": "nullless.safetensors"}, "denoiser: expected a null label"),
         ({**LIKELIHOOD, "denoiser": "nullless.safetensors"}, "denoiser: expected a null label"),
         (
             {**RDC, "denoiser": "plain.safetensors"},
-            "denoiser: expected a class-conditional one, got one without",
+            "--denoiser: expected a class-conditional one, got one without",
         ),
     ],
 )
@@ -467,7 +467,7 @@ def test_bad_input_is_one_line(
     ("changes", "message"),
     [
         ({"classifier": "digits"}, "classifier: the method 'dc' takes none"),
-        ({"denoiser": None}, "denoiser: the method 'dc' needs one, got None"),
+        ({"denoiser": None}, "--denoiser: the method 'dc' needs one, got None"),
         ({"timesteps": "first:2000"}, "timesteps: expected 1 ≤ N ≤ 1000"),
         ({"weighting": "snr"}, "weighting: expected simple, vlb"),
         ({"race_error": 0}, "race_error: expected a number in (0, 1), or none, got '0'"),
@@ -481,7 +481,7 @@ def test_bad_input_is_one_line(
             "timesteps: no setting of the defense 'dds', ",
         ),
         ({"data": "twelve.npz"}, "denoiser: has 10 classes, but "),
-        ({"denoiser": "plain.safetensors"}, "denoiser: expected a class-conditional one, got one without"),
+        ({"denoiser": "plain.safetensors"}, "--denoiser: expected a class-conditional one, got one without"),
     ],
 )
 def test_bad_certifications_are_one_line(
@@ -522,6 +522,6 @@ def test_bad_purifications_are_one_line(refused: Refused) -> None:
     Image.fromarray(np.zeros((8, 8), dtype=np.uint8)).save("black.png")
     flags = {name: value for name, value in RDC.items() if name != "purify-budget"} | {"denoiser": "digits"}
     given = [*words("purify", **{**flags, "classifier": "digits", "out": "out"}), "black.png"]
-    assert refused(given) == "classifier: the method 'rdc' takes none"
+    assert refused(given) == "--classifier: the method 'rdc' takes none"
     given = [*words("purify", defense="dc", denoiser="digits", out="out"), "black.png"]
     assert refused(given).startswith("defense: expected one that purifies (diffpure, ")

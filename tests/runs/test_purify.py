@@ -168,7 +168,7 @@ def test_a_classifier_labels_and_changes_no_picture(
 
 def test_coup_needs_a_classifier(tmp_path: Path, pictures: Path, refused: Refused) -> None:
     assert refused(purify_words(pictures, tmp_path / "out", defense="coup")) == (
-        "classifier: the method 'coup' needs one, got None"
+        "--classifier: the method 'coup' needs one, got None"
     )
     assert run(purify_words(pictures, tmp_path / "out", defense="coup", classifier="digits", scale=0.5)) == 0
     assert list(written(tmp_path / "out")) == NAMES
@@ -315,16 +315,16 @@ def test_names_that_clash_or_lie_in_the_way(tmp_path: Path, pictures: Path, refu
     (pictures / "sheet.png").rename(pictures / "a.png")
     for force in (None, True):
         line = refused(purify_words(pictures, pictures, force=force))
-        assert line == f"out: {one} is one of the pictures to purify; expected another folder"
+        assert line == f"--out: {one} is one of the pictures to purify; expected another folder"
         # Nor through a link.
         (tmp_path / "link").unlink(missing_ok=True)
         (tmp_path / "link").symlink_to(pictures)
         assert "is one of the pictures to purify" in refused(
             purify_words(pictures, tmp_path / "link", force=force)
         )
-    assert refused(purify_words(pictures, one)) == f"out: {one} is a file, expected a folder"
+    assert refused(purify_words(pictures, one)) == f"--out: {one} is a file, expected a folder"
     (out / "c.png").mkdir(parents=True)
-    line = f"out: {out}/c.png is a folder, expected to write a file there"
+    line = f"--out: {out}/c.png is a folder, expected to write a file there"
     assert refused(purify_words(pictures, out, force=True)) == line
 
 
@@ -334,12 +334,13 @@ def test_nothing_is_overwritten_without_force(tmp_path: Path, pictures: Path, re
     (out / "mine.txt").write_text("mine")
     for name in ("settings.yaml", "sheet.png", "deep/a.png"):
         (out / name).write_text("mine")
-        assert refused(purify_words(pictures, out)) == f"out: {out / name} exists; --force overwrites it"
+        assert refused(purify_words(pictures, out)) == f"--out: {out / name} exists; --force overwrites it"
         (out / name).unlink()
     assert run(purify_words(pictures, out)) == 0
     before = tree(out)
     assert (
-        refused(purify_words(pictures, out)) == f"out: {out / 'settings.yaml'} exists; --force overwrites it"
+        refused(purify_words(pictures, out))
+        == f"--out: {out / 'settings.yaml'} exists; --force overwrites it"
     )
     assert run(purify_words(pictures, out, seed=9, force=True)) == 0
     after = tree(out)
@@ -360,7 +361,7 @@ def test_settings_repeat_the_work(tmp_path: Path, pictures: Path, refused: Refus
     assert tree(again) == tree(tmp_path / "out")
     config.write_text("pictures: here\n")
     line = refused(["purify", str(pictures), "--config", str(config), "--out", "other"])
-    assert line.startswith("config: unknown name 'pictures'; ")
+    assert line.startswith("--config: unknown name 'pictures'; ")
 
 
 @pytest.mark.parametrize(
@@ -370,17 +371,17 @@ def test_settings_repeat_the_work(tmp_path: Path, pictures: Path, refused: Refus
             {"defense": "dds", "t_star": None, "steps": None},
             "defense: expected one that purifies (diffpure, gdmp, gradual, coup, agdm, likelihood, rdc), got",
         ),
-        ({"defense": "difpure"}, "defense: unknown name 'difpure'; did you mean diffpure or densepure?"),
+        ({"defense": "difpure"}, "--defense: unknown name 'difpure'; did you mean diffpure or densepure?"),
         ({"defense": None}, "Missing option '--defense'."),
         ({"denoiser": None}, "Missing option '--denoiser'."),
-        ({"denoiser": "digts"}, "denoiser: unknown name 'digts'; did you mean digits?"),
-        ({"classifier": "digts"}, "classifier: unknown name 'digts'; did you mean digits?"),
+        ({"denoiser": "digts"}, "--denoiser: unknown name 'digts'; did you mean digits?"),
+        ({"classifier": "digts"}, "--classifier: unknown name 'digts'; did you mean digits?"),
         (
             {"rounds": 2},
             "rounds: no setting of the defense 'diffpure', which takes t_star, sigma, steps, solver",
         ),
         ({"guide": "digits"}, "guide: the method 'diffpure' takes none"),
-        ({"defense": "agdm"}, "guide: the method 'agdm' needs one, got None"),
+        ({"defense": "agdm"}, "--guide: the method 'agdm' needs one, got None"),
         ({"t_star": None}, "t_star, sigma: expected one of them, got None and None"),
         (
             {"t_star": "0.1,0.2"},
@@ -403,8 +404,11 @@ def test_settings_repeat_the_work(tmp_path: Path, pictures: Path, refused: Refus
         ({"seed": 2**64}, f"seed: expected 0 ≤ seed < 2^64, got {2**64}"),
         ({"batch_size": 0}, "batch_size: expected an integer ≥ 1, got 0"),
         ({"image_size": 0}, "image_size: expected an integer ≥ 1, got 0"),
-        ({"device": "tpu"}, "device: unknown name 'tpu'; "),
-        ({"precision": "float8"}, "precision: unknown name 'float8'; did you mean float32"),
+        ({"device": "tpu"}, "--device: unknown name 'tpu'; "),
+        (
+            {"precision": "float8"},
+            "--precision: expected one of float32, bfloat16, got 'float8'; did you mean float32",
+        ),
     ],
 )
 def test_bad_flags(
@@ -432,7 +436,7 @@ def test_no_permission(
 ) -> None:
     out = tmp_path / "locked"
     out.mkdir(mode=0o500)
-    assert refused(purify_words(pictures, out)) == f"out: no permission to write to {out}"
+    assert refused(purify_words(pictures, out)) == f"--out: no permission to write to {out}"
     line = f"[Errno 13] Permission denied: '{out / 'deeper'}'"
     assert refused(purify_words(pictures, out / "deeper")) == line
     for name in ("b.png", "deep"):

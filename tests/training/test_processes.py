@@ -67,9 +67,9 @@ def test_a_shared_training_resumes_exactly(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        ("--batch-size 7", "batch_size: expected a multiple of 2 processes, got 7"),
+        ("--batch-size 7", "--batch-size: expected a multiple of 2 processes, got 7"),
         ("--learning-rate 1e30", "training: the loss is "),
-        ("--data digit", "data: unknown name 'digit'; did you mean digits?"),
+        ("--data digit", "--data: unknown name 'digit'; did you mean digits?"),
     ],
 )
 def test_mistakes_end_in_one_line(tmp_path: Path, flags: str, message: str) -> None:

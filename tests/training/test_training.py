@@ -121,7 +121,7 @@ def test_nothing_is_overwritten_without_force(
     path = tmp_path / "w.safetensors"
     path.write_text("precious")
     assert train(command, path) == 2
-    assert capsys.readouterr().err == f"diffproof: error: out: {path} exists; --force overwrites it\n"
+    assert capsys.readouterr().err == f"diffproof: error: --out: {path} exists; --force overwrites it\n"
     assert path.read_text() == "precious"
     assert train(f"{command} --force", path) == 0
     assert load_weights(path).tensors

@@ -7,8 +7,10 @@ from typing import Any
 
 import click
 
+from diffproof.catalog import GRADIENTS, PROTOCOLS, THREATS
 from diffproof.cli.config import config_option
 from diffproof.cli.defense_options import defense_options
+from diffproof.cli.flags import MethodText, Names, command
 from diffproof.cli.run_options import applied, data_options, run_options, tell_layout
 
 
@@ -17,7 +19,12 @@ def attack_options(command: Any) -> Any:
     return applied(
         command,
         [
-            click.option("--threat", required=True, help="Let pixels change (linf, l2) or move (stadv)."),
+            click.option(
+                "--threat",
+                type=Names(THREATS),
+                required=True,
+                help="Let pixels change (linf, l2) or move (stadv).",
+            ),
             click.option(
                 "--budget",
                 required=True,
@@ -25,14 +32,14 @@ def attack_options(command: Any) -> Any:
             ),
             click.option(
                 "--attack",
+                type=MethodText("attack"),
                 help="Run this attack with its settings, such as pgd:iterations=200,eot=20; `diffproof"
-                " methods` lists them."
-                " [default: the protocol's, or pgd]",
+                " methods` lists them. [default: the protocol's, or pgd]",
             ),
             click.option(
                 "--gradient",
-                help="Follow the gradient exact, bpda, surrogate, blind or adjoint."
-                " [default: the protocol's, or exact]",
+                type=Names(GRADIENTS),
+                help="Follow this gradient. [default: the protocol's, or exact]",
             ),
             click.option(
                 "--surrogate-share",
@@ -41,7 +48,8 @@ def attack_options(command: Any) -> Any:
             ),
             click.option(
                 "--protocol",
-                help="Attack and score as a paper does: diffpure, lee-kim or diffbreak. [default: none]",
+                type=Names(PROTOCOLS),
+                help="Attack and score as this paper does. [default: none]",
             ),
             click.option(
                 "--draws",
@@ -61,7 +69,7 @@ def attack_options(command: Any) -> Any:
     )
 
 
-@click.command(context_settings={"show_default": True})
+@command()
 @config_option
 @data_options
 @defense_options("diffpure:t_star=0.1,steps=20")

@@ -7,15 +7,17 @@ from typing import Any
 
 import click
 
+from diffproof.catalog import BOUNDS
 from diffproof.cli.config import config_option
 from diffproof.cli.defense_options import defense_options
+from diffproof.cli.flags import Names, command
 from diffproof.cli.run_options import data_options, run_options, tell_layout
 
 
-@click.command(context_settings={"show_default": True})
+@command()
 @config_option
 @data_options
-@defense_options("densepure:steps=10,votes=40", guide=False)
+@defense_options("densepure:steps=10,votes=40", guide=False, can="certify")
 @click.option(
     "--sigma",
     required=True,
@@ -27,7 +29,12 @@ from diffproof.cli.run_options import data_options, run_options, tell_layout
 @click.option(
     "--alpha", default=0.001, help="Let a certificate be wrong with at most this probability, in (0, 1)."
 )
-@click.option("--bound", default="one-sided", help="Bound p_A alone (one-sided), or p_A and p_B (two-sided).")
+@click.option(
+    "--bound",
+    type=Names(BOUNDS),
+    default="one-sided",
+    help="Bound p_A alone (one-sided), or p_A and p_B (two-sided).",
+)
 @click.option("--compile/--no-compile", help="Compile the networks, to start minutes later and run faster.")
 @run_options(batch_size=256)
 def certify(out: Path, **flags: Any) -> None:
@@ -51,8 +58,10 @@ def certify(out: Path, **flags: Any) -> None:
     repeats the run: diffproof certify --config settings.yaml --out elsewhere.
     """
     from diffproof.cli.progress import run_with_progress
+    from diffproof.cli.screen import said
     from diffproof.runs.certify.run import prepare
     from diffproof.runs.settings import CertifySettings
+    from diffproof.wording import counted
 
     settings = CertifySettings(**flags)
     job = prepare(settings)
@@ -67,14 +76,14 @@ def certify(out: Path, **flags: Any) -> None:
     correct = sum(result.correct for result in results) / len(results)
     abstained = sum(result.certificate.abstained for result in results) / len(results)
     radius = sum(result.certificate.radius * result.correct for result in results) / len(results)
-    click.echo(
-        f"{settings.describe()}, sigma = {settings.sigma:g}: {len(results)} images, certified accuracy"
-        f" {correct:.1%}, average certified radius {radius:.3f}, abstained {abstained:.1%} ({limit})"
+    said(
+        f"{settings.describe()}, sigma = {settings.sigma:g}: {counted(len(results), 'image')}, certified"
+        f" accuracy {correct:.1%}, average certified radius {radius:.3f}, abstained {abstained:.1%} ({limit})"
     )
     first = results[0].certificate
     if first.image_size is not None and first.classifier_size not in (None, first.image_size):
         noised, seen = ("×".join(map(str, size)) for size in (first.image_size, first.classifier_size))
-        click.echo(f"radii are ℓ2 at {noised}, where noise was added; the classifier works at {seen}")
+        said(f"radii are ℓ2 at {noised}, where noise was added; the classifier works at {seen}")
     spent = [sum(getattr(r.certificate, name) for r in results) for name in _EVALUATIONS]
     parts = [
         f"{name} {used:,} instead of {naive:,} ({used / naive:.0%})"
@@ -82,8 +91,8 @@ def certify(out: Path, **flags: Any) -> None:
         if used != naive
     ]
     if parts:
-        click.echo(f"evaluations: {', '.join(parts)}")
-    click.echo(f"run folder: {out}")
+        said(f"evaluations: {', '.join(parts)}")
+    said(f"run folder: {out}")
 
 
 _EVALUATIONS = (

@@ -29,11 +29,11 @@ def _load(context: click.Context, parameter: click.Parameter, path: Path | None)
         text = read_text("config", path)
         loaded: Any = yaml.load(text, _plain(yaml.BaseLoader))
     except ArgumentError as error:
-        raise click.UsageError(f"config: cannot read {path}: {error.problem}") from None
+        raise ArgumentError("config", f"cannot read {path}: {error.problem}") from None
     except (OSError, yaml.YAMLError, RecursionError) as error:
-        raise click.UsageError(f"config: cannot read {path}: {error}") from None
+        raise ArgumentError("config", f"cannot read {path}: {error}") from None
     if not isinstance(loaded, dict):
-        raise click.UsageError(f"config: expected names and values in {path}, got {type(loaded).__name__}")
+        raise ArgumentError("config", f"expected names and values in {path}, got {type(loaded).__name__}")
     # Arguments are typed: a file has one value for a name, they may have many.
     options = (option for option in context.command.params if isinstance(option, click.Option))
     known = {option.name for option in options if option.name} - {"config", "help"}
@@ -44,7 +44,7 @@ def _load(context: click.Context, parameter: click.Parameter, path: Path | None)
             try:
                 values[kind] = str(parse(kind, _without_null(values[kind])))
             except ArgumentError as error:
-                raise click.UsageError(f"config: {error}") from None
+                raise ArgumentError("config", f"{error}") from None
     if isinstance(values.get("class_map"), dict) and "class_map" in known:
         from diffproof.data.classes import load_yaml
 
@@ -52,11 +52,12 @@ def _load(context: click.Context, parameter: click.Parameter, path: Path | None)
         typed = {str(name).replace("-", "_"): value for name, value in load_yaml(text).items()}
         values["class_map"] = json.dumps(typed["class_map"])
     _warn_of_other_code(text)
+    context.meta["config"] = path
     for name, value in values.items():
         if name not in known:
-            raise click.UsageError(str(unknown_name("config", name, known)))
+            raise unknown_name("config", name, known)
         if not isinstance(value, str):
-            raise click.UsageError(f"config: expected one value for {name}, got {reprlib.repr(value)}")
+            raise ArgumentError("config", f"expected one value for {name}, got {reprlib.repr(value)}")
     context.default_map = {**(context.default_map or {}), **values}
     return path
 

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import click
 
+from diffproof.cli.flags import command
 from diffproof.cli.paths import PATH
 
 
-@click.command()
+@command()
 @click.argument("source", metavar="IN", type=PATH)
 @click.argument("out", metavar="OUT.safetensors", type=PATH)
 @click.option("--trust-pickle", is_flag=True, help="Load IN even if it is a pickle with code; see above.")
@@ -33,7 +34,9 @@ def convert(source: Path, out: Path, trust_pickle: bool, key: str | None, force:
     classes that are not installed become inert stand-ins, and the source inside EDM's pickles is not run.
     """
     from diffproof.convert import convert as convert_file
+    from diffproof.wording import counted
 
     converted = convert_file(source, out, trust_pickle=trust_pickle, key=key, force=force)
-    click.echo(f"taken: {converted.taken}, {converted.tensors} tensors, {converted.values:,} values")
+    held = f"{counted(converted.tensors, 'tensor')}, {counted(converted.values, 'value')}"
+    click.echo(f"taken: {converted.taken}, {held}")
     click.echo(f"written: {out}")

@@ -7,13 +7,14 @@ from typing import Any
 
 import click
 
+from diffproof.cli.flags import MethodText
 from diffproof.cli.run_options import applied
 
 Command = Callable[..., Any]
 
 
 def defense_options(
-    example: str, *, guide: bool = True, only_purify: bool = False
+    example: str, *, guide: bool = True, only_purify: bool = False, can: str | None = None
 ) -> Callable[[Command], Command]:
     """--defense and its networks.
 
@@ -21,6 +22,7 @@ def defense_options(
         example: a defence with settings, for the help.
         guide: whether a defence may have one.
         only_purify: the denoiser is always needed then, and the classifier is not.
+        can: what the defence must be able to do, see Method; None for no matter what.
     """
     if only_purify:
         denoiser = click.option(
@@ -35,6 +37,7 @@ def defense_options(
     options: list[Callable[[Command], Command]] = [
         click.option(
             "--defense",
+            type=MethodText("defense", can),
             required=True,
             help=f"Run this defence with its settings, such as {example}; `diffproof methods` lists them.",
         ),

@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from diffproof.cli.flags import command
 from diffproof.cli.run_options import class_map_option
 from diffproof.cli.training_options import (
     TrainingOptions,
@@ -16,7 +17,7 @@ from diffproof.cli.training_options import (
 )
 
 
-@click.command(context_settings={"show_default": True})
+@command()
 @click.option("--classifier", required=True, help="Start from this classifier; see diffproof certify --help.")
 @click.option(
     "--denoiser", required=True, help="Denoise by this diffusion model; see diffproof certify --help."
@@ -46,6 +47,7 @@ def finetune(
     given as module.path:factory@FILE). Beside it comes the loss, .loss.csv and .loss.png. An interrupted
     fine-tuning continues when the same command is given again.
     """
+    from diffproof.checks import loading
     from diffproof.classifiers.named import load_classifier
     from diffproof.classifiers.saved import describe_base
     from diffproof.data.classes import match_classes
@@ -59,7 +61,10 @@ def finetune(
     options.check()
     settings = options.settings()
     device = options.torch_device()
-    model, diffusion = load_classifier(classifier).to(device), load_denoiser(denoiser).to(device)
+    with loading("classifier"):
+        model = load_classifier(classifier).to(device)
+    with loading("denoiser"):
+        diffusion = load_denoiser(denoiser).to(device)
     images, extra, held_out = (
         found and match_classes(found, model, class_map).fitting(diffusion, model)
         for found in (options.training_images(), options.extra_images(extra_data), options.held_out())

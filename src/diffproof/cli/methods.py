@@ -6,12 +6,25 @@ from typing import TYPE_CHECKING
 
 import click
 
+from diffproof.cli.flags import command
+from diffproof.cli.screen import screen_width
+
 if TYPE_CHECKING:
-    from diffproof.catalog import Method
+    from diffproof.catalog import Method, Setting
 
 
-@click.command()
-@click.argument("name", required=False)
+# Lines that are longer are hard to read.
+_WIDEST = 100
+
+
+def _names(ctx: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
+    from diffproof.catalog import ATTACKS, DEFENSES
+
+    return [name for name in (*DEFENSES, *ATTACKS) if name.startswith(incomplete)]
+
+
+@command()
+@click.argument("name", required=False, shell_complete=_names)
 def methods(name: str | None) -> None:
     """List defences and attacks, or the settings of one.
 
@@ -19,26 +32,37 @@ def methods(name: str | None) -> None:
     are those of --defense and --attack NAME:setting=value,setting=[value,value].
     """
     from diffproof.catalog import ATTACKS, DEFENSES
-    from diffproof.methods import written_as
     from diffproof.own_code import plugins
 
+    pages = click.HelpFormatter(width=min(screen_width(), _WIDEST))
     if name is None:
         for kind, title, table in (("defenses", "defences", DEFENSES), ("attacks", "attacks", ATTACKS)):
-            click.echo(f"{title}:")
-            for method in table.values():
-                can = ", ".join(sorted(method.can))
-                click.echo(f"  {method.name:14}{method.line}{f' [{can}]' * bool(can)}")
-            for plug_in in plugins(f"diffproof.{kind}"):
-                click.echo(f"  {plug_in:14}(of an installed package)")
-        return
-    method = _described(name)
-    click.echo(f"{method.name}: {method.line}")
-    for title, networks in (("needs", method.networks), ("takes", method.optional)):
-        if networks:
-            click.echo(f"{title}: {', '.join(networks)}")
-    for setting in method.settings:
-        usual = "needed" if setting.required else f"default {written_as(setting, setting.default)}"
-        click.echo(f"  {setting.name} ({setting.value.says()}; {usual}): {setting.meaning}".rstrip(": "))
+            rows = [(method.name, _line(method)) for method in table.values()]
+            further = [(plug_in, "(of an installed package)") for plug_in in plugins(f"diffproof.{kind}")]
+            pages.write(f"{title}:\n")
+            with pages.indentation():
+                pages.write_dl([*rows, *further])
+    else:
+        method = _described(name)
+        pages.write_text(f"{method.name}: {method.line}")
+        for title, networks in (("needs", method.networks), ("takes", method.optional)):
+            if networks:
+                pages.write_text(f"{title}: {', '.join(networks)}")
+        with pages.indentation():
+            pages.write_dl([(setting.name, _explained(setting)) for setting in method.settings])
+    click.echo(pages.getvalue(), nl=False)
+
+
+def _line(method: Method) -> str:
+    can = ", ".join(sorted(method.can))
+    return f"{method.line}{f' [{can}]' * bool(can)}"
+
+
+def _explained(setting: Setting) -> str:
+    from diffproof.methods import written_as
+
+    usual = "needed" if setting.required else f"default {written_as(setting, setting.default)}"
+    return f"{setting.meaning} ({setting.value.says()}; {usual})".strip()
 
 
 def _described(name: str) -> Method:

@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
-import os
+import itertools
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from time import monotonic as now
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.progress import (
     BarColumn,
-    MofNCompleteColumn,
     Progress,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
-from rich.table import Table
+from rich.table import Column
+from rich.text import Text
+
+from diffproof.cli.screen import Rows, said, show
 
 # What one command runs or shows, another need not wait for.
 if TYPE_CHECKING:
@@ -34,6 +36,16 @@ if TYPE_CHECKING:
 _LINE_EVERY = 60.0
 
 
+class _Titled(Progress):
+    """A bar below its title, which may take lines of its own, so that no number is cut."""
+
+    def get_renderables(self) -> Iterator[RenderableType]:
+        """See Progress."""
+        for task in self.tasks:
+            yield Text(task.description, overflow="fold")
+        yield from super().get_renderables()
+
+
 @contextmanager
 def shown_once_started(title: str, total: int, unit: str) -> Iterator[Callable[..., None]]:
     """Progress that appears with the first step, so that what is refused before shows its one line only.
@@ -41,14 +53,12 @@ def shown_once_started(title: str, total: int, unit: str) -> Iterator[Callable[.
     Yields what is called with how many units are done since the last call, and perhaps with another title or
     unit. Where standard error is no terminal, a line a minute takes the place of the bar.
     """
-    progress = Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[unit]}"),
-        TimeElapsedColumn(),
+    progress = _Titled(
+        BarColumn(bar_width=None, table_column=Column(ratio=1)),
+        TextColumn("{task.completed:,.0f}/{task.total:,.0f} {task.fields[unit]}"),
+        TimeElapsedColumn(table_column=Column(no_wrap=True)),
         TextColumn("left"),
-        TimeRemainingColumn(),
+        TimeRemainingColumn(table_column=Column(no_wrap=True)),
         console=Console(stderr=True),
     )
     task, terminal, shown = progress.add_task(title, total=total, unit=unit), sys.stderr.isatty(), now()
@@ -117,41 +127,42 @@ def print_report(report: Report) -> None:
     """The table on standard output, remarks below it."""
     from diffproof.runs.certify.report import cells, header
 
-    table = Table(title="certified accuracy at ℓ2 radius ε, and average certified radius")
-    for i, name in enumerate(header(report)):
-        table.add_column(name, justify="left" if i == 0 else "right", no_wrap=True)
-    previous = None
-    for row in report.rows:
-        if previous is not None and row.settings.sigma != previous:
-            table.add_section()
-        previous = row.settings.sigma
-        table.add_row(*cells(report, row))
-    _print(table, report.remarks)
+    sigmas = [row.settings.sigma for row in report.rows]
+    _print(
+        Rows(
+            header(report),
+            [cells(report, row) for row in report.rows],
+            sections=_changes(sigmas),
+            title="certified accuracy at ℓ2 radius ε, and average certified radius",
+        ),
+        report.remarks,
+    )
 
 
 def print_attack_report(report: AttackReport) -> None:
     """The table on standard output, remarks below it."""
     from diffproof.runs.attack.report import HEADER, table_cells
 
-    table = Table(title="robust accuracy in %, and its 95% Clopper–Pearson interval")
-    for i, name in enumerate(HEADER):
-        # On a narrow terminal what is attacked, and how, takes several lines.
-        justify: Literal["left", "right"] = "left" if i in (0, 1, 3) else "right"
-        table.add_column(name, justify=justify, no_wrap=i > 1, overflow="fold")
-    previous = None
-    for row in report.rows:
-        threat = row.settings.threat, row.settings.budget
-        if previous is not None and threat != previous:
-            table.add_section()
-        previous = threat
-        table.add_row(*table_cells(report, row))
-    _print(table, report.remarks)
+    threats = [(row.settings.threat, row.settings.budget) for row in report.rows]
+    _print(
+        Rows(
+            HEADER,
+            [table_cells(report, row) for row in report.rows],
+            names=2,
+            repeated=2,
+            sections=_changes(threats),
+            title="robust accuracy in %, and its 95% Clopper–Pearson interval",
+        ),
+        report.remarks,
+    )
 
 
-def _print(table: Table, remarks: list[str]) -> None:
-    # A table piped into a file is as wide as it is, not as a terminal that is not there.
-    width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else 1000
-    console = Console(width=width)
-    console.print(table)
+def _changes(values: Sequence[object]) -> list[bool]:
+    """Which values are others than those before them."""
+    return [False, *(one != other for one, other in itertools.pairwise(values))]
+
+
+def _print(table: Rows, remarks: Sequence[str]) -> None:
+    show(table)
     for remark in remarks:
-        console.print(f"note: {remark}", highlight=False, soft_wrap=True)
+        said(f"note: {remark}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,16 +10,19 @@ import click
 
 from diffproof.cli.config import config_option
 from diffproof.cli.defense_options import defense_options
+from diffproof.cli.flags import command, device_option, precision_option
 from diffproof.cli.paths import PATH
+from diffproof.cli.screen import Rows, said, show
+from diffproof.wording import counted
 
 if TYPE_CHECKING:
     from diffproof.runs.purify import Purified, PurifyRun
 
 
-@click.command(context_settings={"show_default": True})
+@command()
 @config_option
 @click.argument("pictures", nargs=-1, required=True, type=PATH)
-@defense_options("diffpure:t_star=0.1,steps=20", only_purify=True)
+@defense_options("diffpure:t_star=0.1,steps=20", only_purify=True, can="purify")
 @click.option(
     "--image-size",
     type=int,
@@ -30,8 +32,8 @@ if TYPE_CHECKING:
 @click.option(
     "--batch-size", default=64, help="Purify at most this many at once, ≥ 1; this changes no result."
 )
-@click.option("--device", default="auto", help="Compute on cpu or cuda; auto takes cuda if it can.")
-@click.option("--precision", default="float32", help="Run the networks in float32 or bfloat16.")
+@device_option
+@precision_option
 @click.option("--out", required=True, type=PATH, help="Write to this folder.")
 @click.option("--force", is_flag=True, help="Overwrite what is there.")
 def purify(pictures: tuple[Path, ...], out: Path, force: bool, **flags: Any) -> None:
@@ -57,7 +59,7 @@ def purify(pictures: tuple[Path, ...], out: Path, force: bool, **flags: Any) -> 
     purified = _purify(prepare_purify(settings, pictures, out, force=force))
     if settings.classifier is not None:
         _print_labels(purified)
-    click.echo(f"written: {len(purified)} purified pictures, {SHEET} and {SETTINGS} in {out}")
+    said(f"written: {counted(len(purified), 'purified picture')}, {SHEET} and {SETTINGS} in {out}")
 
 
 def _purify(job: PurifyRun) -> list[Purified]:
@@ -71,17 +73,7 @@ def _purify(job: PurifyRun) -> list[Purified]:
 
 def _print_labels(purified: Sequence[Purified]) -> None:
     """A table on standard output, and how many labels changed."""
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table()
-    for name in ("picture", "before", "after"):
-        table.add_column(name, no_wrap=True)
-    for row in purified:
-        # Text, so that brackets in names are no markup.
-        table.add_row(*(Text(text or "") for text in (row.picture.name, row.before, row.after)))
-    # A table piped into a file must not be cut to the width of a terminal that is not there.
-    Console(width=None if sys.stdout.isatty() else 200).print(table)
+    rows = [(row.picture.name, row.before or "", row.after or "") for row in purified]
+    show(Rows(("picture", "before", "after"), rows, numeric=False))
     changed = sum(row.before != row.after for row in purified)
-    click.echo(f"{changed} of {len(purified)} labels changed, under one draw of the noise")
+    said(f"{changed} of {counted(len(purified), 'label')} changed, under one draw of the noise")

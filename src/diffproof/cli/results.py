@@ -6,11 +6,14 @@ from pathlib import Path
 
 import click
 
+from diffproof.cli.flags import command, device_option
 from diffproof.cli.paths import PATH
+from diffproof.cli.screen import said
 from diffproof.errors import ArgumentError
+from diffproof.wording import counted
 
 
-@click.command()
+@command()
 @click.argument("runs", nargs=-1, required=True, type=PATH)
 @click.option(
     "--at",
@@ -46,7 +49,7 @@ def _report_certified(runs: tuple[Path, ...], at: str, out: Path | None, force: 
     try:
         radii = [float(radius) for radius in at.split(",")]
     except ValueError:
-        raise click.UsageError(f"at: expected numbers with commas between, got {at!r}") from None
+        raise ArgumentError("at", f"expected numbers with commas between, got {at!r}") from None
     loaded = load_report(runs, radii)
     written = () if out is None else write_report(loaded, out, force=force)
     print_report(loaded)
@@ -65,13 +68,12 @@ def _report_attacks(runs: tuple[Path, ...], out: Path | None, force: bool) -> No
         click.echo(f"written: {path}")
 
 
-@click.command()
+@command()
 @click.argument("run", type=PATH)
 @click.option(
     "--format",
     "form",
     default="cohen",
-    show_default=True,
     help="Write this format; cohen is the TSV of Cohen et al. 2019.",
 )
 @click.option("--out", type=PATH, help="Write to this file instead of standard output.")
@@ -92,17 +94,10 @@ def export(run: Path, form: str, out: Path | None, force: bool) -> None:
     click.echo(f"written: {out}")
 
 
-@click.command()
+@command()
 @click.argument("run", type=PATH)
-@click.option(
-    "--resample", default=0, show_default=True, help="Draw the noise of this many images again, ≥ 0."
-)
-@click.option(
-    "--device",
-    default="auto",
-    show_default=True,
-    help="Compute on cpu or cuda; auto takes cuda if it can.",
-)
+@click.option("--resample", default=0, help="Draw the noise of this many images again, ≥ 0.")
+@device_option
 def verify(run: Path, resample: int, device: str) -> int:
     """Check what RUN holds against its data and weights, and draw some images again.
 
@@ -116,12 +111,12 @@ def verify(run: Path, resample: int, device: str) -> int:
 
     attacked = AttackStore.holds(run)
     outcome = (verify_attack if attacked else verify_certified)(run, resample=resample, device=device)
-    what = "attacked images" if attacked else "certificates"
+    what = counted(outcome.checked, "attacked image" if attacked else "certificate")
     for line in (*outcome.remarks, *outcome.failures):
-        click.echo(line)
+        said(line)
     again = f", {len(outcome.resampled)} drawn again" if outcome.resampled else ""
     if outcome.failures:
-        click.echo(f"{len(outcome.failures)} failures in {outcome.checked} {what}{again}")
+        said(f"{counted(len(outcome.failures), 'failure')} in {what}{again}")
         return 1
-    click.echo(f"{outcome.checked} {what} hold{again}")
+    said(f"{what} {'holds' if outcome.checked == 1 else 'hold'}{again}")
     return 0

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from diffproof.cli.flags import device_option, precision_option
 from diffproof.cli.paths import PATH
 
 if TYPE_CHECKING:
@@ -81,12 +82,8 @@ def run_options(batch_size: int) -> Callable[[Command], Command]:
                     default=batch_size,
                     help="Run at most this many rows at once, one image's at least; it changes no result.",
                 ),
-                click.option(
-                    "--device", default="auto", help="Compute on cpu or cuda; auto takes cuda if it can."
-                ),
-                click.option(
-                    "--precision", default="float32", help="Run the networks in float32 or bfloat16."
-                ),
+                device_option,
+                precision_option,
                 click.option(
                     "--out",
                     required=True,

@@ -6,25 +6,24 @@ from pathlib import Path
 
 import click
 
+from diffproof.cli.flags import command
 from diffproof.cli.paths import PATH
+from diffproof.cli.screen import said
 
 
-@click.command()
+@command()
 @click.option(
     "--density",
     type=PATH,
     help="Take the density of this JSON file; see above. [default: one of 3 classes]",
 )
-@click.option(
-    "--t-star", default=0.1, show_default=True, help="Diffuse to this time of DiffPure's schedule, in (0, 1]."
-)
+@click.option("--t-star", default=0.1, help="Diffuse to this time of DiffPure's schedule, in (0, 1].")
 @click.option(
     "--points",
     default=12,
-    show_default=True,
     help="Draw regions of this many points, at least one a class.",
 )
-@click.option("--seed", default=0, show_default=True, help="Seed all noise with this integer, in [0, 2^64).")
+@click.option("--seed", default=0, help="Seed all noise with this integer, in [0, 2^64).")
 @click.option("--out", required=True, type=PATH, help="Write the pictures to this folder.")
 @click.option("--force", is_flag=True, help="Overwrite what is there.")
 def theory(density: Path | None, t_star: float, points: int, seed: int, out: Path, force: bool) -> None:
@@ -48,4 +47,4 @@ def theory(density: Path | None, t_star: float, points: int, seed: int, out: Pat
     from diffproof.theory.figures.setting import make_setting
 
     for path, shown in draw_theory(make_setting(density, t_star, seed), points, out, force=force):
-        click.echo(f"{path}: {shown}")
+        said(f"{path}: {shown}")

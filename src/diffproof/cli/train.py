@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
+from diffproof.catalog import ADVERSARIAL, NORMS, SCHEDULES
+from diffproof.cli.flags import Group, Names
 from diffproof.cli.run_options import class_map_option
 from diffproof.cli.training_options import (
     TrainingOptions,
@@ -22,10 +24,9 @@ if TYPE_CHECKING:
     from diffproof.training.adversarial import Adversary
 
 _HELD_OUT_SIGMAS = (0.1, 0.25, 0.5, 1.0)
-_NORMS = ("linf", "l2")
 
 
-@click.group()
+@click.group(cls=Group)
 def train() -> None:
     """Train a denoiser, a classifier or a guide on a data set.
 
@@ -46,9 +47,7 @@ def train() -> None:
 @click.option("--attention", is_flag=True, help="Add self-attention at the lowest resolution.")
 @click.option("--multi-head", is_flag=True, help="Serve all classes in one pass, each by an output head.")
 @click.option("--dropout", default=0.0, help="Drop this share in the residual blocks, in [0, 1).")
-@click.option(
-    "--schedule", default="cosine", help="Add noise on the schedule cosine, linear or scaled_linear."
-)
+@click.option("--schedule", type=Names(SCHEDULES), default="cosine", help="Add noise on this schedule.")
 @click.option("--timesteps", default=1000, help="Divide the schedule into this many timesteps, ≥ 1.")
 @click.option(
     "--label-dropout", default=0.1, help="Replace this share of labels by the null label, in [0, 1]."
@@ -84,7 +83,7 @@ def denoiser(
     try:
         widths = [int(width) for width in channels.split(",")]
     except ValueError:
-        raise click.UsageError(f"channels: expected numbers with commas between, got {channels!r}") from None
+        raise ArgumentError("channels", f"expected numbers with commas between, got {channels!r}") from None
     settings = options.settings()
     images = options.training_images(labelled=False)
     extra = options.extra_images(extra_data, labelled=images.labelled)
@@ -120,7 +119,7 @@ def classifier_options(command: Callable[..., Any]) -> Callable[..., Any]:
         ),
         class_map_option,
         click.option("--trades-weight", default=6.0, help="Weigh TRADES's divergence by this λ, > 0."),
-        click.option("--norm", default="linf", help="Bound perturbations in the norm linf or l2."),
+        click.option("--norm", type=Names(NORMS), default="linf", help="Bound perturbations in this norm."),
         click.option("--budget", default="8/255", help="Bound them by this, > 0, for pixels in [0, 1]."),
         click.option("--inner-steps", default=10, help="Search for them in this many gradient steps, ≥ 1."),
         click.option(
@@ -140,7 +139,9 @@ def classifier_options(command: Callable[..., Any]) -> Callable[..., Any]:
     "--noise-sigma", default=0.0, help="Add noise of this standard deviation, ≥ 0; pixels lie in [0, 1]."
 )
 @click.option(
-    "--adversarial", help="Train against perturbations by pgd (PGD-AT) or trades. [default: neither]"
+    "--adversarial",
+    type=Names(ADVERSARIAL),
+    help="Train against perturbations by pgd (PGD-AT) or trades. [default: neither]",
 )
 @classifier_options
 def classifier(
@@ -213,9 +214,8 @@ def _adversary(
     from diffproof.attacks.threat import PixelThreat, load_threat
     from diffproof.training.adversarial import Adversary, Ascent
 
-    threat = load_threat(norm, budget) if norm in _NORMS else None
-    if not isinstance(threat, PixelThreat):
-        raise ArgumentError("norm", f"expected one of {', '.join(_NORMS)}, got {norm!r}")
+    threat = load_threat(norm, budget)
+    assert isinstance(threat, PixelThreat)
     return Adversary(method, Ascent(threat, steps, step_size), weight)
 
 
@@ -228,6 +228,7 @@ def _train_classifier(
     adversary: Adversary | None,
 ) -> None:
     """Train, measure, write and report a classifier: a new network, or that of a spec."""
+    from diffproof.checks import loading
     from diffproof.classifiers.named import load_classifier
     from diffproof.classifiers.saved import describe_base
     from diffproof.data.classes import check_names, match_classes
@@ -245,7 +246,8 @@ def _train_classifier(
         description = describe_classifier(images, width)
     else:
         _refuse_given("width", "is for a new network, not with --classifier")
-        start = load_classifier(spec).to(options.torch_device())
+        with loading("classifier"):
+            start = load_classifier(spec).to(options.torch_device())
         images = match_classes(images, start, class_map).fitting(start)
         held_out = None if held_out is None else match_classes(held_out, start, class_map)
         description = describe_base(spec) | named_classes(images, start)

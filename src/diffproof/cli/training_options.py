@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from diffproof.catalog import PRECISIONS
+from diffproof.cli.flags import Names, device_option
 from diffproof.cli.paths import PATH
 from diffproof.cli.run_options import skip_unreadable_option, tell_layout
 from diffproof.errors import ArgumentError
@@ -64,14 +66,17 @@ def training_options(*, iterations: int, learning_rate: float) -> Callable[[Comm
         ),
         click.option("--ema-decay", default=0.999, help="Average weights with this decay a step, in (0, 1)."),
         click.option(
-            "--precision", default="float32", help="Train in float32, or in bfloat16 (mixed precision)."
+            "--precision",
+            type=Names(PRECISIONS),
+            default="float32",
+            help="Train in float32, or in bfloat16 (mixed precision).",
         ),
         click.option(
             "--seed",
             default=0,
             help="Seed initialisation, batches and noise with this integer, in [0, 2^32).",
         ),
-        click.option("--device", default="auto", help="Compute on cpu or cuda; auto takes cuda if it can."),
+        device_option,
         click.option(
             "--checkpoint-every", default=180.0, help="Save a checkpoint every so many seconds, > 0."
         ),

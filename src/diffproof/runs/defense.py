@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from diffproof.checks import loading
 from diffproof.classifiers.named import load_classifier
 from diffproof.defenses.base import Defense
 from diffproof.defenses.diffusion_classifier.levels import edm_sigmas
@@ -45,14 +46,17 @@ def load_networks_and_defense(
     only_purifies = classifier is None and "classifier" in own.takes
     if not only_purifies or "purify" not in own.can or "ask" in own.can:
         check_networks(method.name, classifier=classifier)
-    guiding = None if guide is None else load_classifier(guide)
+    with loading("guide"):
+        guiding = None if guide is None else load_classifier(guide)
     answering: nn.Module | None = None
     if classifier is not None:
-        answering = load_classifier(classifier)
+        with loading("classifier"):
+            answering = load_classifier(classifier)
     elif only_purifies:
         # A guide has to have the classes of the classifier.
         answering = _NoClassifier(0 if guiding is None else guiding.num_classes)
-    diffusion = None if denoiser is None else load_denoiser(denoiser)
+    with loading("denoiser"):
+        diffusion = None if denoiser is None else load_denoiser(denoiser)
     defense = load_defense(
         with_levels(method, diffusion), classifier=answering, denoiser=diffusion, guide=guiding
     )

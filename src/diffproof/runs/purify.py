@@ -26,6 +26,7 @@ from diffproof.runs.defense import load_networks_and_defense
 from diffproof.runs.prepare import first_line, resolve_device
 from diffproof.runs.settings import Flags
 from diffproof.runs.store import STORE, settings_text
+from diffproof.wording import part_of
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 SHEET = "sheet.png"
@@ -274,7 +275,7 @@ def run_purify(job: PurifyRun, on_evaluations: OnEvaluations = lambda count: Non
         if not done:
             raise
         raise KeyboardInterrupt(
-            f"{len(done)} of {count} pictures are written; the same command with --force starts again"
+            f"{part_of(len(done), count, 'picture')} written; the same command with --force starts again"
         ) from None
     finally:
         if new and not any(job.out.iterdir()):

@@ -5,14 +5,13 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, fields
 from typing import Any, ClassVar, Self
 
-from diffproof.catalog import DEFENSES, able
+from diffproof.catalog import DEFENSES, PRECISIONS, able
 from diffproof.checks import check_at_least, check_fields, check_positive, check_probability, unknown_name
 from diffproof.data.classes import read_class_map
 from diffproof.errors import ArgumentError
 from diffproof.methods import MethodSpec, check_networks, check_not_idle, describe, own_class, parse
 from diffproof.smoothing.bounds import Bound
 
-PRECISIONS = ("float32", "bfloat16")
 DEVICES = ("auto", "cpu", "cuda")
 
 

@@ -116,7 +116,9 @@ class RunStore(Generic[S]):
         except Timeout:
             raise ArgumentError("out", f"another process is at work in {folder}") from None
         except OSError as error:
-            raise OSError(f"out: cannot make the run folder {folder}: {error.strerror or error}") from None
+            raise ArgumentError(
+                "out", f"cannot make the run folder {folder}: {error.strerror or error}"
+            ) from None
         try:
             if not (folder / STORE).exists():
                 try:

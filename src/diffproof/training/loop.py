@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
+from diffproof.catalog import PRECISIONS
 from diffproof.checks import check_at_least, check_positive, check_probability, unknown_name
 from diffproof.errors import ArgumentError, is_out_of_memory
 from diffproof.training.batches import Batch, Mixture
@@ -22,7 +23,6 @@ from diffproof.training.processes import Processes
 OnStep = Callable[[int, float], None]
 LossOfBatch = Callable[[nn.Module, Batch, torch.Generator], Tensor]
 
-PRECISIONS = ("float32", "bfloat16")
 # Added to the seed for dropout masks, so that they are not the numbers of the initialisation again.
 _DROPOUT_SEED = 2**32
 

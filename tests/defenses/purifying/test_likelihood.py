@@ -542,6 +542,6 @@ def test_attacks_that_need_a_reverse_process_are_refused() -> None:
 def test_the_command_line_refuses_in_one_line(tmp_path: Path, refused: Refused) -> None:
     save_picture(tmp_path / "a.png", torch.zeros(1, 8, 8))
     words = ["purify", str(tmp_path / "a.png"), "--denoiser", "digits", "--out", str(tmp_path / "out")]
-    assert refused([*words, "--defense", "rdc", "--classifier", "digits"]).startswith("classifier: ")
+    assert refused([*words, "--defense", "rdc", "--classifier", "digits"]).startswith("--classifier: ")
     line = refused([*words, "--defense", "likelihood:budget=-1"])
-    assert line.startswith("budget: expected")
+    assert line.startswith("--defense: budget: expected")

@@ -213,11 +213,14 @@ def test_a_budget_that_allows_almost_any_image_warns(
         ({"budget": "eight"}, "budget: expected a number or a fraction like 8/255, got 'eight'"),
         ({"budget": "8/0"}, "budget: expected a number or a fraction like 8/255, got '8/0'"),
         ({"threat": "l2", "budget": "128"}, "budget: expected l2 in (0, 8], got 128; does 128 mean 128/255?"),
-        ({"threat": "l1"}, "threat: unknown name 'l1'"),
+        ({"threat": "l1"}, "--threat: expected one of linf, l2, stadv, got 'l1'; did you mean l2?"),
         ({"attack": "fgsm"}, "attack: unknown name 'fgsm'"),
         ({"attack": "stadv"}, "threat: stadv attacks within stadv, got linf"),
         ({"threat": "stadv", "budget": "0.05"}, "threat: pgd attacks within l2, linf, got stadv"),
-        ({"gradient": "numeric"}, "gradient: unknown name 'numeric'"),
+        (
+            {"gradient": "numeric"},
+            "--gradient: expected one of exact, bpda, surrogate, blind, adjoint, got 'numeric'",
+        ),
         (
             {"gradient": "adjoint"},
             "gradient: adjoint is for diffpure with the solver ode, got 'diffpure' with sde",
@@ -247,7 +250,7 @@ def test_a_budget_that_allows_almost_any_image_warns(
         ({"majority-of": 0}, "majority_of: expected an integer ≥ 1, got 0"),
         ({"diagnose": -1}, "diagnose: expected an integer ≥ 0, got -1"),
         ({"batch-size": 0}, "batch_size: expected an integer ≥ 1, got 0"),
-        ({"protocol": "carlini"}, "protocol: unknown name 'carlini'; known: diffbreak, diffpure, lee-kim"),
+        ({"protocol": "carlini"}, "--protocol: expected one of diffpure, lee-kim, diffbreak, got 'carlini'"),
         ({"protocol": "lee-kim"}, "iterations: protocol lee-kim fixes 200, got 3"),
         ({"protocol": "lee-kim", "iterations": 200, "eot": 20}, "draws: protocol lee-kim fixes 10, got 4"),
         ({"protocol": "diffpure", "attack": "pgd"}, "attack: protocol diffpure fixes autoattack, got pgd"),
@@ -275,7 +278,7 @@ def test_an_attack_needs_a_gradient(refused: Refused, monkeypatch: pytest.Monkey
     line = refused(flags("run", **{**ALONE, "classifier": "labelonly:make"}))
     assert (
         line
-        == "attack: pgd needs a gradient, and 'none' gives its images none; expected one without, such as"
+        == "--attack: pgd needs a gradient, and 'none' gives its images none; expected one without, such as"
         " square"
     )
     square = {"attack": "square", "iterations": None, "queries": 30}
@@ -291,7 +294,7 @@ def test_runs_of_other_kinds_are_refused(small: Path, small_run: Path, refused: 
         "runs: expected runs of one kind, got certification and attack runs"
     )
     assert refused(["report", str(small), "--at", "0.5"]) == (
-        "at: radii are for certification runs, got attack runs"
+        "--at: radii are for certification runs, got attack runs"
     )
     assert AttackStore.holds(small)
     assert not CertifyStore.holds(small)
@@ -335,7 +338,7 @@ def test_images_wrong_already_are_counted(tmp_path: Path, capsys: Any) -> None:
     folder = tmp_path / "run"
     assert run(flags(folder, **{**ALONE, "indices": indices})) == 0
     assert (
-        "1 of 2 images are wrong without an attack: not attacked, counted as wrong" in capsys.readouterr().out
+        "1 of 2 images is wrong without an attack: not attacked, counted as wrong" in capsys.readouterr().out
     )
     (row,) = load_attack_report([folder]).rows
     assert row.skipped == 1

@@ -250,7 +250,9 @@ def test_no_compiler_is_said_in_one_line(
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "cache"))
     assert run([*certify_flags(tmp_path / "run", **PLAIN), "--compile"]) == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith("diffproof: error: compile: torch cannot compile the networks: InvalidCxxCompiler")
+    assert line.startswith(
+        "diffproof: error: --compile: torch cannot compile the networks: InvalidCxxCompiler"
+    )
     assert line.endswith("leave --compile out to do without")
     assert not (tmp_path / "run").exists()
 
@@ -270,7 +272,7 @@ def test_a_compilation_that_fails_in_the_middle_of_a_run_is_said_in_one_line(
     monkeypatch.setattr("diffproof.runs.certify.run.prepare", prepared)
     assert run([*certify_flags(tmp_path / "run", **PLAIN), "--compile"]) == 2
     line = capsys.readouterr().err.splitlines()[-1]
-    assert line.startswith("diffproof: error: compile: torch cannot compile the networks: ")
+    assert line.startswith("diffproof: error: --compile: torch cannot compile the networks: ")
     assert line.endswith("leave --compile out to do without")
 
 
@@ -357,7 +359,7 @@ def test_other_settings_are_refused(
 ) -> None:
     before = {path.name: path.read_bytes() for path in copy.iterdir()}
     assert run(certify_flags(copy, denoiser=denoiser, **changes)) == 2
-    expected = f"diffproof: error: out: {copy} holds a run with other settings: {message}\n"
+    expected = f"diffproof: error: --out: {copy} holds a run with other settings: {message}\n"
     assert capsys.readouterr().err == expected
     assert {path.name: path.read_bytes() for path in copy.iterdir()} == before
 

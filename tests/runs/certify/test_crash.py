@@ -191,7 +191,7 @@ def test_two_processes_at_once(
     try:
         until(lambda: (folder / "results.sqlite").exists() and len(rows(folder)) == 1)
         assert run(flags) == 2
-        refusal = f"diffproof: error: out: another process is at work in {folder}\n"
+        refusal = f"diffproof: error: --out: another process is at work in {folder}\n"
         assert capsys.readouterr().err == refusal
         # So does a process with nothing in common with the first.
         assert outcome(lambda: run(flags)) == (2, refusal)

@@ -212,16 +212,16 @@ FLAT = [[[0.001, 0.001], [0.001, 0.001]], *[[[0.001, 0], [0, 0.001]]] * 2]
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (None, "density: cannot read p.json: No such file or directory"),
-        ("{", "density: cannot read p.json: Expecting property name"),
-        ("[1]", "density: expected an object in p.json, got list"),
-        ("{}", "density: expected means in p.json, got nothing"),
-        (changed(labels=None), "density: expected labels in p.json, got means, covariances, weights"),
+        (None, "--density: cannot read p.json: No such file or directory"),
+        ("{", "--density: cannot read p.json: Expecting property name"),
+        ("[1]", "--density: expected an object in p.json, got list"),
+        ("{}", "--density: expected means in p.json, got nothing"),
+        (changed(labels=None), "--density: expected labels in p.json, got means, covariances, weights"),
         (
             '{"means": [[0.3, 0.4]], "covariances": [0.01], "labels": null}',
-            "density: expected labels in p.json, got means, covariances",
+            "--density: expected labels in p.json, got means, covariances",
         ),
-        (changed(wieghts=[1]), "density: unknown name 'wieghts' in p.json"),
+        (changed(wieghts=[1]), "--density: unknown name 'wieghts' in p.json"),
         (changed(means=[[0.3, 0.4], [0.5], [0.7, 0.3]]), "means: expected lists of numbers, of one length"),
         (changed(means=["a", "b", "c"]), "means: expected lists of numbers"),
         (changed(means=[[0.3], [0.5], [0.7]]), "means: expected K points of two pixels, got shape (3, 1)"),
@@ -239,8 +239,11 @@ FLAT = [[[0.001, 0.001], [0.001, 0.001]], *[[[0.001, 0], [0, 0.001]]] * 2]
         (changed(labels=[0, 1, 1.5]), "labels: expected integers, got others"),
         (changed(labels=[0, 0, 0]), "labels: expected 2 to 6 classes 0, 1, …, got [0]"),
         (changed(labels=[0, 2, 2]), "labels: expected 2 to 6 classes 0, 1, …, got [0, 2]"),
-        (changed(means=[[0.3, 0.4], [0.5, 1.5], [0.7, 0.35]]), "density: expected at most 5% of its mass"),
-        (changed(covariances=[0.2, 0.01, 0.01]), "density: expected at most 5% of its mass outside [0, 1]²"),
+        (changed(means=[[0.3, 0.4], [0.5, 1.5], [0.7, 0.35]]), "--density: expected at most 5% of its mass"),
+        (
+            changed(covariances=[0.2, 0.01, 0.01]),
+            "--density: expected at most 5% of its mass outside [0, 1]²",
+        ),
     ],
 )
 def test_refuses_densities(refused: Refused, text: str | None, message: str) -> None:
@@ -254,18 +257,18 @@ def test_refuses_densities(refused: Refused, text: str | None, message: str) -> 
     [
         (
             "--t-star 1.5",
-            "t_star: expected a time in (0, 1], got 1.5; timestep 1.5 of 1000 is",
+            "--t-star: expected a time in (0, 1], got 1.5; timestep 1.5 of 1000 is",
         ),
-        ("--t-star 0", "t_star: expected a time in (0, 1], got 0.0"),
-        ("--t-star nan", "t_star: expected a time in (0, 1], got nan"),
+        ("--t-star 0", "--t-star: expected a time in (0, 1], got 0.0"),
+        ("--t-star nan", "--t-star: expected a time in (0, 1], got nan"),
         ("--t-star ten", "Invalid value for '--t-star': 'ten' is not a valid float."),
-        ("--points 2", "points: expected one of each of 3 classes at least, got 2"),
+        ("--points 2", "--points: expected one of each of 3 classes at least, got 2"),
         (
             "--points 24",
-            "points: 24 points of 3 classes are too many for mixed-integer programming",
+            "--points: 24 points of 3 classes are too many for mixed-integer programming",
         ),
-        ("--seed -1", "seed: expected an integer ≥ 0, got -1"),
-        (f"--seed {2**64}", f"seed: expected 0 ≤ seed < 2^64, got {2**64}"),
+        ("--seed -1", "--seed: expected an integer ≥ 0, got -1"),
+        (f"--seed {2**64}", f"--seed: expected 0 ≤ seed < 2^64, got {2**64}"),
     ],
 )
 def test_refuses_flags(refused: Refused, flags: str, message: str) -> None:
@@ -275,10 +278,10 @@ def test_refuses_flags(refused: Refused, flags: str, message: str) -> None:
 def test_overwrites_nothing(refused: Refused) -> None:
     Path("out").mkdir()
     Path("out/digits.png").write_bytes(b"mine")
-    assert refused(["theory", "--out", "out"]) == "out: out/digits.png exists; --force overwrites it"
+    assert refused(["theory", "--out", "out"]) == "--out: out/digits.png exists; --force overwrites it"
     Path("file").write_text("")
-    assert refused(["theory", "--out", "file"]) == "out: file is not a folder"
-    assert refused(["theory", "--out", "file/below"]) == "out: file is not a folder"
+    assert refused(["theory", "--out", "file"]) == "--out: file is not a folder"
+    assert refused(["theory", "--out", "file/below"]) == "--out: file is not a folder"
 
 
 def test_an_interruption_leaves_nothing(

@@ -21,6 +21,7 @@ from diffproof.pictures import save_grid
 from diffproof.runs.attack.store import AttackedImage, AttackStore
 from diffproof.runs.labels import short_spec
 from diffproof.runs.settings import AttackSettings
+from diffproof.wording import part_of
 
 # Images of a sheet of pictures.
 PICTURES = 8
@@ -113,16 +114,16 @@ def _remarks(row: AttackRow) -> list[str]:
     """What the reader must know of one run."""
     made = []
     if len(row.results) < row.planned:
-        made.append(f"{len(row.results)} of {row.planned} images are finished")
+        made.append(f"{part_of(len(row.results), row.planned, 'image')} finished")
     if row.skipped:
         made.append(
-            f"{row.skipped} of {len(row.results)} images are wrong without an attack: not attacked, counted"
-            " as wrong"
+            f"{part_of(row.skipped, len(row.results), 'image')} wrong without an attack: not attacked,"
+            " counted as wrong"
         )
     attacked = [image for image in row.results if image.evaluated.result is not None]
     unchanged = sum(not bool(_difference(image).any()) for image in attacked)
     if unchanged:
-        made.append(f"{unchanged} of {len(attacked)} attacked images are unchanged")
+        made.append(f"{part_of(unchanged, len(attacked), 'attacked image')} unchanged")
     if row.settings.protocol is not None:
         protocol = load_protocol(row.settings.protocol)
         share: Share = getattr(row.attacked, protocol.headline.value)
@@ -147,7 +148,9 @@ def _comparable(rows: Sequence[AttackRow]) -> list[str]:
     remarks = ["the runs are over different images: their rows do not compare"] * (len(image_sets) > 1)
     for name, columns in (("draws", "one draw and worst"), ("majority_of", "majority")):
         numbers = sorted({getattr(row.settings, name) for row in rows})
-        remarks.append(f"{columns}: of {' or '.join(map(str, numbers))} draws of an image")
+        remarks.append(
+            f"{columns}: of {' or '.join(map(str, numbers))} draw{'s' * (numbers != [1])} of an image"
+        )
         if len(numbers) > 1:
             remarks[-1] += ": rows of other numbers do not compare"
     return remarks

@@ -21,6 +21,7 @@ from diffproof.runs.certify.verify import (
     spread,
 )
 from diffproof.weights import hash_tensors
+from diffproof.wording import part_of
 
 # A norm above the budget by this much may be rounding: of pixels in float32, 0.5 + 0.1 − 0.5 is above 0.1.
 _ROUNDING = 1e-5
@@ -57,7 +58,7 @@ def verify_attack(folder: Path, *, resample: int = 0, device: str = "auto") -> V
     remarks: list[str] = []
     missing = set(job.indices) - {image.evaluated.image_index for image in results}
     if missing:
-        remarks.append(f"{len(results)} of {len(job.indices)} images are finished")
+        remarks.append(f"{part_of(len(results), len(job.indices), 'image')} finished")
     if not isinstance(job.threat, PixelThreat):
         remarks.append(f"{job.threat.name}: how far pixels moved cannot be measured again")
     chosen = spread([image for image in results if image.evaluated.result is not None], resample)

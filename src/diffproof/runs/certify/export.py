@@ -8,6 +8,7 @@ from pathlib import Path
 
 from diffproof.checks import unknown_name
 from diffproof.runs.certify.store import CertifyStore
+from diffproof.wording import part_of
 
 FORMATS = ("cohen",)
 ABSTAIN = -1
@@ -33,7 +34,7 @@ def export(folder: Path, form: str) -> str:
     with CertifyStore.reading(folder) as store:
         results, planned = store.results(), store.identity.planned
     if len(results) < planned:
-        warnings.warn(f"{folder}: {len(results)} of {planned} images are finished", stacklevel=2)
+        warnings.warn(f"{folder}: {part_of(len(results), planned, 'image')} finished", stacklevel=2)
     lines = ["idx\tlabel\tpredict\tradius\tcorrect\ttime"]
     for result in results:
         label = result.certificate.label

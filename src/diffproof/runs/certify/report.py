@@ -16,6 +16,7 @@ from diffproof.runs.certify.store import CertifyStore, ImageResult
 from diffproof.runs.labels import short_source, short_spec
 from diffproof.runs.settings import CertifySettings
 from diffproof.smoothing.bounds import largest_radius
+from diffproof.wording import counted, part_of
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
@@ -107,7 +108,7 @@ def load_report(folders: Sequence[Path], radii: Sequence[float]) -> Report:
         raise ArgumentError("at", f"expected radii ≥ 0, got {list(radii)}")
     rows = sorted((_load_row(folder) for folder in folders), key=_order)
     remarks = [
-        f"{row.folder}: {len(row.results)} of {row.planned} images are finished"
+        f"{row.folder}: {part_of(len(row.results), row.planned, 'image')} finished"
         for row in rows
         if len(row.results) < row.planned
     ]
@@ -236,7 +237,7 @@ def draw_curves(report: Report, path: Path) -> None:
         else:
             _shrink(figure, legend, legend.get_texts())
     data = _either(f"{short_source(row.settings.data)} ({row.settings.split})" for row in report.rows)
-    images = _either(f"{len(row.results)} images" for row in report.rows)
+    images = _either(counted(len(row.results), "image") for row in report.rows)
     draws = _either(f"n = {row.settings.n}" for row in report.rows)
     alpha = _either(f"α = {row.settings.alpha:g}" for row in report.rows)
     title = figure.suptitle(f"{data}, {images}, {draws}, {alpha}", fontsize=10)

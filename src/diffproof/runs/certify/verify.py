@@ -14,6 +14,7 @@ from diffproof.runs.code import own_code_of
 from diffproof.runs.settings import CertifySettings, RunSettings
 from diffproof.runs.store import Identity
 from diffproof.weights import hash_tensors
+from diffproof.wording import part_of
 
 # Draws that may fall to another label when drawn again, by floating-point ties between machines.
 TOLERATED_FLIPS = 2
@@ -59,7 +60,7 @@ def verify(folder: Path, *, resample: int = 0, device: str = "auto") -> Verifica
     remarks: list[str] = []
     missing = set(job.indices) - {result.image_index for result in results}
     if missing:
-        remarks.append(f"{len(results)} of {len(job.indices)} images are finished")
+        remarks.append(f"{part_of(len(results), len(job.indices), 'image')} finished")
     # Counts that fail their check cannot be compared with a new draw.
     broken = {failure.split(":")[0] for failure in failures}
     whole = [result for result in results if f"image {result.image_index}" not in broken]

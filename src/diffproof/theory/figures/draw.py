@@ -93,6 +93,6 @@ def _check_folder(folder: Path, *, force: bool) -> None:
     while not parent.exists():
         parent = parent.parent
     if not parent.is_dir():
-        raise NotADirectoryError(f"out: {parent} is not a folder")
+        raise ArgumentError("out", f"{parent} is not a folder")
     if not os.access(parent, os.W_OK | os.X_OK):
-        raise PermissionError(f"out: {parent} is not writable")
+        raise ArgumentError("out", f"{parent} is not writable")
