@@ -5,8 +5,11 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import shutil
 import subprocess
 import sys
+import tarfile
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,6 +21,7 @@ import diffproof as dp
 from diffproof.cli.main import diffproof as command_group
 from diffproof.weights import load_weights, packaged
 from helpers.command_line import words
+from helpers.paths import ROOT
 
 HEAVY = ("diffusers", "sklearn", "matplotlib", "click", "rich", "torch", "scipy", "filelock", "yaml")
 
@@ -162,3 +166,30 @@ def test_packaged_denoiser_denoises_and_fits_the_classifier() -> None:
         # Better than leaving the image alone, and than the mean image, which sees nothing.
         assert error < sigma
         assert error < guess
+
+
+@pytest.mark.slow
+def test_distributions_are_complete(tmp_path: Path) -> None:
+    """What is in the repository is in the source distribution, whose wheel has what the package needs."""
+    parts = ("src", "tests", "docs", "examples", "benchmarks")
+    for part in parts:
+        shutil.copytree(
+            ROOT / part, tmp_path / part, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info")
+        )
+    single = {path.name for path in ROOT.iterdir() if path.is_file()} - {".git", ".gitignore"}
+    for name in single:
+        shutil.copy(ROOT / name, tmp_path / name)
+    wanted = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()}
+    program = "from setuptools import build_meta as b; b.build_sdist('dist'); b.build_wheel('dist')"
+    subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, check=True)
+    (archive,) = (tmp_path / "dist").glob("*.tar.gz")
+    with tarfile.open(archive) as source:
+        held = {name.partition("/")[2] for name in source.getnames()}
+    assert wanted - held == set()
+    (built,) = (tmp_path / "dist").glob("*.whl")
+    with zipfile.ZipFile(built) as wheel:
+        names = set(wheel.namelist())
+    package = {name.removeprefix("src/") for name in wanted if name.startswith("src/")}
+    assert {"diffproof/py.typed", "diffproof/assets/digits-denoiser.safetensors"} <= package
+    assert package - names == set()
+    assert not any(name.startswith(("tests/", "docs/")) for name in names)

@@ -112,14 +112,14 @@ def test_an_attack_sees_the_labels_of_the_class_map(zoo: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"classifier": "zoo:backwards", "data": "all"}, "classifier: its classes are not in the order"),
-        ({"classifier": "zoo:background", "data": "all"}, "classifier: has 6 classes (one of them"),
-        ({"classifier": "zoo:backwards"}, "classifier: has 5 classes, but some has 3; a class map"),
+        ({"classifier": "zoo:backwards", "data": "all"}, "--classifier: its classes are not in the order"),
+        ({"classifier": "zoo:background", "data": "all"}, "--classifier: has 6 classes (one of them"),
+        ({"classifier": "zoo:backwards"}, "--classifier: has 5 classes, but some has 3; a class map"),
         ({"classifier": "zoo:backwards", "class_map": "no.yaml"}, "--class-map: no such file: no.yaml"),
         ({"classifier": "zoo:nameless", "class_map": "map.yaml"}, "--class-map: 'Elch': the classifier"),
         (
             {"defense": "dc:timesteps=uniform:2", "denoiser": "empirical:all", "data": "mixed", "sigma": 0.1},
-            "denoiser: its classes are not in the order of mixed: 'Bee' is label 0 there, but its label 1",
+            "--denoiser: its classes are not in the order of mixed: 'Bee' is label 0 there, but its label 1",
         ),
     ],
 )  # fmt: skip
@@ -150,14 +150,16 @@ def test_trained_files_name_their_classes(zoo: Path, refused: Refused) -> None:
     more = ["--classifier", "c.safetensors", "--out", "more.safetensors", *training]
     assert run(["train", "guide", "--data", "all", *more]) == 0
     assert refused(["train", "guide", "--data", "other", "--force", *more]).startswith(
-        "classifier: its classes are not"
+        "--classifier: its classes are not"
     )
     for name in ("c", "more"):
         assert load_weights(zoo / f"{name}.safetensors").description["class_names"] == list(ANIMALS)
         assert dp.load_classifier(f"{name}.safetensors").class_names == ANIMALS
     given = {**CERTIFY, "classifier": "more.safetensors"}
     assert run(words("certify", **given, data="all", out="a")) == 0
-    message = "classifier: its classes are not in the order of other: 'cat' is label 1 there, but its label 2"
+    message = (
+        "--classifier: its classes are not in the order of other: 'cat' is label 1 there, but its label 2"
+    )
     assert refused(words("certify", **given, data="other", out="b")).startswith(message)
     data = dp.load_data("all")
     with pytest.raises(
