@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import io
+import os
 import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -163,3 +166,13 @@ def test_a_bar_keeps_its_title_and_numbers(
 )
 def test_singular_and_plural(said: str, expected: str) -> None:
     assert said == expected
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
+def test_a_screen_of_few_characters_gets_question_marks(small_run: Path, encoding: str) -> None:
+    words = [sys.executable, "-m", "diffproof", "report", str(small_run)]
+    done = subprocess.run(words, capture_output=True, env={**os.environ, "PYTHONIOENCODING": encoding})
+    assert done.returncode == 0, done.stderr
+    assert b"?=0.25" in done.stdout
+    assert b"densepure:steps=2,votes=5" in done.stdout

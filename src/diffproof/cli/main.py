@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 import warnings
 from collections.abc import Callable, Sequence
@@ -47,8 +48,12 @@ for command in COMMANDS:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit: 0 done, 1 a verification failed, 2 a user's mistake, 130 interrupted.
 
-    Any other exception ends in a traceback, with Python's exit status 1.
+    Any other exception ends in a traceback, with Python's exit status 1. What the encoding of a screen cannot
+    show becomes a question mark.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
     sys.exit(run(arguments))
 
 

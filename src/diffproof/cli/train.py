@@ -273,12 +273,17 @@ def _train_classifier(
             metrics["robust_accuracy"] = round(robust, 6)
     write_weights(options, trained.network.state_dict(), description, losses, metrics)
     if held_out is not None:
-        click.echo(f"accuracy on {len(held_out)} clean test images: {metrics['accuracy']:.2%}")
-        if noise_sigma:
-            click.echo(f"with noise of sigma = {noise_sigma:g}: {metrics['noisy_accuracy']:.2%}")
-        if adversary is not None:
-            ascent = adversary.ascent
-            click.echo(
-                f"after {ascent.steps} gradient steps within {ascent.threat.name} {ascent.threat.budget:.4g}:"
-                f" {metrics['robust_accuracy']:.2%}"
-            )
+        _tell(metrics, len(held_out), noise_sigma, adversary)
+
+
+def _tell(metrics: dict[str, float], images: int, noise_sigma: float, adversary: Adversary | None) -> None:
+    from diffproof.wording import counted
+
+    click.echo(f"accuracy on {counted(images, 'clean test image')}: {metrics['accuracy']:.2%}")
+    if noise_sigma:
+        click.echo(f"with noise of sigma = {noise_sigma:g}: {metrics['noisy_accuracy']:.2%}")
+    if adversary is not None:
+        steps, threat = counted(adversary.ascent.steps, "gradient step"), adversary.ascent.threat
+        click.echo(
+            f"after {steps} within {threat.name} {threat.budget:.4g}: {metrics['robust_accuracy']:.2%}"
+        )
