@@ -75,6 +75,10 @@ class Ended:
 
 def tried(case: Case, folder: Path) -> Ended:
     """Run a case in a child, in this folder."""
+    before = Path.cwd()
+    os.chdir(folder)
+    case.prepare()
+    os.chdir(before)
     started = time.monotonic()
     # The child's output lies beside its folder.
     streams = [folder.with_suffix(end) for end in (".out", ".err")]
@@ -108,7 +112,6 @@ def _in_child(case: Case, folder: Path, streams: list[Path]) -> None:
         resource.setrlimit(resource.RLIMIT_AS, (used + _ADDRESSES, resource.RLIM_INFINITY))
         resource.setrlimit(resource.RLIMIT_FSIZE, (_FILE, resource.RLIM_INFINITY))
         os.chdir(folder)
-        case.prepare()
         status = run(case.words) if case.work is None else case.work()
     except SystemExit:
         status = _CRASHED + 1
