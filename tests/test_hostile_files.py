@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 import torch
 
+from diffproof.denoisers.named import load_denoiser
 from diffproof.errors import LONGEST_LINE, printable
 from diffproof.files import MOST_TEXT, check_array, check_file, read_text, write_csv
-from diffproof.weights import load_weights
+from diffproof.weights import load_weights, packaged, save_weights
 from helpers.command_line import Refused
 from helpers.runs import PLAIN, certify_flags
 
@@ -128,6 +129,53 @@ def test_tensors_larger_than_their_file_are_refused(tmp_path: Path) -> None:
     shared = torch.arange(2.0).expand(3, 2)
     torch.save({"a": shared}, tmp_path / "w.pt")
     assert torch.equal(load_weights(tmp_path / "w.pt").tensors["a"], shared)
+
+
+@pytest.mark.parametrize(
+    ("kind", "where", "value", "message"),
+    [
+        ("denoiser", ("network", "block_out_channels"), [9600] * 3, "more parameters than the file"),
+        ("denoiser", ("network", "layers_per_block"), 10**9, "expected at most 1000"),
+        ("denoiser", ("network", "layers_per_block"), 1000, "more parameters than the file"),
+        ("denoiser", ("network", "num_class_embeds"), 10**7, "more parameters than the file"),
+        ("denoiser", ("schedule", "timesteps"), 10**9, "timesteps: expected at most 1,000,000"),
+        ("classifier", ("width",), 10**4, "more parameters than the file"),
+        ("classifier", ("num_classes",), 10**7, "more parameters than the file"),
+    ],
+)
+def test_a_description_cannot_ask_for_more_than_its_file(
+    refused: Refused, kind: str, where: tuple[str, ...], value: object, message: str
+) -> None:
+    tensors, description = load_weights(packaged(kind)["digits"])
+    inner = description
+    for name in where[:-1]:
+        inner = inner[name]
+    inner[where[-1]] = value
+    save_weights(Path("w.safetensors"), tensors, description)
+    assert message in refused(READERS[kind]("w.safetensors"))
+
+
+def test_a_pipeline_cannot_ask_for_more_than_its_files(tmp_path: Path) -> None:
+    from diffusers import DDPMScheduler, UNet2DModel
+
+    unet = UNet2DModel(
+        sample_size=8,
+        in_channels=1,
+        out_channels=1,
+        layers_per_block=1,
+        block_out_channels=(8,),
+        down_block_types=("DownBlock2D",),
+        up_block_types=("UpBlock2D",),
+        norm_num_groups=8,
+        add_attention=False,
+    )
+    unet.save_pretrained(tmp_path / "unet")
+    DDPMScheduler().save_pretrained(tmp_path / "scheduler")
+    load_denoiser(str(tmp_path))
+    config = tmp_path / "unet" / "config.json"
+    config.write_text(config.read_text().replace('"layers_per_block": 1', '"layers_per_block": 100000'))
+    with pytest.raises(ValueError, match="more parameters than the file"):
+        load_denoiser(str(tmp_path))
 
 
 @pytest.mark.parametrize(

@@ -177,6 +177,43 @@ def only_data() -> Iterator[None]:
                 os.environ[name] = value
 
 
+# A network may have so many parameters more than its file has values: what does not fit is told by name.
+_TIMES_ITS_FILE, _MORE = 2, 2**20
+
+
+@contextmanager
+def no_larger_than(values: int) -> Iterator[None]:
+    """Within this block, networks are not built with more parameters than a file can hold.
+
+    Its description may ask for any number of layers and channels; what is too much costs no memory.
+
+    Args:
+        values: how many numbers the file has.
+
+    Raises:
+        ValueError: the parameters are more than twice as many, small networks aside.
+    """
+    left = _TIMES_ITS_FILE * values + _MORE
+
+    def count(module: nn.Module, name: str, parameter: Any) -> None:
+        nonlocal left
+        left -= 1 if parameter is None else parameter.numel()
+        if left < 0:
+            raise ArgumentError("weights", f"the network asks for more parameters than the file's {values:,}")
+
+    hook = nn.modules.module.register_module_parameter_registration_hook(count)
+    try:
+        yield
+    finally:
+        hook.remove()
+
+
+def stored_bytes(folder: Path) -> int:
+    """How large the files of weights in a folder are together."""
+    found = [path for pattern in ("*.safetensors", "*.bin") for path in folder.glob(pattern)]
+    return sum(path.stat().st_size for path in found if path.is_file())
+
+
 def load_into(module: nn.Module, tensors: dict[str, Tensor], source: str) -> None:
     """Fill a module; every key and shape must fit.
 

@@ -15,6 +15,7 @@ from diffproof.classifiers.preprocessing import Interpolation, Resize
 from diffproof.errors import ArgumentError
 from diffproof.hub import snapshot
 from diffproof.optional import import_optional, one_line
+from diffproof.weights import no_larger_than, stored_bytes
 
 # Pillow's codes.
 _INTERPOLATIONS = {2: Interpolation.BILINEAR, 3: Interpolation.BICUBIC}
@@ -54,13 +55,14 @@ def load(name: str) -> Classifier:
     folder = _folder(name)
     with _quiet(transformers):
         try:
-            model, found = transformers.AutoModelForImageClassification.from_pretrained(
-                folder,
-                local_files_only=True,
-                trust_remote_code=False,
-                dtype=torch.float32,
-                output_loading_info=True,
-            )
+            with no_larger_than(stored_bytes(Path(folder))):
+                model, found = transformers.AutoModelForImageClassification.from_pretrained(
+                    folder,
+                    local_files_only=True,
+                    trust_remote_code=False,
+                    dtype=torch.float32,
+                    output_loading_info=True,
+                )
             processor = transformers.AutoImageProcessor.from_pretrained(
                 folder, local_files_only=True, trust_remote_code=False, backend="pil"
             )

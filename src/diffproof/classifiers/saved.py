@@ -12,7 +12,7 @@ from diffproof.classifiers.cnn import SmallCNN
 from diffproof.classifiers.libraries import LIBRARIES
 from diffproof.classifiers.spec import Kind, parse
 from diffproof.errors import ArgumentError
-from diffproof.weights import load_into, load_weights
+from diffproof.weights import load_into, load_weights, no_larger_than
 
 
 def build_classifier(description: dict[str, Any]) -> Classifier:
@@ -108,6 +108,7 @@ def load(path: Path) -> Classifier:
         ValueError: unreadable file, no description of a classifier, or weights that do not fit.
     """
     tensors, description = load_weights(path)
-    classifier = build_classifier(description)
+    with no_larger_than(sum(tensor.numel() for tensor in tensors.values())):
+        classifier = build_classifier(description)
     load_into(classifier.network, tensors, str(path))
     return classifier

@@ -16,6 +16,7 @@ from diffproof.denoisers.schedules import Schedule
 from diffproof.errors import ArgumentError
 from diffproof.hub import snapshot
 from diffproof.optional import one_line
+from diffproof.weights import no_larger_than, stored_bytes
 
 
 class UNet(nn.Module):
@@ -184,14 +185,15 @@ def _load_unet(folder: Path) -> nn.Module:
             problem += f"; convert the pickle that is there: diffproof convert {pickled} {target}"
         raise ArgumentError("denoiser", problem)
     try:
-        unet, loading = UNet2DModel.from_pretrained(
-            folder,
-            local_files_only=True,
-            use_safetensors=True,
-            low_cpu_mem_usage=False,
-            output_loading_info=True,
-            variant=None if whole else halves[0],
-        )
+        with no_larger_than(stored_bytes(folder)):
+            unet, loading = UNet2DModel.from_pretrained(
+                folder,
+                local_files_only=True,
+                use_safetensors=True,
+                low_cpu_mem_usage=False,
+                output_loading_info=True,
+                variant=None if whole else halves[0],
+            )
     except MemoryError:
         raise
     except Exception as error:  # a damaged or foreign file ends in almost any exception

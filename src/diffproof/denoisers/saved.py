@@ -11,7 +11,7 @@ from diffproof.denoisers.network import NetworkDenoiser
 from diffproof.denoisers.schedules import named_schedule
 from diffproof.denoisers.unet import UNet2D
 from diffproof.errors import ArgumentError
-from diffproof.weights import load_into, load_weights
+from diffproof.weights import load_into, load_weights, no_larger_than
 
 
 def build_denoiser(description: dict[str, Any]) -> NetworkDenoiser:
@@ -50,7 +50,8 @@ def load(path: Path) -> NetworkDenoiser:
         ValueError: unreadable file, or weights that do not fit.
     """
     tensors, description = load_weights(path)
-    denoiser = build_denoiser(description)
+    with no_larger_than(sum(tensor.numel() for tensor in tensors.values())):
+        denoiser = build_denoiser(description)
     if "class_names" in description:
         with renamed({"class_names": "denoiser"}):
             denoiser.class_names = check_class_names(description["class_names"], denoiser.num_classes or 0)

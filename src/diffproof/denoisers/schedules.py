@@ -271,6 +271,7 @@ class VarianceExplodingSchedule:
         return torch.ones_like(sigma)
 
 
+_MOST_TIMESTEPS = 10**6
 SCHEDULES: dict[str, Callable[..., DiscreteSchedule]] = {
     "linear": DiscreteSchedule.linear,
     "scaled_linear": DiscreteSchedule.scaled_linear,
@@ -286,4 +287,8 @@ def named_schedule(name: str, **settings: float) -> DiscreteSchedule:
     """
     if name not in SCHEDULES:
         raise unknown_name("schedule", name, SCHEDULES)
+    if settings.get("timesteps", 0) > _MOST_TIMESTEPS:
+        raise ArgumentError(
+            "timesteps", f"expected at most {_MOST_TIMESTEPS:,}, got {settings['timesteps']:,}"
+        )
     return SCHEDULES[name](**settings)
