@@ -9,6 +9,7 @@ a value is the same bits for any batch size, device, thread count or moment of i
 from __future__ import annotations
 
 import functools
+import math
 from dataclasses import dataclass, replace
 from enum import IntEnum
 
@@ -16,6 +17,7 @@ import torch
 from scipy.special import ndtri
 from torch import Tensor
 
+from diffproof.checks import check_at_least, check_integer, check_listed, shown
 from diffproof.errors import ArgumentError
 
 _MASK = 0xFFFFFFFF
@@ -82,8 +84,12 @@ class Noise:
     vote: Tensor
 
     def __post_init__(self) -> None:
-        if not 0 <= self.seed < 2**64:
-            raise ArgumentError("seed", f"expected 0 ≤ seed < 2^64, got {self.seed}")
+        object.__setattr__(self, "seed", check_seed(self.seed))
+        if not isinstance(self.stream, Stream):
+            raise ArgumentError("stream", f"expected a diffproof.Stream, got {shown(self.stream)}")
+        for name in ("image_index", "draw", "vote"):
+            # Other integers overflow in the arithmetic, which would be another noise.
+            _check_int64(name, getattr(self, name))
         for name, index, largest in (
             ("image_index", self.image_index, MAX_IMAGE_INDEX),
             ("draw", self.draw, MAX_DRAW),
@@ -108,7 +114,8 @@ class Noise:
         Raises:
             ValueError: an argument is out of range.
         """
-        if not 0 <= start < stop <= MAX_DRAW + 1:
+        check_integer("image_index", image_index)
+        if not 0 <= check_integer("draws", start) < check_integer("draws", stop) <= MAX_DRAW + 1:
             raise ArgumentError("draws", f"expected 0 ≤ start < stop ≤ 2^32, got {start} and {stop}")
         draw = torch.arange(start, stop, dtype=torch.int64)
         return cls.for_rows(seed, stream, torch.full_like(draw, image_index), draw)
@@ -126,6 +133,7 @@ class Noise:
         Raises:
             ValueError: an argument is out of range.
         """
+        _check_int64("draw", draw)
         return cls(seed, stream, image_index, draw, torch.zeros_like(draw))
 
     def __len__(self) -> int:
@@ -159,16 +167,23 @@ class Noise:
             step: which of a row's noise tensors, in [0, 2^16), one for all rows or an int64 tensor of one
                 each; 0 is the forward noise.
             dtype: floating dtype of the result; the values are rounded from float64.
+
+        Raises:
+            ValueError: an argument is out of range or of another type.
         """
+        if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
+            raise ArgumentError("dtype", f"expected a floating one of torch, got {shown(dtype)}")
+        sizes = [check_at_least("shape", length, 0) for length in check_listed("shape", shape)]
         if isinstance(step, Tensor):
+            _check_int64("step", step)
             if step.shape != self.draw.shape:
                 raise ArgumentError("step", f"expected one a row, got shape {tuple(step.shape)}")
             low, high = (int(step.min()), int(step.max())) if len(step) else (0, 0)
         else:
-            low = high = step
+            low = high = check_at_least("step", step, 0)
         if not 0 <= low <= high <= MAX_STEP:
             raise ArgumentError("step", f"expected 0 ≤ step < 2^16, got {step}")
-        size = int(torch.Size(shape).numel())
+        size = math.prod(sizes)
         out = torch.empty(len(self), size, dtype=dtype, device=self.draw.device)
         block = torch.arange((size + 3) // 4, dtype=torch.int64, device=self.draw.device)[None, :]
         position = (self.vote << 16 | step)[:, None]
@@ -181,7 +196,20 @@ class Noise:
             words = philox4x32((block, position[rows], draw[rows], image[rows]), key)
             bits = torch.stack(words, dim=-1).flatten(1)[:, :size]
             out[rows] = normal_from_bits(bits)
-        return out.reshape(len(self), *shape)
+        return out.reshape(len(self), *sizes)
+
+
+def check_seed(seed: int) -> int:
+    """A seed in [0, 2^64) as Python's integer, or ValueError."""
+    number = check_integer("seed", seed, "an integer, 0 ≤ seed < 2^64")
+    if not 0 <= number < 2**64:
+        raise ArgumentError("seed", f"expected 0 ≤ seed < 2^64, got {shown(seed)}")
+    return number
+
+
+def _check_int64(name: str, index: Tensor) -> None:
+    if not isinstance(index, Tensor) or index.dtype != torch.int64:
+        raise ArgumentError(name, f"expected an int64 tensor, got {shown(index)}")
 
 
 def philox4x32(counter: tuple[Tensor, Tensor, Tensor, Tensor], key: tuple[int, int]) -> list[Tensor]:

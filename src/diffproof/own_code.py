@@ -9,6 +9,7 @@ import hashlib
 import importlib
 import importlib.metadata
 import importlib.util
+import inspect
 import os
 import re
 import sys
@@ -97,6 +98,10 @@ def find(argument: str, where: Address, what: str = "function") -> Any:
     """
     module, name = where
     with current_directory_first():
+        if _is_standard(module):
+            raise ArgumentError(
+                argument, f"expected a module of your own, got {module} of Python's standard library"
+            )
         try:
             home = importlib.import_module(module)
         except ModuleNotFoundError as error:
@@ -105,20 +110,49 @@ def find(argument: str, where: Address, what: str = "function") -> Any:
                     argument, f"no module {error.name} in {Path.cwd()} or on Python's path (for {where})"
                 ) from None
             raise ArgumentError(argument, f"importing {module} failed: {one_line(error)}") from None
-        except Exception as error:  # it is the user's code
+        except (Exception, SystemExit) as error:  # it is the user's code
             raise _failed(argument, f"importing {module} failed", error) from error
-    if not callable(getattr(home, name, None)):
+    found = getattr(home, name, None)
+    if not callable(found):
         raise ArgumentError(argument, f"module {module} has no {what} {name}")
-    return getattr(home, name)
+    # Of what another module defines, neither the kind nor the hash of the code would be known.
+    origin = getattr(found, "__module__", None)
+    if origin != module:
+        raise ArgumentError(
+            argument,
+            f"expected a {what} that {module} defines itself, got {where}, a {type(found).__name__} of"
+            f" {origin or 'Python'}",
+        )
+    return found
+
+
+def _is_standard(module: str) -> bool:
+    """Whether a module is Python's own, and no file of the current directory."""
+    top = module.partition(".")[0]
+    if top not in sys.stdlib_module_names:
+        return False
+    found = importlib.util.find_spec(top)
+    origin = None if found is None else found.origin
+    return origin is None or not Path(origin).is_relative_to(Path.cwd())
 
 
 def build(argument: str, where: Address) -> Any:
     """What a function of a user's module returns that takes no arguments.
 
     Raises:
-        ValueError: as `find`, or an exception in the function.
+        ValueError: as `find`, or the function takes arguments, or an exception in it.
     """
     function = find(argument, where)
+    several = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except ValueError:
+        raise ArgumentError(argument, f"expected a function of Python, got {where}") from None
+    needed = [one.name for one in parameters if one.default is one.empty and one.kind not in several]
+    if needed:
+        raise ArgumentError(
+            argument, f"expected a function without arguments, got {where}({', '.join(needed)})"
+        )
     with failing(argument, f"{where}()"):
         return function()
 
@@ -131,11 +165,11 @@ def failing(argument: str, what: str) -> Iterator[None]:
             yield
         except (ArgumentError, MemoryError):
             raise
-        except Exception as error:  # it is the user's code
+        except (Exception, SystemExit) as error:  # it is the user's code
             raise _failed(argument, f"{what} failed", error) from error
 
 
-def _failed(argument: str, what: str, error: Exception) -> ArgumentError:
+def _failed(argument: str, what: str, error: BaseException) -> ArgumentError:
     return ArgumentError(argument, f"{what}: {type(error).__name__}: {one_line(error)}")
 
 

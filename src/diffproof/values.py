@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
+from diffproof.checks import shown
+
 
 class Value:
     """What a setting takes. Subclasses write `read` and `says`."""
@@ -27,7 +29,7 @@ class Value:
         raise TypeError(f"{type(self).__name__} does not define says()")
 
     def _refuse(self, text: str) -> ValueError:
-        return ValueError(f"expected {self.says()}, got {text!r}")
+        return ValueError(f"expected {self.says()}, got {shown(text)}")
 
 
 _RANGE = re.compile(r"([>≥]) (\S+)|in ([\[(])(\S+), (\S+)([\])])")
@@ -50,8 +52,8 @@ def _inside(limits: str) -> Callable[[float], bool]:
     return lambda number: over(number, low) and under(number, high)
 
 
-_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d{1,3})?", re.IGNORECASE)
-_QUOTIENT = re.compile(r"[+-]?\d{1,9}/\d{1,9}")
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d{1,3})?", re.IGNORECASE | re.ASCII)
+_QUOTIENT = re.compile(r"[+-]?\d{1,9}/\d{1,9}", re.ASCII)
 
 
 def number(text: str) -> float:
@@ -64,7 +66,7 @@ def number(text: str) -> float:
         return float(Fraction(text))
     if _NUMBER.fullmatch(text):
         return float(text)
-    raise ValueError(f"expected a number, got {text!r}")
+    raise ValueError(f"expected a number, got {shown(text)}")
 
 
 @dataclass(frozen=True)
@@ -75,7 +77,7 @@ class Integer(Value):
 
     def read(self, text: str) -> int:
         """See Value."""
-        if not re.fullmatch(r"[+-]?\d{1,18}", text):
+        if not re.fullmatch(r"[+-]?[0-9]{1,18}", text):
             raise self._refuse(text)
         if self.least is not None and int(text) < self.least:
             raise self._refuse(text)

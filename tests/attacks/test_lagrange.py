@@ -214,7 +214,7 @@ def test_batches_change_nothing() -> None:
             {"gradient": "bpda"},
             "attack: lagrange needs the exact gradient of dc or rdc, got bpda of 'rdc'",
         ),
-        (rdc(), {"weights": ()}, r"weights: expected finite numbers ≥ 0, got \(\)"),
+        (rdc(), {"weights": ()}, "weights: expected finite numbers ≥ 0, got none"),
         (rdc(), {"weights": (1.0, -1.0)}, r"weights: expected finite numbers ≥ 0, got \(1.0, -1.0\)"),
         (rdc(), {"weights": (float("nan"),)}, r"weights: expected finite numbers ≥ 0, got \(nan,\)"),
         (rdc(), {"mean_of": "logits"}, "mean_of: lagrange averages losses, got logits"),

@@ -29,9 +29,14 @@ def parts(draw: st.DrawFn) -> tuple[str, range]:
 
 
 @given(st.lists(parts(), min_size=1, max_size=5))
-def test_a_text_stands_for_the_union_of_its_ranges(given: list[tuple[str, range]]) -> None:
+def test_a_text_stands_for_its_ranges_which_do_not_overlap(given: list[tuple[str, range]]) -> None:
     text = ",".join(part for part, _ in given)
-    assert parse_indices(text, SIZE) == sorted({index for _, indices in given for index in indices})
+    indices = sorted(index for _, indices in given for index in indices)
+    if len(set(indices)) == len(indices):
+        assert parse_indices(text, SIZE) == indices
+    else:
+        with pytest.raises(ValueError, match=r"^indices: expected each image once, got \d+ again in "):
+            parse_indices(text, SIZE)
 
 
 @given(st.text("0123456789:,- ", max_size=12))

@@ -222,7 +222,7 @@ def without_end() -> Denoiser:
             lambda: posterior_sample(on_grid(), X, [0.5, 0.2], frozen(1)),
             "noise: expected one row for each of 2",
         ),
-        (lambda: posterior_sample(on_grid(), X, [0.5, 0.6], frozen(2)), "next_sigma: expected"),
+        (lambda: posterior_sample(on_grid(), X, [0.5, 0.6], frozen(2)), "sigmas: expected descending"),
         (lambda: posterior_sample(on_grid(), X, [0.5, 0.001], frozen(2)), "sigma: expected .* got 0.001"),
         (lambda: posterior_sample(on_grid(), X, [0.5, 0.2], frozen(2), eta=2.0), "eta: expected"),
         (lambda: posterior_sample(on_grid(), X[0], [0.5], frozen(1)), "images: expected N×C×H×W"),

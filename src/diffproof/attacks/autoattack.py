@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from diffproof.attacks.base import Attack, Job, Traits
+from diffproof.attacks.base import MOST_GRADIENTS, Attack, Job, Traits
 from diffproof.attacks.losses import Loss
 from diffproof.attacks.pyautoattack import NORMS, WatchedDefense, contained, one_row, package, package_seed
 from diffproof.attacks.result import AttackResult
@@ -51,7 +51,9 @@ class AutoAttack(Attack):
         if self.version not in VERSIONS:
             raise ArgumentError("version", f"expected one of {', '.join(VERSIONS)}, got {self.version!r}")
         if self.version == "rand":
-            object.__setattr__(self, "eot", check_at_least("eot", 20 if self.eot is None else self.eot, 1))
+            object.__setattr__(
+                self, "eot", check_at_least("eot", 20 if self.eot is None else self.eot, 1, MOST_GRADIENTS)
+            )
         elif self.eot is not None:
             raise ArgumentError("eot", f"autoattack takes it in its version rand only, got {self.eot}")
 

@@ -13,9 +13,22 @@ from diffproof.attacks.losses import Loss
 from diffproof.attacks.result import AttackResult
 from diffproof.attacks.threat import Threat
 from diffproof.attacks.views import AttackedDefense
-from diffproof.checks import check_at_least, check_pixels
+from diffproof.checks import (
+    MOST_ROWS,
+    check_at_least,
+    check_device,
+    check_integer,
+    check_listed,
+    check_pixels,
+    check_shape,
+    shown,
+)
+from diffproof.defenses.repeatability import check_repeatable
 from diffproof.errors import ArgumentError
-from diffproof.noise import MAX_IMAGE_INDEX
+from diffproof.noise import MAX_IMAGE_INDEX, check_seed
+
+# More iterations, or draws of one, would run for years or take gigabytes. Both together are below 2^32.
+MOST_GRADIENTS = 50_000
 
 
 @dataclass(frozen=True)
@@ -132,9 +145,15 @@ class Attack:
                 has no gradient that the attack needs, or it is in training mode.
         """
         self.check(view, threat)
-        indices = check_arguments(view, images, labels, threat, image_indices, batch_size)
+        indices = check_arguments(view, images, labels, threat, image_indices, batch_size, seed)
         job = Job(view, images.detach(), labels.to(images.device), indices, seed, batch_size)
         return self.find(job, threat)
+
+
+def check_draws(iterations: int, eot: int) -> None:
+    """Raise ValueError unless an attack can draw noise of its own for each gradient."""
+    check_at_least("iterations", iterations, 1, MOST_GRADIENTS)
+    check_at_least("eot", eot, 1, MOST_GRADIENTS)
 
 
 def check_arguments(
@@ -142,23 +161,31 @@ def check_arguments(
     images: Tensor,
     labels: Tensor,
     threat: Threat | None,
-    image_indices: Sequence[int],
+    image_indices: Sequence[int] | None,
     batch_size: int,
+    seed: int,
 ) -> Tensor:
-    """The indices as a tensor, N int64; ValueError for what Attack.run refuses of its arguments."""
+    """The indices as a tensor, N int64, 0, 1, … for None; ValueError for what Attack.run refuses."""
     check_pixels(images)
+    check_seed(seed)
     if threat is not None:
         threat.check_images(images)
-    check_at_least("batch_size", batch_size, 1)
+    check_at_least("batch_size", batch_size, 1, MOST_ROWS)
+    check_shape(images, view.defense.image_shape, "defence")
+    check_device(images, view.defense, "defence")
     view.defense.check_evaluation_mode()
-    if labels.shape != images.shape[:1] or labels.dtype != torch.int64:
-        raise ArgumentError(
-            "labels", f"expected {len(images)} int64 labels, got {labels.dtype} {tuple(labels.shape)}"
-        )
+    check_repeatable(view.defense, images)
+    if not isinstance(labels, Tensor) or labels.shape != images.shape[:1] or labels.dtype != torch.int64:
+        raise ArgumentError("labels", f"expected {len(images)} int64 labels, got {shown(labels)}")
     if not 0 <= int(labels.min()) <= int(labels.max()) < view.num_classes:
         raise ArgumentError("labels", f"expected 0 ≤ label < {view.num_classes}, got {labels.tolist()[:3]}…")
-    if len(image_indices) != len(images) or not all(0 <= i <= MAX_IMAGE_INDEX for i in image_indices):
+    given = range(len(images)) if image_indices is None else check_listed("image_indices", image_indices)
+    indices = [check_integer("image_indices", index, "integers") for index in given]
+    if len(indices) != len(images) or not all(0 <= index <= MAX_IMAGE_INDEX for index in indices):
         raise ArgumentError(
-            "image_indices", f"expected {len(images)} numbers in [0, 2^28), got {list(image_indices)[:3]}…"
+            "image_indices", f"expected {len(images)} numbers in [0, 2^28), got {indices[:3]}…"
         )
-    return torch.tensor(list(image_indices), dtype=torch.int64)
+    if len(set(indices)) != len(indices):
+        # They would share their noise, and count as images of their own.
+        raise ArgumentError("image_indices", f"expected one index an image, got some twice: {shown(indices)}")
+    return torch.tensor(indices, dtype=torch.int64)

@@ -13,7 +13,7 @@ from diffproof.attacks.result import AttackResult
 from diffproof.attacks.scoring import Scores, draw_labels, score
 from diffproof.attacks.threat import Threat
 from diffproof.attacks.views import AttackedDefense
-from diffproof.checks import check_at_least
+from diffproof.checks import MOST_DRAWS, check_at_least
 from diffproof.defenses.voting import majority
 from diffproof.noise import Noise, Stream
 
@@ -89,11 +89,10 @@ def evaluate(
     Raises:
         ValueError: an argument is out of range, or the attack cannot be run on this defence.
     """
-    check_at_least("draws", draws, 1)
-    check_at_least("votes", votes, 1)
-    indices = list(range(len(images)) if image_indices is None else image_indices)
+    check_at_least("draws", draws, 1, MOST_DRAWS)
+    check_at_least("votes", votes, 1, MOST_DRAWS)
     attack.check(view, threat)
-    check_arguments(view, images, labels, threat, indices, batch_size)
+    indices = check_arguments(view, images, labels, threat, image_indices, batch_size, seed).tolist()
     defense, needed = view.defense, max(draws, votes)
 
     def drawn(rows: Tensor, of: Sequence[int], stream: Stream) -> Tensor:
@@ -168,6 +167,7 @@ def scores(
         ValueError: no image, or fewer labels than draws or votes.
     """
     check_at_least("images", len(evaluated), 1)
+    check_at_least("num_classes", num_classes, 2)
     truth = torch.tensor([one.true_label for one in evaluated])
     clean = torch.tensor([one.clean_labels for one in evaluated])
     # No label is the true one where the image was not attacked since it was wrong already.

@@ -15,6 +15,7 @@ from diffproof.attacks.pgd import PGD
 from diffproof.attacks.result import AttackResult
 from diffproof.attacks.threat import PixelThreat, Threat
 from diffproof.attacks.views import AttackedDefense, GradientMode
+from diffproof.checks import check_listed, check_not_negative
 from diffproof.defenses.base import Defense
 from diffproof.defenses.diffusion_classifier.classifier import DiffusionClassifier
 from diffproof.defenses.purifying.likelihood import LikelihoodMaximization
@@ -50,8 +51,8 @@ class Lagrange(PGD):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not self.weights or any(not 0.0 <= weight < float("inf") for weight in self.weights):
-            raise ArgumentError("weights", f"expected finite numbers ≥ 0, got {self.weights!r}")
+        if not [check_not_negative("weights", weight) for weight in check_listed("weights", self.weights)]:
+            raise ArgumentError("weights", "expected finite numbers ≥ 0, got none")
         if self.mean_of != MeanOf.LOSS:
             raise ArgumentError("mean_of", f"lagrange averages losses, got {self.mean_of}")
 

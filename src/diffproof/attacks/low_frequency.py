@@ -10,6 +10,7 @@ from torch import Tensor
 
 from diffproof.attacks.pgd import PGD
 from diffproof.attacks.threat import PixelThreat
+from diffproof.checks import check_share
 from diffproof.errors import ArgumentError
 
 _PROJECTIONS = 5
@@ -34,8 +35,7 @@ class LowFrequency(PGD):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0 < self.share <= 1:
-            raise ArgumentError("share", f"expected a number in (0, 1], got {self.share!r}")
+        check_share("share", self.share)
         if self.random_start:
             raise ArgumentError("random_start", "low-frequency starts at the image, got True")
 

@@ -13,6 +13,7 @@ from diffproof.attacks.evaluation import Evaluation
 from diffproof.attacks.result import AttackResult
 from diffproof.attacks.threat import Threat, load_threat
 from diffproof.attacks.views import AttackedDefense, GradientMode
+from diffproof.checks import check_pixels, shown
 from diffproof.defenses.base import Defense
 from diffproof.errors import ArgumentError
 from diffproof.methods import MethodSpec, build, parse
@@ -74,6 +75,7 @@ def attack(
         ValueError: an argument is unknown or out of range, or the attack cannot be run on this defence.
     """
     view, chosen, within = _resolved(defense, attack, threat, budget, gradient, surrogate_share, settings)
+    check_pixels(images)
     return chosen.run(
         view,
         images,
@@ -155,6 +157,8 @@ def _resolved(
         if budget is None:
             raise ArgumentError("budget", f"expected one for the threat {threat!r}, got None")
         threat = load_threat(threat, budget)
+    elif not isinstance(threat, Threat):
+        raise ArgumentError("threat", f"expected a diffproof.Threat or a name of one, got {shown(threat)}")
     elif budget is not None:
         raise ArgumentError("budget", f"the threat has its own, expected None, got {budget!r}")
     return AttackedDefense(defense, gradient, surrogate_share=surrogate_share), chosen, threat

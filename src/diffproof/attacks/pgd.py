@@ -8,13 +8,13 @@ from enum import StrEnum
 import torch
 from torch import Tensor
 
-from diffproof.attacks.base import Attack, Job
+from diffproof.attacks.base import Attack, Job, check_draws
 from diffproof.attacks.expectation import Expectation, MeanOf, Respond
 from diffproof.attacks.losses import Loss
 from diffproof.attacks.result import AttackResult
 from diffproof.attacks.threat import L2, Linf, PixelThreat, Threat
 from diffproof.attacks.views import AttackedDefense
-from diffproof.checks import check_at_least, check_member, check_positive
+from diffproof.checks import check_flag, check_member, check_positive
 from diffproof.noise import MAX_DRAW, Noise, Stream
 
 
@@ -61,13 +61,13 @@ class PGD(Attack):
     threats = (Linf, L2)
 
     def __post_init__(self) -> None:
-        check_at_least("iterations", self.iterations, 1)
-        check_at_least("eot", self.eot, 1)
+        check_draws(self.iterations, self.eot)
         if self.step is not None:
             check_positive("step", self.step)
         check_member("loss", self.loss, Loss)
         check_member("mean_of", self.mean_of, MeanOf)
         check_member("direction", self.direction, Direction)
+        check_flag("random_start", self.random_start)
 
     def find(self, job: Job, threat: Threat) -> list[AttackResult]:
         """Step, project, look."""

@@ -9,7 +9,7 @@ from enum import StrEnum
 import torch
 from torch import Tensor
 
-from diffproof.checks import check_at_least
+from diffproof.checks import MOST_DRAWS, check_at_least
 from diffproof.classifiers.base import predicted_labels
 from diffproof.defenses.base import Defense
 from diffproof.defenses.voting import majority
@@ -73,7 +73,7 @@ def draw_labels(
     Raises:
         ValueError: draws or batch_size < 1, or logits that are NaN.
     """
-    check_at_least("draws", draws, 1)
+    check_at_least("draws", draws, 1, MOST_DRAWS)
     check_at_least("batch_size", batch_size, 1)
     different = draws if defense.random else 1
     index = torch.tensor(list(image_indices)).repeat_interleave(different)

@@ -51,8 +51,7 @@ def gradient_similarity(
     view = defense if isinstance(defense, AttackedDefense) else AttackedDefense(defense)
     check_at_least("repeats", repeats, 2)
     loss = check_member("loss", loss, Loss)
-    given = range(len(images)) if image_indices is None else image_indices
-    indices = check_arguments(view, images, labels, None, given, batch_size)
+    indices = check_arguments(view, images, labels, None, image_indices, batch_size, seed)
     job = Job(view, images.detach(), labels.to(images.device), indices, seed, batch_size)
     expectation = Expectation(job, eot=1, loss=loss)
     total = torch.zeros(images[0].numel(), dtype=torch.float64, device=images.device).expand(len(images), -1)

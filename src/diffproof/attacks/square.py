@@ -12,6 +12,7 @@ from diffproof.attacks.result import AttackResult
 from diffproof.attacks.threat import L2, Linf, PixelThreat, Threat
 from diffproof.attacks.views import AttackedDefense
 from diffproof.checks import check_at_least
+from diffproof.noise import MAX_DRAW
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ class Square(Attack):
     needs_gradient = False
 
     def __post_init__(self) -> None:
-        check_at_least("queries", self.queries, 1)
+        check_at_least("queries", self.queries, 1, MAX_DRAW - 3)
 
     def check(self, view: AttackedDefense, threat: Threat) -> None:
         """As any attack's; and the package must be installed."""

@@ -7,12 +7,12 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from diffproof.attacks.base import Attack, Job, Traits
+from diffproof.attacks.base import Attack, Job, Traits, check_draws
 from diffproof.attacks.expectation import Expectation
 from diffproof.attacks.losses import Loss
 from diffproof.attacks.result import AttackResult
 from diffproof.attacks.threat import Flow, Threat
-from diffproof.checks import check_at_least, check_positive
+from diffproof.checks import check_positive
 
 # Makes the root of the total variation differentiable at 0.
 _TINY = 1e-10
@@ -72,8 +72,7 @@ class StAdv(Attack):
     threats = (Flow,)
 
     def __post_init__(self) -> None:
-        check_at_least("iterations", self.iterations, 1)
-        check_at_least("eot", self.eot, 1)
+        check_draws(self.iterations, self.eot)
         check_positive("learning_rate", self.learning_rate)
         check_positive("smoothness", self.smoothness)
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from fractions import Fraction
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from diffproof.checks import check_positive, unknown_name
+from diffproof.checks import check_positive, shown, unknown_name
 from diffproof.errors import ArgumentError
+from diffproof.values import number
 
 
 def parse_budget(budget: str | float) -> float:
@@ -21,9 +21,11 @@ def parse_budget(budget: str | float) -> float:
         ValueError: it is no number, or not a finite one above 0.
     """
     try:
-        value = float(Fraction(budget) if isinstance(budget, str) else budget)
-    except (ValueError, ZeroDivisionError):
-        raise ArgumentError("budget", f"expected a number or a fraction like 8/255, got {budget!r}") from None
+        value = number(budget) if isinstance(budget, str) else budget
+    except ValueError:
+        raise ArgumentError(
+            "budget", f"expected a number or a fraction like 8/255, got {shown(budget)}"
+        ) from None
     return check_positive("budget", value)
 
 
@@ -45,7 +47,7 @@ class Threat:
     budget: float
 
     def __post_init__(self) -> None:
-        check_positive("budget", self.budget)
+        object.__setattr__(self, "budget", check_positive("budget", self.budget))
         if self.largest is not None and self.budget > self.largest:
             raise self._too_large(self.largest)
 

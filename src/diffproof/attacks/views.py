@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from diffproof.checks import check_member, renamed
+from diffproof.checks import check_instance, check_member, check_share, renamed
 from diffproof.defenses.base import Defense, noise_for
 from diffproof.defenses.purifying.base import Purifier
 from diffproof.defenses.purifying.diffpure import DiffPure
@@ -173,8 +173,10 @@ class AttackedDefense(nn.Module):
         surrogate_share: float | None = None,
     ) -> None:
         super().__init__()
-        self.defense = defense
+        self.defense = check_instance("defense", defense, Defense, "a diffproof.Defense")
         self.gradient = check_member("gradient", gradient, GradientMode)
+        if surrogate_share is not None:
+            check_share("surrogate_share", surrogate_share)
         if surrogate_share is not None and self.gradient is not GradientMode.SURROGATE:
             raise ArgumentError(
                 "surrogate_share", f"is for the gradient surrogate, got {self.gradient.value}"

@@ -11,12 +11,13 @@ import torch
 from scipy.optimize import brentq
 from torch import Tensor
 
-from diffproof.checks import check_at_least
+from diffproof.checks import check_at_least, check_instance
 from diffproof.errors import ArgumentError
 from diffproof.intervals import Share
 
 # How far a row of probabilities may be from 1, for those of bfloat16.
 _ROW_SUM = 0.01
+_MOST_BINS = 100_000
 _INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
 
@@ -74,7 +75,7 @@ def reliability(probabilities: Tensor, labels: Tensor, bins: int = 15) -> Reliab
     Raises:
         ValueError: wrong shapes or ranges, or no image.
     """
-    check_at_least("bins", bins, 1)
+    check_at_least("bins", bins, 1, _MOST_BINS)
     _check(probabilities, labels, "probabilities")
     values, labels = probabilities.detach().double().cpu(), labels.detach().cpu()
     low, high = float(values.min()), float(values.max())
@@ -173,6 +174,8 @@ def fit_temperature(logits: Tensor, labels: Tensor) -> float:
 
 def _check(scores: Tensor, labels: Tensor, name: str) -> None:
     """Raise ValueError unless these are N×K finite floats and N labels in [0, K), N ≥ 1."""
+    check_instance(name, scores, Tensor, "a torch tensor of floats")
+    check_instance("labels", labels, Tensor, "a torch tensor of integers")
     if not scores.is_floating_point() or scores.ndim != 2 or scores.numel() == 0:
         raise ArgumentError(
             name, f"expected floats N×K with N ≥ 1, got {scores.dtype} of shape {tuple(scores.shape)}"

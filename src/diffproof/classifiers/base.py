@@ -7,7 +7,18 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from diffproof.checks import check_at_least, check_class_names, check_shape
+from diffproof.checks import (
+    check_at_least,
+    check_class_names,
+    check_device,
+    check_finite,
+    check_instance,
+    check_listed,
+    check_number,
+    check_shape,
+    check_shape_setting,
+    shown,
+)
 from diffproof.classifiers.preprocessing import Resize
 from diffproof.errors import ArgumentError
 
@@ -19,8 +30,8 @@ class Classifier(nn.Module):
         network: N×C×H×W (normalised) → N×num_classes logits. It runs in the dtype of its parameters.
         num_classes: number of classes, ≥ 2.
         image_shape: (C, H, W) of the images it takes, None for any size.
-        mean: per-channel mean of the normalisation (x − mean)/std of [0, 1] pixels; None for none.
-        std: per-channel standard deviation of it, > 0; comes together with `mean`.
+        mean: per-channel mean of the normalisation (x − mean)/std of [0, 1] pixels, in [0, 1]; None for none.
+        std: per-channel standard deviation of it, in (0, 10]; comes together with `mean`.
         resize: brings images of any size to the network's own, inside the classifier, so that a radius stays
             one of the images that noise was added to. Not together with image_shape.
         class_names: the name of each class, where known.
@@ -46,8 +57,11 @@ class Classifier(nn.Module):
         class_names: Sequence[str] | None = None,
     ) -> None:
         super().__init__()
-        self.network = network
+        self.network = check_instance("network", network, nn.Module, "a torch module")
         self.num_classes = check_at_least("num_classes", num_classes, 2)
+        image_shape = check_shape_setting("image_shape", image_shape)
+        if resize is not None:
+            check_instance("resize", resize, Resize, "a diffproof.Resize")
         if image_shape is not None and resize is not None:
             raise ArgumentError(
                 "image_shape, resize", "expected one of them; resizing takes images of any size"
@@ -57,12 +71,17 @@ class Classifier(nn.Module):
         self.class_names = check_class_names(class_names, num_classes)
         if (mean is None) != (std is None):
             raise ArgumentError("mean, std", "expected both or neither")
-        means, stds = list(mean or [0.0]), list(std or [1.0])
+        means = [0.0] if mean is None else check_listed("mean", mean)
+        stds = [1.0] if std is None else check_listed("std", std)
         channels = len(means) if image_shape is None else image_shape[0]
         if mean is not None and not len(means) == len(stds) == channels:
             raise ArgumentError(
                 "mean, std", f"expected {channels} values each, got {len(means)} and {len(stds)}"
             )
+        for value in means:
+            check_number("mean", value, lambda one: 0 <= one <= 1, "means in [0, 1], of [0, 1] pixels")
+        for value in stds:
+            check_number("std", value, lambda one: one <= 10, "numbers up to 10, of [0, 1] pixels")
         if not all(value > 0 for value in stds):
             raise ArgumentError("std", f"expected positive values, got {stds}")
         self.channels = channels if mean is not None or image_shape is not None else None
@@ -84,8 +103,10 @@ class Classifier(nn.Module):
         """Logits N×num_classes of images N×C×H×W; differentiable.
 
         Raises:
-            ValueError: the images' shape does not fit, or the network returns no N×num_classes logits.
+            ValueError: the images' shape does not fit, they are not finite, or the network returns no
+                N×num_classes logits.
         """
+        check_finite(images)
         normalised = self.network_input(images)
         parameter = next(self.network.parameters(), None)
         dtype = images.dtype if parameter is None else parameter.dtype
@@ -99,6 +120,7 @@ class Classifier(nn.Module):
             ValueError: the images' shape does not fit.
         """
         check_shape(images, self.image_shape, "classifier")
+        check_device(images, self, "classifier")
         if self.channels is not None and images.shape[1] != self.channels:
             raise ArgumentError(
                 "images", f"the classifier takes {self.channels} channels, got {images.shape[1]}"
@@ -109,6 +131,8 @@ class Classifier(nn.Module):
 
 def check_logits(logits: Tensor, rows: int, num_classes: int) -> Tensor:
     """Floating-point logits of shape rows × num_classes, or ValueError."""
+    if not isinstance(logits, Tensor):
+        raise ArgumentError("classifier", f"expected a tensor of logits, got {shown(logits)}")
     if not logits.is_floating_point():
         raise ArgumentError(
             "classifier",
@@ -128,8 +152,8 @@ def predicted_labels(logits: Tensor) -> Tensor:
     Raises:
         ValueError: a logit is NaN, or a whole row is infinite.
     """
-    if bool(torch.isnan(logits).any()):
-        raise ArgumentError("classifier", "expected finite logits, got NaN")
-    if bool(torch.isinf(logits).all(1).any()):
-        raise ArgumentError("classifier", "expected finite logits, got a row of infinities")
+    # The device is waited for once.
+    if bool((torch.isnan(logits).any(1) | torch.isinf(logits).all(1)).any()):
+        found = "NaN" if bool(torch.isnan(logits).any()) else "a row of infinities"
+        raise ArgumentError("classifier", f"expected finite logits, got {found}")
     return logits.argmax(dim=1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from diffproof.checks import check_instance
 from diffproof.classifiers import factory, resnet, saved
 from diffproof.classifiers.base import Classifier
 from diffproof.classifiers.libraries import LIBRARIES
@@ -28,7 +29,7 @@ def load_classifier(spec: str) -> Classifier:
     Raises:
         ValueError: unknown name, missing library, unreadable file, weights that do not fit, code that fails.
     """
-    kind, family, name, weights = parse(spec)
+    kind, family, name, weights = parse(check_instance("classifier", spec, str, "a text"))
     if spec in packaged("classifier"):
         warn_of_path("classifier", spec, "the packaged classifier")
     if kind is Kind.FILE:

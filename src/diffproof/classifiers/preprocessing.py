@@ -26,6 +26,10 @@ def as_interpolation(name: str) -> Interpolation:
     return Interpolation(name)
 
 
+def _is_length(size: object) -> bool:
+    return isinstance(size, int) and not isinstance(size, bool) and size >= 1
+
+
 @dataclass(frozen=True)
 class Resize:
     """Resize images, then perhaps cut out their centre, as image processors do before a network.
@@ -51,11 +55,12 @@ class Resize:
     def __post_init__(self) -> None:
         object.__setattr__(self, "interpolation", as_interpolation(self.interpolation))
         smallest = self.size if isinstance(self.size, tuple) else (self.size, self.size)
-        if len(smallest) != 2 or min(smallest) < 1:
-            raise ArgumentError("resize", f"expected a size ≥ 1 or (height, width), got {self.size}")
+        if len(smallest) != 2 or not all(map(_is_length, smallest)):
+            raise ArgumentError("resize", f"expected a size ≥ 1 or (height, width), got {self.size!r}")
         crop = smallest if self.crop is None else self.crop
-        if len(crop) != 2 or min(crop) < 1 or crop[0] > smallest[0] or crop[1] > smallest[1]:
-            raise ArgumentError("resize", f"expected a crop of at most {smallest}, got {self.crop}")
+        fits = isinstance(crop, tuple) and len(crop) == 2 and all(map(_is_length, crop))
+        if not fits or crop[0] > smallest[0] or crop[1] > smallest[1]:
+            raise ArgumentError("resize", f"expected a crop of at most {smallest}, got {self.crop!r}")
 
     def resized(self, height: int, width: int) -> tuple[int, int]:
         """The size of an image of height × width after resizing, before the crop."""

@@ -15,6 +15,7 @@ from diffproof.cli.convert import convert
 from diffproof.cli.data import data
 from diffproof.cli.finetune import finetune
 from diffproof.cli.methods import methods
+from diffproof.cli.numbers import strict
 from diffproof.cli.purify import purify
 from diffproof.cli.results import export, report, verify
 from diffproof.cli.theory import theory
@@ -43,6 +44,7 @@ def diffproof() -> None:
 COMMANDS = (certify, attack, purify, report, export, verify, data, methods, theory, train, finetune, convert)
 for command in COMMANDS:
     diffproof.add_command(command)
+strict(diffproof)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from diffproof.catalog import PRECISIONS
+from diffproof.checks import check_positive
 from diffproof.cli.flags import Names, device_option
 from diffproof.cli.paths import PATH
 from diffproof.cli.run_options import skip_unreadable_option, tell_layout
@@ -134,8 +135,7 @@ class TrainingOptions:
             probe.unlink(missing_ok=True)
         except OSError as error:
             raise ArgumentError("out", f"cannot write {self.out}: {error.strerror}") from None
-        if not self.checkpoint_every > 0:
-            raise ArgumentError("checkpoint_every", f"expected a number > 0, got {self.checkpoint_every}")
+        check_positive("checkpoint_every", self.checkpoint_every)
         self.torch_device()
 
     @property

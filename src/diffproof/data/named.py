@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
-from diffproof.checks import check_at_least, unknown_name
+from diffproof.checks import MOST_PIXELS, check_at_least, check_instance, unknown_name
 from diffproof.data.digits import load_digits
 from diffproof.data.images import ImageData
 from diffproof.data.indices import parse_indices
@@ -61,8 +61,11 @@ def load_data(
     Raises:
         ValueError: unknown name or split, unreadable or missing data, bad indices.
     """
+    check_instance("data", source, str, "a text")
+    if split is not None and not check_instance("split", split, str, "a text").strip():
+        raise ArgumentError("split", f"expected its name, got {split!r}")
     if image_size is not None:
-        check_at_least("image_size", image_size, 1)
+        check_at_least("image_size", image_size, 1, MOST_PIXELS)
     data = _open(source, split, default_split, image_size, labelled)
     if indices is not None or limit is not None or skip_unreadable:
         chosen = list(range(len(data))) if indices is None else parse_indices(indices, len(data))

@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Generator
+from contextvars import ContextVar
 from typing import Any, ClassVar, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.dropout import _DropoutNd
 
-from diffproof.checks import check_at_least, check_positive
+from diffproof.checks import (
+    MOST_ROWS,
+    check_at_least,
+    check_finite,
+    check_instance,
+    check_pixels,
+    check_positive,
+    unchanged,
+)
 from diffproof.classifiers.base import Classifier, check_logits, predicted_labels
-from diffproof.denoisers.base import Denoiser
+from diffproof.denoisers.base import Denoiser, check_denoiser
 from diffproof.errors import ArgumentError
+from diffproof.modes import check_evaluation_mode
 from diffproof.noise import Noise, Stream
 
 
@@ -49,13 +58,16 @@ class Defense(nn.Module):
         num_classes: int | None = None,
     ) -> None:
         super().__init__()
+        if denoiser is not None:
+            check_denoiser(denoiser)
         if classifier is not None:
             if num_classes is not None:
                 raise ArgumentError(
                     "num_classes", f"the classifier says it; expected None, got {num_classes}"
                 )
             num_classes = getattr(classifier, "num_classes", None)
-        if not isinstance(num_classes, int):
+        part = isinstance(classifier, nn.Module | None) and not isinstance(classifier, Denoiser)
+        if not part or not isinstance(num_classes, int):
             raise ArgumentError(
                 "classifier",
                 "expected a module with num_classes; wrap yours as diffproof.Classifier(module, num_classes)",
@@ -88,12 +100,14 @@ class Defense(nn.Module):
             N×num_classes. Gradients flow to the images.
 
         Raises:
-            ValueError: the images are not finite floats, or the noise has another number of rows.
+            ValueError: the images are not float32 or float64 in [0, 1], or the noise has not their number of
+                rows.
         """
         return self.respond(images, noise_for(images, noise))
 
     def predict_proba(self, images: Tensor, noise: Noise | None = None) -> Tensor:
         """Class probabilities, N×num_classes; arguments as in calling the defence."""
+        check_evaluation_mode(self)
         logits: Tensor = self(images, noise)
         return logits.softmax(1)
 
@@ -113,8 +127,9 @@ class Defense(nn.Module):
         Raises:
             ValueError: as calling the defence, or batch_size < 1.
         """
+        check_evaluation_mode(self)
         noise = noise_for(images, noise)
-        size = len(images) if batch_size is None else check_at_least("batch_size", batch_size, 1)
+        size = len(images) if batch_size is None else check_at_least("batch_size", batch_size, 1, MOST_ROWS)
         at_once = max(1, len(images) if batch_size is None else self.images_at_once(size))
         with torch.no_grad():  # a label has no gradient
             parts = zip(images.split(at_once), noise.split(at_once), strict=True)
@@ -141,13 +156,8 @@ class Defense(nn.Module):
         return max(1, batch_size // self.rows_per_image)
 
     def check_evaluation_mode(self) -> None:
-        """Raise ValueError if batch normalisation or dropout would make a label depend on its batch."""
-        for name, module in self.named_modules():
-            if module.training and isinstance(module, nn.modules.batchnorm._BatchNorm | _DropoutNd):
-                part, kind = name.split(".")[0], type(module).__name__
-                raise ArgumentError(
-                    part, f"{kind} is in training mode, so labels depend on their batch; call .eval() first"
-                )
+        """Raise ValueError for a module in training mode that would make labels depend on batch or chance."""
+        check_evaluation_mode(self)
 
     def describe(self) -> str:
         """What defines the function besides its tensors and settings, for the hash in results."""
@@ -184,9 +194,14 @@ class Defense(nn.Module):
             # Noise drawn afresh would be another function at each call.
             if noise is None:
                 raise ArgumentError("noise", "expected some for a classifier that is a defence, got None")
-            logits: Tensor = self.classifier(images, noise)
+            token = _inside.set(True)
+            try:
+                logits: Tensor = self.classifier(images, noise)
+            finally:
+                _inside.reset(token)
         else:
-            logits = self.classifier(images)
+            with unchanged("classifier", images):
+                logits = self.classifier(images)
         return check_logits(logits, len(images), self.num_classes)
 
     def classifier_labels(self, images: Tensor, noise: Noise | None = None) -> Tensor:
@@ -196,18 +211,25 @@ class Defense(nn.Module):
         return predicted_labels(self.classifier_logits(images, noise))
 
 
+# Whether a defence runs inside another, which gives it noisy images, too.
+_inside = ContextVar("inside", default=False)
+
+
 def noise_for(images: Tensor, noise: Noise | None) -> Noise:
     """The noise on the images' device; fresh from torch's global generator where it is None.
 
     Raises:
-        ValueError: the images are not finite floats, or the noise has another number of rows.
+        ValueError: the images are not float32 or float64 in [0, 1], or the noise has another number of rows.
     """
-    if not images.is_floating_point() or not bool(torch.isfinite(images).all()):
-        raise ArgumentError("images", f"expected finite floats in [0, 1], got {images.dtype} or NaN")
+    if _inside.get():
+        check_finite(images)
+    else:
+        check_pixels(images, empty=True)
     if noise is None:
         seed = int(torch.randint(2**62, ()))
         index = torch.arange(len(images))
         noise = Noise.for_rows(seed, Stream.FORWARD, torch.zeros_like(index), index)
+    check_instance("noise", noise, Noise, "a diffproof.Noise or None")
     if len(noise) != len(images):
         raise ArgumentError("noise", f"expected one row for each of {len(images)} images, got {len(noise)}")
     return noise.to(images.device)

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor, nn
 
 from diffproof.defenses.base import CertifiableDefense, Labelled, Labelling, Underway, finished
-from diffproof.denoisers.base import Denoiser
+from diffproof.denoisers.base import Denoiser, check_denoiser
 from diffproof.noise import Noise
-from diffproof.reverse.sampling import one_shot
+from diffproof.reverse.sampling import first_estimate
 
 
 class DDS(CertifiableDefense):
@@ -25,7 +25,7 @@ class DDS(CertifiableDefense):
     method = "dds"
 
     def __init__(self, denoiser: Denoiser, classifier: nn.Module, *, sigma: float | None = None) -> None:
-        super().__init__(classifier, denoiser, sigma)
+        super().__init__(classifier, check_denoiser(denoiser), sigma)
         self.denoiser: Denoiser
         self.classifier: nn.Module
 
@@ -42,7 +42,8 @@ class DDS(CertifiableDefense):
         clean = there.get("clean")
         while len(labels) < len(noisy):
             if clean is None or len(clean) > batch_size:
-                clean = one_shot(self.denoiser, noisy[len(labels) :][:batch_size], sigma)
+                rows = noisy[len(labels) :][:batch_size]
+                clean = first_estimate(self.denoiser, rows, sigma).clean
             seen = len(labels) + len(clean)
             yield Underway(len(noisy), {"labels": labels, "clean": clean}, seen, len(labels))
             rows = torch.arange(len(labels), seen, device=noisy.device)
@@ -54,4 +55,4 @@ class DDS(CertifiableDefense):
 
     def logits(self, noisy: Tensor, sigma: float, noise: Noise) -> Tensor:
         """The classifier's logits on the denoised image."""
-        return self.classifier_logits(one_shot(self.denoiser, noisy, sigma), noise)
+        return self.classifier_logits(first_estimate(self.denoiser, noisy, sigma).clean, noise)

@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from diffproof.checks import check_at_least
+from diffproof.checks import check_at_least, check_member, check_unit
 from diffproof.defenses.base import CertifiableDefense, Labelled, Labelling, Underway, finished
 from diffproof.defenses.voting import NOT_CAST, votes_needed, winner
-from diffproof.denoisers.base import Denoiser, Estimate
+from diffproof.denoisers.base import Denoiser, Estimate, check_denoiser
 from diffproof.errors import ArgumentError
 from diffproof.noise import MAX_VOTE, Noise
 from diffproof.reverse.levels import StepRule, select_sigmas
@@ -56,24 +56,16 @@ class DensePure(CertifiableDefense):
         eta: float = 1.0,
         sigma: float | None = None,
     ) -> None:
-        super().__init__(classifier, denoiser, sigma)
+        super().__init__(classifier, check_denoiser(denoiser), sigma)
         self.denoiser: Denoiser
         self.classifier: nn.Module
         self.steps = None if steps is None else check_at_least("steps", steps, 1)
-        self.votes = check_at_least("votes", votes, 1)
-        if votes > MAX_VOTE:
-            raise ArgumentError("votes", f"expected at most {MAX_VOTE}, got {votes}")
-        if consensus is not None and check_at_least("consensus", consensus, 1) > votes:
+        self.votes = check_at_least("votes", votes, 1, MAX_VOTE)
+        self.consensus = None if consensus is None else check_at_least("consensus", consensus, 1)
+        if consensus is not None and consensus > votes:
             raise ArgumentError("consensus", f"expected consensus ≤ votes = {votes}, got {consensus}")
-        self.consensus = consensus
-        try:
-            self.step_rule = StepRule(step_rule)
-        except ValueError:
-            raise ArgumentError(
-                "step_rule", f"expected one of {', '.join(StepRule)}, got {step_rule!r}"
-            ) from None
-        if not 0.0 <= eta <= 1.0:
-            raise ArgumentError("eta", f"expected a number in [0, 1], got {eta!r}")
+        self.step_rule = check_member("step_rule", step_rule, StepRule)
+        eta = check_unit("eta", eta)
         if steps == 1 and eta != 1.0:
             raise ArgumentError("eta", f"a sample of one step has no noise, expected none, got {eta!r}")
         self.eta = eta

@@ -7,10 +7,20 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from diffproof.checks import check_shape
+from diffproof.checks import (
+    check_device,
+    check_finite,
+    check_instance,
+    check_number,
+    check_shape,
+    shown,
+    unchanged,
+)
 from diffproof.errors import ArgumentError
 
 Sigma = float | Tensor
+
+INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
 
 class Estimate(NamedTuple):
@@ -79,6 +89,8 @@ class Denoiser(nn.Module):
         Raises:
             ValueError: wrong shape, sigma outside [sigma_min, sigma_max], or a label the model cannot take.
         """
+        check_finite(noisy)
+        check_device(noisy, self, "denoiser")
         return self.checked_estimate(noisy, sigma, label).clean
 
     def checked_estimate(self, noisy: Tensor, sigma: Sigma, label: Tensor | None = None) -> Estimate:
@@ -100,13 +112,12 @@ class Denoiser(nn.Module):
                 )
         elif self.num_classes is None:
             raise ArgumentError("label", "this denoiser is unconditional, expected None, got labels")
-        elif label.shape != noisy.shape[:1] or label.is_floating_point():
-            raise ArgumentError(
-                "label", f"expected {len(noisy)} integers, got shape {tuple(label.shape)}, {label.dtype}"
-            )
+        elif not isinstance(label, Tensor) or label.shape != noisy.shape[:1] or label.dtype not in INTEGERS:
+            raise ArgumentError("label", f"expected {len(noisy)} integers, got {shown(label)}")
         elif label.numel() and not 0 <= int(label.min()) <= int(label.max()) < self.num_classes:
             raise ArgumentError("label", f"expected 0 ≤ label < {self.num_classes}, got {label.tolist()[:5]}")
-        return self.estimate(noisy, sigma, label)
+        with unchanged("denoiser", noisy):
+            return self.estimate(noisy, sigma, label)
 
     def per_class(self, noisy: Tensor, sigma: Sigma, classes: Tensor | None = None) -> Tensor:
         """The estimates of the same noisy images under each of several labels.
@@ -182,7 +193,7 @@ class Denoiser(nn.Module):
                 return
             low, high = float(sigma.detach().min()), float(sigma.detach().max())
         else:
-            low = high = sigma
+            low = high = check_number("sigma", sigma, lambda _: True, "a number or a tensor")
         # One part in 10^9 of slack: a grid end that went through float32 or text is still the grid's end.
         slack = 1e-9
         if not (low > 0.0 and self.sigma_min * (1 - slack) <= low and high <= self.sigma_max * (1 + slack)):
@@ -231,6 +242,11 @@ class Denoiser(nn.Module):
             next_sigma: a lower one, > 0.
         """
         return None
+
+
+def check_denoiser(denoiser: Denoiser) -> Denoiser:
+    """A denoiser, or ValueError."""
+    return check_instance("denoiser", denoiser, Denoiser, "a diffproof.Denoiser")
 
 
 def per_row(sigma: Sigma, like: Tensor) -> Tensor:

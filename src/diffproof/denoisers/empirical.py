@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from diffproof.checks import check_levels
-from diffproof.denoisers.base import Denoiser, Estimate, Sigma
+from diffproof.checks import check_finite, check_instance, check_levels, shown
+from diffproof.denoisers.base import INTEGERS, Denoiser, Estimate, Sigma
 from diffproof.errors import ArgumentError
 
 # Values of images that are brought to another precision at once: 32 MiB of float64.
@@ -44,18 +44,15 @@ class EmpiricalDenoiser(Denoiser):
         sigmas: Sequence[float] | Tensor | None = None,
     ) -> None:
         super().__init__()
+        check_instance("images", images, Tensor, "a torch tensor of floats")
         if images.ndim != 4 or len(images) == 0:
             raise ArgumentError("images", f"expected M×C×H×W with M ≥ 1, got shape {tuple(images.shape)}")
-        if not images.is_floating_point():
-            raise ArgumentError("images", f"expected floats, got {images.dtype}; divide 8-bit pixels by 255")
-        if not bool(torch.isfinite(images).all()):
-            raise ArgumentError("images", "expected finite pixels, got NaN or infinity")
+        check_finite(images)
         self._counts = [len(images)]
         if labels is not None:
-            if labels.shape != images.shape[:1] or labels.is_floating_point():
-                raise ArgumentError(
-                    "labels", f"expected {len(images)} integers, got shape {tuple(labels.shape)}"
-                )
+            check_instance("labels", labels, Tensor, "a torch tensor of integers")
+            if labels.shape != images.shape[:1] or labels.dtype not in INTEGERS:
+                raise ArgumentError("labels", f"expected {len(images)} integers, got {shown(labels)}")
             self.num_classes = int(labels.max()) + 1
             self.null_label = self.num_classes
             if int(labels.min()) < 0 or len(labels.unique()) != self.num_classes:
@@ -63,7 +60,7 @@ class EmpiricalDenoiser(Denoiser):
                     "labels", f"expected every class of 0…{self.num_classes - 1} at least once"
                 )
             # The images of a class lie together, so that what concerns one class is a slice.
-            labels, order = torch.sort(labels, stable=True)
+            labels, order = torch.sort(labels.long(), stable=True)
             images = images[order]
             self._counts = torch.bincount(labels).tolist()
         self.image_shape = (images.shape[1], images.shape[2], images.shape[3])

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
+from diffproof.checks import check_instance, check_integer, check_levels, check_listed, check_number, shown
 from diffproof.denoisers.base import Denoiser, Estimate, Sigma
 from diffproof.errors import ArgumentError
 
@@ -37,8 +39,15 @@ class GaussianMixtureDenoiser(Denoiser):
         sigmas: Tensor | None = None,
     ) -> None:
         super().__init__()
-        if means.ndim != 4:
-            raise ArgumentError("means", f"expected K×C×H×W, got shape {tuple(means.shape)}")
+        check_instance("means", means, Tensor, "a torch tensor of floats")
+        check_instance("covariances", covariances, Tensor, "a torch tensor of floats")
+        if means.ndim != 4 or len(means) == 0:
+            raise ArgumentError("means", f"expected K×C×H×W, got {shown(means)}")
+        if not means.is_floating_point():
+            raise ArgumentError("means", f"expected floats, got {shown(means)}")
+        for name, values in (("means", means), ("covariances", covariances)):
+            if values.is_meta or not bool(torch.isfinite(values).all()):
+                raise ArgumentError(name, "expected finite numbers, got NaN or infinity")
         components, dimension = len(means), means[0].numel()
         variances, axes = _principal_axes(covariances, components, dimension)
         weight = _checked_weights(weights, components)
@@ -47,7 +56,7 @@ class GaussianMixtureDenoiser(Denoiser):
             self.null_label = self.num_classes
         self.image_shape = (means.shape[1], means.shape[2], means.shape[3])
         if sigmas is not None:
-            self.sigmas = sigmas.double()
+            self.sigmas = torch.tensor(check_levels("sigmas", sigmas), dtype=torch.float64)
             self.sigma_min, self.sigma_max = float(self.sigmas[0]), float(self.sigmas[-1])
         self.register_buffer("means", means.double().reshape(components, dimension))
         self.register_buffer("variances", variances.clamp(min=0.0))
@@ -111,7 +120,11 @@ def _principal_axes(covariances: Tensor, components: int, dimension: int) -> tup
 
 def _checked_weights(weights: Tensor | Sequence[float] | None, components: int) -> Tensor:
     given = [1 / components] * components if weights is None else weights
-    weight = torch.as_tensor(given, dtype=torch.float64)
+    numbers = [
+        check_number("weights", one, math.isfinite, "finite numbers")
+        for one in check_listed("weights", given)
+    ]
+    weight = torch.tensor(numbers, dtype=torch.float64)
     if weight.shape != (components,) or not bool((weight > 0).all()) or abs(float(weight.sum()) - 1) > 1e-6:
         raise ArgumentError(
             "weights", f"expected {components} positive numbers that sum to 1, got {weight.tolist()}"
@@ -121,6 +134,7 @@ def _checked_weights(weights: Tensor | Sequence[float] | None, components: int) 
 
 def _classes(labels: Sequence[int], components: int) -> int:
     """How many classes the labels of the components name."""
+    labels = [check_integer("component_labels", label) for label in check_listed("component_labels", labels)]
     if len(labels) != components or min(labels) < 0:
         raise ArgumentError("component_labels", f"expected {components} labels ≥ 0, got {labels}")
     classes = max(labels) + 1

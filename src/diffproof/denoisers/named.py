@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-from diffproof.checks import unknown_name
+from diffproof.checks import check_instance, unknown_name
 from diffproof.data.classes import PACKAGED
 from diffproof.data.named import load_data
 from diffproof.denoisers import diffusers, edm, factory, openai, saved, score_sde
@@ -54,7 +54,7 @@ def load_denoiser(spec: str) -> Denoiser:
     Raises:
         ValueError: unknown name, unreadable file or data, or weights that do not fit.
     """
-    spec = expanded_spec(spec)
+    spec = expanded_spec(check_instance("denoiser", spec, str, "a text"))
     family, colon, rest = spec.partition(":")
     if colon and family == _EMPIRICAL:
         return _load_empirical(spec, rest)

@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+import math
 from enum import StrEnum
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from diffproof.checks import (
+    check_at_least,
+    check_instance,
+    check_listed,
+    check_member,
+    check_number,
+    check_shape_setting,
+    shown,
+    unchanged,
+)
 from diffproof.denoisers.base import Denoiser, Estimate, Sigma, per_row
 from diffproof.denoisers.multi_head import MultiHead
 from diffproof.denoisers.schedules import Schedule
@@ -72,20 +83,24 @@ class NetworkDenoiser(Denoiser):
         null_label: int | None = None,
     ) -> None:
         super().__init__()
-        try:
-            self.prediction = Prediction(prediction)
-        except ValueError:
-            known = ", ".join(Prediction)
-            raise ArgumentError("prediction", f"expected one of {known}, got {prediction!r}") from None
-        if not data_range[0] < data_range[1]:
+        self.prediction = check_member("prediction", prediction, Prediction)
+        ends = [
+            check_number("data_range", end, math.isfinite, "numbers")
+            for end in check_listed("data_range", data_range)
+        ]
+        if len(ends) != 2 or not ends[0] < ends[1]:
             raise ArgumentError("data_range", f"expected (low, high) with low < high, got {data_range}")
-        self.network = network
+        if not hasattr(schedule, "sigma_range"):
+            raise ArgumentError(
+                "schedule", f"expected one such as diffproof.DiscreteSchedule, got {shown(schedule)}"
+            )
+        self.network = check_instance("network", network, nn.Module, "a torch module")
         self.one_pass = isinstance(network, MultiHead)
         self.schedule = schedule
         self.data_range = data_range
-        self.image_shape = image_shape
-        self.num_classes = num_classes
-        self.null_label = null_label
+        self.image_shape = check_shape_setting("image_shape", image_shape)
+        self.num_classes = None if num_classes is None else check_at_least("num_classes", num_classes, 1)
+        self.null_label = None if null_label is None else check_at_least("null_label", null_label, 0)
         self._scale = data_range[1] - data_range[0]
         self.sigmas = None if schedule.sigmas is None else schedule.sigmas / self._scale
         self.first_timestep = schedule.first_timestep
@@ -123,7 +138,9 @@ class NetworkDenoiser(Denoiser):
         if timestep.is_floating_point():
             # Half precision cannot tell one timestep from the next.
             timestep = timestep.to(torch.promote_types(dtype, torch.float32))
-        output: Tensor = self.network(scaled.to(dtype), timestep, label)
+        # What is left of the input is needed afterwards.
+        with unchanged("network", scaled):
+            output: Tensor = self.network(scaled.to(dtype), timestep, label)
         return output.to(scaled.dtype)
 
     def _converted(self, output: Tensor, given: _Input) -> Estimate:

@@ -14,8 +14,18 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from diffproof.checks import check_at_least, check_positive, unknown_name
+from diffproof.checks import (
+    check_at_least,
+    check_instance,
+    check_not_negative,
+    check_positive,
+    check_probability,
+    unknown_name,
+)
 from diffproof.errors import ArgumentError
+
+# A table of more would be of no use, and take gigabytes.
+MOST_TIMESTEPS = 100_000
 
 
 class Schedule(Protocol):
@@ -63,7 +73,7 @@ class DiscreteSchedule:
     sigmas: Tensor = field(init=False)
 
     def __post_init__(self) -> None:
-        bar = self.alphas_cumprod.double()
+        bar = check_instance("alphas_cumprod", self.alphas_cumprod, Tensor, "a tensor").double()
         if bar.ndim != 1 or len(bar) == 0:
             raise ArgumentError("alphas_cumprod", f"expected a table of ᾱ, got shape {tuple(bar.shape)}")
         if not bool(((bar > 0) & (bar < 1)).all()) or not bool((bar.diff() < 0).all()):
@@ -89,8 +99,13 @@ class DiscreteSchedule:
             timesteps: T ≥ 1.
             start: β of the first timestep, in (0, 1).
             end: β of the last one, in (0, 1).
+
+        Raises:
+            ValueError: an argument is out of range.
         """
-        check_at_least("timesteps", timesteps, 1)
+        check_at_least("timesteps", timesteps, 1, MOST_TIMESTEPS)
+        check_probability("start", start)
+        check_probability("end", end)
         return cls.from_betas(torch.linspace(start, end, timesteps, dtype=torch.float64))
 
     @classmethod
@@ -103,8 +118,13 @@ class DiscreteSchedule:
             timesteps: T ≥ 1.
             start: β of the first timestep, in (0, 1).
             end: β of the last one, in (0, 1).
+
+        Raises:
+            ValueError: an argument is out of range.
         """
-        check_at_least("timesteps", timesteps, 1)
+        check_at_least("timesteps", timesteps, 1, MOST_TIMESTEPS)
+        check_probability("start", start)
+        check_probability("end", end)
         roots = torch.linspace(math.sqrt(start), math.sqrt(end), timesteps, dtype=torch.float64)
         return cls.from_betas(roots**2)
 
@@ -119,8 +139,13 @@ class DiscreteSchedule:
             offset: keeps β from being too small at the first timesteps; the paper's s.
             max_beta: the largest β, in (0, 1).
             first_timestep: see DiscreteSchedule.
+
+        Raises:
+            ValueError: an argument is out of range.
         """
-        check_at_least("timesteps", timesteps, 1)
+        check_at_least("timesteps", timesteps, 1, MOST_TIMESTEPS)
+        check_not_negative("offset", offset)
+        check_probability("max_beta", max_beta)
         time = torch.arange(timesteps + 1, dtype=torch.float64) / timesteps
         bar = torch.cos((time + offset) / (1 + offset) * math.pi / 2) ** 2
         betas = torch.clamp(1 - bar[1:] / bar[:-1], max=max_beta)
@@ -181,12 +206,14 @@ class VariancePreservingSchedule:
     first_timestep: int = field(default=0, init=False)
 
     def __post_init__(self) -> None:
-        if not 0 <= self.beta_min < self.beta_max < float("inf"):
+        check_not_negative("beta_min", self.beta_min)
+        check_positive("beta_max", self.beta_max)
+        if self.beta_min >= self.beta_max:
             raise ArgumentError(
                 "beta_min", f"expected 0 ≤ beta_min < beta_max, got {self.beta_min}, {self.beta_max}"
             )
-        if not 0 < self.smallest_time < 1:
-            raise ArgumentError("smallest_time", f"expected a number in (0, 1), got {self.smallest_time}")
+        check_probability("smallest_time", self.smallest_time)
+        check_positive("time_scale", self.time_scale)
 
     def sigma(self, time: Tensor) -> Tensor:
         """σ' at a time in (0, 1]."""
@@ -239,7 +266,8 @@ class VarianceExplodingSchedule:
 
     def __post_init__(self) -> None:
         check_positive("sigma_low", self.sigma_low)
-        if not self.sigma_low < self.sigma_high < float("inf"):
+        check_positive("sigma_high", self.sigma_high)
+        if not self.sigma_low < self.sigma_high:
             raise ArgumentError(
                 "sigma_high",
                 f"expected a finite number > sigma_low = {self.sigma_low}, got {self.sigma_high}",

@@ -9,10 +9,11 @@ from enum import StrEnum
 import torch
 from torch import Tensor
 
-from diffproof.checks import check_at_least
-from diffproof.denoisers.base import Denoiser
+from diffproof.checks import check_at_least, check_member, check_number, check_positive
+from diffproof.denoisers.base import Denoiser, check_denoiser
 from diffproof.denoisers.schedules import VariancePreservingSchedule
 from diffproof.errors import ArgumentError
+from diffproof.noise import MAX_STEP
 
 # Pixels of [−1, 1], for which the papers write β and ᾱ, are twice as far apart as those of [0, 1].
 WIDTH = 2.0
@@ -77,13 +78,11 @@ def select_sigmas(
         ValueError: sigma outside the denoiser's range, steps < 1 or more than the grid has below sigma, an
             unknown rule, or a rule that needs timesteps for a continuous denoiser.
     """
-    try:
-        rule = StepRule(rule)
-    except ValueError:
-        raise ArgumentError("step_rule", f"expected one of {', '.join(StepRule)}, got {rule!r}") from None
-    denoiser.check_sigma(sigma)
+    rule = check_member("step_rule", rule, StepRule)
+    check_positive("sigma", sigma)
+    check_denoiser(denoiser).check_sigma(sigma)
     if steps is not None:
-        check_at_least("steps", steps, 1)
+        check_at_least("steps", steps, 1, MAX_STEP)
     if denoiser.sigmas is None:
         return _continuous_sigmas(denoiser, sigma, steps, rule)
 
@@ -134,7 +133,7 @@ def vp_sigmas(t_star: float, steps: int) -> list[float]:
         ValueError: t_star outside (0, 1], or steps < 1.
     """
     check_t_star(t_star)
-    check_at_least("steps", steps, 1)
+    check_at_least("steps", steps, 1, MAX_STEP)
     time = t_star * (1 - torch.arange(steps, dtype=torch.float64) / steps)
     levels: list[float] = (VariancePreservingSchedule().sigma(time) / WIDTH).tolist()
     return levels
@@ -142,6 +141,7 @@ def vp_sigmas(t_star: float, steps: int) -> list[float]:
 
 def check_t_star(t_star: float) -> float:
     """A time in (0, 1], or ValueError; a timestep is told how to write it as a time."""
+    check_number("t_star", t_star, lambda time: time == time, "a time in (0, 1]")
     if 1 < t_star <= 1000:
         raise ArgumentError(
             "t_star",

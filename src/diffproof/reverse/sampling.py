@@ -7,8 +7,10 @@ from collections.abc import Iterator, Sequence
 
 from torch import Tensor
 
-from diffproof.denoisers.base import Denoiser, Estimate
+from diffproof.checks import check_finite, check_instance, check_listed, check_positive, check_unit, shown
+from diffproof.denoisers.base import Denoiser, Estimate, check_denoiser
 from diffproof.errors import ArgumentError
+from diffproof.modes import check_evaluation_mode
 from diffproof.noise import Noise
 from diffproof.reverse.solvers import reverse_step
 
@@ -36,6 +38,8 @@ def one_shot(
     Raises:
         ValueError: as the denoiser does.
     """
+    check_finite(noisy)
+    check_evaluation_mode(check_denoiser(denoiser), "denoiser")
     return first_estimate(denoiser, noisy, sigma, label=label, clip=clip).clean
 
 
@@ -71,8 +75,17 @@ def posterior_sample(
     Raises:
         ValueError: as the denoiser and `reverse_step` do, no sigmas, or another number of noise rows.
     """
-    if not sigmas:
+    if len(check_listed("sigmas", sigmas)) == 0:
         raise ArgumentError("sigmas", "expected at least one noise level")
+    if start is None:
+        # Else the caller has looked at what this takes, once for many samples.
+        check_finite(noisy)
+        check_evaluation_mode(check_denoiser(denoiser), "denoiser")
+        check_instance("noise", noise, Noise, "a diffproof.Noise")
+        sigmas = [check_positive("sigmas", sigma) for sigma in check_listed("sigmas", sigmas)]
+        if any(later >= earlier for earlier, later in itertools.pairwise(sigmas)):
+            raise ArgumentError("sigmas", f"expected descending noise levels, got {shown(sigmas)}")
+        check_unit("eta", eta)
     estimate = first_estimate(denoiser, noisy, sigmas[0], label=label, clip=clip) if start is None else start
     steps = posterior_steps(
         denoiser, noisy, sigmas, noise, label=label, eta=eta, clip=clip, estimate=estimate

@@ -6,12 +6,23 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any, ClassVar, Self
 
 from diffproof.catalog import DEFENSES, PRECISIONS, able
-from diffproof.checks import check_at_least, check_fields, check_positive, check_probability, unknown_name
+from diffproof.checks import (
+    MOST_DRAWS,
+    MOST_PIXELS,
+    MOST_ROWS,
+    check_at_least,
+    check_fields,
+    check_positive,
+    check_probability,
+    unknown_name,
+)
 from diffproof.data.classes import read_class_map
 from diffproof.errors import ArgumentError
 from diffproof.methods import MethodSpec, check_networks, check_not_idle, describe, own_class, parse
 from diffproof.smoothing.bounds import Bound
 
+# Those that have noise of their own.
+_MOST_CERTIFIED = 2**32 - 1
 DEVICES = ("auto", "cpu", "cuda")
 
 
@@ -30,10 +41,10 @@ class Flags:
     device: str = "auto"
 
     def __post_init__(self) -> None:
-        check_at_least("batch_size", self.batch_size, 1)
+        check_at_least("batch_size", self.batch_size, 1, MOST_ROWS)
         check_at_least("seed", self.seed, 0)
         if self.image_size is not None:
-            check_at_least("image_size", self.image_size, 1)
+            check_at_least("image_size", self.image_size, 1, MOST_PIXELS)
         for name, known in (("precision", PRECISIONS), ("device", DEVICES)):
             if getattr(self, name) not in known:
                 raise unknown_name(name, getattr(self, name), known)
@@ -188,7 +199,7 @@ class CertifySettings(RunSettings):
         check_positive("sigma", self.sigma)
         check_probability("alpha", self.alpha)
         for name in ("n0", "n"):
-            check_at_least(name, getattr(self, name), 1)
+            check_at_least(name, getattr(self, name), 1, _MOST_CERTIFIED)
         if self.bound not in tuple(Bound):
             raise unknown_name("bound", self.bound, tuple(Bound))
 
@@ -231,7 +242,7 @@ class AttackRequest(RunSettings):
         load_threat(self.threat, self.budget)
         for name in ("draws", "majority_of"):
             if getattr(self, name) is not None:
-                check_at_least(name, getattr(self, name), 1)
+                check_at_least(name, getattr(self, name), 1, MOST_DRAWS)
         check_at_least("diagnose", self.diagnose, 0)
 
 

@@ -11,10 +11,21 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from diffproof.checks import check_at_least, check_pixels, check_positive, check_probability, check_shape
-from diffproof.defenses.base import CertifiableDefense, Labelled, Labelling, Underway
+from diffproof.checks import (
+    MOST_ROWS,
+    check_at_least,
+    check_device,
+    check_integer,
+    check_pixels,
+    check_positive,
+    check_probability,
+    check_shape,
+    shown,
+)
+from diffproof.defenses.base import CertifiableDefense, Defense, Labelled, Labelling, Underway
+from diffproof.defenses.repeatability import check_repeatable, not_repeatable
 from diffproof.errors import ArgumentError, halved
-from diffproof.noise import Noise, Stream
+from diffproof.noise import MAX_DRAW, Noise, Stream, check_seed
 from diffproof.smoothing.bounds import Bound, as_bound, prediction, radius_bound
 from diffproof.smoothing.certificate import Certificate
 from diffproof.version import version
@@ -102,6 +113,7 @@ class Smoothed:
         if isinstance(base, CertifiableDefense):
             if num_classes is not None and num_classes != base.num_classes:
                 raise ArgumentError("num_classes", f"the defence has {base.num_classes}, got {num_classes}")
+            sigma = self.sigma
             base.check_sigma(sigma)
             num_classes = base.num_classes
             if base.denoiser is not None:
@@ -113,10 +125,16 @@ class Smoothed:
                         f" {distance:.1%} from {sigma:g}",
                         stacklevel=2,
                     )
+        elif isinstance(base, Defense) or not callable(base):
+            raise ArgumentError(
+                "base", f"expected a diffproof.CertifiableDefense or a function to labels, got {shown(base)}"
+            )
         elif num_classes is None:
             raise ArgumentError("num_classes", "expected the number of labels of the base function, got None")
         self.base = base
         self.num_classes = check_at_least("num_classes", num_classes, 2)
+        # Whether a function has proved to give the same labels again.
+        self._repeats = False
         # The batch size that memory allowed last, once it ran out.
         self._fitting_batch: int | None = None
 
@@ -153,8 +171,8 @@ class Smoothed:
         """
         bound = as_bound(bound)
         check_probability("alpha", alpha)
-        check_at_least("n0", n0, 1)
-        check_at_least("n", n, 1)
+        check_at_least("n0", n0, 1, MAX_DRAW)
+        check_at_least("n", n, 1, MAX_DRAW)
         tallies = []
         for stream, draws in ((Stream.SELECTION, n0), (Stream.ESTIMATION, n)):
             counting = self.tally(
@@ -219,14 +237,18 @@ class Smoothed:
         Raises:
             ValueError, MemoryError: as in `certify`.
         """
-        check_at_least("n", draws, 1)
-        check_at_least("batch_size", batch_size, 1)
+        draws = check_at_least("n", draws, 1, MAX_DRAW)
+        batch_size = check_at_least("batch_size", batch_size, 1, MOST_ROWS)
         check_at_least("seed", seed, 0)
         check_at_least("image_index", image_index, 0)
-        check_pixels(image[None], "image")
+        if isinstance(image, Tensor) and image.ndim != 3:
+            raise ArgumentError("image", f"expected C×H×W, got shape {tuple(image.shape)}")
+        check_pixels(image[None] if isinstance(image, Tensor) else image, "image")
         if isinstance(self.base, CertifiableDefense):
             check_shape(image[None], self.base.image_shape, "model")
+            check_device(image, self.base, "defence")
             self.base.check_evaluation_mode()
+            check_repeatable(self.base, image[None])
         batch_size = min(batch_size, self._fitting_batch or batch_size)
         tally = done or Tally((0,) * self.num_classes)
         yield tally
@@ -248,6 +270,18 @@ class Smoothed:
         noisy = image + self.sigma * noise.normal(image.shape, 0, image.dtype)
         if isinstance(self.base, CertifiableDefense):
             return (yield from self.base.labelling(noisy, self.sigma, noise, batch_size, underway))
+        labels = self._labels_of(noisy)
+        if not self._repeats:
+            # Alone: nothing else decides about a draw's label. As drawn, whatever was made of the batch.
+            row = image + self.sigma * noise.split(1)[-1].normal(image.shape, 0, image.dtype)
+            if int(self._labels_of(row)[0]) != int(labels[-1]):
+                raise not_repeatable("base", "gives one image another label when asked again")
+            self._repeats = True
+        return Labelled(labels, 0, len(noisy))
+
+    def _labels_of(self, noisy: Tensor) -> Tensor:
+        """What a function says of noisy images, checked."""
+        assert not isinstance(self.base, CertifiableDefense)
         labels = self.base(noisy)
         if not isinstance(labels, Tensor):
             raise ArgumentError(
@@ -263,7 +297,7 @@ class Smoothed:
                 "base",
                 f"expected labels in [0, {self.num_classes}), got {int(labels.min())} to {int(labels.max())}",
             )
-        return Labelled(labels, 0, len(noisy))
+        return labels
 
     def certificate(
         self,
@@ -287,6 +321,7 @@ class Smoothed:
             image_index: see `certify`.
             bound: see Bound.
         """
+        alpha = check_probability("alpha", alpha)
         counts = selection.counts
         selected = counts.index(max(counts))
         proved = radius_bound(estimation.counts, selected, alpha, self.sigma, bound)
@@ -312,8 +347,8 @@ class Smoothed:
             bound=as_bound(bound).value,
             sigma=self.sigma,
             grid_sigma=self.grid_sigma,
-            seed=seed,
-            image_index=image_index,
+            seed=check_seed(seed),
+            image_index=check_integer("image_index", image_index),
             settings=self.certificate_settings(),
             denoiser_evaluations=selection.denoiser_evaluations + estimation.denoiser_evaluations,
             classifier_evaluations=selection.classifier_evaluations + estimation.classifier_evaluations,

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from diffproof.catalog import PRECISIONS
-from diffproof.checks import check_at_least, check_positive, check_probability, unknown_name
+from diffproof.checks import MOST_ROWS, check_at_least, check_positive, check_probability, unknown_name
 from diffproof.errors import ArgumentError, is_out_of_memory
 from diffproof.training.batches import Batch, Mixture
 from diffproof.training.checkpoint import Checkpoint, Identity
@@ -51,8 +51,8 @@ class TrainSettings:
     precision: str = "float32"
 
     def __post_init__(self) -> None:
-        check_at_least("iterations", self.iterations, 1)
-        check_at_least("batch_size", self.batch_size, 1)
+        check_at_least("iterations", self.iterations, 1, MOST_ROWS)
+        check_at_least("batch_size", self.batch_size, 1, MOST_ROWS)
         check_positive("learning_rate", self.learning_rate)
         check_probability("ema_decay", self.ema_decay)
         if check_at_least("seed", self.seed, 0) >= _DROPOUT_SEED:

@@ -481,7 +481,7 @@ def test_purify_takes_pictures(tmp_path: Path, method: str) -> None:
         ({"iterations": 0}, "iterations: expected an integer ≥ 1, got 0"),
         (
             {"iterations": 2**14 + 1},
-            "iterations: expected at most 16384, each with noise of its own, got 16385",
+            "iterations: expected at most 16384, got 16385",
         ),
         ({"budget": 0.0}, "budget: expected a finite number > 0, got 0.0"),
         ({"budget": -1.0}, "budget: expected a finite number > 0, got -1.0"),

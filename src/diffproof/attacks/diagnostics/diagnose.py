@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from diffproof.attacks.base import Attack, Job, Traits
+from diffproof.attacks.base import Attack, Job, Traits, check_arguments
 from diffproof.attacks.diagnostics.finding import Finding
 from diffproof.attacks.diagnostics.gradient_checks import gradient_agreement, vanishing_gradient
 from diffproof.attacks.diagnostics.probe import ANOTHER, FROZEN, Probe
@@ -69,11 +69,10 @@ def diagnose(
         ValueError: as running the attack; or it is none of diffproof's.
     """
     traits = attack.traits()
-    index = torch.tensor(list(image_indices), dtype=torch.int64)
+    index = check_arguments(view, images, labels, threat, image_indices, batch_size, seed)
     probe = Probe(
         Job(view, images.detach(), labels.to(images.device), index, seed, batch_size), threat, attack
     )
-    # First, since it checks the arguments.
     attacked = probe.wrong(probe.run(threat.budget))
     findings = [gradient_agreement(probe, traits), vanishing_gradient(probe, traits)]
     if threat.budget < _whole(probe):

@@ -9,7 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from diffproof.checks import check_at_least, check_positive, check_probability
+from diffproof.checks import (
+    check_at_least,
+    check_flag,
+    check_listed,
+    check_number,
+    check_positive,
+    check_probability,
+)
 from diffproof.classifiers.base import predicted_labels
 from diffproof.defenses.base import (
     CertifiableDefense,
@@ -22,7 +29,7 @@ from diffproof.defenses.base import (
 from diffproof.defenses.diffusion_classifier.levels import Weighting
 from diffproof.defenses.diffusion_classifier.loss import DiffusionLoss, Reduction
 from diffproof.defenses.diffusion_classifier.racing import Race, race
-from diffproof.denoisers.base import Denoiser
+from diffproof.denoisers.base import Denoiser, check_denoiser
 from diffproof.errors import ArgumentError
 from diffproof.noise import Noise
 
@@ -70,7 +77,7 @@ class DiffusionClassifier(CertifiableDefense):
         temperature: float = 1.0,
         race_error: float | None = None,
     ) -> None:
-        if denoiser.num_classes is None:
+        if check_denoiser(denoiser).num_classes is None:
             raise ArgumentError("denoiser", "expected a class-conditional one, got one without classes")
         super().__init__(None, denoiser, num_classes=denoiser.num_classes)
         self.denoiser: Denoiser
@@ -82,8 +89,13 @@ class DiffusionClassifier(CertifiableDefense):
             samples=samples,
             reduction=reduction,
         )
-        self.shared_noise = shared_noise
-        self.log_prior = None if log_prior is None else [float(value) for value in log_prior]
+        self.shared_noise = check_flag("shared_noise", shared_noise)
+        self.log_prior = None
+        if log_prior is not None:
+            given = check_listed("log_prior", log_prior)
+            self.log_prior = [
+                float(check_number("log_prior", value, lambda _: True, "numbers")) for value in given
+            ]
         if self.log_prior is not None and len(self.log_prior) != self.num_classes:
             raise ArgumentError("log_prior", f"expected {self.num_classes} values, got {len(self.log_prior)}")
         if self.log_prior is not None and not all(math.isfinite(value) for value in self.log_prior):
@@ -122,8 +134,10 @@ class DiffusionClassifier(CertifiableDefense):
         Raises:
             ValueError: as calling the defence, or batch_size < 1.
         """
+        self.check_evaluation_mode()
+        noise = noise_for(images, noise)
         size = max(1, len(images)) * self.num_classes if batch_size is None else batch_size
-        return self._labelled(images, 0.0, noise_for(images, noise), size).labels
+        return self._labelled(images, 0.0, noise, size).labels
 
     def classify(self, noisy: Tensor, sigma: float, noise: Noise, batch_size: int) -> Labelled:
         """The label of each noisy image, by racing where the classifier has a `race_error`."""

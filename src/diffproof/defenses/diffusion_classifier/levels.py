@@ -80,7 +80,7 @@ def chosen(timesteps: str, total: int) -> list[int]:
     if timesteps == "all":
         return list(range(total))
     rule, _, number = str(timesteps).partition(":")
-    if rule not in ("first", "uniform") or not number.isdecimal():
+    if rule not in ("first", "uniform") or not (number.isascii() and number.isdecimal() and len(number) < 10):
         raise ArgumentError("timesteps", f"expected all, first:N or uniform:N, got {timesteps!r}")
     count = int(number)
     if not 1 <= count <= total:

@@ -13,7 +13,7 @@ from torch import Tensor
 from diffproof import gradients
 from diffproof.checks import check_at_least, check_member
 from diffproof.defenses.diffusion_classifier.levels import Weighting, chosen, levels_of, weight_of
-from diffproof.denoisers.base import Denoiser, per_row
+from diffproof.denoisers.base import Denoiser, check_denoiser, per_row
 from diffproof.errors import ArgumentError
 from diffproof.noise import MAX_STEP, Noise
 
@@ -68,7 +68,7 @@ class DiffusionLoss:
         samples: int = 1,
         reduction: Reduction | str = Reduction.NORM,
     ) -> None:
-        self.denoiser = denoiser
+        self.denoiser = check_denoiser(denoiser)
         self.grid = levels_of(denoiser, sigmas)
         self._given = sigmas is not None
         self.timesteps = timesteps

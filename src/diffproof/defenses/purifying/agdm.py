@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from diffproof.checks import check_member, check_positive
+from diffproof.checks import check_instance, check_member, check_positive
 from diffproof.classifiers.base import Classifier, check_logits
 from diffproof.data.classes import check_names
 from diffproof.defenses.purifying.coordinates import as_image
@@ -96,7 +96,7 @@ class AGDM(Purification):
         super().__init__(
             denoiser, classifier, t_star=[t_star], steps=None if steps is None else [steps], solver=solver
         )
-        self.guide = guide
+        self.guide = check_instance("guide", guide, nn.Module, "a classifier")
         classes = getattr(guide, "num_classes", None)
         if classes != self.num_classes:
             raise ArgumentError(

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from diffproof.checks import check_at_least
+from diffproof.checks import MOST_ROWS, check_at_least
 from diffproof.defenses.base import Defense, noise_for
-from diffproof.denoisers.base import Denoiser
+from diffproof.denoisers.base import Denoiser, check_denoiser
 from diffproof.noise import Noise
 
 
@@ -25,7 +25,7 @@ class Purifier(Defense):
     classifier: nn.Module
 
     def __init__(self, denoiser: Denoiser, classifier: nn.Module) -> None:
-        super().__init__(classifier, denoiser)
+        super().__init__(classifier, check_denoiser(denoiser))
 
     @property
     def evaluations(self) -> int:
@@ -52,8 +52,13 @@ class Purifier(Defense):
         """As any defence's; a classifier that is a defence labels the purified images its own way."""
         if not isinstance(self.classifier, Defense):
             return super().predict_labels(images, noise, batch_size)
+        self.check_evaluation_mode()
         noise = noise_for(images, noise)
-        size = max(1, len(images)) if batch_size is None else check_at_least("batch_size", batch_size, 1)
+        size = (
+            max(1, len(images))
+            if batch_size is None
+            else check_at_least("batch_size", batch_size, 1, MOST_ROWS)
+        )
         with torch.no_grad():  # a label has no gradient
             parts = zip(images.split(size), noise.split(size), strict=True)
             purified = torch.cat([self.purify(part, own) for part, own in parts])

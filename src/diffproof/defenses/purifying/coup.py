@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from diffproof.checks import check_positive
+from diffproof.checks import check_flag, check_positive
 from diffproof.defenses.base import Defense
 from diffproof.defenses.purifying.coordinates import as_image
 from diffproof.defenses.purifying.reverse_process import Draw, Purification, potential_gradient
@@ -60,7 +60,7 @@ class COUP(Purification):
             denoiser, classifier, t_star=[t_star], steps=None if steps is None else [steps], solver=solver
         )
         self.scale = check_positive("scale", scale)
-        self.diffuse = diffuse
+        self.diffuse = check_flag("diffuse", diffuse)
         self.random = diffuse or INTEGRATORS[self.solver].random
 
     def diffused(self, images: Tensor, sigma: float, noise: Noise, index: int) -> Tensor:

@@ -11,6 +11,7 @@ from diffproof.checks import check_at_least, check_member, check_positive
 from diffproof.defenses.purifying.coordinates import papers_state
 from diffproof.defenses.purifying.reverse_process import Draw, Purification, potential_gradient
 from diffproof.denoisers.base import Denoiser
+from diffproof.noise import MAX_STEP
 from diffproof.optional import import_optional
 from diffproof.reverse.solvers import Solver
 
@@ -75,7 +76,7 @@ class GDMP(Purification):
         scale: float | None = None,
         budget: float = 8 / 255,
     ) -> None:
-        check_at_least("rounds", rounds, 1)
+        check_at_least("rounds", rounds, 1, MAX_STEP // 2)
         super().__init__(
             denoiser,
             classifier,

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from diffproof import gradients
-from diffproof.checks import check_at_least, check_member, check_positive
+from diffproof.checks import check_at_least, check_member, check_not_negative, check_positive
 from diffproof.defenses.base import noise_for
 from diffproof.defenses.diffusion_classifier.levels import Weighting
 from diffproof.defenses.diffusion_classifier.loss import DiffusionLoss
@@ -276,23 +276,18 @@ class LikelihoodMaximization(Purifier):
             raise ArgumentError("denoiser", "expected a null label, for the unconditional loss, got none")
         self.variant = check_member("variant", variant, Variant)
         kind = _UPDATES[self.variant]
-        self.norm = check_member("norm", norm or kind.usual_norm, Norm)
+        self.norm = check_member("norm", kind.usual_norm if norm is None else norm, Norm)
         if iterations is None:
             iterations = kind.usual_iterations
-        self.iterations = check_at_least("iterations", iterations, 1)
-        if iterations > _VOTE:
-            raise ArgumentError(
-                "iterations", f"expected at most {_VOTE}, each with noise of its own, got {iterations}"
-            )
+        # Each has noise of its own.
+        self.iterations = check_at_least("iterations", iterations, 1, _VOTE)
         if budget is None:
             budget = kind.usual_budget(self.norm)
         self.budget = check_positive("budget", budget)
         if step is None:
             step = kind.usual_step(budget, iterations)
         self.step = check_positive("step", step)
-        if not 0 <= momentum < float("inf"):
-            raise ArgumentError("momentum", f"expected a finite number ≥ 0, got {momentum!r}")
-        self.momentum = momentum
+        self.momentum = check_not_negative("momentum", momentum)
         loss = {"sigmas": sigmas, "timesteps": timesteps, "weighting": weighting, "samples": samples}
         self._updates = kind(denoiser, Ball(self.norm, budget), step, momentum, loss)
         self.loss = self._updates.loss

@@ -11,13 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from diffproof import gradients
-from diffproof.checks import check_at_least, check_positive
+from diffproof.checks import check_at_least, check_listed, check_member, check_positive, check_share
 from diffproof.defenses.base import noise_for
 from diffproof.defenses.purifying.base import Purifier
 from diffproof.denoisers.base import Denoiser
 from diffproof.errors import ArgumentError
 from diffproof.gradients import Step
-from diffproof.noise import Noise
+from diffproof.noise import MAX_STEP, Noise
 from diffproof.reverse.levels import check_t_star, t_star_of, vp_sigmas
 from diffproof.reverse.solvers import INTEGRATORS, Solver, solver_step
 
@@ -51,21 +51,22 @@ class Purification(Purifier):
         solver: Solver | str = Solver.DDPM,
     ) -> None:
         super().__init__(denoiser, classifier)
-        self.t_star = tuple(check_t_star(time) for time in t_star)
+        self.t_star = tuple(check_t_star(time) for time in check_listed("t_star", t_star))
         check_at_least("rounds", len(self.t_star), 1)
         if steps is None:
             steps = [max(1, round(1000 * time)) for time in self.t_star]
-        self.steps = tuple(check_at_least("steps", number, 1) for number in steps)
+        self.steps = tuple(check_at_least("steps", number, 1) for number in check_listed("steps", steps))
+        # Each has two noises of its own, one of them for its guidance.
+        if 2 * (sum(self.steps) + len(self.steps)) > MAX_STEP + 1:
+            most = MAX_STEP // 2 - len(self.steps) + 1
+            raise ArgumentError("steps", f"expected at most {most} in all rounds, got {sum(self.steps)}")
         if len(self.steps) != len(self.t_star):
             raise ArgumentError(
                 "steps", f"expected one number for each of {len(self.t_star)} rounds, got {steps}"
             )
-        try:
-            self.solver = Solver(solver)
-        except ValueError:
-            raise ArgumentError("solver", f"expected one of {', '.join(Solver)}, got {solver!r}") from None
-        for levels in self.levels():
-            denoiser.check_sigma(levels[0])
+        self.solver = check_member("solver", solver, Solver)
+        for time, levels in zip(self.t_star, self.levels(), strict=True):
+            _check_start(denoiser, time, levels[0])
 
     def levels(self) -> list[list[float]]:
         """The descending noise levels of each round; after the last comes the image.
@@ -87,8 +88,7 @@ class Purification(Purifier):
         Raises:
             ValueError: share outside (0, 1].
         """
-        if not 0 < share <= 1:
-            raise ArgumentError("share", f"expected a number in (0, 1], got {share!r}")
+        check_share("share", share)
         surrogate = copy.copy(self)
         # A module keeps its parts and hooks in dictionaries, which a shallow copy would share.
         parts = {name: value.copy() for name, value in vars(self).items() if isinstance(value, dict)}
@@ -175,6 +175,16 @@ class Purification(Purifier):
         return step
 
 
+def _check_start(denoiser: Denoiser, t_star: float, sigma: float) -> None:
+    """Raise ValueError, in the words of what was given, unless the denoiser can start at a time."""
+    try:
+        denoiser.check_sigma(sigma)
+    except ArgumentError as error:
+        raise ArgumentError(
+            "t_star", f"the time {t_star:g} is the noise level {sigma:.6g}, but {error}"
+        ) from None
+
+
 def potential_gradient(potential: Callable[[Tensor], Tensor], at: Tensor) -> Tensor:
     """∇ of a potential at a point, itself differentiable wherever gradients are enabled.
 
@@ -200,4 +210,8 @@ def one_t_star(t_star: float | None, sigma: float | None) -> float:
     """
     if (t_star is None) == (sigma is None):
         raise ArgumentError("t_star, sigma", f"expected one of them, got {t_star!r} and {sigma!r}")
-    return check_t_star(t_star) if t_star is not None else t_star_of(check_positive("sigma", sigma or 0.0))
+    return (
+        check_t_star(t_star)
+        if t_star is not None
+        else t_star_of(check_positive("sigma", 0.0 if sigma is None else sigma))
+    )

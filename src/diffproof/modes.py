@@ -1,0 +1,53 @@
+"""Modules whose training mode changes what they compute."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from types import CodeType
+
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.dropout import _DropoutNd
+from torch.nn.modules.instancenorm import _InstanceNorm
+
+from diffproof.errors import ArgumentError
+
+
+def check_evaluation_mode(owner: nn.Module, name: str = "defense") -> None:
+    """Raise ValueError for a module in training mode that computes something else than in evaluation mode.
+
+    Args:
+        owner: with all the modules in it.
+        name: of the owner; errors are about its part that holds the module, where it has parts.
+    """
+    for path, module in owner.named_modules():
+        if module.training and _differs_in_training(module):
+            part, kind = path.split(".")[0] if name == "defense" else "", type(module).__name__
+            raise ArgumentError(
+                part or name,
+                f"{kind} is in training mode, so labels depend on their batch or on chance; call .eval()"
+                " first",
+            )
+
+
+def _differs_in_training(module: nn.Module) -> bool:
+    if isinstance(module, _InstanceNorm):
+        return module.track_running_stats
+    if isinstance(module, nn.MultiheadAttention | nn.RNNBase):
+        return module.dropout > 0
+    return isinstance(module, _BatchNorm | _DropoutNd | nn.RReLU) or _asks_for_its_mode(type(module).__mro__)
+
+
+@functools.cache
+def _asks_for_its_mode(line: tuple[type, ...]) -> bool:
+    """Whether the code of a class, given with its bases, reads `training`, as for a functional dropout."""
+    own = [base for base in line if base.__module__.split(".")[0] not in ("torch", "builtins")]
+    functions = [inspect.unwrap(value) for base in own for value in vars(base).values() if callable(value)]
+    codes = [getattr(function, "__code__", None) for function in functions]
+    return any(_reads(code, "training") for code in codes if code is not None)
+
+
+def _reads(code: CodeType, name: str) -> bool:
+    inner = (one for one in code.co_consts if isinstance(one, CodeType))
+    return name in code.co_names or any(_reads(one, name) for one in inner)
