@@ -491,7 +491,7 @@ def test_a_run_that_leaves_out_pictures(tmp_path: Path, capsys: pytest.CaptureFi
     command = [*shlex.split(f"{words} --n0 5 --n 20 --out"), str(tmp_path / "run")]
     assert run(command) == 2
     *_, line = capsys.readouterr().err.splitlines()
-    assert line.startswith(f"diffproof: error: data: {sorted(paths)[1]} cannot be decoded: ")
+    assert line.startswith(f"diffproof: error: --data: {sorted(paths)[1]} cannot be decoded: ")
     assert line.endswith("; --skip-unreadable leaves such pictures out")
     command.append("--skip-unreadable")
     assert run(command) == 0

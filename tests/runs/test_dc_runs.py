@@ -374,53 +374,65 @@ def others(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"classifier": "digits"}, "classifier: the method 'dc' takes none"),
-        ({**RDC, "classifier": "digits"}, "classifier: the method 'rdc' takes none"),
+        ({"classifier": "digits"}, "--classifier: the method 'dc' takes none"),
+        ({**RDC, "classifier": "digits"}, "--classifier: the method 'rdc' takes none"),
         ({**LIKELIHOOD, "classifier": None}, "--classifier: the method 'likelihood' needs one, got None"),
         ({"defense": "none", "timesteps": None}, "--classifier: the method 'none' needs one, got None"),
         ({"denoiser": None}, "--denoiser: the method 'dc' needs one, got None"),
-        ({"guide": "digits"}, "guide: the method 'dc' takes none"),
-        ({"timesteps": "first:1001"}, "timesteps: expected 1 ≤ N ≤ 1000"),
-        ({"timesteps": "uniform:0"}, "timesteps: expected 1 ≤ N ≤ 1000"),
-        ({"timesteps": "last:5"}, "timesteps: expected all, first:N or uniform:N, got 'last:5'"),
-        ({**RDC, "likelihood-timesteps": "first:1001"}, "likelihood_timesteps: expected 1 ≤ N ≤ 1000"),
+        ({"guide": "digits"}, "--guide: the method 'dc' takes none"),
+        ({"timesteps": "first:1001"}, "--defense: timesteps: expected 1 ≤ N ≤ 1000"),
+        ({"timesteps": "uniform:0"}, "--defense: timesteps: expected 1 ≤ N ≤ 1000"),
+        ({"timesteps": "last:5"}, "--defense: timesteps: expected all, first:N or uniform:N, got 'last:5'"),
+        (
+            {**RDC, "likelihood-timesteps": "first:1001"},
+            "--defense: likelihood_timesteps: expected 1 ≤ N ≤ 1000",
+        ),
         (
             {**RDC, "variant": "authors"},
-            "likelihood_timesteps: the variant authors has its own Adam and loss, and takes none",
+            "--defense: likelihood_timesteps: the variant authors has its own Adam and loss, and takes none",
         ),
-        ({"weighting": "snr"}, "weighting: expected simple, vlb, edm or edm-authors, got 'snr'"),
-        ({"reduction": "max"}, "reduction: expected norm or mean, got 'max'"),
-        ({"samples": 0}, "samples: expected an integer ≥ 1, got '0'"),
-        ({**RDC, "purify-budget": 0}, "budget: expected a number > 0, or none, got '0' (of defense rdc)"),
-        ({**RDC, "purify-budget": "-8/255"}, "budget: expected a number > 0, or none, got '-8/255'"),
+        ({"weighting": "snr"}, "--defense: weighting: expected simple, vlb, edm or edm-authors, got 'snr'"),
+        ({"reduction": "max"}, "--defense: reduction: expected norm or mean, got 'max'"),
+        ({"samples": 0}, "--defense: samples: expected an integer ≥ 1, got '0'"),
+        (
+            {**RDC, "purify-budget": 0},
+            "--defense: budget: expected a number > 0, or none, got '0' (of defense rdc)",
+        ),
+        (
+            {**RDC, "purify-budget": "-8/255"},
+            "--defense: budget: expected a number > 0, or none, got '-8/255'",
+        ),
         (
             {**RDC, "likelihood-iterations": 0},
-            "iterations: expected an integer ≥ 1, or none, got '0'",
+            "--defense: iterations: expected an integer ≥ 1, or none, got '0'",
         ),
-        ({**RDC, "likelihood-norm": "l1"}, "norm: expected linf or l2, or none, got 'l1'"),
-        ({**RDC, "variant": "ours"}, "variant: expected paper or authors, got 'ours'"),
+        ({**RDC, "likelihood-norm": "l1"}, "--defense: norm: expected linf or l2, or none, got 'l1'"),
+        ({**RDC, "variant": "ours"}, "--defense: variant: expected paper or authors, got 'ours'"),
         (
             {**LIKELIHOOD, "reduction": "mean"},
-            "reduction: no setting of the defense 'likelihood', which takes iterations, budget, norm, step,"
-            " momentum, variant, sigmas, timesteps, weighting, samples",
+            "--defense: reduction: no setting of the defense 'likelihood', which takes iterations, budget,"
+            " norm, step, momentum, variant, sigmas, timesteps, weighting, samples",
         ),
         (
             {"defense": "diffpure", "defense-sigma": 0, "timesteps": None, "classifier": "digits"},
-            "sigma: expected a number > 0, or none, got '0' (of defense diffpure)",
+            "--defense: sigma: expected a number > 0, or none, got '0' (of defense diffpure)",
         ),
         # The attack's own budget and iterations.
-        ({**RDC, "budget": 0}, "budget: expected"),
-        ({**RDC, "iterations": 0}, "iterations: expected an integer ≥ 1, got '0' (of attack pgd)"),
-        ({"purify-budget": "0.1"}, "budget: no setting of the defense 'dc', "),
+        ({**RDC, "budget": 0}, "--budget: expected"),
+        ({**RDC, "iterations": 0}, "--attack: iterations: expected an integer ≥ 1, got '0' (of attack pgd)"),
+        ({"purify-budget": "0.1"}, "--defense: budget: no setting of the defense 'dc', "),
         (
             {"likelihood-timesteps": "all"},
-            "likelihood_timesteps: no setting of the defense 'dc', did",
+            "--defense: likelihood_timesteps: no setting of the defense 'dc', did",
         ),
-        ({"t-star": "0.1"}, "t_star: no setting of the defense 'dc', which takes sigmas, timesteps"),
-        ({"gradient": "bpda"}, "gradient: bpda is for defences that purify, got 'dc'"),
+        (
+            {"t-star": "0.1"},
+            "--defense: t_star: no setting of the defense 'dc', which takes sigmas, timesteps",
+        ),
+        ({"gradient": "bpda"}, "--gradient: bpda is for defences that purify, got 'dc'"),
         (
             {**RDC, "gradient": "surrogate"},
-            "gradient: surrogate is for defences that purify by a reverse process, got 'rdc'",
+            "--gradient: surrogate is for defences that purify by a reverse process, got 'rdc'",
         ),
         ({**RDC, "attack": "diffattack"}, "--attack: diffattack needs the exact gradient of a defence"),
         (
@@ -435,18 +447,21 @@ def others(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ),
         (
             {"attack": "lagrange", "weights": "0,ten"},
-            "weights: expected numbers ≥ 0 in brackets, such as [1,2], got '[0,ten]'",
+            "--attack: weights: expected numbers ≥ 0 in brackets, such as [1,2], got '[0,ten]'",
         ),
-        ({"attack": "lagrange", "weights": "-1,0"}, "weights: expected numbers ≥ 0 in brackets, "),
-        ({"weights": "1"}, "weights: no setting of the attack 'pgd', which takes iterations, eot, step"),
-        ({"data": "twelve.npz"}, "denoiser: has 10 classes, but "),
+        ({"attack": "lagrange", "weights": "-1,0"}, "--attack: weights: expected numbers ≥ 0 in brackets, "),
+        (
+            {"weights": "1"},
+            "--attack: weights: no setting of the attack 'pgd', which takes iterations, eot, step",
+        ),
+        ({"data": "twelve.npz"}, "--denoiser: has 10 classes, but "),
         ({"denoiser": "plain.safetensors"}, "--denoiser: expected a class-conditional one, got one without"),
         (
             {"denoiser": "nullless.safetensors", "attack": "lagrange"},
             "--denoiser: lagrange needs a null label, for the unconditional loss, got none",
         ),
-        ({**RDC, "denoiser": "nullless.safetensors"}, "denoiser: expected a null label"),
-        ({**LIKELIHOOD, "denoiser": "nullless.safetensors"}, "denoiser: expected a null label"),
+        ({**RDC, "denoiser": "nullless.safetensors"}, "--denoiser: expected a null label"),
+        ({**LIKELIHOOD, "denoiser": "nullless.safetensors"}, "--denoiser: expected a null label"),
         (
             {**RDC, "denoiser": "plain.safetensors"},
             "--denoiser: expected a class-conditional one, got one without",
@@ -466,21 +481,21 @@ def test_bad_input_is_one_line(
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"classifier": "digits"}, "classifier: the method 'dc' takes none"),
+        ({"classifier": "digits"}, "--classifier: the method 'dc' takes none"),
         ({"denoiser": None}, "--denoiser: the method 'dc' needs one, got None"),
-        ({"timesteps": "first:2000"}, "timesteps: expected 1 ≤ N ≤ 1000"),
-        ({"weighting": "snr"}, "weighting: expected simple, vlb"),
-        ({"race_error": 0}, "race_error: expected a number in (0, 1), or none, got '0'"),
-        ({"defense": "dds", "timesteps": None}, "classifier: the method 'dds' needs one, got None"),
+        ({"timesteps": "first:2000"}, "--defense: timesteps: expected 1 ≤ N ≤ 1000"),
+        ({"weighting": "snr"}, "--defense: weighting: expected simple, vlb"),
+        ({"race_error": 0}, "--defense: race_error: expected a number in (0, 1), or none, got '0'"),
+        ({"defense": "dds", "timesteps": None}, "--classifier: the method 'dds' needs one, got None"),
         (
             {"defense": "rdc"},
-            "defense: expected one that can be certified (none, dds, ",
+            "--defense: expected one that can be certified (none, dds, ",
         ),
         (
             {"defense": "dds", "classifier": "digits"},
-            "timesteps: no setting of the defense 'dds', ",
+            "--defense: timesteps: no setting of the defense 'dds', ",
         ),
-        ({"data": "twelve.npz"}, "denoiser: has 10 classes, but "),
+        ({"data": "twelve.npz"}, "--denoiser: has 10 classes, but "),
         ({"denoiser": "plain.safetensors"}, "--denoiser: expected a class-conditional one, got one without"),
     ],
 )
@@ -524,4 +539,4 @@ def test_bad_purifications_are_one_line(refused: Refused) -> None:
     given = [*words("purify", **{**flags, "classifier": "digits", "out": "out"}), "black.png"]
     assert refused(given) == "--classifier: the method 'rdc' takes none"
     given = [*words("purify", defense="dc", denoiser="digits", out="out"), "black.png"]
-    assert refused(given).startswith("defense: expected one that purifies (diffpure, ")
+    assert refused(given).startswith("--defense: expected one that purifies (diffpure, ")

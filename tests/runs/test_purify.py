@@ -352,7 +352,7 @@ def test_nothing_is_overwritten_without_force(tmp_path: Path, pictures: Path, re
 def test_settings_repeat_the_work(tmp_path: Path, pictures: Path, refused: Refused) -> None:
     changes: dict[str, object] = {"defense": "gradual", "t_star": "0.05,0.1", "steps": "2,full"}
     line = refused(purify_words(pictures, tmp_path / "out", **changes))
-    assert line.startswith("steps: expected integers ≥ 1 in brackets, such as [1,2], or none, got '[2,full]'")
+    assert line.startswith("--defense: steps: expected integers ≥ 1 in brackets, such as [1,2], or none, got")
     assert run(purify_words(pictures, tmp_path / "out", **{**changes, "steps": "2,3"}, seed=5)) == 0
     config = tmp_path / "settings.yaml"
     shutil.copy(tmp_path / "out" / "settings.yaml", config)
@@ -369,7 +369,7 @@ def test_settings_repeat_the_work(tmp_path: Path, pictures: Path, refused: Refus
     [
         (
             {"defense": "dds", "t_star": None, "steps": None},
-            "defense: expected one that purifies (diffpure, gdmp, gradual, coup, agdm, likelihood, rdc), got",
+            "--defense: expected one that purifies (diffpure, gdmp, gradual, coup, agdm, likelihood, rdc)",
         ),
         ({"defense": "difpure"}, "--defense: unknown name 'difpure'; did you mean diffpure or densepure?"),
         ({"defense": None}, "Missing option '--defense'."),
@@ -378,32 +378,32 @@ def test_settings_repeat_the_work(tmp_path: Path, pictures: Path, refused: Refus
         ({"classifier": "digts"}, "--classifier: unknown name 'digts'; did you mean digits?"),
         (
             {"rounds": 2},
-            "rounds: no setting of the defense 'diffpure', which takes t_star, sigma, steps, solver",
+            "--defense: rounds: no setting of the defense 'diffpure', which takes t_star, sigma, steps",
         ),
-        ({"guide": "digits"}, "guide: the method 'diffpure' takes none"),
+        ({"guide": "digits"}, "--guide: the method 'diffpure' takes none"),
         ({"defense": "agdm"}, "--guide: the method 'agdm' needs one, got None"),
-        ({"t_star": None}, "t_star, sigma: expected one of them, got None and None"),
+        ({"t_star": None}, "--defense: t_star, sigma: expected one of them, got None and None"),
         (
             {"t_star": "0.1,0.2"},
-            "t_star: expected a time in (0, 1], or none, got '[0.1,0.2]'",
+            "--defense: t_star: expected a time in (0, 1], or none, got '[0.1,0.2]'",
         ),
         (
             {"t_star": 100},
-            "t_star: expected a time in (0, 1], or none, got '100'; timestep 100 of",
+            "--defense: t_star: expected a time in (0, 1], or none, got '100'; timestep 100 of",
         ),
-        ({"t_star": 0}, "t_star: expected a time in (0, 1], or none, got '0'"),
-        ({"t_star": "nan"}, "t_star: expected a time in (0, 1], or none, got 'nan'"),
-        ({"steps": 0}, "steps: expected an integer ≥ 1, or none, got '0'"),
-        ({"steps": "2.5"}, "steps: expected an integer ≥ 1, or none, got '2.5'"),
-        ({"solver": "euler"}, "solver: expected ddpm, sde or ode, got 'euler'"),
+        ({"t_star": 0}, "--defense: t_star: expected a time in (0, 1], or none, got '0'"),
+        ({"t_star": "nan"}, "--defense: t_star: expected a time in (0, 1], or none, got 'nan'"),
+        ({"steps": 0}, "--defense: steps: expected an integer ≥ 1, or none, got '0'"),
+        ({"steps": "2.5"}, "--defense: steps: expected an integer ≥ 1, or none, got '2.5'"),
+        ({"solver": "euler"}, "--defense: solver: expected ddpm, sde or ode, got 'euler'"),
         (
             {"defense": "gdmp", "t_star": 0.1, "purify_budget": "8/0"},
-            "budget: expected a number > 0, got '8/0' (of defense gdmp)",
+            "--defense: budget: expected a number > 0, got '8/0' (of defense gdmp)",
         ),
-        ({"seed": -1}, "seed: expected an integer ≥ 0, got -1"),
-        ({"seed": 2**64}, f"seed: expected 0 ≤ seed < 2^64, got {2**64}"),
-        ({"batch_size": 0}, "batch_size: expected an integer ≥ 1, got 0"),
-        ({"image_size": 0}, "image_size: expected an integer ≥ 1, got 0"),
+        ({"seed": -1}, "--seed: expected an integer ≥ 0, got -1"),
+        ({"seed": 2**64}, f"--seed: expected 0 ≤ seed < 2^64, got {2**64}"),
+        ({"batch_size": 0}, "--batch-size: expected an integer ≥ 1, got 0"),
+        ({"image_size": 0}, "--image-size: expected an integer ≥ 1, got 0"),
         ({"device": "tpu"}, "--device: unknown name 'tpu'; "),
         (
             {"precision": "float8"},

@@ -168,17 +168,19 @@ class TrainingOptions:
 
     def extra_images(self, source: str | None, *, labelled: bool = True) -> ImageData | None:
         """The second set of training images, if any."""
+        from diffproof.checks import renamed
         from diffproof.data.named import load_data
 
         if source is None:
             return None
-        return load_data(
-            source,
-            image_size=self.image_size,
-            default_split="train",
-            labelled=labelled,
-            skip_unreadable=self.skip_unreadable,
-        )
+        with renamed({"data": "extra_data"}):
+            return load_data(
+                source,
+                image_size=self.image_size,
+                default_split="train",
+                labelled=labelled,
+                skip_unreadable=self.skip_unreadable,
+            )
 
     def torch_device(self) -> torch.device:
         """Where to compute."""
@@ -188,17 +190,19 @@ class TrainingOptions:
 
     def held_out(self, *, labelled: bool = True) -> ImageData | None:
         """The images to measure on, if any: at most 2,000, evenly spaced."""
+        from diffproof.checks import renamed
         from diffproof.data.named import HUB_NAMES, SHIPPED, load_data
 
         source = self.test_data or (self.data if self.data in (*SHIPPED, *HUB_NAMES) else None)
         if source is None:
             return None
-        data = load_data(
-            source,
-            image_size=self.image_size,
-            labelled=labelled,
-            skip_unreadable=self.skip_unreadable,
-        )
+        with renamed({"data": "test_data"} if self.test_data else {}):
+            data = load_data(
+                source,
+                image_size=self.image_size,
+                labelled=labelled,
+                skip_unreadable=self.skip_unreadable,
+            )
         return data.select(range(0, len(data), -(-len(data) // _MEASURED)))
 
 

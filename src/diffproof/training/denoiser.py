@@ -18,6 +18,7 @@ from diffproof.denoisers.schedules import named_schedule
 from diffproof.errors import ArgumentError
 from diffproof.training.batches import Batch, Mixture
 from diffproof.training.loop import Progress, TrainSettings, fit
+from diffproof.wording import counted
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ def describe_denoiser(data: ImageData, unet: UNetSettings, schedule: str, timest
     if height != width or height % factor:
         raise ArgumentError(
             "channels",
-            f"{len(unet.channels)} resolutions and patch {unet.patch} need images of k·{factor}"
+            f"{counted(len(unet.channels), 'resolution')} and patch {unet.patch} need images of k·{factor}"
             f" square pixels, got {height}×{width}",
         )
     if any(width_ % 8 or width_ < 8 for width_ in unet.channels):
