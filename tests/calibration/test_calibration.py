@@ -10,8 +10,6 @@ import pytest
 import torch
 from scipy.optimize import minimize_scalar
 from scipy.stats import binomtest
-from sklearn.calibration import calibration_curve
-from sklearn.metrics import log_loss
 from torch import Tensor
 
 import diffproof as dp
@@ -124,6 +122,9 @@ def test_reliability_by_hand() -> None:
 
 @pytest.mark.parametrize("bins", [1, 10, 15])
 def test_reliability_is_that_of_scikit_learn_and_scipy(bins: int) -> None:
+    from sklearn.calibration import calibration_curve
+    from sklearn.metrics import log_loss
+
     logits, labels = sampled(2.0, 300)
     probabilities = torch.softmax(logits, 1)
     measured = dp.reliability(probabilities, labels, bins)

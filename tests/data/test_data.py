@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from sklearn.datasets import load_digits
 from torch import Tensor
 
 import diffproof as dp
@@ -26,6 +25,8 @@ from helpers.runs import rows
 
 
 def test_digits_are_scikit_learns_over_sixteen() -> None:
+    from sklearn.datasets import load_digits
+
     bunch = load_digits()
     both = [dp.load_data("digits", split=split) for split in ("train", "test")]
     assert [len(part) for part in both] == [1283, 514]

@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers import UNet2DModel
 from torch import Tensor, nn
 
 import diffproof as dp
@@ -28,6 +27,7 @@ from diffproof.checks import (
 from diffproof.classifiers.base import check_logits, predicted_labels
 from diffproof.defenses.named import set_precision
 from diffproof.denoisers.network import NetworkDenoiser
+from diffproof.denoisers.unet import UNet2D
 from diffproof.noise import Noise, Stream
 from diffproof.reverse.levels import select_sigmas
 from helpers.classifiers import steep_classifier
@@ -59,9 +59,9 @@ def data() -> GriddedData:
 
 
 def unet_denoiser() -> NetworkDenoiser:
-    """A random diffusers U-Net in float64 with a learned variance: 6 output for 3 input channels."""
+    """A random U-Net in float64 with a learned variance: 6 output for 3 input channels."""
     torch.manual_seed(3)
-    unet = UNet2DModel(
+    unet = UNet2D(
         sample_size=4,
         in_channels=3,
         out_channels=6,
@@ -69,7 +69,10 @@ def unet_denoiser() -> NetworkDenoiser:
         down_block_types=("DownBlock2D", "DownBlock2D"),
         up_block_types=("UpBlock2D", "UpBlock2D"),
         layers_per_block=1,
+        dropout=0.0,
         norm_num_groups=4,
+        add_attention=True,
+        num_class_embeds=None,
     ).double()
     return dp.from_unet(unet, dp.DiscreteSchedule.linear(100, 1e-4, 0.1)).eval()
 

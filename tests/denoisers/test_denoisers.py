@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from diffusers import DDPMScheduler, UNet2DModel
 from scipy import integrate, stats
 from torch import Tensor, nn
 
@@ -206,6 +205,8 @@ def test_no_learned_variance_without_extra_channels() -> None:
 
 
 def small_unet(seed: int = 0, **settings: Any) -> Any:
+    from diffusers import UNet2DModel
+
     torch.manual_seed(seed)
     return UNet2DModel(
         **{
@@ -236,6 +237,8 @@ def diffusers_clean(
 @pytest.mark.parametrize("prediction", ["epsilon", "sample", "v_prediction"])
 @pytest.mark.parametrize("index", [3, 40, 99])
 def test_unet_agrees_with_the_diffusers_scheduler(prediction: str, index: int) -> None:
+    from diffusers import DDPMScheduler
+
     unet = small_unet()
     scheduler = DDPMScheduler(100, beta_end=0.1, prediction_type=prediction, clip_sample=False)
     schedule = DiscreteSchedule.from_betas(scheduler.betas)
@@ -251,6 +254,8 @@ def test_unet_agrees_with_the_diffusers_scheduler(prediction: str, index: int) -
 
 
 def test_unet_with_labels_and_learned_variance() -> None:
+    from diffusers import DDPMScheduler
+
     unet = small_unet(num_class_embeds=4, out_channels=2, sample_size=(8, 6))
     scheduler = DDPMScheduler(100, beta_end=0.1, variance_type="learned_range", clip_sample=False)
     denoiser = from_unet(unet, DiscreteSchedule.from_betas(scheduler.betas), null_label=3)
@@ -285,11 +290,15 @@ def test_unet_of_any_size_and_fewer_labels() -> None:
 
 
 def save_folder(folder: Path, unet: Any, **scheduler: Any) -> None:
+    from diffusers import DDPMScheduler
+
     unet.save_pretrained(folder / "unet")
     DDPMScheduler(100, **scheduler).save_pretrained(folder / "scheduler")
 
 
 def test_folder_round_trip(tmp_path: Path) -> None:
+    from diffusers import DDPMScheduler
+
     unet = small_unet(7, num_class_embeds=4)
     save_folder(tmp_path, unet, beta_schedule="squaredcos_cap_v2", prediction_type="v_prediction")
     loaded = load(str(tmp_path))

@@ -16,7 +16,6 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 import torch
-from diffusers.models.attention_processor import Attention, AttnProcessor
 from torch import Tensor, nn
 
 from diffproof.denoisers.network import NetworkDenoiser
@@ -180,6 +179,8 @@ FLAGS: dict[str, tuple[int, float, float, dict[int, int], bool, float]] = {
 @pytest.mark.slow
 @pytest.mark.parametrize("name", PRESETS)
 def test_presets_expect_the_authors_keys_and_flags(name: str) -> None:
+    from diffusers.models.attention_processor import Attention
+
     preset = PRESETS[name]
     shapes = expected_shapes(preset)
     lines = sorted(f"{key} {'x'.join(map(str, shape))}" for key, shape in shapes.items())
@@ -255,6 +256,8 @@ def test_what_shapes_do_not_tell_matters(tmp_path: Path, kind: str, preset: Pres
 
 @pytest.mark.parametrize("kind", ["improved", "guided"])
 def test_attention_that_is_spelt_out_is_the_same(tmp_path: Path, kind: str) -> None:
+    from diffusers.models.attention_processor import Attention, AttnProcessor
+
     reference = golden(kind)
     denoiser = loaded(tmp_path, kind)
     for module in denoiser.modules():

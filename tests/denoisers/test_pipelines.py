@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers import UNet2DModel, schedulers
 
 import diffproof as dp
 from diffproof.convert import convert
@@ -22,6 +21,8 @@ BETAS = {"beta_start": 0.001, "beta_end": 0.3}
 
 def save_pipeline(folder: Path, kind: str = "DDPMScheduler", unet: Any = None, **scheduler: Any) -> Any:
     """A pipeline as diffusers saves it (model_index.json, unet/, scheduler/), and its network."""
+    from diffusers import UNet2DModel, schedulers
+
     torch.manual_seed(0)
     settings = {
         "sample_size": 8,
@@ -127,6 +128,8 @@ def test_levels_and_estimates_are_those_of_diffusers(tmp_path: Path, name: str) 
 
 def check_agreement(folder: Path, network: Any, prediction: str) -> None:
     """Compare with what diffusers says of the scheduler's own ᾱ, at the ends and in between."""
+    from diffusers import schedulers
+
     denoiser = load(str(folder))
     kind = json.loads((folder / "scheduler" / "scheduler_config.json").read_text())["_class_name"]
     bar = getattr(schedulers, kind).from_pretrained(folder / "scheduler").alphas_cumprod
@@ -189,6 +192,8 @@ def side_by_side(folder: Path) -> None:
 
 def half(folder: Path, keep: bool = False) -> None:
     """Weights as `save_pretrained(variant="fp16")` names them, perhaps beside the whole ones."""
+    from diffusers import UNet2DModel
+
     network = UNet2DModel.from_pretrained(folder / "unet").half()
     if not keep:
         (folder / "unet" / "diffusion_pytorch_model.safetensors").unlink()
@@ -196,6 +201,8 @@ def half(folder: Path, keep: bool = False) -> None:
 
 
 def pickled(folder: Path) -> None:
+    from diffusers import UNet2DModel
+
     weights = folder / "unet" / "diffusion_pytorch_model.safetensors"
     UNet2DModel.from_pretrained(folder / "unet").save_pretrained(folder / "unet", safe_serialization=False)
     weights.unlink()

@@ -5,7 +5,6 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from diffusers import DDPMScheduler
 from scipy import integrate
 
 from diffproof.denoisers.schedules import (
@@ -84,6 +83,8 @@ def test_effective_sigmas_of_dds() -> None:
 def test_tables_are_those_of_diffusers(
     schedule: Callable[[int], DiscreteSchedule], name: str, start: float, end: float, timesteps: int
 ) -> None:
+    from diffusers import DDPMScheduler
+
     other = DDPMScheduler(timesteps, beta_start=start, beta_end=end, beta_schedule=name)
     bar = schedule(timesteps).alphas_cumprod
     assert bar.dtype == torch.float64

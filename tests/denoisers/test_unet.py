@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers import UNet2DModel
 from torch import Tensor, nn
 
 from diffproof.denoisers.unet import UNet2D
@@ -52,6 +51,8 @@ def passed(network: nn.Module, dtype: torch.dtype) -> list[Tensor]:
 
 @pytest.mark.parametrize("name", CASES)
 def test_it_is_diffusers_network(name: str) -> None:
+    from diffusers import UNet2DModel
+
     networks: list[nn.Module] = []
     for kind in (UNet2D, UNet2DModel):
         torch.manual_seed(0)

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from diffusers import DDIMScheduler, DDPMScheduler
 from scipy import stats
 from torch import Tensor, nn
 
@@ -283,6 +282,8 @@ def in_float64(scheduler: Any) -> Any:
 
 @pytest.mark.parametrize("now", [999, 500, 144, 1])
 def test_step_is_that_of_the_ddpm_scheduler(now: int) -> None:
+    from diffusers import DDPMScheduler
+
     scheduler = in_float64(DDPMScheduler(1000, clip_sample=False, prediction_type="sample"))
     bar, bar_then = (float(scheduler.alphas_cumprod[t]) for t in (now, now - 1))
     sigma, sigma_then = (math.sqrt(1 / b - 1) / 2 for b in (bar, bar_then))
@@ -320,6 +321,8 @@ def test_step_to_zero_is_the_clean_estimate() -> None:
 @pytest.mark.parametrize("clip", [True, False])
 @pytest.mark.parametrize("eta", [0.0, 0.5, 1.0])
 def test_process_is_that_of_the_ddim_scheduler(eta: float, clip: bool) -> None:
+    from diffusers import DDIMScheduler
+
     # 25 steps of 40 timesteps each: a strided subsequence of diffusers, begun in its middle.
     scheduler = in_float64(DDIMScheduler(1000, clip_sample=clip, timestep_spacing="leading"))
     scheduler.set_timesteps(25)

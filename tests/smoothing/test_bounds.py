@@ -8,7 +8,6 @@ import math
 import numpy as np
 import pytest
 from scipy.stats import beta, binom, binomtest, norm
-from statsmodels.stats.proportion import proportion_confint
 
 from diffproof.smoothing.bounds import (
     Bound,
@@ -44,6 +43,8 @@ def test_lower_bound_is_the_beta_quantile_and_inverts_the_tail(n: int, alpha: fl
 @pytest.mark.parametrize("alpha", [0.5, 0.05, 0.001, 1e-6])
 @pytest.mark.parametrize("n", SIZES)
 def test_bounds_against_statsmodels(n: int, alpha: float) -> None:
+    from statsmodels.stats.proportion import proportion_confint
+
     for count in some_counts(n):
         # Each end of a two-sided interval at 2·alpha is a one-sided bound at alpha.
         low, high = proportion_confint(count, n, alpha=2 * alpha, method="beta")
@@ -118,6 +119,8 @@ def test_one_sided_radius(counts: list[int], sigma: float) -> None:
 )
 @pytest.mark.parametrize("label", [0, 1])
 def test_two_sided_radius_is_theorem_1(counts: list[int], label: int) -> None:
+    from statsmodels.stats.proportion import proportion_confint
+
     alpha, sigma, n = 0.01, 0.5, sum(counts)
     others = [count for i, count in enumerate(counts) if i != label]
     p_a, _ = proportion_confint(counts[label], n, alpha=2 * (alpha / 2), method="beta")

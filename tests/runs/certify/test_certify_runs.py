@@ -15,7 +15,6 @@ from typing import Any
 
 import matplotlib.image
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 import yaml
@@ -446,8 +445,10 @@ def test_without_cuda() -> None:
 # Report
 
 
-def recomputed(folder: Path) -> pd.DataFrame:
+def recomputed(folder: Path) -> Any:
     """Labels and radii of a run from nothing but the stored counts, by scipy's beta and normal quantiles."""
+    import pandas as pd
+
     found = []
     for index, true_label, text in rows(folder):
         fields = json.loads(text)
@@ -617,6 +618,8 @@ def test_a_run_that_certifies_nothing_is_drawn(tmp_path: Path) -> None:
 
 
 def test_export_as_cohens_analysis_reads_it(mixed_run: Path, tmp_path: Path) -> None:
+    import pandas as pd
+
     path = tmp_path / "run.tsv"
     assert run(["export", str(mixed_run), "--format", "cohen", "--out", str(path)]) == 0
     # Their analysis: a table with tabs; certified accuracy = mean of correct AND radius ≥ r.
