@@ -10,6 +10,7 @@ os.environ["OMP_NUM_THREADS"] = "1"
 # A process of the suite gets the width of a terminal that its captured output does not go to.
 os.environ.pop("COLUMNS", None)
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -31,6 +32,14 @@ from helpers.runs import certify_flags  # noqa: E402
 def refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Refused:
     monkeypatch.chdir(tmp_path)
     return Refused(tmp_path, capsys)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def short_samples() -> Iterator[None]:
+    """Few steps for the sheet of samples, which takes most of a training as short as those of the suite."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("diffproof.training.sheets._STEPS", 2)
+        yield
 
 
 @pytest.fixture(scope="session")

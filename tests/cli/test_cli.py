@@ -578,7 +578,6 @@ def test_no_memory_for_the_batch_halves_it_and_says_so(
     """A real process in an address space that is too small for the batch asked for."""
     program = """
 import ctypes, resource, sys, torch
-import sklearn.datasets, scipy.stats, matplotlib
 # M_ARENA_MAX: the arena of a thread takes 64 MB of addresses, or none, as the threads happen to run.
 ctypes.CDLL(None).mallopt(-8, 1)
 from diffproof.cli.main import main

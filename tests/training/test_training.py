@@ -454,8 +454,9 @@ def test_every_flag_is_recorded_and_repeats_the_bytes(
 
 
 @pytest.mark.slow
-def test_what_lies_beside_the_weights(tmp_path: Path) -> None:
+def test_what_lies_beside_the_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # Fewer levels than a sample has steps by itself.
+    monkeypatch.setattr("diffproof.training.sheets._STEPS", 50)
     assert train(f"{DENOISER} --timesteps 10", tmp_path / "my.weights.safetensors") == 0
     names = {path.name for path in tmp_path.iterdir()}
     assert names == {f"my.weights.{end}" for end in ("safetensors", "samples.png", "loss.csv", "loss.png")}
