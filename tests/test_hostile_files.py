@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import socket
 import zipfile
 from collections.abc import Callable
@@ -12,12 +13,13 @@ import numpy as np
 import pytest
 import torch
 
+from diffproof.cli.main import run
 from diffproof.denoisers.named import load_denoiser
 from diffproof.errors import LONGEST_LINE, printable
 from diffproof.files import MOST_TEXT, check_array, check_file, read_text, write_csv
 from diffproof.weights import load_weights, packaged, save_weights
 from helpers.command_line import Refused
-from helpers.runs import PLAIN, certify_flags
+from helpers.runs import PLAIN, certify_flags, change
 
 Maker = Callable[[Path], None]
 
@@ -200,6 +202,22 @@ def test_errors_are_one_safe_line(refused: Refused, name: str) -> None:
         line = refused(make(f"{name}{ENDINGS.get(reader, '.safetensors')}"))
         assert line.isprintable()
         assert len(f"diffproof: error: {line}") <= LONGEST_LINE
+
+
+@pytest.mark.parametrize("name", ["\x1b[31mred", os.fsdecode(b"\xff"), "long" * 60, "[bold]"])
+def test_what_is_printed_is_safe(
+    small_run: Path, tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / name
+    shutil.copytree(small_run, folder)
+    change(folder, "DELETE FROM images WHERE image_index = 8")
+    for arguments in (["report"], ["report", "--out", str(folder / "out")], ["verify"], ["export"]):
+        assert run([arguments[0], str(folder), *arguments[1:]]) == 0
+        captured = capsys.readouterr()
+        lines = (captured.out + captured.err).splitlines()
+        assert lines
+        assert all(line.replace("\t", " ").isprintable() for line in lines)
+        assert max(map(len, lines)) <= LONGEST_LINE
 
 
 def test_cells_are_no_formulas(tmp_path: Path) -> None:

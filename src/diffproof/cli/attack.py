@@ -12,6 +12,7 @@ from diffproof.cli.config import config_option
 from diffproof.cli.defense_options import defense_options
 from diffproof.cli.flags import MethodText, Names, command
 from diffproof.cli.run_options import applied, data_options, run_options, tell_layout
+from diffproof.errors import printable
 
 
 def attack_options(command: Any) -> Any:
@@ -103,4 +104,4 @@ def attack(out: Path, **flags: Any) -> None:
     except KeyboardInterrupt:
         raise KeyboardInterrupt("the same command continues where it stopped") from None
     print_attack_report(load_attack_report([out]))
-    click.echo(f"run folder: {out}")
+    click.echo(printable(f"run folder: {out}"))

@@ -8,6 +8,7 @@ import click
 
 from diffproof.cli.flags import command
 from diffproof.cli.paths import PATH
+from diffproof.errors import printable
 
 
 @command()
@@ -39,4 +40,4 @@ def convert(source: Path, out: Path, trust_pickle: bool, key: str | None, force:
     converted = convert_file(source, out, trust_pickle=trust_pickle, key=key, force=force)
     held = f"{counted(converted.tensors, 'tensor')}, {counted(converted.values, 'value')}"
     click.echo(f"taken: {converted.taken}, {held}")
-    click.echo(f"written: {out}")
+    click.echo(printable(f"written: {out}"))

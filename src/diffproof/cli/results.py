@@ -9,7 +9,7 @@ import click
 from diffproof.cli.flags import command, device_option
 from diffproof.cli.paths import PATH
 from diffproof.cli.screen import said
-from diffproof.errors import ArgumentError
+from diffproof.errors import ArgumentError, printable
 from diffproof.wording import counted
 
 
@@ -54,7 +54,7 @@ def _report_certified(runs: tuple[Path, ...], at: str, out: Path | None, force: 
     written = () if out is None else write_report(loaded, out, force=force)
     print_report(loaded)
     for path in written:
-        click.echo(f"written: {path}")
+        click.echo(printable(f"written: {path}"))
 
 
 def _report_attacks(runs: tuple[Path, ...], out: Path | None, force: bool) -> None:
@@ -65,7 +65,7 @@ def _report_attacks(runs: tuple[Path, ...], out: Path | None, force: bool) -> No
     written = [] if out is None else write_attack_report(loaded, out, force=force)
     print_attack_report(loaded)
     for path in written:
-        click.echo(f"written: {path}")
+        click.echo(printable(f"written: {path}"))
 
 
 @command()
@@ -91,7 +91,7 @@ def export(run: Path, form: str, out: Path | None, force: bool) -> None:
         raise ArgumentError("out", f"{out} exists; --force overwrites it")
     with replacing(out) as fresh:
         fresh.write_text(text, encoding="utf-8")
-    click.echo(f"written: {out}")
+    click.echo(printable(f"written: {out}"))
 
 
 @command()

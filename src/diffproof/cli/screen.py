@@ -11,12 +11,15 @@ from dataclasses import dataclass, replace
 
 import click
 
+from diffproof.errors import printable
+
 # Beside a column's text: a space on both sides and a line.
 _BETWEEN = 3
 
 
 # What is written into a pipe is as wide as it is.
 _ENDLESS = 100_000
+_WIDEST_CELL = 250
 
 
 def screen_width() -> int:
@@ -27,11 +30,15 @@ def screen_width() -> int:
 
 
 def said(text: str) -> None:
-    """Print a sentence on standard output; lines break between words, further ones are indented."""
-    width = screen_width()
+    """Print a sentence on standard output, safely; lines break between words, further ones are indented."""
+    width, text = screen_width(), printable(text)
     click.echo(
         textwrap.fill(text, width, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
     )
+
+
+def _safe(cell: str) -> str:
+    return "\n".join(printable(line, _WIDEST_CELL) for line in cell.splitlines())
 
 
 @dataclass(frozen=True)
@@ -55,6 +62,10 @@ class Rows:
     sections: Sequence[bool] = ()
     title: str | None = None
     numeric: bool = True
+
+    def __post_init__(self) -> None:
+        rows = [[_safe(cell) for cell in row] for row in self.rows]
+        object.__setattr__(self, "rows", rows)
 
     def width(self, column: int) -> int:
         """Characters that a column takes."""

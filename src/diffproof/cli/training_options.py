@@ -15,7 +15,7 @@ from diffproof.checks import check_positive
 from diffproof.cli.flags import Names, device_option
 from diffproof.cli.paths import PATH
 from diffproof.cli.run_options import skip_unreadable_option, tell_layout
-from diffproof.errors import ArgumentError
+from diffproof.errors import ArgumentError, printable
 
 if TYPE_CHECKING:
     import torch
@@ -269,7 +269,7 @@ def write_weights(
     save_losses(options.out.with_suffix(".loss.csv"), losses)
     save_weights(options.out, tensors, description | {"training": training})
     remove(options.checkpoint)
-    click.echo(f"written: {options.out}")
+    click.echo(printable(f"written: {options.out}"))
 
 
 def recorded_command() -> str:
