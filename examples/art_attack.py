@@ -8,7 +8,7 @@ from art.estimators.classification import PyTorchClassifier
 
 import diffproof as dp
 
-images, labels = dp.load_data("digits", limit=8)
+images, labels = dp.load_data("digits", indices="0:8")
 defense = dp.DiffPure(dp.load_denoiser("digits"), dp.load_classifier("digits"), t_star=0.05, steps=2).eval()
 
 estimator = PyTorchClassifier(

@@ -7,7 +7,7 @@ from pyautoattack import AutoAttack
 
 import diffproof as dp
 
-images, labels = dp.load_data("digits", limit=4)
+images, labels = dp.load_data("digits", indices="0:4")
 defense = dp.Undefended(dp.load_classifier("digits")).eval()
 
 adversary = AutoAttack(defense, norm="Linf", eps=0.2, seed=0, version="standard")

@@ -8,7 +8,7 @@ import torch
 
 import diffproof as dp
 
-images, labels = dp.load_data("digits", split="test", limit=240)
+images, labels = dp.load_data("digits", split="test", indices="0:240")
 denoiser = dp.load_denoiser("digits")
 torch.manual_seed(0)  # a defence that is called without noise draws it from torch's global generator
 

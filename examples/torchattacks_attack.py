@@ -6,7 +6,7 @@ import torchattacks
 
 import diffproof as dp
 
-images, labels = dp.load_data("digits", limit=8)
+images, labels = dp.load_data("digits", indices="0:8")
 defense = dp.DiffPure(dp.load_denoiser("digits"), dp.load_classifier("digits"), t_star=0.05, steps=2).eval()
 
 attack = torchattacks.EOTPGD(defense, eps=0.2, alpha=0.05, steps=10, eot_iter=2)

@@ -201,7 +201,7 @@ def test_values_of_python_are_settings_in_a_mapping() -> None:
     assert parse("defense", given).settings == {"steps": None, "eta": 0.25, "votes": 3}
     levels = {"name": "dc", "sigmas": torch.tensor([0.25, 0.5]), "log_prior": np.zeros(2)}
     assert parse("defense", levels).settings == {"sigmas": [0.25, 0.5], "log_prior": [0.0, 0.0]}
-    images, labels = dp.load_data("digits", limit=1)
+    images, labels = dp.load_data("digits", indices="0:1")
     undefended = dp.Undefended(dp.load_classifier("digits"))
     found = [
         dp.attack(undefended, images, labels, attack=one, threat="linf", budget=0.1)[0].adversarial
@@ -245,7 +245,7 @@ def test_every_network_of_a_defence_is_found_by_itself() -> None:
 
 @pytest.mark.usefixtures("own")
 def test_own_code_is_attacked_and_certified() -> None:
-    images, labels = dp.load_data("digits", limit=6)
+    images, labels = dp.load_data("digits", indices="0:6")
     classifier = dp.load_classifier("digits")
     quantized = dp.load_defense("own_code:Quantized:levels=4", classifier=classifier)
     assert quantized.settings() == {"method": "quantized", "levels": 4}

@@ -32,7 +32,7 @@ def library(name: str) -> ModuleType:
 
 @pytest.fixture(scope="module")
 def data() -> tuple[Tensor, Tensor]:
-    images, labels = dp.load_data("digits", limit=40)
+    images, labels = dp.load_data("digits", indices="0:40")
     return images, labels
 
 

@@ -160,7 +160,7 @@ def test_a_name_reads_the_data() -> None:
 def test_a_name_chooses_split_and_number(ending: str, split: str, count: int) -> None:
     denoiser = dp.load_denoiser(f"empirical:digits{ending}")
     assert isinstance(denoiser, EmpiricalDenoiser)
-    images, labels = dp.load_data("digits", split=split, limit=count)
+    images, labels = dp.load_data("digits", split=split, indices=f"0:{count}")
     assert denoiser.labels is not None
     assert len(denoiser.images) == len(images) == count
     held = {(int(label), image.numpy().tobytes()) for label, image in zip(labels, images, strict=True)}
@@ -181,7 +181,7 @@ def test_a_file_is_read_too(tmp_path: Path) -> None:
         ("empirical:", r"denoiser: expected empirical:DATA\[:SPLIT\[:COUNT\]\], got 'empirical:'"),
         ("empirical:digits:train:many", r"denoiser: expected empirical:DATA"),
         ("empirical:digits:train:9:9", r"denoiser: expected empirical:DATA"),
-        ("empirical:digits:train:0", "limit: expected an integer ≥ 1"),
+        ("empirical:digits:train:0", "count: expected an integer ≥ 1"),
         ("empirical:digits:train:5", "denoiser: 'empirical:digits:train:5' has no image of class"),
         ("empirical:digit", "data: unknown name 'digit'; did you mean digits"),
         ("empirical:digits:valid", "split"),

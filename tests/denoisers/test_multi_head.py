@@ -55,7 +55,7 @@ def noisy_images(count: int = 3, seed: int = 0) -> Tensor:
 
 
 def small(**settings: Any) -> dict[str, Any]:
-    data = dp.load_data("digits", limit=20)
+    data = dp.load_data("digits", indices="0:20")
     return describe_denoiser(data, UNetSettings((8,), multi_head=True, **settings), "cosine", 50)
 
 
@@ -121,7 +121,7 @@ def test_gradients_flow_through_all_heads() -> None:
 
 def usual(**settings: Any) -> NetworkDenoiser:
     """A U-Net with class embeddings, in float64."""
-    data = dp.load_data("digits", limit=20)
+    data = dp.load_data("digits", indices="0:20")
     torch.manual_seed(1)
     # Two channels a group: of a single one the normalisation would take away all that a label adds.
     description = describe_denoiser(data, UNetSettings((16,), **settings), "cosine", 50)
@@ -145,7 +145,7 @@ def test_per_class_against_one_call_a_class(multi_head: bool, patch: int) -> Non
 @pytest.mark.parametrize("drop", [0.0, 1.0])
 def test_only_the_head_of_the_given_label_learns(drop: float) -> None:
     model = build_denoiser(small(patch=2))
-    data = dp.load_data("digits", limit=4)
+    data = dp.load_data("digits", indices="0:4")
     sources = torch.zeros(4, dtype=torch.int64)
     step = Batch(data.images, torch.tensor([3, 7, 7, 3]), sources, 4, torch.arange(4))
     epsilon_loss(model, model.network, step, drop, torch.Generator().manual_seed(0)).backward()

@@ -183,7 +183,7 @@ def test_trained_denoisers_name_their_classes(zoo: Path, refused: Refused) -> No
     assert load_weights(zoo / "d.safetensors").description["class_names"] == list(ANIMALS)
     animal_folder(zoo / "other", {f"z {name}" if name == "bee" else name: name for name in ANIMALS})
     given = {**CERTIFY, "defense": "dc:timesteps=uniform:2", "denoiser": "d.safetensors", "sigma": 0.1}
-    message = "denoiser: its classes are not in the order of other: 'cat' is label 1 there, but its label 2"
+    message = "--denoiser: its classes are not in the order of other: 'cat' is label 1 there, but its label 2"
     assert refused(words("certify", **given, data="other", out="b")).startswith(message)
     assert run(words("certify", **given, data="all", indices="0", out="a")) == 0
 

@@ -48,7 +48,7 @@ def purify_words(pictures: object, out: Path, **changes: object) -> list[str]:
 
 def digits(count: int) -> Tensor:
     """Test digits whose pixels are whole 8-bit numbers, so that PNG files hold them exactly."""
-    images, _ = dp.load_data("digits", limit=count)
+    images, _ = dp.load_data("digits", indices=f"0:{count}")
     return (images * 255).round() / 255
 
 

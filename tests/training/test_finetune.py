@@ -26,7 +26,7 @@ COMMAND = (
 
 @pytest.mark.slow
 def test_it_learns_and_leaves_the_denoiser_alone() -> None:
-    data = dp.load_data("digits", default_split="train", limit=256)
+    data = dp.load_data("digits", default_split="train", indices="0:256")
     classifier, denoiser = dp.load_classifier("digits"), dp.load_denoiser("digits")
     before = hash_tensors(denoiser.state_dict()), denoised_accuracy(classifier, denoiser, data, 0.5, 1)
     start = hash_tensors(classifier.state_dict())
@@ -85,7 +85,7 @@ def test_the_classifier_sees_denoised_noise_of_the_asked_sigma() -> None:
 
 @pytest.mark.slow
 def test_from_the_command_line_to_a_classifier(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    few = dp.load_data("digits", limit=50)
+    few = dp.load_data("digits", indices="0:50")
     np.savez(tmp_path / "few.npz", images=few.images[:, 0].numpy(), labels=few.labels.numpy())
     words = [*shlex.split(COMMAND), "--test-data", str(tmp_path / "few.npz")]
     for out in ("one", "two"):

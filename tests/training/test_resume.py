@@ -44,7 +44,7 @@ KINDS = pytest.mark.parametrize("kind", list(TRAININGS))
 @pytest.fixture(scope="module")
 def commands(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
     """The command lines, measuring on a few images only."""
-    few = dp.load_data("digits", limit=20)
+    few = dp.load_data("digits", indices="0:20")
     path = tmp_path_factory.mktemp("data") / "few.npz"
     np.savez(path, images=few.images[:, 0].numpy(), labels=few.labels.numpy())
     return {kind: [*shlex.split(line), "--test-data", str(path)] for kind, line in TRAININGS.items()}

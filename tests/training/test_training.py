@@ -432,7 +432,7 @@ FLAGS = (
 def test_every_flag_is_recorded_and_repeats_the_bytes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], command: str
 ) -> None:
-    test = dp.load_data("digits", limit=20)
+    test = dp.load_data("digits", indices="0:20")
     np.savez(tmp_path / "TEST.npz", images=test.images[:, 0].numpy(), labels=test.labels.numpy())
     flags = FLAGS.replace("TEST", str(tmp_path / "TEST"))
     assert train(f"{command} {flags}", tmp_path / "w.safetensors") == 0
@@ -502,7 +502,8 @@ def test_patches_are_channels_of_the_inner_network(attention: bool) -> None:
 def test_the_classifier_sees_noise_of_the_asked_sigma(sigma: float) -> None:
     zeros = ImageData("zeros", "train", torch.zeros(4, 1, 16, 16), torch.arange(4), list("abcd"))
     description = describe_classifier(dp.load_data("digits"), 4)
-    description |= {"num_classes": 4, "image_shape": [1, 16, 16], "mean": [0.0], "std": [1.0]}
+    description |= {"num_classes": 4, "class_names": list("abcd")}
+    description |= {"image_shape": [1, 16, 16], "mean": [0.0], "std": [1.0]}
     seen: list[Tensor] = []
 
     def record(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
@@ -585,7 +586,7 @@ def test_mixtures_that_do_not_fit(extra: ImageData, message: str) -> None:
 
 
 def test_images_of_the_second_source_have_labels_of_their_own() -> None:
-    data = dp.load_data("digits", limit=8)
+    data = dp.load_data("digits", indices="0:8")
     model = build_denoiser(describe_denoiser(data, UNetSettings((8,)), "cosine", 50))
     given: list[Tensor] = []
 
@@ -625,7 +626,7 @@ def test_a_denoiser_of_pictures_without_class_folders(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "flat").mkdir()
-    for i, image in enumerate(dp.load_data("digits", limit=4).images):
+    for i, image in enumerate(dp.load_data("digits", indices="0:4").images):
         save_picture(tmp_path / "flat" / f"{i}.png", image)
     out = tmp_path / "denoiser.safetensors"
     flags = f"--data {tmp_path / 'flat'} --channels 8 --iterations 2 --batch-size 4"

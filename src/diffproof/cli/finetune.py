@@ -65,9 +65,12 @@ def finetune(
         model = load_classifier(classifier).to(device)
     with loading("denoiser"):
         diffusion = load_denoiser(denoiser).to(device)
+    chosen, test, record = options.images()
+    more = options.extra_images(extra_data)
+    told = options.told(record, start=classifier, extra=more)
     images, extra, held_out = (
         found and match_classes(found, model, class_map).fitting(diffusion, model)
-        for found in (options.training_images(), options.extra_images(extra_data), options.held_out())
+        for found in (chosen, more, test)
     )
     assert images is not None
     data = Mixture(images, extra, extra_share=extra_share, flip=options.flip)
@@ -81,7 +84,7 @@ def finetune(
     metrics = {}
     if held_out is not None:
         metrics["denoised_accuracy"] = round(measured(tuned, diffusion, held_out), 6)
-    write_weights(options, tuned.network.state_dict(), description, losses, metrics)
+    write_weights(options, tuned.network.state_dict(), description, losses, metrics, told)
     if held_out is not None:
         click.echo(
             f"accuracy on {len(held_out)} denoised test images, sigma = {sigma:g}: {before:.2%} before,"

@@ -34,6 +34,20 @@ def tell_layout(data: ImageData) -> None:
         click.echo(f"data: {data.layout}", err=True)
 
 
+def choice_options(verb: str) -> list[Callable[[Command], Command]]:
+    """--per-class and --limit, which choose at random by --seed."""
+    return [
+        click.option(
+            "--per-class",
+            type=int,
+            help=f"{verb} at most this many of them of each class, ≥ 1, at random. [default: all]",
+        ),
+        click.option(
+            "--limit", type=int, help=f"{verb} at most this many of them, ≥ 1, at random. [default: all]"
+        ),
+    ]
+
+
 def data_options(command: Command) -> Command:
     """--data and which of its images."""
     return applied(
@@ -48,7 +62,12 @@ def data_options(command: Command) -> Command:
                 "--indices",
                 help="Take these images: start:stop, start:stop:step or numbers with commas. [default: all]",
             ),
-            click.option("--limit", type=int, help="Take at most this many of them, ≥ 1. [default: all]"),
+            *choice_options("Take"),
+            click.option(
+                "--held-out",
+                is_flag=True,
+                help="Take only images that the networks were not trained on, as their weights files tell.",
+            ),
             click.option(
                 "--image-size",
                 type=int,
@@ -76,7 +95,11 @@ def run_options(batch_size: int) -> Callable[[Command], Command]:
         return applied(
             command,
             [
-                click.option("--seed", default=0, help="Seed all noise with this integer, in [0, 2^64)."),
+                click.option(
+                    "--seed",
+                    default=0,
+                    help="Seed noise and choices of images with this integer, in [0, 2^64).",
+                ),
                 click.option(
                     "--batch-size",
                     default=batch_size,

@@ -21,6 +21,8 @@ from diffproof.cli.training_options import (
 from diffproof.errors import ArgumentError
 
 if TYPE_CHECKING:
+    from diffproof.classifiers.base import Classifier
+    from diffproof.data.images import ImageData
     from diffproof.training.adversarial import Adversary
 
 _HELD_OUT_SIGMAS = (0.1, 0.25, 0.5, 1.0)
@@ -85,12 +87,11 @@ def denoiser(
     except ValueError:
         raise ArgumentError("channels", f"expected numbers with commas between, got {channels!r}") from None
     settings = options.settings()
-    images = options.training_images(labelled=False)
+    images, held_out, record = options.images(labelled=False)
     extra = options.extra_images(extra_data, labelled=images.labelled)
     data = Mixture(images, extra, extra_share=extra_share, flip=options.flip)
     unet = UNetSettings(widths, layers, dropout, patch, attention, multi_head)
     description = describe_denoiser(images, unet, schedule, timesteps)
-    held_out = options.held_out(labelled=False)
     trained, losses = fit_with_progress(
         options, images, partial(train_denoiser, data, description, settings, label_dropout=label_dropout)
     )
@@ -102,7 +103,9 @@ def denoiser(
         f"rms_error_at_{sigma:g}": round(error, 6) for sigma, error in zip(sigmas, errors, strict=False)
     }
     save_grid(options.out.with_suffix(".samples.png"), draw_samples(trained, options.seed))
-    write_weights(options, trained.network.state_dict(), description, losses, metrics)
+    write_weights(
+        options, trained.network.state_dict(), description, losses, metrics, options.told(record, extra=extra)
+    )
     if held_out is not None:
         shown = ", ".join(
             f"{error:.4f} at sigma = {sigma:g}" for sigma, error in zip(sigmas, errors, strict=True)
@@ -219,6 +222,26 @@ def _adversary(
     return Adversary(method, Ascent(threat, steps, step_size), weight)
 
 
+def _check_new(images: ImageData, held_out: ImageData | None) -> None:
+    """Raise ValueError where a new network cannot be measured on these images, or is given a class map."""
+    from diffproof.data.classes import check_names
+
+    _refuse_given("class_map", "is for --classifier; a new network takes the classes of the data")
+    if held_out is not None and held_out.classes_named and images.classes_named:
+        check_names("test_data", held_out.class_names, images.class_names, images.name)
+
+
+def _further(options: TrainingOptions, spec: str) -> tuple[Classifier, dict[str, Any]]:
+    """A classifier to train further, and what a weights file says of it."""
+    from diffproof.checks import loading
+    from diffproof.classifiers.named import load_classifier
+    from diffproof.classifiers.saved import describe_base
+
+    _refuse_given("width", "is for a new network, not with --classifier")
+    with loading("classifier"):
+        return load_classifier(spec).to(options.torch_device()), describe_base(spec)
+
+
 def _train_classifier(
     options: TrainingOptions,
     width: int,
@@ -228,29 +251,21 @@ def _train_classifier(
     adversary: Adversary | None,
 ) -> None:
     """Train, measure, write and report a classifier: a new network, or that of a spec."""
-    from diffproof.checks import loading
-    from diffproof.classifiers.named import load_classifier
-    from diffproof.classifiers.saved import describe_base
-    from diffproof.data.classes import check_names, match_classes
+    from diffproof.data.classes import match_classes
     from diffproof.training.adversarial import robust_accuracy
     from diffproof.training.batches import Mixture
     from diffproof.training.classifier import accuracy, describe_classifier, named_classes, train_classifier
 
     settings = options.settings()
-    images, held_out = options.training_images(), options.held_out()
-    start = None
+    images, held_out, record = options.images()
     if spec is None:
-        _refuse_given("class_map", "is for --classifier; a new network takes the classes of the data")
-        if held_out is not None and held_out.classes_named and images.classes_named:
-            check_names("test_data", held_out.class_names, images.class_names, images.name)
-        description = describe_classifier(images, width)
+        _check_new(images, held_out)
+        start, description = None, describe_classifier(images, width)
     else:
-        _refuse_given("width", "is for a new network, not with --classifier")
-        with loading("classifier"):
-            start = load_classifier(spec).to(options.torch_device())
+        start, base = _further(options, spec)
         images = match_classes(images, start, class_map).fitting(start)
-        held_out = None if held_out is None else match_classes(held_out, start, class_map)
-        description = describe_base(spec) | named_classes(images, start)
+        held_out = held_out and match_classes(held_out, start, class_map)
+        description = base | named_classes(images, start)
     data = Mixture(images, flip=options.flip)
     train_it = partial(
         train_classifier,
@@ -271,7 +286,9 @@ def _train_classifier(
         if adversary is not None:
             robust = robust_accuracy(trained, held_out, adversary.ascent, options.seed)
             metrics["robust_accuracy"] = round(robust, 6)
-    write_weights(options, trained.network.state_dict(), description, losses, metrics)
+    write_weights(
+        options, trained.network.state_dict(), description, losses, metrics, options.told(record, start=spec)
+    )
     if held_out is not None:
         _tell(metrics, len(held_out), noise_sigma, adversary)
 

@@ -14,7 +14,7 @@ from diffproof.catalog import PRECISIONS
 from diffproof.checks import check_positive
 from diffproof.cli.flags import Names, device_option
 from diffproof.cli.paths import PATH
-from diffproof.cli.run_options import skip_unreadable_option, tell_layout
+from diffproof.cli.run_options import choice_options, skip_unreadable_option, tell_layout
 from diffproof.errors import ArgumentError, printable
 
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from diffproof.data.images import ImageData
+    from diffproof.data.trained_on import TrainedOn
     from diffproof.training.loop import TrainSettings
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -31,17 +32,25 @@ _MEASURED = 2000
 # Options that say where to compute, not what.
 _NOT_RECORDED = ("force", "device", "checkpoint_every")
 
+_HOLDOUT = click.option(
+    "--holdout",
+    type=float,
+    help="Keep this share of each class out of training, in (0, 1), at random, and measure on it."
+    " [default: none]",
+)
+
 
 def training_options(*, iterations: int, learning_rate: float) -> Callable[[Command], Command]:
     """The options of every training command, as one decorator."""
-    options = [
+    options: list[Callable[[Any], Any]] = [
         click.option("--data", required=True, help="Train on these images; see diffproof certify --help."),
         click.option("--split", help="Train on this split. [default: train, or the only one]"),
         click.option(
             "--indices",
             help="Train on these: start:stop, start:stop:step or numbers with commas. [default: all]",
         ),
-        click.option("--limit", type=int, help="Train on at most this many of them, ≥ 1. [default: all]"),
+        *choice_options("Train on"),
+        _HOLDOUT,
         click.option(
             "--image-size",
             type=int,
@@ -51,7 +60,8 @@ def training_options(*, iterations: int, learning_rate: float) -> Callable[[Comm
         click.option("--flip", is_flag=True, help="Mirror each image with probability ½."),
         click.option(
             "--test-data",
-            help="Measure on these images, on 2,000 at most. [default: the test split of a named data set]",
+            help="Measure on these images, on 2,000 at most. [default: those of --holdout, or the test split"
+            " of a named data set]",
         ),
         click.option(
             "--out",
@@ -75,7 +85,7 @@ def training_options(*, iterations: int, learning_rate: float) -> Callable[[Comm
         click.option(
             "--seed",
             default=0,
-            help="Seed initialisation, batches and noise with this integer, in [0, 2^32).",
+            help="Seed initialisation, batches, noise and choices of images with this integer, in [0, 2^32).",
         ),
         device_option,
         click.option(
@@ -99,7 +109,9 @@ class TrainingOptions:
     data: str
     split: str | None
     indices: str | None
+    per_class: int | None
     limit: int | None
+    holdout: float | None
     image_size: int | None
     skip_unreadable: bool
     flip: bool
@@ -151,20 +163,42 @@ class TrainingOptions:
             self.iterations, self.batch_size, self.learning_rate, self.ema_decay, self.seed, self.precision
         )
 
-    def training_images(self, *, labelled: bool = True) -> ImageData:
-        """The training images; perhaps without labels if these are not needed."""
-        from diffproof.data.named import load_data
+    def images(self, *, labelled: bool = True) -> tuple[ImageData, ImageData | None, TrainedOn]:
+        """The training images, those to measure on, if any, 2,000 at most, and the record of the first.
 
-        return load_data(
-            self.data,
-            self.split,
-            indices=self.indices,
-            limit=self.limit,
-            image_size=self.image_size,
-            default_split="train",
-            labelled=labelled,
-            skip_unreadable=self.skip_unreadable,
+        Args:
+            labelled: whether labels are needed.
+        """
+        from diffproof.checks import renamed
+        from diffproof.data.named import HUB_NAMES, SHIPPED, load_data
+        from diffproof.data.trained_on import TrainedOn
+
+        whole = load_data(
+            self.data, self.split, image_size=self.image_size, default_split="train", labelled=labelled
         )
+        names = ("indices", "per_class", "limit", "holdout", "seed")
+        record = TrainedOn.of(whole, self.image_size, **{name: getattr(self, name) for name in names})
+        chosen, held = record.parted(whole)
+        source = self.test_data or (self.data if self.data in (*SHIPPED, *HUB_NAMES) else None)
+        test = None
+        if held and self.test_data is None:
+            test = self._read(whole, held)
+        elif source is not None:
+            with renamed({"data": "test_data"} if self.test_data else {}):
+                test = load_data(
+                    source,
+                    image_size=self.image_size,
+                    labelled=labelled,
+                    skip_unreadable=self.skip_unreadable,
+                )
+        if test is not None:
+            test = test.select(range(0, len(test), -(-len(test) // _MEASURED)))
+        return self._read(whole, chosen), test, record
+
+    def _read(self, whole: ImageData, indices: list[int]) -> ImageData:
+        if self.skip_unreadable:
+            whole, indices = whole.skipping(indices)
+        return whole.select(indices)
 
     def extra_images(self, source: str | None, *, labelled: bool = True) -> ImageData | None:
         """The second set of training images, if any."""
@@ -188,22 +222,20 @@ class TrainingOptions:
 
         return resolve_device(self.device)
 
-    def held_out(self, *, labelled: bool = True) -> ImageData | None:
-        """The images to measure on, if any: at most 2,000, evenly spaced."""
-        from diffproof.checks import renamed
-        from diffproof.data.named import HUB_NAMES, SHIPPED, load_data
+    def told(
+        self, record: TrainedOn, *, start: str | None = None, extra: ImageData | None = None
+    ) -> list[dict[str, Any]]:
+        """What the weights file tells of all that the network was trained on, before this training, too.
 
-        source = self.test_data or (self.data if self.data in (*SHIPPED, *HUB_NAMES) else None)
-        if source is None:
-            return None
-        with renamed({"data": "test_data"} if self.test_data else {}):
-            data = load_data(
-                source,
-                image_size=self.image_size,
-                labelled=labelled,
-                skip_unreadable=self.skip_unreadable,
-            )
-        return data.select(range(0, len(data), -(-len(data) // _MEASURED)))
+        Args:
+            record: of the training images.
+            start: spec of the network that it began with.
+            extra: the second set of training images.
+        """
+        from diffproof.data.trained_on import TrainedOn, records_of
+
+        more = [] if extra is None else [TrainedOn.of(extra, self.image_size)]
+        return [one.as_dict() for one in (*records_of(start), record, *more)]
 
 
 def fit_with_progress(
@@ -257,6 +289,7 @@ def write_weights(
     description: dict[str, Any],
     losses: list[float],
     metrics: dict[str, float],
+    images: list[dict[str, Any]],
 ) -> None:
     """Write the weights with how they were made and the loss curve; then the checkpoint is not needed."""
     from diffproof.files import remove
@@ -265,7 +298,7 @@ def write_weights(
 
     if options.half:
         tensors = {name: t.half() if t.is_floating_point() else t for name, t in tensors.items()}
-    training = {"command": recorded_command(), "seed": options.seed, "test": metrics}
+    training = {"command": recorded_command(), "seed": options.seed, "test": metrics, "images": images}
     save_losses(options.out.with_suffix(".loss.csv"), losses)
     save_weights(options.out, tensors, description | {"training": training})
     remove(options.checkpoint)

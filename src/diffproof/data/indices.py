@@ -1,12 +1,92 @@
-"""Which images of a data set: the indices that a user writes."""
+"""Which images of a data set: the indices that a user writes, and random ones of these."""
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections import Counter
+from collections.abc import Collection, Sequence
 
-from diffproof.checks import check_instance, shown
+from torch import Tensor
+
+from diffproof.checks import check_at_least, check_instance, check_probability, shown
 from diffproof.errors import ArgumentError
+
+
+def choose(
+    labels: Tensor,
+    *,
+    indices: str | None = None,
+    per_class: int | None = None,
+    limit: int | None = None,
+    seed: int = 0,
+    without: Collection[int] = (),
+) -> list[int]:
+    """Indices of images, ascending; random ones are a function of the seed and of each image's index alone.
+
+    So a larger number adds images to those of a smaller one.
+
+    Args:
+        labels: N integers, those of the whole data.
+        indices: see `parse_indices`; None for all.
+        per_class: take so many of each class at random, ≥ 1, or all that it has; None for all.
+        limit: take so many of what is left at random, ≥ 1, or all; None for all.
+        seed: of the choice.
+        without: leave these out before anything is chosen at random.
+
+    Raises:
+        ValueError: bad indices, or a number below 1.
+    """
+    check_at_least("seed", seed, 0)
+    given = range(len(labels)) if indices is None else parse_indices(indices, len(labels))
+    chosen = [index for index in given if index not in without]
+    if per_class is not None:
+        check_at_least("per_class", per_class, 1)
+        chosen = [index for part in _by_class(labels, chosen) for index in _ranked(part, seed)[:per_class]]
+    if limit is not None:
+        chosen = _ranked(chosen, seed)[: check_at_least("limit", limit, 1)]
+    return sorted(chosen)
+
+
+def hold_out(labels: Tensor, chosen: Sequence[int], share: float, seed: int) -> tuple[list[int], list[int]]:
+    """Part images in two, each class in proportion: those that stay, and at random those held out.
+
+    Args:
+        labels: N integers, those of the whole data.
+        chosen: indices of the images to part.
+        share: share to hold out, in (0, 1); of each class one image stays at least.
+        seed: of the choice.
+
+    Raises:
+        ValueError: the share is none, or so small that no image is held out.
+    """
+    check_probability("holdout", share)
+    held: list[int] = []
+    seen = 0
+    for part in _by_class(labels, chosen):
+        # What rounding leaves of one class goes to the next.
+        number = round(share * (seen + len(part))) - round(share * seen)
+        held += _ranked(part, seed, "holdout")[: min(number, len(part) - 1)]
+        seen += len(part)
+    if not held:
+        raise ArgumentError("holdout", f"{share:g} of {len(chosen)} images is none, as one a class stays")
+    return sorted(set(chosen) - set(held)), sorted(held)
+
+
+def _by_class(labels: Tensor, chosen: Sequence[int]) -> list[list[int]]:
+    parts: dict[int, list[int]] = {}
+    for index, label in zip(chosen, labels[list(chosen)].tolist(), strict=True):
+        parts.setdefault(label, []).append(index)
+    return [parts[label] for label in sorted(parts)]
+
+
+def _ranked(indices: Sequence[int], seed: int, purpose: str = "images") -> list[int]:
+    """The indices in random order, the same on every machine."""
+
+    def rank(index: int) -> bytes:
+        return hashlib.sha256(f"{purpose} {seed} {index}".encode()).digest()
+
+    return sorted(indices, key=rank)
 
 
 def parse_indices(text: str, size: int) -> list[int]:

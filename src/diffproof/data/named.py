@@ -8,7 +8,7 @@ from typing import NamedTuple
 from diffproof.checks import MOST_PIXELS, check_at_least, check_instance, unknown_name
 from diffproof.data.digits import load_digits
 from diffproof.data.images import ImageData
-from diffproof.data.indices import parse_indices
+from diffproof.data.indices import choose
 from diffproof.errors import ArgumentError
 from diffproof.files import expanded, warn_of_path
 
@@ -37,7 +37,9 @@ def load_data(
     split: str | None = None,
     *,
     indices: str | None = None,
+    per_class: int | None = None,
     limit: int | None = None,
+    seed: int = 0,
     image_size: int | None = None,
     default_split: str = "test",
     labelled: bool = True,
@@ -51,7 +53,9 @@ def load_data(
             said; a path wins over a Hub id.
         split: its name; None takes `default_split`, or the only one there is.
         indices: which images, as "0:10000:20" or "3,5,7"; None for all.
-        limit: take at most so many of these, ≥ 1; None for all.
+        per_class: take at most so many of each class of these, ≥ 1, chosen at random; None for all.
+        limit: take at most so many of what is left, ≥ 1, chosen at random; None for all.
+        seed: of what is chosen at random.
         image_size: bring images to this size: the shorter side by antialiased bicubic interpolation, then
             the central square. None leaves them as they are (imagenet: 256).
         default_split: "test", or "train" for images to train on.
@@ -67,13 +71,12 @@ def load_data(
     if image_size is not None:
         check_at_least("image_size", image_size, 1, MOST_PIXELS)
     data = _open(source, split, default_split, image_size, labelled)
-    if indices is not None or limit is not None or skip_unreadable:
-        chosen = list(range(len(data))) if indices is None else parse_indices(indices, len(data))
-        chosen = chosen[: None if limit is None else check_at_least("limit", limit, 1)]
-        if skip_unreadable:
-            data, chosen = data.skipping(chosen)
-        data = data.select(chosen)
-    return data
+    if (indices, per_class, limit) == (None, None, None) and not skip_unreadable:
+        return data
+    chosen = choose(data.labels, indices=indices, per_class=per_class, limit=limit, seed=seed)
+    if skip_unreadable:
+        data, chosen = data.skipping(chosen)
+    return data.select(chosen)
 
 
 def _open(source: str, split: str | None, default: str, image_size: int | None, labelled: bool) -> ImageData:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-from diffproof.checks import check_instance, unknown_name
+from diffproof.checks import check_at_least, check_instance, unknown_name
 from diffproof.data.classes import PACKAGED
 from diffproof.data.named import load_data
 from diffproof.denoisers import diffusers, edm, factory, openai, saved, score_sde
@@ -97,7 +97,9 @@ def _load_empirical(spec: str, rest: str) -> EmpiricalDenoiser:
     split, count = (*parts, "", "")[:2]
     if not source or len(parts) > 2 or (count and not count.isdecimal()):
         raise ArgumentError("denoiser", f"expected {_EMPIRICAL}:DATA[:SPLIT[:COUNT]], got {spec!r}")
-    data = load_data(source, split or None, limit=int(count) if count else None, default_split="train")
+    data = load_data(source, split or None, default_split="train")
+    if count:
+        data = data.select(range(min(check_at_least("count", int(count), 1), len(data))))
     missing = set(range(len(data.class_names))) - set(data.labels.tolist())
     if missing:
         raise ArgumentError("denoiser", f"{spec!r} has no image of class {data.class_names[min(missing)]}")

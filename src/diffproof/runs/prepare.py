@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Collection
 from dataclasses import replace
 from typing import TypeVar
 
@@ -11,8 +13,9 @@ from diffproof.checks import unknown_name
 from diffproof.classifiers.base import Classifier
 from diffproof.data.classes import check_names, match_classes
 from diffproof.data.images import ImageData
-from diffproof.data.indices import parse_indices
+from diffproof.data.indices import choose
 from diffproof.data.named import load_data
+from diffproof.data.trained_on import trained_on
 from diffproof.defenses.base import Defense
 from diffproof.errors import ArgumentError
 from diffproof.runs.settings import DEVICES, RunSettings
@@ -23,15 +26,44 @@ S = TypeVar("S", bound=RunSettings)
 def load_images(settings: S) -> tuple[S, ImageData, list[int]]:
     """The settings with the split that the data has, the data, and the indices of the run's images.
 
+    A warning says how many of them the networks were trained on, where their weights files tell.
+
     Raises:
-        ValueError: no such data, split or images.
+        ValueError: no such data, split or images, or none that was held out of training.
     """
     data = load_data(settings.data, settings.split, image_size=settings.image_size)
-    spec = f"0:{len(data)}" if settings.indices is None else settings.indices
-    indices = parse_indices(spec, len(data))[: settings.limit]
+    networks = {name: getattr(settings, name, None) for name in ("classifier", "denoiser", "guide")}
+    known = trained_on(data, settings.image_size, networks)
+    if settings.held_out and not known:
+        raise ArgumentError(
+            "held_out", f"no weights file here tells that it was trained on {data.name} ({data.split})"
+        )
+    trained = set().union(*known.values())
+    indices = choose(
+        data.labels,
+        indices=settings.indices,
+        per_class=settings.per_class,
+        limit=settings.limit,
+        seed=settings.seed,
+        without=trained if settings.held_out else (),
+    )
+    if not indices:
+        raise ArgumentError("held_out", f"{_who(known)} trained on all of these images")
+    seen = {name: among for name, among in known.items() if among.intersection(indices)}
+    if seen:
+        count = len(set().union(*seen.values()).intersection(indices))
+        warnings.warn(
+            f"data: {count} of {len(indices)} images are among those that {_who(seen)} trained on;"
+            " --held-out leaves them out",
+            stacklevel=3,
+        )
     if settings.skip_unreadable:
         data, indices = data.skipping(indices)
     return replace(settings, split=data.split), data, indices
+
+
+def _who(networks: Collection[str]) -> str:
+    return " and ".join(f"the {name}" for name in networks) + (" was" if len(networks) == 1 else " were")
 
 
 def classes_for(defense: Defense, data: ImageData, settings: RunSettings) -> ImageData:

@@ -95,7 +95,9 @@ class RunSettings(Flags):
     data: str
     split: str | None = None
     indices: str | None = None
+    per_class: int | None = None
     limit: int | None = None
+    held_out: bool = False
     class_map: Any = None
     skip_unreadable: bool = False
     defense: str
@@ -104,8 +106,9 @@ class RunSettings(Flags):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.limit is not None:
-            check_at_least("limit", self.limit, 1)
+        for name in ("per_class", "limit"):
+            if getattr(self, name) is not None:
+                check_at_least(name, getattr(self, name), 1)
         if self.class_map is not None:
             # The map itself, so that the folder needs no other file.
             object.__setattr__(self, "class_map", read_class_map(self.class_map))

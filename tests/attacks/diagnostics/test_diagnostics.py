@@ -163,7 +163,7 @@ def test_other_threats_pass(threat: Threat, attack: Attack) -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_digits_pass(dtype: torch.dtype) -> None:
     # With the kinks of ReLUs and pixels at 0 and 1.
-    data, model = dp.load_data("digits", limit=12), dp.load_classifier("digits").eval()
+    data, model = dp.load_data("digits", indices="0:12"), dp.load_classifier("digits").eval()
     purified = dp.DiffPure(dp.load_denoiser("digits"), model, t_star=0.1, steps=2, solver="ddpm").eval()
     for defense, images in ((dp.Undefended(model), slice(0, 8)), (purified, slice(8, 12))):
         set_precision(defense, dtype)

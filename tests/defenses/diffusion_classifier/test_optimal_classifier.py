@@ -49,7 +49,7 @@ def corollary(images: Tensor, data: Tensor, labels: Tensor, noise: Noise, sample
 def test_the_formula(samples: int) -> None:
     data, labels = (part.double() if part.is_floating_point() else part for part in held(3))
     classifier = DiffusionClassifier(dp.EmpiricalDenoiser(data, labels, sigmas=SIGMAS), samples=samples)
-    images = dp.load_data("digits", limit=3).images.double()
+    images = dp.load_data("digits", indices="0:3").images.double()
     noise = noise_of_images(3, 5)
     expected = corollary(images, data, labels, noise, samples)
     assert float(expected.std()) > 1.0
@@ -64,7 +64,7 @@ def test_the_mixture_of_points_is_the_same_classifier() -> None:
     narrow = dp.GaussianMixtureDenoiser(
         data.double(), torch.full((20,), 1e-9), component_labels=labels.tolist(), sigmas=SIGMAS
     )
-    images, noise = dp.load_data("digits", limit=3).images.double(), noise_of_images(3, 5)
+    images, noise = dp.load_data("digits", indices="0:3").images.double(), noise_of_images(3, 5)
     empirical = dp.EmpiricalDenoiser(data.double(), labels, sigmas=SIGMAS)
     logits, exact, near = (
         DiffusionClassifier(one, timesteps="uniform:5")(images, noise) for one in (empirical, points, narrow)

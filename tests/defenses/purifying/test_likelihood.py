@@ -142,7 +142,7 @@ def test_the_authors_variant_is_adam_on_their_data() -> None:
 
 @pytest.fixture(scope="module")
 def digits() -> tuple[dp.Denoiser, Tensor]:
-    images, _ = dp.load_data("digits", limit=64)
+    images, _ = dp.load_data("digits", indices="0:64")
     return dp.load_denoiser("digits"), images
 
 
@@ -417,7 +417,7 @@ def test_labels_and_probabilities_are_those_of_the_call() -> None:
 @pytest.mark.slow
 def test_rdc_races() -> None:
     denoiser, noise = dp.load_denoiser("digits"), noise_of_images(4, 5)
-    images, _ = dp.load_data("digits", limit=4)
+    images, _ = dp.load_data("digits", indices="0:4")
     settings: dict[str, Any] = {"iterations": 1, "likelihood_timesteps": "uniform:1", "budget": 0.05}
     batches: list[int] = []
     assert isinstance(denoiser, dp.NetworkDenoiser)
@@ -453,7 +453,7 @@ def test_defaults_are_those_of_paper_and_code() -> None:
 
 @pytest.mark.parametrize("method", ["likelihood", "rdc"])
 def test_purify_takes_pictures(tmp_path: Path, method: str) -> None:
-    images, _ = dp.load_data("digits", limit=2)
+    images, _ = dp.load_data("digits", indices="0:2")
     images = (images * 255).round() / 255
     for name, image in zip("ab", images, strict=True):
         save_picture(tmp_path / f"{name}.png", image)

@@ -368,7 +368,7 @@ def test_a_run_does_not_continue_on_other_data(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], changed: str
 ) -> None:
     """The same file name and number of images, other pixels or labels."""
-    digits = dp.load_data("digits", limit=4)
+    digits = dp.load_data("digits", indices="0:4")
     images, labels = digits.images[:, 0].numpy(), digits.labels.numpy()
     np.savez(tmp_path / "some.npz", images=images, labels=labels)
     flags = {"data": tmp_path / "some.npz", "indices": "0:2", "defense": "none", "split": None, "n": 20}
