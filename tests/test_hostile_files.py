@@ -16,7 +16,7 @@ import torch
 from diffproof.cli.main import run
 from diffproof.denoisers.named import load_denoiser
 from diffproof.errors import LONGEST_LINE, printable
-from diffproof.files import MOST_TEXT, check_array, check_file, read_text, write_csv
+from diffproof.files import MOST_TEXT, check_array, check_file, read_text, replacing, write_csv
 from diffproof.weights import load_weights, packaged, save_weights
 from helpers.command_line import Refused
 from helpers.runs import PLAIN, certify_flags, change
@@ -218,6 +218,14 @@ def test_what_is_printed_is_safe(
         assert lines
         assert all(line.replace("\t", " ").isprintable() for line in lines)
         assert max(map(len, lines)) <= LONGEST_LINE
+
+
+def test_a_full_disk_is_told_with_the_file() -> None:
+    with (
+        pytest.raises(OSError, match="No space left on device: '/dev/full'"),
+        replacing(Path("/dev/full")) as fresh,
+    ):
+        fresh.write_text("x")
 
 
 def test_cells_are_no_formulas(tmp_path: Path) -> None:

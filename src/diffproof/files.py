@@ -148,16 +148,21 @@ def replacing(path: Path) -> Iterator[Path]:
     A device or a pipe is written to itself, and a link keeps its name: renaming would destroy either.
     """
     path = expanded(path)
-    if path.exists() and not path.is_file():
-        yield path
-        return
-    path = path.resolve()
-    fresh = path.with_name(f"{path.name}.new")
+    device = path.exists() and not path.is_file()
+    path = path if device else path.resolve()
+    fresh = path if device else path.with_name(f"{path.name}.new")
     try:
         yield fresh
-        fresh.replace(path)
+        if not device:
+            fresh.replace(path)
+    except OSError as error:
+        # A full disk does not say where.
+        if error.filename is None and error.errno is not None:
+            raise OSError(error.errno, error.strerror, str(path)) from None
+        raise
     finally:
-        fresh.unlink(missing_ok=True)
+        if not device:
+            fresh.unlink(missing_ok=True)
 
 
 def write_csv(path: Path, rows: Iterable[Sequence[object]]) -> None:
