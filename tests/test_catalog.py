@@ -293,7 +293,7 @@ def test_an_own_denoiser_certifies_continues_and_verifies(
     ]
     assert run(words) == 0
     assert run(words) == 0
-    assert run(["verify", str(tmp_path / "run"), "--resample", "1"]) == 0
+    assert run(["verify", str(tmp_path / "run"), "--resample", "1", "--trust"]) == 0
     capsys.readouterr()
 
 

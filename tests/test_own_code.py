@@ -94,7 +94,7 @@ def test_own_code_goes_the_whole_way(words: str, own: Path, capsys: pytest.Captu
     capsys.readouterr()
     assert run(["report", "run", "--out", "report"]) == 0
     assert words.split("--defense ")[1].split()[0] in (Path("report/table.csv")).read_text()
-    assert run(["verify", "run", "--resample", "2"]) == 0
+    assert run(["verify", "run", "--resample", "2", "--trust"]) == 0
     if table == "images":
         assert run(["export", "run", "--format", "cohen"]) == 0
     assert run([*words.split()[:1], "--config", "run/settings.yaml", "--out", "again"]) == 0
@@ -111,7 +111,7 @@ def test_a_run_of_other_code_is_another_run(
     capsys.readouterr()
     assert run(words.split()) == 2
     assert "run holds a run with other settings: the code of own\n" in capsys.readouterr().err
-    assert run(["verify", "run"]) == 1
+    assert run(["verify", "run", "--trust"]) == 1
     assert "the code of own is not that which the run was made with" in capsys.readouterr().out
 
 
@@ -183,7 +183,7 @@ def test_defaults_that_have_no_text_are_left_alone(capsys: pytest.CaptureFixture
     assert run(words) == 0
     assert run(words) == 0
     assert yaml.safe_load(Path("run/settings.yaml").read_text())["attack"] == "own:Loose:shares=2"
-    assert run(["verify", "run"]) == 0
+    assert run(["verify", "run", "--trust"]) == 0
 
 
 @pytest.mark.parametrize("words", [CERTIFY, ATTACK])
@@ -206,7 +206,7 @@ def test_a_run_is_read_without_its_code(
         if words is CERTIFY:
             assert run(["export", "run", "--format", "cohen"]) == 0
         capsys.readouterr()
-        assert run(["verify", "run"]) == 1
+        assert run(["verify", "run", "--trust"]) == 1
         told = capsys.readouterr().out
         assert "the code of own is not that which the run was made with" in told
         assert "it does not run any more: " in told
@@ -236,7 +236,7 @@ def test_a_package_that_fails_is_no_traceback(own: Path, capsys: pytest.CaptureF
     for name in ("inside.own", "inside"):
         sys.modules.pop(name)
     importlib.invalidate_caches()
-    assert run(["verify", "run"]) == 1
+    assert run(["verify", "run", "--trust"]) == 1
     assert "the code of inside.own is not that which the run was made with" in capsys.readouterr().out
     assert run(["report", "run"]) == 0
 

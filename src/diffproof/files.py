@@ -13,7 +13,7 @@ import stat
 import warnings
 import zipfile
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
@@ -163,6 +163,22 @@ def replacing(path: Path) -> Iterator[Path]:
     finally:
         if not device:
             fresh.unlink(missing_ok=True)
+
+
+@contextmanager
+def replacing_all(paths: Sequence[Path]) -> Iterator[list[Path]]:
+    """`replacing` for files of one folder, all of them or none; a folder made for them goes with them."""
+    folder = expanded(paths[0]).parent
+    new = not folder.exists()
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with ExitStack() as stack:
+            yield [stack.enter_context(replacing(path)) for path in paths]
+    except BaseException:
+        if new:
+            with suppress(OSError):
+                folder.rmdir()
+        raise
 
 
 def write_csv(path: Path, rows: Iterable[Sequence[object]]) -> None:

@@ -174,6 +174,10 @@ class Noise:
         if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
             raise ArgumentError("dtype", f"expected a floating one of torch, got {shown(dtype)}")
         sizes = [check_at_least("shape", length, 0) for length in check_listed("shape", shape)]
+        if self.draw.device.type == "mps":
+            # It has no float64, in which the values are made.
+            there, step = self.draw.device, step.cpu() if isinstance(step, Tensor) else step
+            return self.to(torch.device("cpu")).normal(shape, step, dtype).to(there)
         if isinstance(step, Tensor):
             _check_int64("step", step)
             if step.shape != self.draw.shape:

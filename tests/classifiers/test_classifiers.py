@@ -390,7 +390,7 @@ def test_grey_transformers_model_certifies_digits(tmp_path: Path) -> None:
     flags = ["--data", "digits", "--indices", "0:2", "--sigma", "0.25", "--n0", "5", "--n", "20"]
     flags += ["--classifier", spec, "--out", str(out)]
     assert run(["certify", *flags, "--defense", "dds", "--denoiser", "digits"]) == 0
-    assert run(["verify", str(out), "--resample", "1"]) == 0
+    assert run(["verify", str(out), "--resample", "1", "--trust"]) == 0
     from diffproof.runs.certify.store import CertifyStore
 
     with CertifyStore.reading(out) as store:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from diffproof.data.indices import parse_indices
+from diffproof.data.indices import parse_indices, written_indices
 from diffproof.errors import ArgumentError
 
 SIZE = 40
@@ -53,6 +53,26 @@ def test_any_text_is_indices_or_one_line(text: str) -> None:
     # Any other exception fails the test.
     assert refused.argument == "indices"
     assert "\n" not in refused.problem
+
+
+@given(st.sets(st.integers(0, SIZE - 1), min_size=1))
+def test_what_is_written_reads_as_the_same(indices: set[int]) -> None:
+    assert parse_indices(written_indices(sorted(indices)), SIZE) == sorted(indices)
+
+
+@pytest.mark.parametrize(
+    ("indices", "text"),
+    [
+        ([3], "3"),
+        ([3, 4], "3,4"),
+        (range(5), "0:5"),
+        (range(0, 40, 8), "0:33:8"),
+        ([0, 1, 2, 7, 9, 30], "0:3,7,9,30"),
+        ([0, 5, 6, 7], "0,5:8"),
+    ],
+)
+def test_rows_of_indices_are_written_as_ranges(indices: list[int], text: str) -> None:
+    assert written_indices(indices) == text
 
 
 def test_a_part_beyond_the_data_is_refused_wherever_it_stands() -> None:

@@ -161,7 +161,7 @@ def test_a_run_holds_what_the_library_finds(
         assert image.evaluated.result.forwards == one.result.forwards
         # Only what purifies has a purified picture.
         assert (image.purified is None) == (make is dc)
-    assert run(["verify", str(tmp_path / "run"), "--resample", "1"]) == 0
+    assert run(["verify", str(tmp_path / "run"), "--resample", "1", "--trust"]) == 0
 
 
 @pytest.mark.slow
@@ -297,12 +297,12 @@ def test_certification_reports_verifies_and_resumes(certified: Path, tmp_path: P
     assert run(certify_flags(folder, **{**CERTIFY, "batch_size": 40})) == 0
     assert rows(folder) == rows(certified)
     capsys.readouterr()
-    assert run(["verify", str(folder), "--resample", "1"]) == 0
+    assert run(["verify", str(folder), "--resample", "1", "--trust"]) == 0
     assert capsys.readouterr().out == "2 certificates hold, 1 drawn again\n"
     assert run(["report", str(folder), "--at", "0.01", "--out", str(tmp_path / "report")]) == 0
     assert "dc:timesteps=uniform:4" in " ".join(capsys.readouterr().out.split())
     change(folder, "UPDATE images SET certificate = replace(certificate, 'uniform:4', 'uniform:5')")
-    assert run(["verify", str(folder)]) == 1
+    assert run(["verify", str(folder), "--trust"]) == 1
     assert "made by a defence with other settings" in capsys.readouterr().out
 
 

@@ -153,9 +153,9 @@ def test_a_store_keeps_every_bit_of_it(name: str, tmp_path: Path) -> None:
     smoothed = dp.Smoothed(DEFENSES[name](), SIGMA)
     steps = list(counted(smoothed, BATCH))
     settings = CertifySettings(data="digits", defense="none", classifier="digits", sigma=SIGMA)
-    identity = Identity(weights_hash="", data_hash="", planned=1, code={})
+    identity = Identity(weights_hash="", data_hash="", planned=1, code={}, indices=(5,))
     for i, done in enumerate(steps[1:-1:5]):
-        with CertifyStore.writing(tmp_path / str(i), settings, identity) as store:
+        with CertifyStore.writing(tmp_path / str(i), settings, identity, lambda _: "") as store:
             store.save_partial(5, Partial(None, replace(done, underway=steps[1].underway), 1.0))
             store.save_partial(5, Partial(None, done, 2.0))
         with CertifyStore.reading(tmp_path / str(i)) as store:

@@ -153,9 +153,9 @@ def _starting(incomplete: str, names: Iterable[str]) -> list[CompletionItem]:
 
 device_option = click.option(
     "--device",
-    type=Open("auto", "cpu", "cuda"),
+    type=Open("auto", "cpu", "cuda", "mps"),
     default="auto",
-    help="Compute on cpu or cuda; auto takes cuda if it can.",
+    help="Compute on cpu, cuda, cuda:1 or mps; auto takes cuda if it can.",
 )
 precision_option = click.option(
     "--precision", type=Names(PRECISIONS), default="float32", help="Run the networks with these numbers."

@@ -141,9 +141,14 @@ class ImageData:
         return channels, height, width
 
     def fingerprint(self, indices: Iterable[int]) -> str:
-        """SHA-256 of these images and labels: tells them from others under the same name and indices."""
+        """SHA-256 of these images and labels: tells them from others under the same name and indices.
+
+        Of images that the data does not have it is none that any data has.
+        """
         digest = hashlib.sha256()
         for index in indices:
+            if index >= len(self):
+                return ""
             digest.update(hash_tensors({"image": self.pixels[index], "label": self.labels[index]}).encode())
         return digest.hexdigest()
 

@@ -116,3 +116,21 @@ def parse_indices(text: str, size: int) -> list[int]:
     if twice:
         raise ArgumentError("indices", f"expected each image once, got {twice[0]} again in {shown(text)}")
     return sorted(chosen)
+
+
+def written_indices(indices: Sequence[int]) -> str:
+    """The text that `parse_indices` reads as these indices; they ascend."""
+    parts, start = [], 0
+    while start < len(indices):
+        stop, step = start + 1, (*indices[start + 1 : start + 2], indices[start] + 1)[0] - indices[start]
+        while stop < len(indices) and indices[stop] - indices[stop - 1] == step:
+            stop += 1
+        if stop - start > 2:
+            every = "" if step == 1 else f":{step}"
+            parts.append(f"{indices[start]}:{indices[stop - 1] + 1}{every}")
+        else:
+            # The second of two may begin a longer row.
+            stop = start + 1
+            parts.append(str(indices[start]))
+        start = stop
+    return ",".join(parts)

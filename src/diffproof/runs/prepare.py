@@ -9,7 +9,6 @@ from typing import TypeVar
 
 import torch
 
-from diffproof.checks import unknown_name
 from diffproof.classifiers.base import Classifier
 from diffproof.data.classes import check_names, match_classes
 from diffproof.data.images import ImageData
@@ -18,7 +17,7 @@ from diffproof.data.named import load_data
 from diffproof.data.trained_on import trained_on
 from diffproof.defenses.base import Defense
 from diffproof.errors import ArgumentError
-from diffproof.runs.settings import DEVICES, RunSettings
+from diffproof.runs.settings import RunSettings, check_device
 
 S = TypeVar("S", bound=RunSettings)
 
@@ -86,14 +85,17 @@ def resolve_device(name: str) -> torch.device:
     """The device of a --device value: auto takes CUDA where there is one.
 
     Raises:
-        ValueError: another name, or cuda without a CUDA device.
+        ValueError: another name, or a device that is not here.
     """
-    if name not in DEVICES:
-        raise unknown_name("device", name, DEVICES)
-    if name == "cuda" and not torch.cuda.is_available():
-        raise ArgumentError("device", "no CUDA device is available; expected cpu or auto")
+    check_device(name)
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
+        name = "cuda" if count else "cpu"
+    if name.startswith("cuda") and int(name.partition(":")[2] or 0) >= count:
+        there = f"only {count} of them, from cuda:0" if count else "no CUDA device"
+        raise ArgumentError("device", f"there is {there}, got {name!r}; cpu and auto always work")
+    if name == "mps" and not torch.backends.mps.is_available():
+        raise ArgumentError("device", "there is no Metal device (mps); cpu and auto always work")
     return torch.device(name)
 
 

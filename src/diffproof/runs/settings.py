@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields
+import re
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, ClassVar, Self
 
 from diffproof.catalog import DEFENSES, PRECISIONS, able
@@ -17,13 +19,20 @@ from diffproof.checks import (
     unknown_name,
 )
 from diffproof.data.classes import read_class_map
+from diffproof.data.indices import written_indices
 from diffproof.errors import ArgumentError
 from diffproof.methods import MethodSpec, check_networks, check_not_idle, describe, own_class, parse
 from diffproof.smoothing.bounds import Bound
 
 # Those that have noise of their own.
 _MOST_CERTIFIED = 2**32 - 1
-DEVICES = ("auto", "cpu", "cuda")
+_DEVICE = re.compile(r"auto|cpu|mps|cuda(:\d+)?")
+
+
+def check_device(name: str) -> None:
+    """Raise ValueError unless a device can have this name."""
+    if _DEVICE.fullmatch(name) is None:
+        raise ArgumentError("device", f"expected auto, cpu, cuda, cuda:N or mps, got {name!r}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,9 +54,9 @@ class Flags:
         check_at_least("seed", self.seed, 0)
         if self.image_size is not None:
             check_at_least("image_size", self.image_size, 1, MOST_PIXELS)
-        for name, known in (("precision", PRECISIONS), ("device", DEVICES)):
-            if getattr(self, name) not in known:
-                raise unknown_name(name, getattr(self, name), known)
+        if self.precision not in PRECISIONS:
+            raise unknown_name("precision", self.precision, PRECISIONS)
+        check_device(self.device)
 
     def as_dict(self) -> dict[str, Any]:
         """All fields that are set."""
@@ -64,17 +73,24 @@ class Flags:
             settings = check_fields(cls, settings)
         except ValueError as error:
             raise ArgumentError("settings", str(error)) from None
-        try:
+        if isinstance(settings.get("class_map"), str):
+            # A path, which a run does not store and a stranger may.
+            raise ArgumentError("settings", "class_map: expected a mapping, got a text")
+        # The user's own code is not imported to read what it did, and may be gone.
+        plain = {"defense": "none", "attack": "pgd"}
+        own = [kind for kind in plain if settings.get(kind) and own_class(kind, settings[kind])]
+        if not own:
             return cls(**settings)
-        except ArgumentError:
-            methods = [(kind, settings[kind]) for kind in ("defense", "attack") if kind in settings]
-            if not any(_is_lost(kind, text) for kind, text in methods):
-                raise
-            return cls._unchecked(settings)
+        # All but that code's own settings are checked beside a method that takes any.
+        some: dict[str, Any] = {kind: plain[kind] for kind in own}
+        if "defense" in own:
+            some |= {"classifier": "digits", **({"guide": None} if "guide" in settings else {})}
+        cls(**{**settings, **some})
+        return cls._unchecked(settings)
 
     @classmethod
     def _unchecked(cls, settings: dict[str, Any]) -> Self:
-        """Settings whose class is not what it was; they were checked when they were written."""
+        """Settings that name a class of the user's; they were checked when they were written."""
         made = object.__new__(cls)
         for field in fields(cls):
             object.__setattr__(made, field.name, settings.get(field.name, field.default))
@@ -91,6 +107,8 @@ class RunSettings(Flags):
 
     # A run may continue with other values of these: they do not change its results.
     FREE: ClassVar[tuple[str, ...]] = ("batch_size", "device")
+    # Which images: a run may get more of them.
+    SELECTION: ClassVar[tuple[str, ...]] = ("indices", "per_class", "limit", "held_out")
 
     data: str
     split: str | None = None
@@ -116,14 +134,28 @@ class RunSettings(Flags):
         if "denoiser" not in describe("defense", self.method.name).takes:
             object.__setattr__(self, "denoiser", None)
 
+    def of_images(self, indices: Sequence[int]) -> Self:
+        """These settings for the images of these indices, which ascend."""
+        usual = {field.name: field.default for field in fields(self) if field.name in self.SELECTION}
+        chosen: dict[str, Any] = {**usual, "indices": written_indices(indices)}
+        return replace(self, **chosen)
+
     def differences(self, other: Self) -> list[str]:
         """Fields that change results and differ, as "name (this, other)"."""
         mine, others = asdict(self), asdict(other)
         return [
             f"{name} ({self._shown(name, mine[name])}, now {self._shown(name, others[name])})"
             for name in mine
-            if name not in self.FREE and self.meant(name, mine[name]) != self.meant(name, others[name])
+            if name not in (*self.FREE, *self.SELECTION) and not self._same(name, mine[name], others[name])
         ]
+
+    def _same(self, name: str, value: Any, other: Any) -> bool:
+        """Whether two values of a field say the same; only code that `other` names is imported."""
+        if value == other or None in (value, other):
+            return bool(value == other)
+        if name in ("defense", "attack") and own_class(name, value) != own_class(name, other):
+            return False
+        return bool(self.meant(name, value) == self.meant(name, other))
 
     def meant(self, name: str, value: Any) -> Any:
         """What a field's value says, the same for every way to write it: 2/10 is 0.2, defaults are there."""
@@ -153,23 +185,9 @@ class RunSettings(Flags):
         return _told("defense", self.defense)
 
 
-def _is_lost(kind: str, text: str) -> bool:
-    """Whether a method is a class of the user's that is not here, or no longer takes these settings."""
-    if own_class(kind, text) is None:
-        return False
-    try:
-        parse(kind, text)
-    except ArgumentError:
-        return True
-    return False
-
-
 def _told(kind: str, text: str) -> str:
-    """A method without what is at its default; as it is, where its class is not here."""
-    try:
-        return str(parse(kind, text).unusual())
-    except ArgumentError:
-        return text
+    """A method without what is at its default; one of the user's own as it is: it is not imported to tell."""
+    return text if own_class(kind, text) is not None else str(parse(kind, text).unusual())
 
 
 @dataclass(frozen=True, kw_only=True)

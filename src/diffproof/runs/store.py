@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterator, Mapping
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Self, TypeVar
 
@@ -15,8 +16,9 @@ from filelock import FileLock, Timeout
 
 from diffproof.checks import check_at_least, check_fields
 from diffproof.errors import ArgumentError
-from diffproof.files import expanded
+from diffproof.files import expanded, replacing
 from diffproof.runs.settings import Flags, RunSettings
+from diffproof.wording import counted
 
 STORE = "results.sqlite"
 SETTINGS = "settings.yaml"
@@ -26,13 +28,15 @@ _LARGEST = 2**28
 # In seconds: a thousand years.
 _LONGEST = 3e10
 _SETTINGS_TABLE = """
-CREATE TABLE settings (
+CREATE TABLE IF NOT EXISTS settings (
     json TEXT NOT NULL, weights_hash TEXT NOT NULL, data_hash TEXT NOT NULL, planned INTEGER NOT NULL,
     code TEXT NOT NULL
 );
+CREATE TABLE IF NOT EXISTS planned (image_index INTEGER PRIMARY KEY);
 """
 
 S = TypeVar("S", bound=RunSettings)
+Fingerprint = Callable[[Sequence[int]], str]
 
 
 @dataclass(frozen=True)
@@ -44,22 +48,30 @@ class Identity:
         data_hash: SHA-256 of its images and labels.
         planned: how many images it is to have.
         code: the user's own modules that it runs, each with the SHA-256 of its source, None without a file.
+        indices: those of its images, ascending; none in a folder of an earlier version.
     """
 
     weights_hash: str
     data_hash: str
     planned: int
     code: dict[str, str | None]
+    indices: tuple[int, ...] = ()
 
-    def differences(self, now: Identity) -> list[str]:
-        """What differs from a later one, in words."""
+    def differences(self, now: Identity, fingerprint: Fingerprint) -> list[str]:
+        """What differs from a later one, in words; images may be other ones, but not change.
+
+        Args:
+            now: the later one.
+            fingerprint: gives the SHA-256 of images and labels in the data as they are now.
+        """
         found = []
         if self.weights_hash != now.weights_hash:
             found.append("the weights in the files")
         found += [f"the code of {module}" for module in self.changed_code(now.code)]
-        if self.planned != now.planned:
+        known = self.indices or now.indices
+        if self.planned != len(known):
             found.append(f"images ({self.planned}, now {now.planned})")
-        elif self.data_hash != now.data_hash:
+        elif self.data_hash != (now.data_hash if known == now.indices else fingerprint(known)):
             found.append("the images or labels in the data")
         return found
 
@@ -92,12 +104,22 @@ class RunStore(Generic[S]):
 
     @classmethod
     @contextmanager
-    def writing(cls, folder: Path, settings: S, identity: Identity) -> Iterator[Self]:
+    def writing(
+        cls, folder: Path, settings: S, identity: Identity, fingerprint: Fingerprint
+    ) -> Iterator[Self]:
         """Create a run folder, or continue one of the same settings and identity; one process at a time.
+
+        The images may be other ones than the folder has: it is to have these, too, from now on.
+
+        Args:
+            folder: the run's.
+            settings: what is asked for.
+            identity: of the run that is asked for.
+            fingerprint: see `Identity.differences`.
 
         Raises:
             ValueError: other settings, weights, data or code, another process at work, a folder that is no
-                run or one of another kind, a corrupt store.
+                run or one of another kind, a corrupt store, a link in the place of a file.
             OSError: the folder cannot be written.
         """
         folder = expanded(folder)
@@ -108,6 +130,7 @@ class RunStore(Generic[S]):
             if folder.exists() and not folder.is_dir():
                 raise ArgumentError("out", f"{folder} is a file, expected a folder")
             names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+            _check_no_links(folder, "out", {*begun, STORE})
             if STORE not in names and names - begun:
                 raise ArgumentError("out", f"{folder} holds other files and is no run folder")
             new = not folder.exists()
@@ -131,15 +154,16 @@ class RunStore(Generic[S]):
                     raise
             with _connect(folder) as connection:
                 stored, was = cls._read(folder, connection)
-                different = stored.differences(settings) + was.differences(identity)
+                different = stored.differences(settings) + was.differences(identity, fingerprint)
                 if different:
                     raise ArgumentError(
                         "out", f"{folder} holds a run with other settings: {', '.join(different)}"
                     )
                 with reporting(folder):
                     # Those of an earlier version had fewer tables.
-                    connection.executescript(cls.tables)
+                    connection.executescript(_SETTINGS_TABLE + cls.tables)
                 store = cls(folder, connection, stored, was)
+                store._extend(settings, identity, fingerprint)
                 try:
                     yield store
                 finally:
@@ -181,6 +205,24 @@ class RunStore(Generic[S]):
         with reporting(self.folder):
             self._connection.commit()
 
+    def _extend(self, settings: S, identity: Identity, fingerprint: Fingerprint) -> None:
+        """Let the run have the images of a later one besides its own."""
+        had = self.identity.indices
+        every = tuple(sorted({*had, *identity.indices}))
+        if every == had:
+            return
+        if every == identity.indices:
+            self.settings = settings
+        else:
+            self.settings = settings.of_images(every)
+            identity = replace(identity, indices=every, planned=len(every), data_hash=fingerprint(every))
+        self.identity = identity
+        if had:
+            with replacing(self.folder / SETTINGS) as fresh:
+                fresh.write_text(settings_text(self.settings, identity.code))
+        with reporting(self.folder), self._connection:
+            _write_settings(self._connection, self.settings, identity)
+
     @classmethod
     def _create(cls, folder: Path, settings: S, identity: Identity) -> None:
         """Write settings.yaml and the empty store; the store appears whole or not at all."""
@@ -192,14 +234,7 @@ class RunStore(Generic[S]):
             try:
                 connection.executescript(_SETTINGS_TABLE + cls.tables)
                 with connection:
-                    row = (
-                        json.dumps(settings.as_dict()),
-                        identity.weights_hash,
-                        identity.data_hash,
-                        identity.planned,
-                        json.dumps(identity.code),
-                    )
-                    connection.execute("INSERT INTO settings VALUES (?, ?, ?, ?, ?)", row)
+                    _write_settings(connection, settings, identity)
             finally:
                 connection.close()
         fresh.rename(folder / STORE)
@@ -212,14 +247,22 @@ class RunStore(Generic[S]):
             ).fetchone()
             if row is None:
                 raise ValueError("it holds no settings")
+            query = "SELECT 1 FROM sqlite_master WHERE name = 'planned'"
+            recorded = connection.execute(query).fetchone() is not None
+            query = "SELECT image_index FROM planned ORDER BY image_index"
+            indices = [one for (one,) in connection.execute(query)] if recorded else []
         there = cls._has_table(folder, connection)
         with reporting(folder):
             settings = json.loads(row[0])
             names = [field.name for field in fields(Identity)]
-            stored = dict(zip(names, (*row[1:4], json.loads(row[4])), strict=True))
+            stored = dict(zip(names, (*row[1:4], json.loads(row[4]), indices), strict=True))
             if there:
                 identity = Identity(**check_fields(Identity, stored))
                 check_at_least("planned", identity.planned, 1)
+                if indices and identity.planned != len(identity.indices):
+                    raise ValueError(
+                        f"{len(identity.indices)} of {identity.planned} planned images are named"
+                    )
                 return cls.settings_type.from_dict(settings), identity
             if settings.keys() <= {field.name for field in fields(cls.settings_type)}:
                 raise ValueError(f"no such table: {cls.table}")
@@ -230,6 +273,38 @@ class RunStore(Generic[S]):
         with reporting(folder):
             query = "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = ?"
             return connection.execute(query, (cls.table,)).fetchone() is not None
+
+
+def _write_settings(connection: sqlite3.Connection, settings: RunSettings, identity: Identity) -> None:
+    """Record settings and identity in place of those that are there."""
+    connection.execute("DELETE FROM settings")
+    row = (
+        json.dumps(settings.as_dict()),
+        identity.weights_hash,
+        identity.data_hash,
+        identity.planned,
+        json.dumps(identity.code),
+    )
+    connection.execute("INSERT INTO settings VALUES (?, ?, ?, ?, ?)", row)
+    planned = [(index,) for index in identity.indices]
+    connection.executemany("INSERT OR IGNORE INTO planned VALUES (?)", planned)
+
+
+def warn_of_more(folder: Path, identity: Identity, indices: Sequence[int]) -> None:
+    """Say how many images a run folder has besides those that a command asks for."""
+    more = len(set(identity.indices) - set(indices))
+    if more:
+        warnings.warn(
+            f"out: {folder} has {counted(more, 'image')} more than are asked for here, which stay",
+            stacklevel=3,
+        )
+
+
+def _check_no_links(folder: Path, argument: str, names: set[str]) -> None:
+    """Raise ValueError where a link has the name of one of a run's files: it might lead anywhere."""
+    for name in sorted(names):
+        if (folder / name).is_symlink():
+            raise ArgumentError(argument, f"{folder / name} is a link, expected a file of the run's own")
 
 
 def settings_text(settings: Flags, code: Mapping[str, str | None]) -> str:
@@ -247,6 +322,7 @@ def settings_text(settings: Flags, code: Mapping[str, str | None]) -> str:
 
 @contextmanager
 def _connect_run(folder: Path) -> Iterator[sqlite3.Connection]:
+    _check_no_links(folder, "run", {STORE})
     if not (folder / STORE).is_file():
         raise ArgumentError("run", f"{folder} is no run folder ({STORE} is missing)")
     with _connect(folder) as connection:

@@ -170,7 +170,6 @@ def test_a_number_may_be_written_otherwise(small: Path) -> None:
         ({"t-star": 0.12}, "defense (diffpure:t_star=0.1,steps=2, now diffpure:t_star=0.12,steps=2)"),
         ({"draws": 5}, "draws (4, now 5)"),
         ({"seed": 6}, "seed (5, now 6)"),
-        ({"indices": "0:35:5"}, "images (6, now 7)"),
         (
             {"protocol": "lee-kim", "iterations": None, "eot": None, "draws": None, "majority-of": None},
             "protocol",
@@ -475,8 +474,16 @@ def changed(small: Path, folder: Path, statement: str, *values: object) -> str:
 
 
 def test_an_honest_run_holds(small: Path, capsys: Any) -> None:
-    assert run(["verify", str(small), "--resample", "6"]) == 0
-    assert capsys.readouterr().out == "6 attacked images hold, 5 drawn again\n"
+    assert run(["verify", str(small), "--resample", "6", "--trust"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    checked = "checked: perturbations, budgets, images, true labels, weights"
+    assert lines == [checked, "not checked: nothing", "6 attacked images hold, 5 drawn again"]
+    assert run(["verify", str(small), "--counts"]) == 0
+    told, checked, left, last = capsys.readouterr().out.splitlines()
+    assert told.startswith("from the labels: robust accuracy of one draw ")
+    assert "labels" in checked
+    assert left.startswith("not checked: images, true labels, weights, code; ")
+    assert last == "6 attacked images hold"
 
 
 @pytest.mark.slow
@@ -513,5 +520,5 @@ def test_what_was_tampered_with_does_not(small: Path, tmp_path: Path, capsys: An
     ):
         folder = changed(small, tmp_path / str(number), statement, value)
         capsys.readouterr()
-        assert run(["verify", folder, "--resample", "6"]) == 1
+        assert run(["verify", folder, "--resample", "6", "--trust"]) == 1
         assert message in capsys.readouterr().out

@@ -23,17 +23,20 @@ from scipy.stats import beta, norm
 import diffproof as dp
 from diffproof.cli.main import run
 from diffproof.defenses.named import compile_networks
-from diffproof.runs.certify.export import export
 from diffproof.runs.certify.report import cells, curve, header, load_report, write_report
 from diffproof.runs.certify.run import CertifyRun, prepare
 from diffproof.runs.certify.run import run as run_job
 from diffproof.runs.certify.store import CertifyStore
 from diffproof.runs.certify.verify import verify
+from diffproof.runs.export import export
+from diffproof.runs.places import Places
 from diffproof.runs.prepare import resolve_device
 from diffproof.runs.settings import CertifySettings
 from diffproof.weights import hash_tensors, load_weights, packaged, save_weights
 from helpers.command_line import composed
 from helpers.runs import PLAIN, SMALL_RUN, certify_flags, change, rows
+
+TRUSTED = Places({}, trust=True)
 
 
 def certify(out: Path, **changes: object) -> list[tuple[Any, ...]]:
@@ -182,7 +185,7 @@ def test_compiled_networks_label_as_others_do(tmp_path: Path, capsys: pytest.Cap
         # The same noise: rounding moves a draw at the border between two labels at most.
         moved = sum(abs(a - b) for a, b in zip(old.counts, new.counts, strict=True)) // 2
         assert moved <= 1
-    found = verify(tmp_path / "compiled", resample=1)
+    found = verify(tmp_path / "compiled", resample=1, places=TRUSTED)
     assert (found.resampled, found.failures, found.remarks) == ([0], [], [])
     capsys.readouterr()
     assert run(certify_flags(tmp_path / "compiled", **changes)) == 2
@@ -204,7 +207,7 @@ def test_a_run_is_compiled_again_only_to_draw_again(
 
     monkeypatch.setattr("diffproof.runs.certify.verify.prepare", spy)
     for resample in (0, 1):
-        assert verify(tmp_path / "run", resample=resample).failures == []
+        assert verify(tmp_path / "run", resample=resample, places=TRUSTED).failures == []
     assert compiled == [False, True]
 
 
@@ -342,8 +345,8 @@ def test_an_interrupted_image_continues_from_its_tallies(
             "defense (densepure:steps=2,votes=5, now densepure:steps=2,votes=6,consensus=2)",
         ),
         ({"steps": 3}, "defense (densepure:steps=2,votes=5, now densepure:steps=3,votes=5)"),
-        ({"indices": None}, "indices (0:40:8, now None), images (5, now 514)"),
         ({"split": "train"}, "split (test, now train), the images or labels in the data"),
+        ({"indices": "0:9", "split": "train"}, "split (test, now train), the images or labels in the data"),
         ({"alpha": 0.01, "bound": "two-sided"}, "alpha (0.001, now 0.01), bound (one-sided, now two-sided)"),
         ({"precision": "bfloat16"}, "precision (float32, now bfloat16), the weights in the files"),
         (
@@ -393,7 +396,7 @@ def test_other_weights_under_the_same_name_are_refused(
     assert run(certify_flags(tmp_path / "run", **PLAIN, classifier=path, indices="0")) == 2
     expected = "holds a run with other settings: the weights in the files\n"
     assert capsys.readouterr().err.endswith(expected)
-    assert run(["verify", str(tmp_path / "run")]) == 1
+    assert run(["verify", str(tmp_path / "run"), "--trust"]) == 1
     assert "the weights are not those it was made with" in capsys.readouterr().out
 
 
@@ -438,8 +441,15 @@ def test_methods_are_told_apart(changes: dict[str, Any], name: str) -> None:
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")
 def test_without_cuda() -> None:
     assert resolve_device("auto") == torch.device("cpu")
-    with pytest.raises(ValueError, match="device: no CUDA device is available; expected cpu or auto"):
-        resolve_device("cuda")
+    for name, there in (("cuda", "no CUDA device"), ("cuda:1", "no CUDA device"), ("mps", "no Metal device")):
+        with pytest.raises(ValueError, match=f"device: there is {there}.*; cpu and auto always work"):
+            resolve_device(name)
+
+
+@pytest.mark.parametrize("name", ["gpu", "cuda:", "cuda:x", "cuda:-1", "cuda 1", "mps:0", "CPU", ""])
+def test_a_device_that_none_is_called(name: str) -> None:
+    with pytest.raises(ValueError, match=r"device: expected auto, cpu, cuda, cuda:N or mps, got '"):
+        resolve_device(name)
 
 
 # Report
@@ -546,7 +556,7 @@ def test_an_unfinished_run_is_remarked(copy: Path, small_run: Path) -> None:
     with pytest.raises(ValueError, match=r"run: .* has no finished image yet"):
         load_report([copy], [0.0])
     with pytest.raises(ValueError, match=r"run: .* has no finished image yet"):
-        verify(copy)
+        verify(copy, places=TRUSTED)
 
 
 @pytest.mark.parametrize("radii", [[], [-0.1], [math.nan], [math.inf]])
@@ -641,7 +651,7 @@ def test_export_as_cohens_analysis_reads_it(mixed_run: Path, tmp_path: Path) -> 
 
 
 def test_export_refuses(small_run: Path, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"^format: unknown name 'cohn'; did you mean cohen\?"):
+    with pytest.raises(ValueError, match=r"^format: unknown name 'cohn'; did you mean cohen"):
         export(small_run, "cohn")
     with pytest.raises(ValueError, match=r"run: .*none is no run folder \(results.sqlite is missing\)"):
         export(tmp_path / "none", "cohen")
@@ -655,11 +665,13 @@ def test_verify_passes_on_a_good_run(
     small_run: Path, mixed_run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = (small_run / "results.sqlite").read_bytes()
-    assert run(["verify", str(small_run), "--resample", "2"]) == 0
-    assert capsys.readouterr().out == "5 certificates hold, 2 drawn again\n"
-    assert run(["verify", str(mixed_run)]) == 0
-    assert capsys.readouterr().out == "40 certificates hold\n"
-    assert verify(small_run, resample=99).resampled == [0, 8, 16, 24, 32]
+    assert run(["verify", str(small_run), "--resample", "2", "--trust"]) == 0
+    checked = "checked: counts, radii, images, true labels, weights\n"
+    left = "not checked: draws of {} images, which --resample makes again\n"
+    assert capsys.readouterr().out == f"{checked}{left.format(3)}5 certificates hold, 2 drawn again\n"
+    assert run(["verify", str(mixed_run), "--trust"]) == 0
+    assert capsys.readouterr().out == f"{checked}{left.format(40)}40 certificates hold\n"
+    assert verify(small_run, resample=99, places=TRUSTED).resampled == [0, 8, 16, 24, 32]
     assert (small_run / "results.sqlite").read_bytes() == before
 
 
@@ -716,18 +728,18 @@ def test_verify_catches_a_changed_certificate(
     certificate = dp.Certificate.from_json(text)
     assert certificate.label is not None
     rewrite(copy, 24, **changes(certificate))
-    assert run(["verify", str(copy)]) == 1
-    lines = capsys.readouterr().out.splitlines()
-    assert all(line.startswith("image 24: ") for line in lines[:-1])
-    assert any(message in line for line in lines[:-1])
-    assert lines[-1] == f"{len(lines) - 1} failures in 5 certificates"
+    assert run(["verify", str(copy), "--trust"]) == 1
+    *lines, _, _, last = capsys.readouterr().out.splitlines()
+    assert all(line.startswith(("image 24: ", "certificates with 2 ")) for line in lines)
+    assert any(message in line for line in lines)
+    assert last == f"{len(lines)} failures in 5 certificates"
 
 
 def test_verify_catches_changed_rows(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
     change(copy, "UPDATE images SET true_label = (true_label + 1) % 10 WHERE image_index = 8")
     change(copy, "UPDATE images SET image_index = 600 WHERE image_index = 32")
     change(copy, "UPDATE images SET image_index = 25 WHERE image_index = 24")
-    assert run(["verify", str(copy)]) == 1
+    assert run(["verify", str(copy), "--trust"]) == 1
     out = capsys.readouterr().out
     assert "image 8: the data gives another true label" in out
     assert "image 600: the data has no such image" in out
@@ -755,7 +767,7 @@ def test_a_certificate_with_no_number_for_a_radius_is_named(
 
 def test_unfinished_runs_say_so(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
     change(copy, "DELETE FROM images WHERE image_index = 32")
-    assert run(["verify", str(copy)]) == 0
+    assert run(["verify", str(copy), "--trust"]) == 0
     assert "4 of 5 images are finished" in capsys.readouterr().out
     assert run(["export", str(copy)]) == 0
     assert capsys.readouterr().err == f"diffproof: warning: {copy}: 4 of 5 images are finished\n"
@@ -772,18 +784,18 @@ def test_only_drawing_again_catches_consistent_lies(
     label = json.loads(rows(copy)[0][2])["selected"] if proved.radius > 0 else None
     numbers = {"p_a_lower": proved.p_a_lower, "p_b_upper": proved.p_b_upper, "radius": proved.radius}
     rewrite(copy, 0, **numbers, label=label)
-    assert run(["verify", str(copy)]) == 0
+    assert run(["verify", str(copy), "--trust"]) == 0
     capsys.readouterr()
-    assert run(["verify", str(copy), "--resample", "1"]) == 1
+    assert run(["verify", str(copy), "--resample", "1", "--trust"]) == 1
     # 3 of 120 draws moved.
     assert "image 0: drawn again, at least 3 of 120 draws fell otherwise" in capsys.readouterr().out
 
 
 def test_verify_refuses(small_run: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="resample: expected a number ≥ 0, got -1"):
-        verify(small_run, resample=-1)
+        verify(small_run, resample=-1, places=TRUSTED)
     with pytest.raises(ValueError, match="is no run folder"):
-        verify(tmp_path)
+        verify(tmp_path, places=TRUSTED)
 
 
 # Stores that are not what they should be

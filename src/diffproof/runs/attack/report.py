@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 
 from diffproof.attacks.diagnostics.finding import Finding
-from diffproof.attacks.evaluation import scores
+from diffproof.attacks.evaluation import Evaluated, scores
 from diffproof.attacks.papers import load_protocol
 from diffproof.attacks.scoring import Scores
 from diffproof.attacks.views import GradientMode
 from diffproof.errors import ArgumentError
-from diffproof.files import write_csv
+from diffproof.files import replacing_all, write_csv
 from diffproof.intervals import Share
 from diffproof.pictures import save_grid
 from diffproof.runs.attack.store import AttackedImage, AttackStore
@@ -100,10 +100,20 @@ def _load_row(folder: Path) -> AttackRow:
         )
     if not results:
         raise ArgumentError("run", f"{folder} has no finished image yet")
+    _, clean, attacked = scored(results, settings)
+    return AttackRow(folder, settings, results, planned, findings, clean, attacked)
+
+
+def scored(
+    results: Sequence[AttackedImage], settings: AttackSettings
+) -> tuple[list[Evaluated], Scores, Scores]:
+    """What was found for each image, and the scores without an attack and after it."""
     evaluated = [image.evaluated for image in results]
     labels = [label for one in evaluated for label in (one.true_label, *one.clean_labels, *one.labels)]
-    clean, attacked = scores(evaluated, max(labels) + 1, draws=settings.draws, votes=settings.majority_of)
-    return AttackRow(folder, settings, results, planned, findings, clean, attacked)
+    return (
+        evaluated,
+        *scores(evaluated, max(labels) + 1, draws=settings.draws, votes=settings.majority_of),
+    )
 
 
 def _threat(row: AttackRow) -> str:
@@ -200,15 +210,9 @@ def write_attack_table(report: AttackReport, path: Path) -> None:
     write_csv(path, lines)
 
 
-def draw_pictures(row: AttackRow, path: Path) -> bool:
-    """A sheet of the first attacked images: clean, perturbed, their difference enlarged, purified.
-
-    Returns:
-        Whether there was an attacked image to draw.
-    """
+def draw_pictures(row: AttackRow, path: Path) -> None:
+    """A sheet of the first attacked images, one at least: clean, perturbed, difference enlarged, purified."""
     shown = [image for image in row.results if image.evaluated.result is not None][:PICTURES]
-    if not shown:
-        return False
     largest = max(float(_difference(image).abs().max()) for image in shown)
     factor = 0.5 / largest if largest > 0 else 1.0
     titles = ["clean", "perturbed", f"difference ×{factor:.3g}"]
@@ -223,7 +227,6 @@ def draw_pictures(row: AttackRow, path: Path) -> bool:
             line.append(image.purified)
         lines.append(torch.stack([part.float() for part in line]))
     save_grid(path, torch.stack(lines), titles=titles, labels=[_caption(image) for image in shown])
-    return True
 
 
 def _difference(image: AttackedImage) -> Tensor:
@@ -258,7 +261,12 @@ def write_attack_report(report: AttackReport, folder: Path, *, force: bool) -> l
     for path in (table, *sheets):
         if path.exists() and not force:
             raise ArgumentError("out", f"{path} exists; --force overwrites it")
-    folder.mkdir(parents=True, exist_ok=True)
-    write_attack_table(report, table)
-    drawn = [sheet for row, sheet in zip(report.rows, sheets, strict=True) if draw_pictures(row, sheet)]
-    return [table, *drawn]
+    # Of a run without an attacked image there is no sheet.
+    drawn = [
+        (row, sheet) for row, sheet in zip(report.rows, sheets, strict=True) if row.skipped < len(row.results)
+    ]
+    with replacing_all([table, *(sheet for _, sheet in drawn)]) as (fresh_table, *fresh_sheets):
+        write_attack_table(report, fresh_table)
+        for (row, _), fresh in zip(drawn, fresh_sheets, strict=True):
+            draw_pictures(row, fresh)
+    return [table, *(sheet for _, sheet in drawn)]

@@ -36,7 +36,7 @@ from diffproof.runs.code import own_code_of
 from diffproof.runs.defense import load_networks_and_defense
 from diffproof.runs.prepare import classes_for, first_line, load_images, resolve_device
 from diffproof.runs.settings import AttackRequest, AttackSettings
-from diffproof.runs.store import Identity
+from diffproof.runs.store import Identity, warn_of_more
 from diffproof.version import version
 from diffproof.weights import hash_tensors
 
@@ -173,12 +173,12 @@ def run(
 
     Args:
         job: from `prepare`.
-        folder: the run folder, new or of the same settings.
+        folder: the run folder, new or of the same settings; its images may be other ones, and stay.
         on_images: called with the number of images that came to be finished, stored ones included.
         on_evaluations: called at each network call with its number of images, recomputations included.
 
     Returns:
-        The results of all images, by index.
+        The results of all images of the folder, by index.
 
     Raises:
         ValueError: the folder holds another run, another process works in it, or the store is corrupt.
@@ -191,8 +191,11 @@ def run(
         data_hash=job.data.fingerprint(job.indices),
         planned=len(job.indices),
         code=own_code_of(settings),
+        indices=tuple(job.indices),
     )
-    with AttackStore.writing(folder, settings, identity) as store, _watched(defense, on_evaluations):
+    writing = AttackStore.writing(folder, settings, identity, job.data.fingerprint)
+    with writing as store, _watched(defense, on_evaluations):
+        warn_of_more(folder, store.identity, job.indices)
         finished = store.finished()
         on_images(len(finished.intersection(job.indices)))
         todo = [index for index in job.indices if index not in finished]

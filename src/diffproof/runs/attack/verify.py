@@ -8,9 +8,10 @@ from pathlib import Path
 import torch
 
 from diffproof.attacks.scoring import draw_labels
-from diffproof.attacks.threat import PixelThreat
+from diffproof.attacks.threat import PixelThreat, Threat, load_threat
 from diffproof.errors import ArgumentError
 from diffproof.noise import Stream
+from diffproof.runs.attack.report import scored
 from diffproof.runs.attack.run import AttackRun, prepare
 from diffproof.runs.attack.store import AttackedImage, AttackStore
 from diffproof.runs.certify.verify import (
@@ -18,16 +19,22 @@ from diffproof.runs.certify.verify import (
     TOLERATED_SHARE,
     Verification,
     changed_code,
+    check_asked,
+    left_out,
     spread,
+    unfinished,
 )
+from diffproof.runs.places import Places
+from diffproof.runs.store import Identity
 from diffproof.weights import hash_tensors
-from diffproof.wording import part_of
 
 # A norm above the budget by this much may be rounding: of pixels in float32, 0.5 + 0.1 − 0.5 is above 0.1.
 _ROUNDING = 1e-5
 
 
-def verify_attack(folder: Path, *, resample: int = 0, device: str = "auto") -> Verification:
+def verify_attack(
+    folder: Path, *, resample: int = 0, device: str = "auto", places: Places | None = None
+) -> Verification:
     """Check every image of an attack run.
 
     Measures each perturbation of pixels again, compares images and labels with the data as they are now and
@@ -35,48 +42,95 @@ def verify_attack(folder: Path, *, resample: int = 0, device: str = "auto") -> V
     evenly. The attack itself is not repeated; nor is the movement of StAdv measured, which the image does not
     show.
 
+    Args:
+        folder: the run folder.
+        resample: how many attacked images to draw labels of again, ≥ 0.
+        device: where to.
+        places: of data and networks; None for what the stored images and labels alone tell, without either.
+
     Raises:
         ValueError: no attack run, nothing finished in it, or its models or data are not to be had.
     """
     with AttackStore.reading(folder) as store:
         settings, results, identity = store.settings, store.results(), store.identity
-    if not results:
-        raise ArgumentError("run", f"{folder} has no finished image yet")
-    if resample < 0:
-        raise ArgumentError("resample", f"expected a number ≥ 0, got {resample}")
-    failures = changed_code(identity, settings)
+    check_asked(folder, results, resample, places)
+    threat = load_threat(settings.threat, settings.budget)
+    failures = [failure for image in results for failure in failures_in_store(image, threat, identity)]
+    remarks = unfinished(identity, len(results))
+    if not isinstance(threat, PixelThreat):
+        remarks.append(f"{threat.name}: how far pixels moved cannot be measured again")
+    if places is None:
+        _, clean, attacked = scored(results, settings)
+        remarks.append(
+            f"from the labels: robust accuracy of one draw {attacked.fresh.value:.1%} (clean"
+            f" {clean.fresh.value:.1%}), majority {attacked.majority.value:.1%},"
+            f" worst {attacked.worst.value:.1%}"
+        )
+        covered = "perturbations, budgets, numbers of labels, hashes of the stored images"
+        left = "images, true labels, weights, code; whether the defence gives these labels"
+        return Verification(len(results), [], failures, remarks, covered, left)
+    places.check(settings, folder)
     try:
+        settings, found = places.settle(settings, identity, folder)
         job = prepare(replace(settings, device=device))
     except ArgumentError as error:
-        if not failures:
+        code = changed_code(identity, settings)
+        if not code:
             raise
-        return Verification(0, [], [*failures, f"it does not run any more: {error}"], [])
-    failures += [failure for image in results for failure in failures_of(image, job)]
+        return Verification(0, [], [*code, f"it does not run any more: {error}"], [])
+    failures = changed_code(identity, settings) + failures
+    failures += [failure for image in results for failure in failures_of(image, job, identity)]
     defense = job.view.defense
     if identity.weights_hash != hash_tensors(defense.state_dict(), defense.describe()):
         failures.append("the weights are not those that were attacked")
-    remarks: list[str] = []
-    missing = set(job.indices) - {image.evaluated.image_index for image in results}
-    if missing:
-        remarks.append(f"{part_of(len(results), len(job.indices), 'image')} finished")
-    if not isinstance(job.threat, PixelThreat):
-        remarks.append(f"{job.threat.name}: how far pixels moved cannot be measured again")
-    chosen = spread([image for image in results if image.evaluated.result is not None], resample)
+    attacked_images = [image for image in results if image.evaluated.result is not None]
+    chosen = spread(attacked_images, resample)
+    wrong, ties = _scored_again(chosen, job)
+    covered = "perturbations, budgets, images, true labels, weights" + ", code" * bool(identity.code)
+    left = left_out(len(chosen), len(attacked_images), "labels after the attack")
+    drawn = [image.evaluated.image_index for image in chosen]
+    return Verification(len(results), drawn, failures + wrong, found + remarks + ties, covered, left)
+
+
+def _scored_again(chosen: list[AttackedImage], job: AttackRun) -> tuple[list[str], list[str]]:
+    """What did not hold when labels were drawn again, and remarks."""
+    wrong, ties = [], []
     for image in chosen:
         index, draws, flips = image.evaluated.image_index, len(image.evaluated.labels), _flips(image, job)
         found = f"image {index}: scored again, {flips} of {draws} labels fell otherwise"
         if flips > max(TOLERATED_FLIPS, TOLERATED_SHARE * draws):
-            failures.append(found)
+            wrong.append(found)
         elif flips > 0:
-            remarks.append(f"{found} (floating-point ties between machines)")
-    return Verification(len(results), [image.evaluated.image_index for image in chosen], failures, remarks)
+            ties.append(f"{found} (floating-point ties between machines)")
+    return wrong, ties
 
 
-def failures_of(image: AttackedImage, job: AttackRun) -> list[str]:
-    """What is wrong with one image, a line each."""
-    one, found = image.evaluated, []
+def failures_in_store(image: AttackedImage, threat: Threat, identity: Identity) -> list[str]:
+    """What is wrong with one image in itself, a line each."""
+    one, found = image.evaluated, list[str]()
+    if identity.indices and one.image_index not in identity.indices:
+        found.append("the run has no such image")
+    if image.image_hash != hash_tensors({"image": image.clean}):
+        found.append("the stored image is not the one that was attacked")
+    if one.result is not None:
+        adversarial = one.result.adversarial
+        if not bool(((adversarial >= 0) & (adversarial <= 1)).all()):
+            found.append("the attacked image leaves [0, 1]")
+        norm = one.result.norm
+        if isinstance(threat, PixelThreat):
+            norm = float(threat.norm((adversarial - image.clean)[None]))
+            if abs(norm - one.result.norm) > _ROUNDING:
+                found.append(f"its perturbation has norm {norm:.6g}, the result says {one.result.norm:.6g}")
+        if norm > threat.budget + _ROUNDING:
+            found.append(f"its perturbation has norm {norm:.6g}, the budget is {threat.budget:.6g}")
+    return [f"image {one.image_index}: {what}" for what in found]
+
+
+def failures_of(image: AttackedImage, job: AttackRun, identity: Identity) -> list[str]:
+    """What one image says of the data and is not so, a line each."""
+    one, found = image.evaluated, list[str]()
     index = one.image_index
-    if index not in job.indices:
+    if not identity.indices and index not in job.indices:
         found.append("the run has no such image")
     if not 0 <= index < len(job.data):
         return [f"image {index}: the data has no such image"]
@@ -85,17 +139,6 @@ def failures_of(image: AttackedImage, job: AttackRun) -> list[str]:
         found.append("the image is not the one that was attacked")
     if int(job.data.labels[index]) != one.true_label:
         found.append("the data gives another true label")
-    if one.result is not None:
-        adversarial = one.result.adversarial
-        if not bool(((adversarial >= 0) & (adversarial <= 1)).all()):
-            found.append("the attacked image leaves [0, 1]")
-        norm = one.result.norm
-        if isinstance(job.threat, PixelThreat):
-            norm = float(job.threat.norm((adversarial - pixels)[None]))
-            if abs(norm - one.result.norm) > _ROUNDING:
-                found.append(f"its perturbation has norm {norm:.6g}, the result says {one.result.norm:.6g}")
-        if norm > job.threat.budget + _ROUNDING:
-            found.append(f"its perturbation has norm {norm:.6g}, the budget is {job.threat.budget:.6g}")
     return [f"image {index}: {what}" for what in found]
 
 

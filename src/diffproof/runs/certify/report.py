@@ -11,7 +11,7 @@ import numpy as np
 
 from diffproof.catalog import DEFENSES
 from diffproof.errors import ArgumentError
-from diffproof.files import replacing, write_csv
+from diffproof.files import replacing, replacing_all, write_csv
 from diffproof.runs.certify.store import CertifyStore, ImageResult
 from diffproof.runs.labels import short_source, short_spec
 from diffproof.runs.settings import CertifySettings
@@ -285,7 +285,7 @@ def write_report(report: Report, folder: Path, *, force: bool) -> tuple[Path, Pa
     for path in (table, picture):
         if path.exists() and not force:
             raise ArgumentError("out", f"{path} exists; --force overwrites it")
-    folder.mkdir(parents=True, exist_ok=True)
-    write_table(report, table)
-    draw_curves(report, picture)
+    with replacing_all([table, picture]) as (fresh_table, fresh_picture):
+        write_table(report, fresh_table)
+        draw_curves(report, fresh_picture)
     return table, picture

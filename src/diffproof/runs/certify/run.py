@@ -20,7 +20,7 @@ from diffproof.runs.code import own_code_of
 from diffproof.runs.defense import load_networks_and_defense
 from diffproof.runs.prepare import classes_for, first_line, load_images, resolve_device
 from diffproof.runs.settings import CertifySettings
-from diffproof.runs.store import Identity
+from diffproof.runs.store import Identity, warn_of_more
 from diffproof.smoothing.bounds import largest_radius
 from diffproof.smoothing.smoothed import Smoothed, Tally
 
@@ -126,12 +126,12 @@ def run(
 
     Args:
         job: from `prepare`.
-        folder: the run folder, new or of the same settings.
+        folder: the run folder, new or of the same settings; its images may be other ones, and stay.
         on_evaluations: called after each network call with how many evaluations of networks are done that
             were not before, those that are stored or were found to be needless included.
 
     Returns:
-        The results of all images, by index.
+        The results of all images of the folder, by index.
 
     Raises:
         ValueError: the folder holds another run, another process works in it, the store is corrupt, or torch
@@ -144,8 +144,10 @@ def run(
         data_hash=job.data.fingerprint(job.indices),
         planned=len(job.indices),
         code=own_code_of(job.settings),
+        indices=tuple(job.indices),
     )
-    with CertifyStore.writing(folder, job.settings, identity) as store:
+    with CertifyStore.writing(folder, job.settings, identity, job.data.fingerprint) as store:
+        warn_of_more(folder, store.identity, job.indices)
         finished = store.finished()
         on_evaluations(len(finished.intersection(job.indices)) * job.evaluations_per_image)
         recorder = _Recorder(store)

@@ -5,16 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from diffproof.errors import ArgumentError
+from diffproof.methods import own_class
+from diffproof.runs.certify.report import Row
 from diffproof.runs.certify.run import CertifyRun, prepare
 from diffproof.runs.certify.store import CertifyStore, ImageResult
 from diffproof.runs.code import own_code_of
+from diffproof.runs.places import Places
 from diffproof.runs.settings import CertifySettings, RunSettings
 from diffproof.runs.store import Identity
 from diffproof.weights import hash_tensors
-from diffproof.wording import part_of
+from diffproof.wording import counted, part_of
 
 # Draws that may fall to another label when drawn again, by floating-point ties between machines.
 TOLERATED_FLIPS = 2
@@ -25,55 +28,99 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Verification:
-    """What was checked and what was found wrong, a line each."""
+    """What was checked and what was found wrong, a line each.
+
+    Attributes:
+        checked: images.
+        resampled: indices of those that were drawn again.
+        failures: what does not hold.
+        remarks: what else the reader must know.
+        covered: what was checked, in words.
+        left: what was not.
+    """
 
     checked: int
     resampled: list[int]
     failures: list[str]
     remarks: list[str]
+    covered: str = ""
+    left: str = ""
 
 
-def verify(folder: Path, *, resample: int = 0, device: str = "auto") -> Verification:
+def verify(
+    folder: Path, *, resample: int = 0, device: str = "auto", places: Places | None = None
+) -> Verification:
     """Check every certificate of a run.
 
     Recomputes each radius from its counts, compares the certificate's statistics with the run's settings and
     its hashes with the data and weights as they are now, and draws `resample` images again, spread evenly.
+
+    Args:
+        folder: the run folder.
+        resample: how many images to draw again, ≥ 0.
+        device: where to.
+        places: of data and networks; None for what the counts alone tell, without either.
 
     Raises:
         ValueError: no run folder, nothing finished in it, or its models or data are not to be had.
     """
     with CertifyStore.reading(folder) as store:
         settings, results, identity = store.settings, store.results(), store.identity
+    check_asked(folder, results, resample, places)
+    failures = [failure for result in results for failure in failures_of_counts(result, settings, identity)]
+    failures += _unlike(results)
+    remarks = unfinished(identity, len(results))
+    if places is None:
+        row = Row(folder, settings, results, identity.planned)
+        remarks.append(
+            f"from the counts: certified accuracy {row.certified_accuracy(0.0):.1%}, average certified radius"
+            f" {row.average_radius:.3f}, wrong {row.wrong:.1%}, abstained {row.abstained:.1%}"
+        )
+        covered = "counts, votes, radii and labels against each other and the settings"
+        left = "images, true labels, weights, code; whether the networks give these counts"
+        return Verification(len(results), [], failures, remarks, covered, left)
+    places.check(settings, folder)
+    try:
+        settings, found = places.settle(settings, identity, folder)
+        # Compiling takes minutes, and only drawing again runs the networks.
+        job = prepare(replace(settings, device=device, compile=settings.compile and resample > 0))
+    except ArgumentError as error:
+        code = changed_code(identity, settings)
+        if not code:
+            raise
+        return Verification(0, [], [*code, f"it does not run any more: {error}"], [])
+    failures = changed_code(identity, settings) + failures
+    failures += [failure for result in results for failure in failures_of(result, job, identity)]
+    chosen, again, ties = _drawn_again(results, failures, resample, job)
+    covered = "counts, radii, images, true labels, weights" + ", code" * bool(identity.code)
+    drawn = [result.image_index for result in chosen]
+    left = left_out(len(drawn), len(results), "draws")
+    return Verification(len(results), drawn, failures + again, found + remarks + ties, covered, left)
+
+
+def check_asked(folder: Path, results: Sequence[object], resample: int, places: Places | None) -> None:
+    """Raise ValueError unless there is something to check, and what is to be drawn again can be."""
     if not results:
         raise ArgumentError("run", f"{folder} has no finished image yet")
     if resample < 0:
         raise ArgumentError("resample", f"expected a number ≥ 0, got {resample}")
-    failures = changed_code(identity, settings)
-    try:
-        # Compiling takes minutes, and only drawing again runs the networks.
-        job = prepare(replace(settings, device=device, compile=settings.compile and resample > 0))
-    except ArgumentError as error:
-        if not failures:
-            raise
-        return Verification(0, [], [*failures, f"it does not run any more: {error}"], [])
-    failures += [failure for result in results for failure in failures_of(result, settings, job)]
-    remarks: list[str] = []
-    missing = set(job.indices) - {result.image_index for result in results}
-    if missing:
-        remarks.append(f"{part_of(len(results), len(job.indices), 'image')} finished")
-    # Counts that fail their check cannot be compared with a new draw.
-    broken = {failure.split(":")[0] for failure in failures}
-    whole = [result for result in results if f"image {result.image_index}" not in broken]
-    chosen = spread(whole, resample)
-    for result in chosen:
-        certificate = result.certificate
-        draws, flips = certificate.n0 + certificate.n, _draw_again(result, job)
-        found = f"image {result.image_index}: drawn again, at least {flips} of {draws} draws fell otherwise"
-        if flips > max(TOLERATED_FLIPS, TOLERATED_SHARE * draws):
-            failures.append(found)
-        elif flips > 0:
-            remarks.append(f"{found} (floating-point ties between machines)")
-    return Verification(len(results), [result.image_index for result in chosen], failures, remarks)
+    if places is None and resample:
+        raise ArgumentError("resample", f"drawing again needs data and networks, got {resample} and --counts")
+
+
+def unfinished(identity: Identity, finished: int) -> list[str]:
+    """The remark that a run is not finished, where it is not."""
+    planned = identity.planned
+    return [f"{part_of(finished, planned, 'image')} finished"] if finished < planned else []
+
+
+def left_out(drawn: int, images: int, what: str) -> str:
+    """What was not checked where data and networks were there."""
+    return (
+        f"{what} of {counted(images - drawn, 'image')}, which --resample makes again"
+        if drawn < images
+        else ""
+    )
 
 
 def changed_code(identity: Identity, settings: RunSettings) -> list[str]:
@@ -88,8 +135,8 @@ def spread(results: Sequence[T], number: int) -> list[T]:
     return [results[i * len(results) // count] for i in range(count)]
 
 
-def failures_of(result: ImageResult, settings: CertifySettings, job: CertifyRun) -> list[str]:
-    """What is wrong with one result, a line each."""
+def failures_of_counts(result: ImageResult, settings: CertifySettings, identity: Identity) -> list[str]:
+    """What is wrong with one result in itself and beside the run's settings, a line each."""
     certificate = result.certificate
     fixed = ("sigma", "n0", "n", "alpha", "bound", "seed")
     found = [
@@ -98,8 +145,8 @@ def failures_of(result: ImageResult, settings: CertifySettings, job: CertifyRun)
         if getattr(certificate, name) != getattr(settings, name)
     ]
     counts = (certificate.selection_counts, certificate.counts)
-    if any(len(part) != job.smoothed.num_classes or min(part) < 0 for part in counts):
-        found.append(f"its counts are not those of {job.smoothed.num_classes} classes")
+    if len(counts[0]) != len(counts[1]) or len(counts[0]) < 2 or min(map(min, counts)) < 0:
+        found.append(f"its counts are not those of {len(counts[1])} classes")
     elif (sum(certificate.selection_counts), sum(certificate.counts)) != (certificate.n0, certificate.n):
         found.append("its counts do not add up to n0 and n")
     elif certificate.selected != certificate.selection_counts.index(max(certificate.selection_counts)):
@@ -113,10 +160,47 @@ def failures_of(result: ImageResult, settings: CertifySettings, job: CertifyRun)
             found.append(
                 f"its counts prove radius {proved.radius:.6f}, the certificate says {certificate.radius:.6f}"
             )
-    if result.image_index not in job.indices:
+    if identity.indices and result.image_index not in identity.indices:
         found.append("the run has no such image")
     if certificate.image_index != result.image_index:
         found.append(f"it was made for image {certificate.image_index}")
+    if certificate.weights_hash != identity.weights_hash:
+        found.append("the weights are not those that the run was made with")
+    for name in ("denoiser_evaluations", "classifier_evaluations"):
+        spent, most = getattr(certificate, name), getattr(certificate, f"naive_{name}")
+        if not 0 <= spent <= most:
+            found.append(f"{name} is {spent}, expected at most {most}")
+    if own_class("defense", settings.defense) is None:
+        method = settings.method.filled()
+        of_run = {"method": method.name, **method.settings}
+        found += [
+            f"{name} is {certificate.settings[name]}, the run's is {value}"
+            for name, value in of_run.items()
+            # Lists of levels are filled in from the denoiser.
+            if name in certificate.settings
+            and not isinstance(certificate.settings[name], list)
+            and str(certificate.settings[name]) != str(value)
+        ]
+    return [f"image {result.image_index}: {what}" for what in found]
+
+
+def _unlike(results: Sequence[ImageResult]) -> list[str]:
+    """What certificates of one run must have in common and do not."""
+    ways: dict[str, set[Any]] = {
+        "numbers of classes": {len(result.certificate.counts) for result in results},
+        "settings of the defence": {str(result.certificate.settings) for result in results},
+        "noise levels of the denoiser": {result.certificate.grid_sigma for result in results},
+    }
+    return [f"certificates with {len(values)} {what}" for what, values in ways.items() if len(values) > 1]
+
+
+def failures_of(result: ImageResult, job: CertifyRun, identity: Identity) -> list[str]:
+    """What one result says of data and networks and is not so, a line each."""
+    certificate, found = result.certificate, list[str]()
+    if len(certificate.counts) != job.smoothed.num_classes:
+        found.append(f"its counts are not those of {job.smoothed.num_classes} classes")
+    if not identity.indices and result.image_index not in job.indices:
+        found.append("the run has no such image")
     if certificate.grid_sigma != job.smoothed.grid_sigma:
         found.append(f"grid_sigma is {certificate.grid_sigma}, the denoiser's is {job.smoothed.grid_sigma}")
     if certificate.settings != job.smoothed.certificate_settings():
@@ -136,6 +220,25 @@ def failures_of(result: ImageResult, settings: CertifySettings, job: CertifyRun)
         if int(job.data.labels[result.image_index]) != result.true_label:
             found.append("the data gives another true label")
     return [f"image {result.image_index}: {what}" for what in found]
+
+
+def _drawn_again(
+    results: Sequence[ImageResult], failures: Sequence[str], resample: int, job: CertifyRun
+) -> tuple[list[ImageResult], list[str], list[str]]:
+    """Results that were drawn again, what did not hold of them, and remarks."""
+    # Counts that fail their check cannot be compared with a new draw.
+    broken = {failure.split(":")[0] for failure in failures}
+    chosen = spread([one for one in results if f"image {one.image_index}" not in broken], resample)
+    wrong, ties = [], []
+    for result in chosen:
+        certificate = result.certificate
+        draws, flips = certificate.n0 + certificate.n, _draw_again(result, job)
+        found = f"image {result.image_index}: drawn again, at least {flips} of {draws} draws fell otherwise"
+        if flips > max(TOLERATED_FLIPS, TOLERATED_SHARE * draws):
+            wrong.append(found)
+        elif flips > 0:
+            ties.append(f"{found} (floating-point ties between machines)")
+    return chosen, wrong, ties
 
 
 def _draw_again(result: ImageResult, job: CertifyRun) -> int:

@@ -1,0 +1,127 @@
+"""A run's results image by image, as text for other programs."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import warnings
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from diffproof.checks import unknown_name
+from diffproof.errors import ArgumentError
+from diffproof.runs.attack.store import AttackedImage, AttackStore
+from diffproof.runs.certify.store import CertifyStore, ImageResult
+from diffproof.wording import part_of
+
+FORMATS = ("cohen", "csv", "json")
+ABSTAIN = -1
+
+
+def export(folder: Path, form: str | None = None) -> str:
+    """A run as text.
+
+    Args:
+        folder: the run folder, of a certification or of an attack.
+        form: "csv", a line an image; "json", the settings and the images, with all their counts or labels; or
+            "cohen", the TSV of Cohen et al.'s certify.py, which their analysis code reads: idx, label (the
+            true one), predict (−1 for abstention), radius, correct (0 or 1), time (h:mm:ss.ffffff). Radii
+            keep all digits where theirs have three. None for cohen, of attacks for csv.
+
+    Raises:
+        ValueError: no run folder, or an unknown format.
+
+    Warns:
+        UserWarning: the run is not finished.
+    """
+    attacked = AttackStore.holds(folder)
+    form = form or ("csv" if attacked else "cohen")
+    if form not in FORMATS:
+        raise unknown_name("format", form, FORMATS)
+    if attacked and form == "cohen":
+        raise ArgumentError("format", "cohen is for certifications, expected csv or json for an attack")
+    images: list[dict[str, Any]]
+    if attacked:
+        with AttackStore.reading(folder) as store:
+            images, settings = [_attacked(one) for one in store.results()], store.settings.as_dict()
+            planned = store.identity.planned
+    else:
+        with CertifyStore.reading(folder) as certified:
+            results, settings = certified.results(), certified.settings.as_dict()
+            images, planned = [_certified(one) for one in results], certified.identity.planned
+    if len(images) < planned:
+        warnings.warn(f"{folder}: {part_of(len(images), planned, 'image')} finished", stacklevel=2)
+    if form == "cohen":
+        return _cohen(results)
+    if form == "json":
+        return json.dumps({"settings": settings, "images": images}, indent=1) + "\n"
+    text = io.StringIO()
+    if images:
+        # Lists of counts and labels are JSON's.
+        columns = [name for name, value in images[0].items() if not isinstance(value, list)]
+        writer = csv.DictWriter(text, columns, extrasaction="ignore", lineterminator="\n")
+        writer.writeheader()
+        for image in images:
+            writer.writerow({name: int(one) if isinstance(one, bool) else one for name, one in image.items()})
+    return text.getvalue()
+
+
+def _cohen(results: list[ImageResult]) -> str:
+    lines = ["idx\tlabel\tpredict\tradius\tcorrect\ttime"]
+    for result in results:
+        label = result.certificate.label
+        lines.append(
+            f"{result.image_index}\t{result.true_label}\t{ABSTAIN if label is None else label}"
+            f"\t{result.certificate.radius!r}\t{int(result.correct)}\t{timedelta(seconds=result.seconds)}"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def _certified(result: ImageResult) -> dict[str, Any]:
+    one = result.certificate
+    return {
+        "image_index": result.image_index,
+        "true_label": result.true_label,
+        "label": one.label,
+        "radius": one.radius,
+        "correct": result.correct,
+        "selected": one.selected,
+        "p_a_lower": one.p_a_lower,
+        "p_b_upper": one.p_b_upper,
+        "denoiser_evaluations": one.denoiser_evaluations,
+        "classifier_evaluations": one.classifier_evaluations,
+        "seconds": result.seconds,
+        "image_hash": one.image_hash,
+        "selection_counts": list(one.selection_counts),
+        "counts": list(one.counts),
+    }
+
+
+def _attacked(image: AttackedImage) -> dict[str, Any]:
+    one = image.evaluated
+    found = one.result
+
+    def right(labels: tuple[int, ...]) -> float | None:
+        return sum(label == one.true_label for label in labels) / len(labels) if labels else None
+
+    return {
+        "image_index": one.image_index,
+        "true_label": one.true_label,
+        "attacked": found is not None,
+        "clean_right": right(one.clean_labels),
+        "attacked_right": right(one.labels) if found is not None else 0.0,
+        "control_wrong": one.control_wrong,
+        "success": None if found is None else found.success,
+        "first_success": None if found is None else found.first_success,
+        "norm": None if found is None else found.norm,
+        "forwards": None if found is None else found.forwards,
+        "backwards": None if found is None else found.backwards,
+        "draws": None if found is None else found.draws,
+        "zero_gradients": None if found is None else found.zero_gradients,
+        "seconds": image.seconds,
+        "image_hash": image.image_hash,
+        "clean_labels": list(one.clean_labels),
+        "labels": list(one.labels),
+    }
