@@ -110,7 +110,7 @@ def test_indices_choose_images() -> None:
         ("9", [9]),
         ("0:10:4", [0, 4, 8]),
         ("8,2:4", [2, 3, 8]),
-        ("0:3,2:5,1", [0, 1, 2, 3, 4]),
+        ("3:5,0:3", [0, 1, 2, 3, 4]),
         (" 1 , 4:6 ", [1, 4, 5]),
         ("0:10", list(range(10))),
     ],
@@ -137,6 +137,7 @@ def test_parse_indices(text: str, expected: list[int]) -> None:
         ("0:5:-1", "expected 0 ≤ start < stop and step ≥ 1"),
         ("10", r"the data has 10 images \(0 to 9\), got '10'"),
         ("0:11", r"the data has 10 images \(0 to 9\)"),
+        ("0:3,2:5,1", r"expected each image once, got \d again in '0:3,2:5,1'"),
         ("0:2,8:12", r"the data has 10 images \(0 to 9\)"),
     ],
 )
