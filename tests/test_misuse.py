@@ -955,11 +955,12 @@ def test_a_function_that_gives_other_labels_is_refused() -> None:
 def test_a_denoiser_in_training_mode_is_refused() -> None:
     network = nn.Sequential(nn.Dropout(1e-9))
     denoiser = dp.NetworkDenoiser(network, dp.DiscreteSchedule.linear())
-    for call in (
+    sampling: list[Callable[[], object]] = [
         lambda: dp.one_shot(denoiser, IMAGES, 0.2),
         lambda: dp.posterior_sample(denoiser, IMAGES, [0.2, 0.1], noise_of(2)),
         lambda: dp.DDS(denoiser, CLASSIFIER, sigma=0.2).predict_labels(IMAGES),
-    ):
+    ]
+    for call in sampling:
         with pytest.raises(dp.ArgumentError, match=r"^denoiser: Dropout is in training mode"):
             call()
 

@@ -41,6 +41,8 @@ class _Text(click.types.StringParamType):
         return text
 
 
+# Lists say themselves what they are.
+_LISTS = ("indices", "at", "channels")
 _STRICT: dict[type, Any] = {
     click.types.IntParamType: _Integer(),
     click.types.FloatParamType: _Number(),
@@ -53,6 +55,5 @@ def strict(command: click.Command) -> None:
     for below in command.commands.values() if isinstance(command, click.Group) else ():
         strict(below)
     for parameter in command.params:
-        # Indices say themselves what they are.
-        if parameter.name != "indices":
+        if parameter.name not in _LISTS:
             parameter.type = _STRICT.get(type(parameter.type), parameter.type)
