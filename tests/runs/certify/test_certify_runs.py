@@ -308,10 +308,10 @@ def test_an_interrupted_image_continues_from_its_tallies(
         job = prepare(replace(store.settings, batch_size=16))
     seen: list[int] = []
 
-    def interrupt(draws: int) -> None:
-        seen.append(draws)
+    def interrupt(evaluations: int) -> None:
+        seen.append(evaluations)
         # Image 0 is done after 120 draws; stop in the middle of the next one's estimation.
-        if sum(seen) >= 120 + 20 + 40:
+        if sum(seen) >= (120 + 20 + 40) * job.evaluations_per_draw:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -331,8 +331,9 @@ def test_an_interrupted_image_continues_from_its_tallies(
     results = run_job(job, tmp_path / "run", counted.append)
     assert rows(tmp_path / "run") == rows(small_run)
     assert [result.image_index for result in results] == [0, 8, 16, 24, 32]
-    assert sum(counted) == 5 * 120
-    assert partial.estimation.draws in counted
+    assert sum(counted) == 5 * 120 * job.evaluations_per_draw
+    # What was saved of it counts at once.
+    assert max(counted[1:]) >= partial.estimation.draws * job.evaluations_per_draw
 
 
 @pytest.mark.parametrize(
