@@ -220,6 +220,24 @@ def test_what_is_printed_is_safe(
         assert max(map(len, lines)) <= LONGEST_LINE
 
 
+def test_a_picture_that_links_to_itself_is_named(refused: Refused) -> None:
+    Path("a.png").symlink_to("a.png")
+    Path("in").mkdir()
+    Path("in", "a.png").symlink_to("a.png")
+    for source in ("a.png", "in"):
+        words = [
+            "purify",
+            source,
+            "--denoiser",
+            "digits",
+            "--defense",
+            "diffpure:t_star=0.01",
+            "--out",
+            "out",
+        ]
+        assert "a.png" in refused(words)
+
+
 def test_a_full_disk_is_told_with_the_file() -> None:
     with (
         pytest.raises(OSError, match="No space left on device: '/dev/full'"),

@@ -149,7 +149,7 @@ def replacing(path: Path) -> Iterator[Path]:
     """
     path = expanded(path)
     device = path.exists() and not path.is_file()
-    path = path if device else path.resolve()
+    path = path if device else Path(os.path.realpath(path))
     fresh = path if device else path.with_name(f"{path.name}.new")
     try:
         yield fresh

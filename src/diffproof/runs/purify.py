@@ -224,10 +224,11 @@ def _check_free(out: Path, pictures: Sequence[Picture], *, force: bool) -> None:
         raise ArgumentError("out", f"no permission to write to {out}")
     if (out / STORE).exists():
         raise ArgumentError("out", f"{out} is a run folder, expected another")
-    inputs = {picture.path.resolve() for picture in pictures}
+    # Not Path.resolve, which fails for a link to itself.
+    inputs = {os.path.realpath(picture.path) for picture in pictures}
     for name in (SETTINGS, SHEET, *(picture.name for picture in pictures)):
         target = out / name
-        if target.resolve() in inputs:
+        if os.path.realpath(target) in inputs:
             raise ArgumentError("out", f"{target} is one of the pictures to purify; expected another folder")
         if target.is_dir():
             raise ArgumentError("out", f"{target} is a folder, expected to write a file there")
