@@ -79,7 +79,7 @@ def _report_attacks(runs: tuple[Path, ...], out: Path | None, force: bool) -> No
 @click.option("--out", type=PATH, help="Write to this file instead of standard output.")
 @click.option("--force", is_flag=True, help="Overwrite what is there.")
 def export(run: Path, form: str | None, out: Path | None, force: bool) -> None:
-    """Write the results of RUN, image by image; docs/exports.md says what the columns mean."""
+    """Write the results of RUN, image by image; docs/runs.md says what the columns mean."""
     from diffproof.files import replacing
     from diffproof.runs.export import export as export_run
 
