@@ -100,7 +100,7 @@ def test_the_home_folder_on_the_command_line(home: Path, capsys: pytest.CaptureF
         with CertifyStore.reading(Path(f"~/{name}")) as store:
             assert store.finished() == {0, 1}
             assert store.settings.data == "~/few.npz"
-        assert run(["verify", f"~/{name}"]) == 0
+        assert run(["verify", f"~/{name}", "--trust"]) == 0
     assert run(["report", "~/a", "~/b", "--out=~/tables"]) == 0
     assert run(["export", "~/a", "--out=~/a.tsv"]) == 0
     assert (home / "tables" / "table.csv").is_file()

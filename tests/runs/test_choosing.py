@@ -83,7 +83,7 @@ def test_images_chosen_at_random(place: Path) -> None:
         assert run(words("certify", **given, out=name)) == 0
         assert run(["certify", "--config", f"{name}/settings.yaml", "--out", f"{name}2"]) == 0
         assert finished(f"{name}2") == expected
-        assert run(["verify", name, "--resample", "1"]) == 0
+        assert run(["verify", name, "--trust", "--resample", "1"]) == 0
         assert run(words("certify", **{**given, "limit": 5}, out=name)) == 2
         assert run(words("certify", **{**given, "seed": 3}, out=name)) == 2
     attack = {
@@ -97,7 +97,7 @@ def test_images_chosen_at_random(place: Path) -> None:
     assert run(words("attack", **attack, out="d")) == 0
     with AttackStore.reading(place / "d") as store:
         assert sorted(store.finished()) == finished("b")
-    assert run(["verify", "d"]) == 0
+    assert run(["verify", "d", "--trust"]) == 0
 
 
 @pytest.mark.slow
@@ -119,7 +119,7 @@ def test_what_was_trained_on_is_said_and_left_out(
         assert run(words("certify", **CERTIFY, **choice, out=name)) == 0
         count = len(finished(name))
         assert list(warnings_of(capsys)) == [f"data: {seen} of {count}{said}"] * bool(seen)
-        assert run(["verify", name]) == 0
+        assert run(["verify", name, "--trust"]) == 0
         capsys.readouterr()
     assert finished("kept") == held
     assert set(finished("few")) < set(held)

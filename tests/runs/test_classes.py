@@ -67,7 +67,7 @@ def test_a_class_map_gives_the_labels_of_a_run(
         assert [result.true_label for result in store.results()] == expected
     # The folder has the map itself.
     (zoo / "map.yaml").unlink()
-    assert run(["verify", "a", "--resample", "2"]) == 0
+    assert run(["verify", "a", "--trust", "--resample", "2"]) == 0
     assert run(["certify", "--config", "a/settings.yaml", "--out", "b"]) == 0
     stores = []
     for name in "ab":
@@ -105,7 +105,7 @@ def test_an_attack_sees_the_labels_of_the_class_map(zoo: Path) -> None:
         images = [image.evaluated for image in store.results()]
     assert [one.true_label for one in images] == [5, 5, 4, 4, 3, 3]
     assert all(label == one.true_label for one in images for label in (*one.clean_labels, *one.labels))
-    assert run(["verify", "a", "--resample", "2"]) == 0
+    assert run(["verify", "a", "--trust", "--resample", "2"]) == 0
 
 
 @pytest.mark.slow
