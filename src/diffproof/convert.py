@@ -17,7 +17,7 @@ from torch import Tensor
 from diffproof.errors import ArgumentError
 from diffproof.files import read_text
 from diffproof.unpickling import select
-from diffproof.weights import CodeInPickleError, load_nested, load_weights, save_weights
+from diffproof.weights import CodeInPickleError, load_described, load_weights, save_weights
 
 # The child finds the same packages and system libraries, and sees nothing else of this environment.
 _KEPT_VARIABLES = ("PATH", "LD_LIBRARY_PATH", "SYSTEMROOT", "TMPDIR", "TEMP", "TMP")
@@ -74,10 +74,7 @@ def convert(
         raise ArgumentError("out", f"no such folder: {out.parent}")
     description: dict[str, Any] = {}
     try:
-        if source.suffix == ".safetensors":
-            loaded, description = load_weights(source)
-        else:
-            loaded = load_nested(source)
+        loaded, description = load_described(source)
         taken, tensors = select(loaded, key)
     except CodeInPickleError:
         if not trust_pickle:

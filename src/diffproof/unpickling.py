@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from diffproof.errors import ArgumentError
+from diffproof.weights import state_dicts
 
 # Where checkpoints keep their weights, in order of preference; the first there is decides.
 USUAL_KEYS = ("ema", "model_ema", "ema_state_dict", "state_dict", "model_state_dict", "model")
@@ -111,9 +112,12 @@ def select(loaded: Any, key: str | None) -> tuple[str, dict[str, Tensor]]:
             return "the whole file", whole
     # Files may name their entries by numbers, which a command line cannot.
     named = {str(name): value for name, value in entries.items()} if isinstance(entries, dict) else {}
+    inner = state_dicts(entries)
     if key is None:
         key = next((usual for usual in USUAL_KEYS if usual in named), None)
     found = f"the file holds {', '.join(list(named)[:8]) or f'one {type(loaded).__name__}'}"
+    if key in inner:
+        return repr(key), inner[key]
     if key is None or key not in named:
         wanted = "a module or state dict" if key is None else repr(key)
         raise ArgumentError("key", f"expected {wanted}, but {found}")

@@ -6,8 +6,9 @@ import hashlib
 import json
 import os
 import pickle
+import re
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,12 +19,14 @@ from torch import Tensor, nn
 
 from diffproof.errors import ArgumentError
 from diffproof.files import check_archive, check_file, replacing
+from diffproof.formats import Format, format_of, is_whole_pickle
+from diffproof.optional import one_line
 
 _ASSETS = Path(__file__).parent / "assets"
 
 
 class CodeInPickleError(ArgumentError):
-    """A file was not loaded because it is a pickle with more than data in it, or damaged."""
+    """A file was not loaded because it is a pickle with more than data in it."""
 
 
 class Weights(NamedTuple):
@@ -61,13 +64,8 @@ def load_weights(path: Path) -> Weights:
 
     Only safetensors written by `save_weights` carry a description; that of other files is empty.
     """
-    check_file("weights", path)
-    if path.suffix == ".safetensors":
-        return _read_safetensors(path)
-    loaded = _read_pickle_as_data(path)
-    if not isinstance(loaded, dict) or not all(isinstance(value, Tensor) for value in loaded.values()):
-        raise ArgumentError("weights", f"{path} holds no flat state dict of tensors")
-    return Weights(loaded, {})
+    loaded, description = load_described(path)
+    return Weights(_state_dict(loaded, path), description)
 
 
 def load_nested(path: Path) -> Any:
@@ -76,10 +74,55 @@ def load_nested(path: Path) -> Any:
     Raises:
         ValueError: as `load_weights`, but any plain content will do.
     """
+    return load_described(path)[0]
+
+
+def load_described(path: Path) -> tuple[Any, dict[str, Any]]:
+    """As `load_nested`, with the description that a file of `save_weights` carries.
+
+    Raises:
+        ValueError: as `load_nested`.
+    """
     check_file("weights", path)
-    if path.suffix == ".safetensors":
-        return _read_safetensors(path).tensors
-    return _read_pickle_as_data(path)
+    kind = format_of(path)
+    return _read_safetensors(path) if kind is Format.SAFETENSORS else (_read_pickle_as_data(path, kind), {})
+
+
+def state_dicts(loaded: object) -> dict[str, dict[str, Tensor]]:
+    """The state dicts in what a checkpoint holds, by the names that lead there; an optimiser's is none."""
+    found: dict[str, dict[str, Tensor]] = {}
+    open_ones, seen = [("", loaded)], set[int]()
+    while open_ones:
+        name, value = open_ones.pop()
+        if not isinstance(value, dict) or "param_groups" in value:
+            continue
+        if name and value and all(isinstance(one, Tensor) for one in value.values()):
+            found[name] = value
+        elif id(value) not in seen:  # containers may hold themselves
+            seen.add(id(value))
+            open_ones += [(f"{name}.{key}".lstrip("."), one) for key, one in reversed(value.items())]
+    return found
+
+
+def _state_dict(loaded: object, path: Path) -> dict[str, Tensor]:
+    """The tensors of a file: all that it holds, or its one state dict among other things."""
+    if not isinstance(loaded, dict):
+        raise ArgumentError("weights", f"{path} holds one {type(loaded).__name__}, expected a state dict")
+    if loaded and all(isinstance(value, Tensor) for value in loaded.values()):
+        return loaded
+    found = state_dicts(loaded)
+    if len(found) == 1:
+        return next(iter(found.values()))
+    entries = ", ".join(f"{name} ({type(value).__name__})" for name, value in list(loaded.items())[:4])
+    problem = f"no flat state dict of tensors, but {entries[:200] or 'nothing'}"
+    if found:
+        key = next(iter(found))
+        problem = (
+            f"several state dicts ({', '.join(found)}); `diffproof convert --key {key}` takes one of them"
+        )
+    elif "param_groups" in loaded:
+        problem = "the state of an optimiser, expected a network's state dict"
+    raise ArgumentError("weights", f"{path} holds {problem}")
 
 
 def _read_safetensors(path: Path) -> Weights:
@@ -107,24 +150,33 @@ _NUMPY_NUMBERS: list[Any] = [
 ]
 
 
-def _read_pickle_as_data(path: Path) -> Any:
+def _read_pickle_as_data(path: Path, kind: Format) -> Any:
     check_archive("weights", path)
     try:
         with warnings.catch_warnings(), torch.serialization.safe_globals(_NUMPY_NUMBERS):
             # torch warns of the pickle's protocol before it refuses it.
             warnings.simplefilter("ignore")
-            loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError:
-        raise CodeInPickleError(
-            "weights",
-            f"{path} is a pickle that holds code, or is damaged, and was not loaded; if you trust its"
-            " source, `diffproof convert` turns it into safetensors (as safetensors.torch.save_file does)",
-        ) from None
+            # Of a file's name it would make something, too.
+            with path.open("rb") as file:
+                loaded = torch.load(file, map_location="cpu", weights_only=True)
     except MemoryError:
         raise  # a sound file that does not fit is not a damaged one
     except Exception as error:  # a damaged pickle ends in almost any exception
-        reason = " ".join(str(error).split())[:160]
-        raise ArgumentError("weights", f"{path} is unreadable or truncated: {reason}") from None
+        if not is_whole_pickle(path, kind):
+            raise ArgumentError(
+                "weights", f"{path} is unreadable or truncated: its pickle breaks off"
+            ) from None
+        if kind is Format.TORCH and not isinstance(error, pickle.UnpicklingError):
+            raise ArgumentError(
+                "weights", f"{path} is unreadable or truncated: {one_line(error, 160)}"
+            ) from None
+        named = re.search(r"GLOBAL (\S+)", str(error))
+        what = "may hold code" if named is None else f"holds code ({named[1]})"
+        raise CodeInPickleError(
+            "weights",
+            f"{path} is a pickle that {what} and was not loaded; if you trust its source, `diffproof convert`"
+            " turns it into safetensors (as safetensors.torch.save_file does)",
+        ) from None
     for name, tensor in _tensors("", loaded):
         if tensor.layout is not torch.strided or tensor.device.type != "cpu" or tensor.is_quantized:
             raise ArgumentError("weights", f"{path}: {name} is no ordinary tensor")
@@ -214,17 +266,38 @@ def stored_bytes(folder: Path) -> int:
     return sum(path.stat().st_size for path in found if path.is_file())
 
 
-def load_into(module: nn.Module, tensors: dict[str, Tensor], source: str) -> None:
-    """Fill a module; every key and shape must fit.
+def without_wrapper(tensors: Mapping[str, Tensor], wanted: Collection[str]) -> dict[str, Tensor]:
+    """Tensors without the prefix that a wrapper gave all their names, if they are the wanted ones then.
+
+    DataParallel puts "module." before every name, torch.compile "_orig_mod.", many trainings "model.".
+
+    Args:
+        tensors: by name.
+        wanted: names.
+    """
+    first, same = next(iter(tensors), ""), set(wanted)
+    for prefix in (first[: cut + 1] for cut, letter in enumerate(first) if letter == "."):
+        if {name.removeprefix(prefix) for name in tensors} == same:
+            return {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
+    return dict(tensors)
+
+
+def load_into(module: nn.Module, tensors: Mapping[str, Tensor], source: str) -> None:
+    """Fill a module; every key and shape must fit, less the prefix of a wrapper (see `without_wrapper`).
 
     Raises:
-        ValueError: missing, unexpected or misshapen tensors; the first few are named.
+        ValueError: missing, unexpected or misshapen tensors, or integers for floats; the first few are named.
     """
     own = module.state_dict()
+    tensors = without_wrapper(tensors, own)
+    both = [name for name in own if name in tensors]
     problems = {
         "missing": [name for name in own if name not in tensors],
         "unexpected": [name for name in tensors if name not in own],
-        "misshapen": [name for name in own if name in tensors and own[name].shape != tensors[name].shape],
+        "misshapen": [name for name in both if own[name].shape != tensors[name].shape],
+        "quantised": [
+            name for name in both if own[name].is_floating_point() > tensors[name].is_floating_point()
+        ],
     }
     found = [f"{kind} {', '.join(names[:3])}" for kind, names in problems.items() if names]
     if found:

@@ -267,7 +267,7 @@ def test_resnet_files_that_do_not_fit(tmp_path: Path) -> None:
     torch.save({"a": torch.ones(2)}, path)
     assert "it has no matrix linear.weight" in fails(f"resnet20@{path}")
     torch.save([torch.ones(2)], path)
-    assert "it has no matrix linear.weight" in fails(f"resnet20@{path}")
+    assert "holds one list, expected a state dict" in fails(f"resnet20@{path}")
 
 
 @pytest.mark.parametrize("spec", ["resnet20@", "diffproof.classifiers.cnn:SmallCNN@", ""])
@@ -780,6 +780,24 @@ def test_changed_copies_load(tmp_path: Path) -> None:
         twice = save_copy(again, str(path))
         torch.testing.assert_close(dp.load_classifier(str(again))(batch), twice(batch), rtol=0, atol=0)
         assert "training" not in load_weights(again).description
+
+
+def test_a_changed_copy_says_which_folder_it_misses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("here", "there"):
+        (tmp_path / name).mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    save_model(Path("my-vit"), "vit")
+    copy = save_copy(Path("w.safetensors"), "hf:my-vit")
+    images = torch.rand(1, 3, 20, 30, generator=torch.Generator().manual_seed(0))
+    # From elsewhere; then beside the folder that moved; then without it.
+    monkeypatch.chdir(tmp_path / "there")
+    Path("../here/w.safetensors").rename("w.safetensors")
+    assert torch.equal(dp.load_classifier("w.safetensors")(images), copy(images))
+    (tmp_path / "here/my-vit").rename("my-vit")
+    assert torch.equal(dp.load_classifier("w.safetensors")(images), copy(images))
+    Path("my-vit").rename("other")
+    with pytest.raises(ValueError, match=r"changed weights of hf:.*/here/my-vit, which must be there, too"):
+        dp.load_classifier("w.safetensors")
 
 
 def test_a_weights_file_does_not_choose_code(user_code: Path) -> None:

@@ -10,7 +10,7 @@ from torch.nn.functional import pad, relu
 from diffproof.checks import unknown_name
 from diffproof.classifiers.base import Classifier
 from diffproof.errors import ArgumentError
-from diffproof.weights import load_into, load_nested
+from diffproof.weights import load_into, load_weights
 
 # Blocks in each of the three stages; the depth is 6n + 2.
 BLOCKS = {"resnet20": 3, "resnet32": 5, "resnet44": 7, "resnet56": 9, "resnet110": 18}
@@ -96,19 +96,16 @@ def load(name: str, path: Path) -> Classifier:
 
     Args:
         name: see `build`.
-        path: a state dict, or a training checkpoint that holds one as "state_dict"; its keys may begin with
-            "module.".
+        path: a state dict, or a training checkpoint that holds one; its keys may begin with the prefix of a
+            wrapper, such as "module.".
 
     Raises:
         ValueError: unknown name, unreadable file, or weights that do not fit.
     """
-    loaded = load_nested(path)
-    if isinstance(loaded, dict) and isinstance(loaded.get("state_dict"), dict):
-        loaded = loaded["state_dict"]
-    tensors = {}
-    for key, tensor in loaded.items() if isinstance(loaded, dict) else ():
-        if isinstance(tensor, Tensor):
-            tensors[str(key).removeprefix("module.")] = tensor
+    loaded = load_weights(path).tensors
+    # What a wrapper put before every name: "module.", "model.", "_orig_mod.".
+    prefix = next((key for key in loaded if key.endswith("linear.weight")), "").removesuffix("linear.weight")
+    tensors = {key.removeprefix(prefix): tensor for key, tensor in loaded.items()}
     head = tensors.get("linear.weight")
     if head is None or head.ndim != 2:
         raise ArgumentError("weights", f"{path} is no CIFAR ResNet: it has no matrix linear.weight")

@@ -72,7 +72,14 @@ def _load_base(spec: object) -> Classifier:
         )
     if kind is not Kind.LIBRARY:
         raise ArgumentError("classifier", f"the weights file's base {spec!r} is no library's classifier")
-    return LIBRARIES[family](name, weights).eval()
+    try:
+        return LIBRARIES[family](name, weights).eval()
+    except ArgumentError as error:
+        raise ArgumentError(
+            "classifier",
+            f"the weights file holds changed weights of {spec}, which must be there, too (or its folder"
+            f" beside the weights file): {error}",
+        ) from None
 
 
 def describe_base(spec: str) -> dict[str, Any]:
@@ -93,6 +100,9 @@ def describe_base(spec: str) -> dict[str, Any]:
     if parsed.kind is Kind.RESNET:
         classes = resnet.load(parsed.name, Path(parsed.weights or "")).num_classes
         return {"kind": "classifier", "architecture": parsed.name, "num_classes": classes}
+    if parsed.family == "hf" and Path(parsed.name).expanduser().is_dir():
+        # The copy may be loaded from elsewhere.
+        spec = f"hf:{Path(parsed.name).expanduser().resolve()}"
     return {"kind": "classifier", "base": spec}
 
 
@@ -108,6 +118,10 @@ def load(path: Path) -> Classifier:
         ValueError: unreadable file, no description of a classifier, or weights that do not fit.
     """
     tensors, description = load_weights(path)
+    family, _, folder = str(description.get("base")).partition(":")
+    beside = path.parent / Path(folder).name
+    if family == "hf" and not Path(folder).expanduser().is_dir() and beside.is_dir():
+        description["base"] = f"hf:{beside}"
     with no_larger_than(sum(tensor.numel() for tensor in tensors.values())):
         classifier = build_classifier(description)
     load_into(classifier.network, tensors, str(path))

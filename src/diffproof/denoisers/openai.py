@@ -20,7 +20,7 @@ from diffproof.denoisers.checkpoints import check_keys
 from diffproof.denoisers.diffusers import UNet
 from diffproof.denoisers.network import NetworkDenoiser
 from diffproof.denoisers.schedules import DiscreteSchedule
-from diffproof.weights import load_weights
+from diffproof.weights import load_weights, without_wrapper
 
 
 @dataclass(frozen=True)
@@ -273,7 +273,9 @@ def load_checkpoint(path: Path, preset: Preset, name: str) -> NetworkDenoiser:
     with torch.device("meta"):
         unet = build_unet(preset)
     others = ((other, expected_shapes(settings)) for other, settings in PRESETS.items())
-    check_keys(tensors, expected_shapes(preset, unet), source=str(path), preset=name, others=others)
+    expected = expected_shapes(preset, unet)
+    tensors = without_wrapper(tensors, expected)
+    check_keys(tensors, expected, source=str(path), preset=name, others=others)
     unet.load_state_dict(_converted(preset, unet, tensors), assign=True)
     size = preset.image_size
     return NetworkDenoiser(
