@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 
 class ArgumentError(ValueError):
@@ -43,6 +45,27 @@ def printable(text: object, most: int = LONGEST_LINE) -> str:
     line = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
     end = min(_SHOWN_END, most // 3)
     return line if len(line) <= most else f"{line[: most - end - 1]}…{line[-end:]}"
+
+
+@contextmanager
+def failing_network(argument: str, network: object, address: str | None = None) -> Iterator[None]:
+    """While a network of the user's runs: any exception of its is one line that names it.
+
+    Args:
+        argument: what the network is here.
+        network: the module; one of diffproof's own keeps its exceptions.
+        address: where the user's code made it, if it came from there; else its class names it.
+    """
+    try:
+        yield
+    except (Exception, SystemExit) as error:
+        kind = type(network)
+        known = isinstance(error, ArgumentError | MemoryError) or kind.__module__.startswith("diffproof.")
+        if known or is_out_of_memory(error) or is_compile_error(error):
+            raise
+        lines = str(error).strip().splitlines() or ["no message"]
+        name = f"{kind.__qualname__} of {address or kind.__module__}"
+        raise ArgumentError(argument, f"{name} failed: {type(error).__name__}: {lines[0][:200]}") from error
 
 
 def is_out_of_memory(error: BaseException) -> bool:

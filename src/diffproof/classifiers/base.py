@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -17,10 +17,9 @@ from diffproof.checks import (
     check_number,
     check_shape,
     check_shape_setting,
-    shown,
 )
 from diffproof.classifiers.preprocessing import Resize
-from diffproof.errors import ArgumentError
+from diffproof.errors import ArgumentError, failing_network
 
 
 class Classifier(nn.Module):
@@ -39,11 +38,14 @@ class Classifier(nn.Module):
     Attributes:
         channels: channels of the images, None if neither image_shape nor mean says. Images of another number
             are refused: a grey image is not silently made RGB.
+        address: where a user's code made it ("module:factory"), None for others; errors name it.
 
     Raises:
         ValueError: mean and std do not come together or have another number of channels than image_shape,
             image_shape and resize come together, or another number of names than classes.
     """
+
+    address: str | None = None
 
     def __init__(
         self,
@@ -110,7 +112,8 @@ class Classifier(nn.Module):
         normalised = self.network_input(images)
         parameter = next(self.network.parameters(), None)
         dtype = images.dtype if parameter is None else parameter.dtype
-        logits: Tensor = self.network(normalised.to(dtype))
+        with failing_network("classifier", self.network, self.address):
+            logits = self.network(normalised.to(dtype))
         return check_logits(logits, len(images), self.num_classes).to(images.dtype)
 
     def network_input(self, images: Tensor) -> Tensor:
@@ -129,10 +132,23 @@ class Classifier(nn.Module):
         return (resized - self.mean.to(images.dtype)) / self.std.to(images.dtype)
 
 
-def check_logits(logits: Tensor, rows: int, num_classes: int) -> Tensor:
-    """Floating-point logits of shape rows × num_classes, or ValueError."""
+def check_logits(output: object, rows: int, num_classes: int) -> Tensor:
+    """Floating-point logits of shape rows × num_classes, or ValueError.
+
+    Args:
+        output: of a network: the logits, or a mapping or an object that has them as "logits".
+        rows: how many images it was given.
+        num_classes: number of classes.
+    """
+    logits = output.get("logits") if isinstance(output, Mapping) else getattr(output, "logits", output)
     if not isinstance(logits, Tensor):
-        raise ArgumentError("classifier", f"expected a tensor of logits, got {shown(logits)}")
+        what = f"{type(output).__name__} of {len(output)}" if isinstance(output, tuple | list) else None
+        what = f"keys {', '.join(map(str, output))}"[:100] if isinstance(output, Mapping) else what
+        raise ArgumentError(
+            "classifier",
+            f"expected a tensor of logits from the network, got {what or type(output).__name__}; wrap it in a"
+            " module that returns them alone",
+        )
     if not logits.is_floating_point():
         raise ArgumentError(
             "classifier",
@@ -141,7 +157,9 @@ def check_logits(logits: Tensor, rows: int, num_classes: int) -> Tensor:
         )
     if logits.shape != (rows, num_classes):
         raise ArgumentError(
-            "classifier", f"expected logits {rows}×{num_classes}, got shape {tuple(logits.shape)}"
+            "classifier",
+            f"expected logits {rows}×{num_classes}, got shape {tuple(logits.shape)}"
+            + "; is one of them a background?" * (logits.shape == (rows, num_classes + 1)),
         )
     return logits
 

@@ -27,6 +27,7 @@ def load(module: str, name: str, weights: str | None) -> Classifier:
     """
     where = Address(module, name)
     classifier = _as_classifier(build("classifier", where), str(where))
+    classifier.address = str(where)
     if weights is not None:
         load_into(classifier.network, load_weights(Path(weights)).tensors, weights)
     return classifier

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -62,6 +63,8 @@ def load(name: str) -> Classifier:
                     trust_remote_code=False,
                     dtype=torch.float32,
                     output_loading_info=True,
+                    # They are named below.
+                    ignore_mismatched_sizes=True,
                 )
             processor = transformers.AutoImageProcessor.from_pretrained(
                 folder, local_files_only=True, trust_remote_code=False, backend="pil"
@@ -70,12 +73,26 @@ def load(name: str) -> Classifier:
             raise
         except Exception as error:  # a damaged or foreign file ends in almost any exception
             raise ArgumentError("hf", f"cannot load {name}: {one_line(error)}") from None
-    misfits = [*found["missing_keys"], *(str(key) for key in found["mismatched_keys"])]
+    labels = {int(index): str(name) for index, name in model.config.id2label.items()}
+    numbered = sorted(labels) == list(range(len(labels)))
+    misfits = [
+        *found["missing_keys"],
+        *(key if isinstance(key, str) else key[0] for key in found["mismatched_keys"]),
+    ]
     if misfits:
+        gaps = f"; id2label in its config.json numbers {len(labels)} classes {_shown(labels)}" * (
+            not numbered
+        )
         raise ArgumentError(
             "hf",
             f"{name} has no fitting weights for {', '.join(sorted(misfits)[:3])}:"
-            " it is no trained classifier",
+            f" it is no trained classifier{gaps}",
+        )
+    if not numbered:
+        warnings.warn(
+            f"hf: id2label of {name} numbers {len(labels)} classes {_shown(labels)}, not from 0: classes are"
+            " the network's outputs in their order, without names",
+            stacklevel=3,
         )
     try:
         prepared = preprocessing(processor, getattr(model.config, "num_channels", 3))
@@ -83,15 +100,18 @@ def load(name: str) -> Classifier:
         raise
     except (KeyError, TypeError, ValueError) as error:  # a configuration without a number where one belongs
         raise ArgumentError("hf", f"cannot read the image processor of {name}: {one_line(error)}") from None
-    labels = model.config.id2label
     classifier = Classifier(
         Logits(model),
         len(labels),
-        class_names=[str(labels[index]) for index in range(len(labels))],
+        class_names=[labels[index] for index in range(len(labels))] if numbered else None,
         **prepared,
     )
     check_agreement(classifier, processor, name)
     return classifier
+
+
+def _shown(labels: dict[int, str]) -> str:
+    return ", ".join(map(str, sorted(labels)[:4])) + ", …" * (len(labels) > 4)
 
 
 def preprocessing(processor: Any, channels: int) -> dict[str, Any]:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import io
 import sys
+import traceback
 import warnings
 from collections.abc import Callable, Sequence
+from contextvars import ContextVar
 
 import click
 
@@ -24,11 +26,14 @@ from diffproof.errors import ArgumentError, printable
 
 USER_ERROR = 2
 INTERRUPTED = 130
+# Whether errors print where they came from.
+_tracebacks = ContextVar("tracebacks", default=False)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="diffproof")
-def diffproof() -> None:
+@click.option("--traceback", is_flag=True, help="Print where an error came from, before its line.")
+def diffproof(**flags: bool) -> None:
     """Certified and empirical robustness of image classifiers with diffusion models.
 
     A first run, on the packaged digits:
@@ -39,6 +44,7 @@ def diffproof() -> None:
           --sigma 0.5 --n 1000 --out runs/a
       diffproof report runs/a --out report
     """
+    _tracebacks.set(flags["traceback"])
 
 
 COMMANDS = (certify, attack, purify, report, export, verify, data, methods, theory, train, finetune, convert)
@@ -84,14 +90,22 @@ def _status_of(work: Callable[[], object]) -> int:
         click.echo(error.format_message(), err=True)
         return USER_ERROR
     except click.ClickException as error:
-        return _complain(error.format_message())
+        return _complain(error.format_message() + _place_of(error, error.__cause__))
     except (ArgumentError, OSError, MemoryError) as error:
-        return _complain(str(error) or type(error).__name__)
+        return _complain((str(error) or type(error).__name__) + _place_of(error, error))
     except (KeyboardInterrupt, click.Abort) as error:
         # click turns a KeyboardInterrupt into an Abort that has it as its cause.
         hint = str(error) or str(error.__cause__ or "")
         click.echo(printable(f"diffproof: interrupted{'; ' * bool(hint)}{hint}"), err=True)
         return INTERRUPTED
+
+
+def _place_of(error: Exception, mistake: BaseException | None) -> str:
+    """Print where an error came from, if asked to; else how to ask, of one in the user's own code."""
+    if _tracebacks.get():
+        traceback.print_exception(error)
+        return ""
+    return "" if mistake is None or mistake.__cause__ is None else "; diffproof --traceback … shows where"
 
 
 def _complain(message: str) -> int:

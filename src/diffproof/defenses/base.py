@@ -20,7 +20,7 @@ from diffproof.checks import (
 )
 from diffproof.classifiers.base import Classifier, check_logits, predicted_labels
 from diffproof.denoisers.base import Denoiser, check_denoiser
-from diffproof.errors import ArgumentError
+from diffproof.errors import ArgumentError, failing_network
 from diffproof.modes import check_evaluation_mode
 from diffproof.noise import Noise, Stream
 
@@ -200,7 +200,7 @@ class Defense(nn.Module):
             finally:
                 _inside.reset(token)
         else:
-            with unchanged("classifier", images):
+            with unchanged("classifier", images), failing_network("classifier", self.classifier):
                 logits = self.classifier(images)
         return check_logits(logits, len(images), self.num_classes)
 

@@ -16,7 +16,7 @@ from diffproof.checks import (
     shown,
     unchanged,
 )
-from diffproof.errors import ArgumentError
+from diffproof.errors import ArgumentError, failing_network
 
 Sigma = float | Tensor
 
@@ -53,6 +53,7 @@ class Denoiser(nn.Module):
         sigma_min: the least sigma that it takes, inclusive.
         sigma_max: the largest sigma that it takes, inclusive.
         one_pass: one network evaluation gives the estimates of every class.
+        address: where a user's code made it ("module:factory"), None for others; errors name it.
     """
 
     image_shape: tuple[int, int, int] | None = None
@@ -64,6 +65,7 @@ class Denoiser(nn.Module):
     sigma_min: float = 0.0
     sigma_max: float = float("inf")
     one_pass: bool = False
+    address: str | None = None
 
     def estimate(self, noisy: Tensor, sigma: Sigma, label: Tensor | None) -> Estimate:
         """The kernel that a subclass writes; arguments are valid already.
@@ -116,7 +118,7 @@ class Denoiser(nn.Module):
             raise ArgumentError("label", f"expected {len(noisy)} integers, got {shown(label)}")
         elif label.numel() and not 0 <= int(label.min()) <= int(label.max()) < self.num_classes:
             raise ArgumentError("label", f"expected 0 ≤ label < {self.num_classes}, got {label.tolist()[:5]}")
-        with unchanged("denoiser", noisy):
+        with unchanged("denoiser", noisy), failing_network("denoiser", self, self.address):
             return self.estimate(noisy, sigma, label)
 
     def per_class(self, noisy: Tensor, sigma: Sigma, classes: Tensor | None = None) -> Tensor:

@@ -30,6 +30,7 @@ def load(where: Address, weights: str | None) -> Denoiser:
             f"{where}() returned {type(denoiser).__name__}, expected a diffproof.Denoiser; a"
             " network becomes one as diffproof.NetworkDenoiser(network, schedule, prediction=…)",
         )
+    denoiser.address = str(where)
     if weights is not None:
         network = getattr(denoiser, "network", None)
         if not isinstance(network, nn.Module):

@@ -22,7 +22,7 @@ from diffproof.checks import (
 from diffproof.denoisers.base import Denoiser, Estimate, Sigma, per_row
 from diffproof.denoisers.multi_head import MultiHead
 from diffproof.denoisers.schedules import Schedule
-from diffproof.errors import ArgumentError
+from diffproof.errors import ArgumentError, failing_network
 
 
 class Prediction(StrEnum):
@@ -139,7 +139,7 @@ class NetworkDenoiser(Denoiser):
             # Half precision cannot tell one timestep from the next.
             timestep = timestep.to(torch.promote_types(dtype, torch.float32))
         # What is left of the input is needed afterwards.
-        with unchanged("network", scaled):
+        with unchanged("network", scaled), failing_network("denoiser", self.network, self.address):
             output: Tensor = self.network(scaled.to(dtype), timestep, label)
         return output.to(scaled.dtype)
 
