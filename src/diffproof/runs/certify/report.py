@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,14 +36,16 @@ class Row:
     """One run in a table.
 
     Attributes:
-        folder: the run folder.
-        settings: its settings.
-        results: its finished images.
+        folders: its run folder, or those of its parts.
+        settings: its settings; of parts, those of the first.
+        weights_hash: SHA-256 of its networks.
+        results: its finished images, by index.
         planned: how many images the run is to have.
     """
 
-    folder: Path
+    folders: tuple[Path, ...]
     settings: CertifySettings
+    weights_hash: str
     results: list[ImageResult]
     planned: int
 
@@ -101,17 +103,23 @@ def load_report(folders: Sequence[Path], radii: Sequence[float]) -> Report:
 
     Raises:
         ValueError: no folder, a folder that is no run or has no finished image, or a negative radius.
+
+    Runs of the same settings and networks that share no image are parts of one run: they make one row.
     """
     if not folders:
         raise ArgumentError("runs", "expected at least one run folder")
     if not radii or any(not 0.0 <= radius < float("inf") for radius in radii):
         raise ArgumentError("at", f"expected radii ≥ 0, got {list(radii)}")
-    rows = sorted((_load_row(folder) for folder in folders), key=_order)
+    loaded = [_load_row(folder) for folder in folders]
+    rows = sorted(_joined(loaded), key=_order)
     remarks = [
-        f"{row.folder}: {part_of(len(row.results), row.planned, 'image')} finished"
-        for row in rows
+        f"{row.folders[0]}: {part_of(len(row.results), row.planned, 'image')} finished"
+        for row in loaded
         if len(row.results) < row.planned
     ]
+    remarks.extend(
+        f"{' and '.join(map(str, row.folders))} are parts of one run" for row in rows if len(row.folders) > 1
+    )
     image_sets = {
         (row.settings.data, row.settings.split, tuple(r.image_index for r in row.results)) for row in rows
     }
@@ -128,10 +136,34 @@ def load_report(folders: Sequence[Path], radii: Sequence[float]) -> Report:
 
 def _load_row(folder: Path) -> Row:
     with CertifyStore.reading(folder) as store:
-        settings, results, planned = store.settings, store.results(), store.identity.planned
+        settings, results, identity = store.settings, store.results(), store.identity
     if not results:
         raise ArgumentError("run", f"{folder} has no finished image yet")
-    return Row(folder, settings, results, planned)
+    return Row((folder,), settings, identity.weights_hash, results, identity.planned)
+
+
+def _joined(rows: Iterable[Row]) -> list[Row]:
+    """Rows of which no two are parts of one run."""
+    joined: list[Row] = []
+    for row in rows:
+        place = next((i for i, other in enumerate(joined) if _parts_of_one(other, row)), None)
+        if place is None:
+            joined.append(row)
+            continue
+        other = joined[place]
+        joined[place] = replace(
+            other,
+            folders=other.folders + row.folders,
+            results=sorted(other.results + row.results, key=lambda result: result.image_index),
+            planned=other.planned + row.planned,
+        )
+    return joined
+
+
+def _parts_of_one(row: Row, other: Row) -> bool:
+    images, others = ({result.image_index for result in one.results} for one in (row, other))
+    same = row.weights_hash == other.weights_hash and not row.settings.differences(other.settings)
+    return same and images.isdisjoint(others)
 
 
 def _order(row: Row) -> tuple[float, int, str, str]:
@@ -185,7 +217,7 @@ def write_table(report: Report, path: Path) -> None:
         accuracies = [f"{row.certified_accuracy(radius):.6f}" for radius in report.radii]
         shares = [f"{value:.6f}" for value in (row.average_radius, row.wrong, row.abstained)]
         head = [report.label(row), s.sigma, len(row.results)]
-        lines.append([*head, *accuracies, *shares, s.n0, s.n, s.alpha, row.folder])
+        lines.append([*head, *accuracies, *shares, s.n0, s.n, s.alpha, "; ".join(map(str, row.folders))])
     write_csv(path, lines)
 
 

@@ -71,7 +71,7 @@ def verify(
     failures += _unlike(results)
     remarks = unfinished(identity, len(results))
     if places is None:
-        row = Row(folder, settings, results, identity.planned)
+        row = Row((folder,), settings, identity.weights_hash, results, identity.planned)
         remarks.append(
             f"from the counts: certified accuracy {row.certified_accuracy(0.0):.1%}, average certified radius"
             f" {row.average_radius:.3f}, wrong {row.wrong:.1%}, abstained {row.abstained:.1%}"
