@@ -106,7 +106,7 @@ def test_certify_needs_out(refused: Refused) -> None:
     ("text", "message"),
     [
         ("sigmas: 0.5", "config: unknown name 'sigmas'; did you mean sigma or image_size?"),
-        ("help: 1", "config: unknown name 'help'; known:"),
+        ("help: 1", "config: unknown name 'help'; did you mean held_out?"),
         ("- sigma", "config: expected names and values in c.yaml, got list"),
         ("", "config: expected names and values in c.yaml, got"),
         ("sigma: [0.25, 0.5]", "config: expected one value for sigma, got ['0.25', '0.5']"),
@@ -614,4 +614,4 @@ def test_the_store_is_plain_sqlite(small_run: Path) -> None:
         names = connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall()
     finally:
         connection.close()
-    assert {name for (name,) in names} == {"settings", "images", "partial"}
+    assert {name for (name,) in names} == {"settings", "images", "partial", "underway"}
