@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 import diffproof as dp
+from diffproof.theory.densities import GaussianMixture
 from helpers.classifiers import steep_classifier
 from helpers.denoisers import mixture
 from helpers.images import pictures
@@ -31,6 +32,12 @@ DDS = dp.DDS(DENOISER, CLASSIFIER, sigma=0.2)
 DIFFPURE = dp.DiffPure(DENOISER, CLASSIFIER, t_star=0.1, steps=2)
 INDEX = torch.tensor([0, 1])
 
+
+def lacking(values: Tensor) -> tuple[Tensor, Tensor]:
+    """Tensors without some or all of their values."""
+    return values.to("meta"), values.to_sparse()
+
+
 # Wrong values by kind. What is no number is wrong for every number, and what is no whole one for every count.
 NO_NUMBER = (NAN, "0.5", True, torch.tensor(0.5), [0.5], 1j)
 NO_INTEGER = (1.5, 2.0, NAN, "2", True, [2], "٢")
@@ -39,14 +46,15 @@ SHARE = (*NO_NUMBER, 0.0, -0.5, 1.5)
 PROBABILITY = (*SHARE, 1.0)
 COUNT = (*NO_INTEGER, 0, -1)
 SEED = (*NO_INTEGER, -1, 2**64, None)
-INDICES = ([0], [0, 0], [0, -1], [0, 2**28], [0.0, 1.0], ["0", "1"], [False, True], 7)
-CHOICE = ("nothing", 3, None)
+INDICES = (*lacking(INDEX), [0], [0, 0], [0, -1], [0, 2**28], [0.0, 1.0], ["0", "1"], [False, True], 7)
+TOO_LONG = ("a" * 300, "a" * 5000, "a/" * 3000, f"/{'a' * 300}.safetensors", f"{'a' * 300}.npz")
+CHOICE: tuple[Any, ...] = ("nothing", 3, [], {}, "a" * 5000, "two\nlines", None)
 PIXELS = (
     (IMAGES * 255).to(torch.uint8),
     IMAGES.tolist(),
     IMAGES.numpy(),
     IMAGES[0, 0, 0],
-    IMAGES.to("meta"),
+    *lacking(IMAGES),
     IMAGES * NAN,
     IMAGES / 0,
     None,
@@ -70,6 +78,7 @@ TRUTH = (
     LABELS - 1,
     LABELS[:1],
     LABELS.int(),
+    *lacking(LABELS),
     None,
 )
 NO_MODULE = (None, "digits", torch.tanh, 3, nn.Linear)
@@ -101,7 +110,7 @@ def smoothed(method: str, wrong: dict[str, tuple[Any, ...]], **right: Any) -> Ca
         "batch_size": COUNT,
         "alpha": PROBABILITY,
     }
-    common["image_index"] = (*NO_INTEGER, -1, 2**28, None)
+    common["image_index"] = (*NO_INTEGER, -1, 2**28, 2**64, None)
     right = {"image": IMAGES[0], "n": 3, "alpha": 0.1, "seed": 0, "image_index": 0, "batch_size": 4, **right}
     return Call(call, right, {**common, "n": (*COUNT, 2**32 + 1), **wrong})
 
@@ -181,7 +190,7 @@ PGD = {
 # What errors call an argument besides its own name: a part of it, or what it stands for.
 ALSO = {
     "noisy": ("images",),
-    "spec": ("denoiser", "classifier", "limit"),
+    "spec": ("denoiser", "classifier", "count", "data"),
     "source": ("data", "split"),
     "method": ("defense", "sigma", "steps"),
     "name": ("threat", "protocol"),
@@ -198,13 +207,14 @@ ALSO = {
     "n0": ("n",),
     "base": ("num_classes",),
 }
-PROBABILITIES = torch.tensor([[0.2, 0.8], [0.7, 0.3]])
+ROWS = PROBABILITIES = torch.tensor([[0.2, 0.8], [0.7, 0.3]])
 SCORES = (
     PROBABILITIES[0],
     PROBABILITIES.tolist(),
     PROBABILITIES * NAN,
     PROBABILITIES.long(),
     PROBABILITIES[:0],
+    *lacking(PROBABILITIES),
     None,
 )
 TWO = torch.tensor([1, 1])
@@ -314,14 +324,30 @@ CALLS = {
                 [0.2],
                 torch.tensor([0.2] * 3),
                 torch.tensor([NAN] * 2),
+                *lacking(torch.tensor([0.2, 0.3])),
+                torch.tensor([True, True]),
+                torch.tensor([0.2, 0.3]).to(torch.complex64),
                 None,
             ),
         },
     ),
+    "per_class": Call(
+        CONDITIONAL.per_class,
+        {"noisy": IMAGES, "sigma": 0.2, "classes": LABELS},
+        {
+            "noisy": PIXELS + SHAPES,
+            "classes": (*TRUTH[:4], *lacking(LABELS), LABELS + 3, LABELS - 1, LABELS[:0], LABELS.int(), 1),
+        },
+    ),
+    "DiffusionLoss.losses": Call(
+        dp.DiffusionLoss(CONDITIONAL, sigmas=[0.3]).losses,
+        {"images": IMAGES, "noise": noise_of(2)},
+        {"images": PIXELS},
+    ),
     "Denoiser(label)": Call(
         CONDITIONAL,
         {"noisy": IMAGES, "sigma": 0.2, "label": LABELS},
-        {"label": (*TRUTH[:3], LABELS[:1], LABELS + 3, LABELS - 1, LABELS.bool(), 1)},
+        {"label": (*TRUTH[:3], *lacking(LABELS), LABELS[:1], LABELS + 3, LABELS - 1, LABELS.bool(), 1)},
     ),
     "one_shot": Call(
         dp.one_shot,
@@ -365,11 +391,17 @@ CALLS = {
                 torch.tensor([0.5, 0.9]),
                 torch.tensor([NAN]),
                 torch.zeros(0),
+                *lacking(torch.tensor([0.9, 0.5])),
                 [0.9, 0.5],
                 None,
                 "linear",
             )
         },
+    ),
+    "DiscreteSchedule.from_betas": Call(
+        dp.DiscreteSchedule.from_betas,
+        {"betas": [0.1, 0.2]},
+        {"betas": (*lacking(torch.tensor([0.1, 0.2])), [], ["0.1"], "0.1", None, [0.1, NAN], [10**400])},
     ),
     "DiscreteSchedule.linear": Call(
         dp.DiscreteSchedule.linear,
@@ -397,7 +429,7 @@ CALLS = {
         {"images": IMAGES, "labels": LABELS},
         {
             "images": (*PIXELS, IMAGES[0]),
-            "labels": (*TRUTH[:4], *TRUTH[5:7], LABELS.bool(), torch.tensor([0, 10**9])),
+            "labels": (*TRUTH[:4], *TRUTH[5:7], *lacking(LABELS), LABELS.bool(), torch.tensor([0, 10**9])),
             "sigmas": GRID,
         },
     ),
@@ -410,15 +442,17 @@ CALLS = {
             "component_labels": [0, 1],
         },
         {
-            "means": (*PIXELS[:8], IMAGES[0], IMAGES[:0]),
+            "means": (*PIXELS, IMAGES[0], IMAGES[:0]),
             "covariances": (
                 torch.tensor([0.1]),
                 torch.tensor([0.1, -0.1]),
                 torch.tensor([0.1, NAN]),
+                *lacking(torch.tensor([0.1, 0.1])),
+                torch.tensor([0.1, 0.1]).to(torch.complex64),
                 [0.1, 0.1],
                 None,
             ),
-            "weights": ([0.5, 0.6], [1.0, 0.0], [NAN, 1.0], ["a", "b"], [0.5]),
+            "weights": (*lacking(LABELS / 1), [0.5, 0.6], [1.0, 0.0], [NAN, 1.0], ["a", "b"], [0.5]),
             "component_labels": ([0], [0, 2], [0.0, 1.0], [0, -1], ["0", "1"], [0, 10**9]),
             "sigmas": (torch.tensor([0.2, 0.1]), torch.tensor([NAN]), torch.zeros(0), [0.2, "0.1"]),
         },
@@ -427,6 +461,21 @@ CALLS = {
         dp.Undefended,
         {"classifier": CLASSIFIER},
         {"classifier": (*NO_MODULE, nn.Identity(), DENOISER), "sigma": POSITIVE},
+    ),
+    "theory.GaussianMixture": Call(
+        GaussianMixture,
+        {"means": ROWS, "covariances": torch.tensor([0.1, 0.1]), "weights": [0.5, 0.5], "labels": [0, 1]},
+        {
+            "means": (*lacking(ROWS), ROWS.tolist(), "means", ROWS * NAN, ROWS.long(), ROWS[0], None),
+            "covariances": (*lacking(ROWS[0]), [0.1, 0.1], "0.1", 0.1, None),
+            "weights": (*lacking(ROWS[0]), ["a", "b"], "0.5", [0.5, 0.6], [NAN, 1.0], 0.5),
+            "labels": (*lacking(LABELS), ["a", "b"], "01", [0.0, 1.0], [0, -1], [0, 10**400], 0),
+        },
+    ),
+    "theory.score": Call(
+        GaussianMixture(ROWS, torch.tensor([0.1, 0.1])).score,
+        {"points": ROWS, "sigma": 0.1},
+        {"points": (*lacking(ROWS), ROWS.tolist(), "points", ROWS * NAN, ROWS.long(), ROWS[0], None)},
     ),
     "DDS": purifying(dp.DDS, {"sigma": POSITIVE}),
     "DensePure": purifying(
@@ -487,7 +536,7 @@ CALLS = {
         {
             "iterations": STEPS,
             "budget": POSITIVE,
-            "norm": CHOICE[:2],
+            "norm": CHOICE[:-1],
             "step": POSITIVE,
             "momentum": (*NO_NUMBER, -1.0, INF),
             "variant": CHOICE,
@@ -558,6 +607,7 @@ CALLS = {
                     INDEX + size,
                     [0, 1],
                     INDEX[:, None],
+                    *lacking(INDEX),
                     0,
                 )
                 for name, size in (("image_index", 2**28), ("draw", 2**32), ("vote", 2**16))
@@ -569,7 +619,7 @@ CALLS = {
         {"seed": 0, "stream": dp.Stream.ATTACK, "image_index": 0, "start": 0, "stop": 2},
         {
             "seed": SEED,
-            "image_index": (*NO_INTEGER, -1, 2**28),
+            "image_index": (*NO_INTEGER, -1, 2**28, 2**64),
             "start": (*NO_INTEGER, -1, 2),
             "stop": (*NO_INTEGER, 0, 2**32 + 1),
         },
@@ -579,7 +629,7 @@ CALLS = {
         {"shape": SHAPE, "step": 0, "dtype": torch.float64},
         {
             "shape": ((1, -1), (1.0,), "12", 3),
-            "step": (-1, 2**16, 0.5, "0", True, INDEX.int(), INDEX[:1]),
+            "step": (-1, 2**16, 0.5, "0", True, INDEX.int(), INDEX[:1], *lacking(INDEX)),
             "dtype": (torch.int64, "float32", None),
         },
     ),
@@ -588,14 +638,14 @@ CALLS = {
         {"probabilities": PROBABILITIES, "labels": TWO},
         {
             "probabilities": (*SCORES, PROBABILITIES * 3),
-            "labels": (*TRUTH[:4], TWO + 1, TWO - 2, TWO[:1], None),
+            "labels": (*TRUTH[:4], *lacking(TWO), TWO + 1, TWO - 2, TWO[:1], None),
             "bins": (*COUNT, 10**9),
         },
     ),
     "fit_temperature": Call(
         dp.fit_temperature,
         {"logits": PROBABILITIES, "labels": TWO},
-        {"logits": SCORES, "labels": (*TRUTH[:4], TWO + 1, TWO[:1])},
+        {"logits": SCORES, "labels": (*TRUTH[:4], *lacking(TWO), TWO + 1, TWO[:1])},
     ),
     "scores": Call(
         lambda **given: dp.scores(
@@ -608,7 +658,7 @@ CALLS = {
         dp.load_data,
         {"source": "digits", "split": "test"},
         {
-            "source": ("", " ", "digit", None, 3, b"digits", ["digits"]),
+            "source": ("", " ", *TOO_LONG, "digit", None, 3, b"digits", ["digits"]),
             "split": ("", "tests", 3),
             "indices": (
                 "",
@@ -637,6 +687,7 @@ CALLS = {
             "spec": (
                 "",
                 " ",
+                *TOO_LONG,
                 None,
                 3,
                 "digit",
@@ -657,6 +708,7 @@ CALLS = {
             "spec": (
                 "",
                 " ",
+                *TOO_LONG,
                 None,
                 3,
                 "digit",
@@ -792,6 +844,25 @@ def test_rounding_takes_no_image_out_of_range() -> None:
     assert 0.0 <= float(result.adversarial.min()) <= float(result.adversarial.max()) <= 1.0
     with pytest.raises(dp.ArgumentError, match=r"expected pixels in \[0, 1\], got \[-1.01e-05, 1\]"):
         DIFFPURE(edge.clamp(max=1.0) - torch.tensor([[1e-5, 0.0], [0.0, 0.0]]))
+
+
+def test_labels_of_any_integers_are_labels() -> None:
+    denoiser = dp.NetworkDenoiser(
+        Labelled(), dp.DiscreteSchedule.linear(10), num_classes=3, null_label=3, prediction="v_prediction"
+    )
+    usual = denoiser(IMAGES, 0.1, LABELS)
+    for dtype in (torch.uint8, torch.int8, torch.int16, torch.int32):
+        assert torch.equal(denoiser(IMAGES, 0.1, LABELS.to(dtype)), usual)
+
+
+class Labelled(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(4, 1).double()
+
+    def forward(self, x: Tensor, timestep: Tensor, label: Tensor) -> Tensor:
+        moved: Tensor = x + self.embedding(label)[..., None, None]
+        return moved
 
 
 def test_no_image_has_no_logits() -> None:

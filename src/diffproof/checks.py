@@ -17,6 +17,7 @@ from types import UnionType
 from typing import TYPE_CHECKING, Any, TypeVar, cast, get_args, get_origin, get_type_hints
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor, nn
 
 from diffproof.errors import ArgumentError
@@ -34,7 +35,14 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> ArgumentError:
     names = sorted(known)
     near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(names)}"
-    return ArgumentError(kind, f"unknown name {name!r}; {hint}")
+    return ArgumentError(kind, f"unknown name {shown(name)}; {hint}")
+
+
+def check_known(kind: str, name: str, table: Mapping[str, T]) -> T:
+    """The entry of a table with this name; else ValueError, also for what is no text."""
+    if not isinstance(name, str) or name not in table:
+        raise unknown_name(kind, name, table)
+    return table[name]
 
 
 @contextlib.contextmanager
@@ -137,7 +145,9 @@ def shown(value: object) -> str:
     dtype, shape = getattr(value, "dtype", None), getattr(value, "shape", ())
     if dtype is not None and len(shape):
         kind = "" if type(value).__name__ == "Tensor" else f"{type(value).__name__} of "
-        return f"{kind}shape {tuple(shape)}, {dtype}"
+        layout = str(getattr(value, "layout", "")).removeprefix("torch.").replace("strided", "")
+        lacking = ", without values (device meta)" * bool(getattr(value, "is_meta", False))
+        return f"{kind}shape {tuple(shape)}, {dtype}{', ' * bool(layout)}{layout}{lacking}"
     text = " ".join(repr(value).split())
     return text if len(text) <= 60 else f"{text[:60]}…"
 
@@ -229,7 +239,7 @@ def check_listed(name: str, values: Iterable[T]) -> list[T]:
         raise ArgumentError(name, f"expected a list, got {shown(values)}")
     try:
         listed = values.tolist() if hasattr(values, "tolist") else list(values)
-    except TypeError:
+    except (TypeError, RuntimeError):  # the second of a sparse tensor
         raise ArgumentError(name, f"expected a list, got {shown(values)}") from None
     return cast("list[T]", listed)
 
@@ -257,20 +267,35 @@ def check_levels(name: str, values: Sequence[float] | Tensor) -> list[float]:
     return levels
 
 
+def check_tensor(name: str, value: Tensor, expected: str = "a torch tensor of floats") -> Tensor:
+    """A tensor that has all its values: none of the device meta, and none sparse; else ValueError."""
+    from torch import Tensor, strided
+
+    check_instance(name, value, Tensor, expected)
+    if value.is_meta or value.layout is not strided:
+        raise ArgumentError(name, f"expected {expected} that has all its values, got {shown(value)}")
+    return value
+
+
+def as_numbers(name: str, values: Tensor | Sequence[float], dtype: torch.dtype | None = None) -> Tensor:
+    """A tensor of numbers, made of a sequence of them where it is none; else ValueError."""
+    import torch
+
+    try:
+        given = torch.as_tensor(values, dtype=dtype)
+    except (TypeError, ValueError, RuntimeError, OverflowError):
+        raise ArgumentError(name, f"expected numbers, got {shown(values)}") from None
+    return check_tensor(name, given, "numbers")
+
+
 def check_floats(images: Tensor, name: str = "images") -> Tensor:
     """A tensor N×C×H×W of floating point; else ValueError."""
-    from torch import Tensor
-
-    if not isinstance(images, Tensor):
-        raise ArgumentError(name, f"expected a torch tensor of floats, got {shown(images)}")
-    if not images.is_floating_point():
+    if not check_tensor(name, images).is_floating_point():
         raise ArgumentError(
             name, f"expected floats in [0, 1], got {images.dtype}; divide 8-bit pixels by 255"
         )
     if images.ndim != 4:
         raise ArgumentError(name, f"expected N×C×H×W, got shape {tuple(images.shape)}")
-    if images.is_meta:
-        raise ArgumentError(name, "expected values, got a tensor of the device meta, which has none")
     return images
 
 

@@ -27,7 +27,7 @@ class ArgumentError(ValueError):
         self.problem = problem
 
     def __str__(self) -> str:
-        return f"{self.argument}: {self.problem}"
+        return printable(f"{self.argument}: {self.problem}")
 
 
 # Characters of a line on a screen, at most.

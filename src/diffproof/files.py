@@ -6,6 +6,7 @@ An interruption never leaves half a file.
 from __future__ import annotations
 
 import csv
+import errno
 import math
 import os
 import re
@@ -17,6 +18,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
+from diffproof.checks import shown
 from diffproof.errors import ArgumentError
 
 # What settings, descriptions and other texts have at most, in bytes.
@@ -50,6 +52,17 @@ def check_file(argument: str, path: Path) -> int:
         if is_kind(found.st_mode):
             raise ArgumentError(argument, f"{path} is a {kind}, expected a file")
     return found.st_size
+
+
+@contextmanager
+def named(argument: str) -> Iterator[None]:
+    """While a name or path of the user is looked up: one too long for any file is a mistake of theirs."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:
+            raise
+        raise ArgumentError(argument, f"no file has so long a name: {shown(error.filename)}") from None
 
 
 def read_text(argument: str, path: Path, most: int = MOST_TEXT) -> str:

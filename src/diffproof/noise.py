@@ -17,7 +17,7 @@ import torch
 from scipy.special import ndtri
 from torch import Tensor
 
-from diffproof.checks import check_at_least, check_integer, check_listed, shown
+from diffproof.checks import check_at_least, check_integer, check_listed, check_tensor, shown
 from diffproof.errors import ArgumentError
 
 _MASK = 0xFFFFFFFF
@@ -114,7 +114,7 @@ class Noise:
         Raises:
             ValueError: an argument is out of range.
         """
-        check_integer("image_index", image_index)
+        check_image_index(image_index)
         if not 0 <= check_integer("draws", start) < check_integer("draws", stop) <= MAX_DRAW + 1:
             raise ArgumentError("draws", f"expected 0 ≤ start < stop ≤ 2^32, got {start} and {stop}")
         draw = torch.arange(start, stop, dtype=torch.int64)
@@ -211,8 +211,18 @@ def check_seed(seed: int) -> int:
     return number
 
 
+def check_image_index(index: int) -> int:
+    """An image's index in [0, 2^28) as Python's integer, or ValueError."""
+    number = check_integer("image_index", index)
+    if not 0 <= number <= MAX_IMAGE_INDEX:
+        raise ArgumentError(
+            "image_index", f"expected 0 ≤ image_index ≤ {MAX_IMAGE_INDEX}, got {shown(number)}"
+        )
+    return number
+
+
 def _check_int64(name: str, index: Tensor) -> None:
-    if not isinstance(index, Tensor) or index.dtype != torch.int64:
+    if check_tensor(name, index, "an int64 tensor").dtype != torch.int64:
         raise ArgumentError(name, f"expected an int64 tensor, got {shown(index)}")
 
 

@@ -520,7 +520,7 @@ NOISY = random(2, *SHAPE)
             lambda: GaussianMixtureDenoiser(torch.zeros(2, *SHAPE), torch.ones(2), component_labels=[0, 2]),
             "component_labels: expected every class of 0…2 at least once",
         ),
-        (lambda: EmpiricalDenoiser(torch.zeros(3, 4)), "images: expected M×C×H×W"),
+        (lambda: EmpiricalDenoiser(torch.zeros(3, 4)), "images: expected N×C×H×W"),
         (lambda: EmpiricalDenoiser(torch.zeros(0, *SHAPE)), "images: expected M×C×H×W with M ≥ 1"),
         (
             lambda: EmpiricalDenoiser(torch.zeros(3, *SHAPE), torch.tensor([0, 1])),

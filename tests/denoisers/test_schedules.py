@@ -233,7 +233,7 @@ def test_named_schedule_settings() -> None:
         (lambda: DiscreteSchedule(float64(1.0, 0.5)), "alphas_cumprod: expected strictly decreasing"),
         (lambda: DiscreteSchedule(float64(0.5, 0.0)), "alphas_cumprod: expected strictly decreasing"),
         (lambda: DiscreteSchedule(float64(0.5, math.nan)), "alphas_cumprod: expected strictly decreasing"),
-        (lambda: DiscreteSchedule.from_betas([]), "alphas_cumprod: expected a table"),
+        (lambda: DiscreteSchedule.from_betas([]), "betas: expected a table"),
         (
             lambda: DiscreteSchedule.from_betas([0.1, 1.0]),
             r"betas: expected values in \(0, 1\), got 0.1 to 1.0",

@@ -362,7 +362,7 @@ def test_images_that_are_refused(image: Tensor, message: str) -> None:
         ({"batch_size": 0}, "batch_size: expected an integer ≥ 1, got 0"),
         ({"seed": -1}, "seed: expected an integer ≥ 0, got -1"),
         ({"seed": 2**64}, r"seed: expected 0 ≤ seed < 2\^64"),
-        ({"image_index": -1}, "image_index: expected an integer ≥ 0, got -1"),
+        ({"image_index": -1}, "image_index: expected 0 ≤ image_index ≤ 268435455, got -1"),
         ({"image_index": 2**28}, "image_index: expected 0 ≤ image_index ≤ 268435455"),
         ({"bound": "best"}, "bound: expected one of one-sided, two-sided, got 'best'"),
     ],

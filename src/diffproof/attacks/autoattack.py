@@ -10,7 +10,7 @@ from diffproof.attacks.pyautoattack import NORMS, WatchedDefense, contained, one
 from diffproof.attacks.result import AttackResult
 from diffproof.attacks.threat import L2, Linf, PixelThreat, Threat
 from diffproof.attacks.views import AttackedDefense
-from diffproof.checks import check_at_least
+from diffproof.checks import check_at_least, shown
 from diffproof.errors import ArgumentError
 
 VERSIONS = ("standard", "rand")
@@ -49,7 +49,9 @@ class AutoAttack(Attack):
 
     def __post_init__(self) -> None:
         if self.version not in VERSIONS:
-            raise ArgumentError("version", f"expected one of {', '.join(VERSIONS)}, got {self.version!r}")
+            raise ArgumentError(
+                "version", f"expected one of {', '.join(VERSIONS)}, got {shown(self.version)}"
+            )
         if self.version == "rand":
             object.__setattr__(
                 self, "eot", check_at_least("eot", 20 if self.eot is None else self.eot, 1, MOST_GRADIENTS)

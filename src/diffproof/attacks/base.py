@@ -21,6 +21,7 @@ from diffproof.checks import (
     check_listed,
     check_pixels,
     check_shape,
+    check_tensor,
     shown,
 )
 from diffproof.defenses.repeatability import check_repeatable
@@ -175,7 +176,8 @@ def check_arguments(
     check_device(images, view.defense, "defence")
     view.defense.check_evaluation_mode()
     check_repeatable(view.defense, images)
-    if not isinstance(labels, Tensor) or labels.shape != images.shape[:1] or labels.dtype != torch.int64:
+    check_tensor("labels", labels, f"{len(images)} int64 labels")
+    if labels.shape != images.shape[:1] or labels.dtype != torch.int64:
         raise ArgumentError("labels", f"expected {len(images)} int64 labels, got {shown(labels)}")
     if not 0 <= int(labels.min()) <= int(labels.max()) < view.num_classes:
         raise ArgumentError("labels", f"expected 0 ≤ label < {view.num_classes}, got {labels.tolist()[:3]}…")

@@ -11,7 +11,7 @@ from diffproof.attacks.losses import Loss
 from diffproof.attacks.pgd import Direction
 from diffproof.attacks.scoring import Score
 from diffproof.attacks.views import GradientMode
-from diffproof.checks import unknown_name
+from diffproof.checks import check_known
 from diffproof.errors import ArgumentError
 
 # Images with a longer side than this are attacked as the papers attack ImageNet's, others as CIFAR-10's.
@@ -178,6 +178,4 @@ def load_protocol(name: str) -> Protocol:
     Raises:
         ValueError: unknown name.
     """
-    if name not in PROTOCOLS:
-        raise unknown_name("protocol", name, PROTOCOLS)
-    return PROTOCOLS[name]
+    return check_known("protocol", name, PROTOCOLS)

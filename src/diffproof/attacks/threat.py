@@ -9,7 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from diffproof.checks import check_positive, shown, unknown_name
+from diffproof.checks import check_known, check_positive, shown
 from diffproof.errors import ArgumentError
 from diffproof.values import number
 
@@ -178,6 +178,4 @@ def load_threat(name: str, budget: str | float) -> Threat:
     Raises:
         ValueError: unknown name, or a budget out of range.
     """
-    if name not in THREATS:
-        raise unknown_name("threat", name, THREATS)
-    return THREATS[name](parse_budget(budget))
+    return check_known("threat", name, THREATS)(parse_budget(budget))

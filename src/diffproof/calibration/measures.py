@@ -11,7 +11,7 @@ import torch
 from scipy.optimize import brentq
 from torch import Tensor
 
-from diffproof.checks import check_at_least, check_instance
+from diffproof.checks import check_at_least, check_tensor
 from diffproof.errors import ArgumentError
 from diffproof.intervals import Share
 
@@ -174,8 +174,8 @@ def fit_temperature(logits: Tensor, labels: Tensor) -> float:
 
 def _check(scores: Tensor, labels: Tensor, name: str) -> None:
     """Raise ValueError unless these are N×K finite floats and N labels in [0, K), N ≥ 1."""
-    check_instance(name, scores, Tensor, "a torch tensor of floats")
-    check_instance("labels", labels, Tensor, "a torch tensor of integers")
+    check_tensor(name, scores)
+    check_tensor("labels", labels, "a torch tensor of integers")
     if not scores.is_floating_point() or scores.ndim != 2 or scores.numel() == 0:
         raise ArgumentError(
             name, f"expected floats N×K with N ≥ 1, got {scores.dtype} of shape {tuple(scores.shape)}"

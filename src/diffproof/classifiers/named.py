@@ -10,10 +10,11 @@ from diffproof.classifiers.base import Classifier
 from diffproof.classifiers.libraries import LIBRARIES
 from diffproof.classifiers.spec import Kind, parse
 from diffproof.data.classes import PACKAGED
-from diffproof.files import warn_of_path
+from diffproof.files import named, warn_of_path
 from diffproof.weights import packaged
 
 
+@named("classifier")
 def load_classifier(spec: str) -> Classifier:
     """A classifier, in evaluation mode.
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from torch import Tensor, nn
 from torch.nn.functional import pad, relu
 
-from diffproof.checks import unknown_name
+from diffproof.checks import check_known
 from diffproof.classifiers.base import Classifier
 from diffproof.errors import ArgumentError
 from diffproof.weights import load_into, load_weights
@@ -82,9 +82,7 @@ def build(name: str, num_classes: int) -> Classifier:
     Raises:
         ValueError: another name.
     """
-    if name not in BLOCKS:
-        raise unknown_name("classifier", name, BLOCKS)
-    network = CifarResNet(BLOCKS[name], num_classes)
+    network = CifarResNet(check_known("classifier", name, BLOCKS), num_classes)
     return Classifier(network, num_classes, image_shape=(3, 32, 32), mean=_MEAN, std=_STD)
 
 

@@ -10,7 +10,7 @@ from diffproof.data.digits import load_digits
 from diffproof.data.images import ImageData
 from diffproof.data.indices import choose
 from diffproof.errors import ArgumentError
-from diffproof.files import expanded, warn_of_path
+from diffproof.files import expanded, named, warn_of_path
 
 
 class HubName(NamedTuple):
@@ -32,6 +32,7 @@ HUB_NAMES: dict[str, HubName] = {
 }
 
 
+@named("data")
 def load_data(
     source: str,
     split: str | None = None,

@@ -13,6 +13,7 @@ from diffproof.checks import (
     check_instance,
     check_number,
     check_shape,
+    check_tensor,
     shown,
     unchanged,
 )
@@ -114,10 +115,15 @@ class Denoiser(nn.Module):
                 )
         elif self.num_classes is None:
             raise ArgumentError("label", "this denoiser is unconditional, expected None, got labels")
-        elif not isinstance(label, Tensor) or label.shape != noisy.shape[:1] or label.dtype not in INTEGERS:
-            raise ArgumentError("label", f"expected {len(noisy)} integers, got {shown(label)}")
-        elif label.numel() and not 0 <= int(label.min()) <= int(label.max()) < self.num_classes:
-            raise ArgumentError("label", f"expected 0 ≤ label < {self.num_classes}, got {label.tolist()[:5]}")
+        else:
+            check_tensor("label", label, f"{len(noisy)} integers")
+            if label.shape != noisy.shape[:1] or label.dtype not in INTEGERS:
+                raise ArgumentError("label", f"expected {len(noisy)} integers, got {shown(label)}")
+            if label.numel() and not 0 <= int(label.min()) <= int(label.max()) < self.num_classes:
+                got = label.tolist()[:5]
+                raise ArgumentError("label", f"expected 0 ≤ label < {self.num_classes}, got {got}")
+            # Embeddings take no bytes.
+            label = label.long()
         with unchanged("denoiser", noisy), failing_network("denoiser", self, self.address):
             return self.estimate(noisy, sigma, label)
 
@@ -134,6 +140,20 @@ class Denoiser(nn.Module):
 
         Raises:
             ValueError: as calling the module, or the denoiser is unconditional.
+        """
+        check_finite(noisy)
+        return self.checked_per_class(noisy, sigma, classes)
+
+    def checked_per_class(self, noisy: Tensor, sigma: Sigma, classes: Tensor | None = None) -> Tensor:
+        """As `per_class`, of images that are known to be finite: no device is waited for.
+
+        Args:
+            noisy: see `per_class`.
+            sigma: see `per_class`.
+            classes: see `per_class`.
+
+        Raises:
+            ValueError: as `per_class`, but for NaN and infinity.
         """
         self._check_noisy(noisy, sigma)
         return self.estimate_per_class(noisy, sigma, self.check_classes(classes).to(noisy.device))
@@ -165,6 +185,7 @@ class Denoiser(nn.Module):
             raise ArgumentError("classes", "this denoiser is unconditional and has none")
         if classes is None:
             return torch.arange(self.num_classes)
+        check_tensor("classes", classes, "int64 labels")
         if classes.ndim != 1 or len(classes) == 0 or classes.dtype != torch.int64:
             raise ArgumentError(
                 "classes", f"expected K ≥ 1 int64 labels, got shape {tuple(classes.shape)}, {classes.dtype}"
@@ -191,6 +212,8 @@ class Denoiser(nn.Module):
     def check_sigma(self, sigma: Sigma) -> None:
         """Raise ValueError unless every sigma lies in [sigma_min, sigma_max]."""
         if isinstance(sigma, Tensor):
+            if check_tensor("sigma", sigma).dtype == torch.bool or sigma.is_complex():
+                raise ArgumentError("sigma", f"expected real numbers, got {shown(sigma)}")
             if sigma.numel() == 0:
                 return
             low, high = float(sigma.detach().min()), float(sigma.detach().max())

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from diffproof.checks import check_finite, check_instance, check_levels, shown
+from diffproof.checks import check_finite, check_levels, check_tensor, shown
 from diffproof.denoisers.base import INTEGERS, Denoiser, Estimate, Sigma
 from diffproof.errors import ArgumentError
 
@@ -44,13 +44,11 @@ class EmpiricalDenoiser(Denoiser):
         sigmas: Sequence[float] | Tensor | None = None,
     ) -> None:
         super().__init__()
-        check_instance("images", images, Tensor, "a torch tensor of floats")
-        if images.ndim != 4 or len(images) == 0:
+        if len(check_finite(images)) == 0:
             raise ArgumentError("images", f"expected M×C×H×W with M ≥ 1, got shape {tuple(images.shape)}")
-        check_finite(images)
         self._counts = [len(images)]
         if labels is not None:
-            check_instance("labels", labels, Tensor, "a torch tensor of integers")
+            check_tensor("labels", labels, "a torch tensor of integers")
             if labels.shape != images.shape[:1] or labels.dtype not in INTEGERS:
                 raise ArgumentError("labels", f"expected {len(images)} integers, got {shown(labels)}")
             self.num_classes = int(labels.max()) + 1

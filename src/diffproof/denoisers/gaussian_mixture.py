@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from diffproof.checks import check_instance, check_integer, check_levels, check_listed, check_number, shown
+from diffproof.checks import check_integer, check_levels, check_listed, check_number, check_tensor, shown
 from diffproof.denoisers.base import Denoiser, Estimate, Sigma
 from diffproof.errors import ArgumentError
 
@@ -39,15 +39,13 @@ class GaussianMixtureDenoiser(Denoiser):
         sigmas: Tensor | None = None,
     ) -> None:
         super().__init__()
-        check_instance("means", means, Tensor, "a torch tensor of floats")
-        check_instance("covariances", covariances, Tensor, "a torch tensor of floats")
+        for name, values in (("means", means), ("covariances", covariances)):
+            if not check_tensor(name, values).is_floating_point():
+                raise ArgumentError(name, f"expected floats, got {shown(values)}")
+            if not bool(torch.isfinite(values).all()):
+                raise ArgumentError(name, "expected finite numbers, got NaN or infinity")
         if means.ndim != 4 or len(means) == 0:
             raise ArgumentError("means", f"expected K×C×H×W, got {shown(means)}")
-        if not means.is_floating_point():
-            raise ArgumentError("means", f"expected floats, got {shown(means)}")
-        for name, values in (("means", means), ("covariances", covariances)):
-            if values.is_meta or not bool(torch.isfinite(values).all()):
-                raise ArgumentError(name, "expected finite numbers, got NaN or infinity")
         components, dimension = len(means), means[0].numel()
         variances, axes = _principal_axes(covariances, components, dimension)
         weight = _checked_weights(weights, components)

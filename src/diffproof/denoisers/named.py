@@ -15,7 +15,7 @@ from diffproof.denoisers.empirical import EmpiricalDenoiser
 from diffproof.denoisers.network import NetworkDenoiser
 from diffproof.denoisers.schedules import named_schedule
 from diffproof.errors import ArgumentError
-from diffproof.files import expanded_spec, warn_of_path
+from diffproof.files import expanded_spec, named, warn_of_path
 from diffproof.own_code import Address, address, exists, plugin
 from diffproof.weights import packaged
 
@@ -39,6 +39,7 @@ _EMPIRICAL = "empirical"
 _SCHEDULE = ("cosine", 1000)
 
 
+@named("denoiser")
 def load_denoiser(spec: str) -> Denoiser:
     """A denoiser, in evaluation mode.
 

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from diffproof.checks import unknown_name
+from diffproof.checks import check_known
 from diffproof.denoisers.checkpoints import check_keys
 from diffproof.denoisers.diffusers import UNet
 from diffproof.denoisers.network import NetworkDenoiser
@@ -297,6 +297,4 @@ def load(preset: str, path: Path) -> NetworkDenoiser:
         ValueError: unknown preset, a file that is unreadable or holds code, or keys and shapes that are not
             the preset's; a preset that fits is named.
     """
-    if preset not in PRESETS:
-        raise unknown_name("preset", preset, PRESETS)
-    return load_checkpoint(path, PRESETS[preset], preset)
+    return load_checkpoint(path, check_known("preset", preset, PRESETS), preset)

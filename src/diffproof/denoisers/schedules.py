@@ -15,12 +15,13 @@ import torch
 from torch import Tensor
 
 from diffproof.checks import (
+    as_numbers,
     check_at_least,
-    check_instance,
+    check_known,
     check_not_negative,
     check_positive,
     check_probability,
-    unknown_name,
+    check_tensor,
 )
 from diffproof.errors import ArgumentError
 
@@ -73,7 +74,7 @@ class DiscreteSchedule:
     sigmas: Tensor = field(init=False)
 
     def __post_init__(self) -> None:
-        bar = check_instance("alphas_cumprod", self.alphas_cumprod, Tensor, "a tensor").double()
+        bar = check_tensor("alphas_cumprod", self.alphas_cumprod).double()
         if bar.ndim != 1 or len(bar) == 0:
             raise ArgumentError("alphas_cumprod", f"expected a table of ᾱ, got shape {tuple(bar.shape)}")
         if not bool(((bar > 0) & (bar < 1)).all()) or not bool((bar.diff() < 0).all()):
@@ -84,7 +85,9 @@ class DiscreteSchedule:
     @classmethod
     def from_betas(cls, betas: Tensor | Sequence[float], first_timestep: int = 0) -> DiscreteSchedule:
         """From the chain's β table: ᾱ_t = Π(1 − β)."""
-        table = torch.as_tensor(betas, dtype=torch.float64)
+        table = as_numbers("betas", betas, torch.float64)
+        if table.ndim != 1 or len(table) == 0:
+            raise ArgumentError("betas", f"expected a table of β, got shape {tuple(table.shape)}")
         if not bool(((table > 0) & (table < 1)).all()):
             raise ArgumentError(
                 "betas", f"expected values in (0, 1), got {float(table.min())} to {float(table.max())}"
@@ -313,10 +316,9 @@ def named_schedule(name: str, **settings: float) -> DiscreteSchedule:
     Raises:
         ValueError: unknown name (the nearest are listed) or bad settings.
     """
-    if name not in SCHEDULES:
-        raise unknown_name("schedule", name, SCHEDULES)
+    schedule = check_known("schedule", name, SCHEDULES)
     if settings.get("timesteps", 0) > _MOST_TIMESTEPS:
         raise ArgumentError(
             "timesteps", f"expected at most {_MOST_TIMESTEPS:,}, got {settings['timesteps']:,}"
         )
-    return SCHEDULES[name](**settings)
+    return schedule(**settings)

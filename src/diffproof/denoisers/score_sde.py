@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
-from diffproof.checks import unknown_name
+from diffproof.checks import check_known
 from diffproof.denoisers.checkpoints import check_keys
 from diffproof.denoisers.ncsnpp import Architecture, Block, NCSNpp, SmoothConv
 from diffproof.denoisers.network import NetworkDenoiser
@@ -85,9 +85,7 @@ def load(preset: str, path: Path) -> NetworkDenoiser:
     Raises:
         ValueError: unknown preset, unreadable file, or weights that do not fit.
     """
-    if preset not in PRESETS:
-        raise unknown_name("preset", preset, PRESETS)
-    architecture, process = PRESETS[preset]
+    architecture, process = check_known("preset", preset, PRESETS)
     tensors = _moving_averages(load_nested(path), preset, path)
     return denoiser(architecture, process, tensors, str(path))
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from scipy.special import betaincinv, ndtri
 
-from diffproof.checks import check_at_least, check_positive, check_probability
+from diffproof.checks import check_at_least, check_member, check_positive, check_probability
 from diffproof.errors import ArgumentError
 from diffproof.intervals import sign_test
 
@@ -26,10 +26,7 @@ class Bound(StrEnum):
 
 def as_bound(bound: Bound | str) -> Bound:
     """A bound by name, or ValueError."""
-    try:
-        return Bound(bound)
-    except ValueError:
-        raise ArgumentError("bound", f"expected one of {', '.join(Bound)}, got {bound!r}") from None
+    return check_member("bound", bound, Bound)
 
 
 class RadiusBound(NamedTuple):

@@ -15,17 +15,17 @@ from diffproof.checks import (
     MOST_ROWS,
     check_at_least,
     check_device,
-    check_integer,
     check_pixels,
     check_positive,
     check_probability,
     check_shape,
+    check_tensor,
     shown,
 )
 from diffproof.defenses.base import CertifiableDefense, Defense, Labelled, Labelling, Underway
 from diffproof.defenses.repeatability import check_repeatable, not_repeatable
 from diffproof.errors import ArgumentError, halved
-from diffproof.noise import MAX_DRAW, Noise, Stream, check_seed
+from diffproof.noise import MAX_DRAW, Noise, Stream, check_image_index, check_seed
 from diffproof.smoothing.bounds import Bound, as_bound, prediction, radius_bound
 from diffproof.smoothing.certificate import Certificate
 from diffproof.version import version
@@ -240,10 +240,10 @@ class Smoothed:
         draws = check_at_least("n", draws, 1, MAX_DRAW)
         batch_size = check_at_least("batch_size", batch_size, 1, MOST_ROWS)
         check_at_least("seed", seed, 0)
-        check_at_least("image_index", image_index, 0)
-        if isinstance(image, Tensor) and image.ndim != 3:
+        check_image_index(image_index)
+        if check_tensor("image", image).ndim != 3:
             raise ArgumentError("image", f"expected C×H×W, got shape {tuple(image.shape)}")
-        check_pixels(image[None] if isinstance(image, Tensor) else image, "image")
+        check_pixels(image[None], "image")
         if isinstance(self.base, CertifiableDefense):
             check_shape(image[None], self.base.image_shape, "model")
             check_device(image, self.base, "defence")
@@ -348,7 +348,7 @@ class Smoothed:
             sigma=self.sigma,
             grid_sigma=self.grid_sigma,
             seed=check_seed(seed),
-            image_index=check_integer("image_index", image_index),
+            image_index=check_image_index(image_index),
             settings=self.certificate_settings(),
             denoiser_evaluations=selection.denoiser_evaluations + estimation.denoiser_evaluations,
             classifier_evaluations=selection.classifier_evaluations + estimation.classifier_evaluations,

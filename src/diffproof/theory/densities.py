@@ -14,7 +14,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from diffproof.checks import check_at_least, check_positive
+from diffproof.checks import as_numbers, check_at_least, check_positive, check_tensor
 from diffproof.denoisers.gaussian_mixture import GaussianMixtureDenoiser
 from diffproof.errors import ArgumentError
 
@@ -92,7 +92,8 @@ class Density(ABC):
 
     def check_points(self, points: Tensor, name: str = "points") -> Tensor:
         """Points N×D in float64, finite; else ValueError."""
-        if points.ndim != 2 or points.shape[1] != self.dimension or not points.is_floating_point():
+        table = check_tensor(name, points).ndim == 2 and points.shape[1] == self.dimension
+        if not table or not points.is_floating_point():
             raise ArgumentError(
                 name, f"expected N×{self.dimension} floats, got shape {tuple(points.shape)}, {points.dtype}"
             )
@@ -100,7 +101,7 @@ class Density(ABC):
 
     def check_noisy(self, noisy: Tensor) -> Tensor:
         """One noisy vector of D numbers in float64, finite; else ValueError."""
-        if noisy.ndim != 1:
+        if check_tensor("noisy", noisy).ndim != 1:
             raise ArgumentError("noisy", f"expected {self.dimension} numbers, got shape {tuple(noisy.shape)}")
         return self.check_points(noisy[None], "noisy")[0]
 
@@ -154,7 +155,7 @@ class GaussianMixture(Density):
     ) -> None:
         self.means = as_table("means", means)
         count, self.dimension = means.shape
-        covariances = _finite("covariances", covariances.double())
+        covariances = _finite("covariances", check_tensor("covariances", covariances).double())
         self.axes: Tensor | None = None
         if covariances.shape == (count,):
             self.variances = covariances[:, None].clone()
@@ -331,7 +332,7 @@ def _finite(name: str, values: Tensor) -> Tensor:
 
 def as_table(name: str, values: Tensor) -> Tensor:
     """Rows of D finite numbers in float64, or ValueError."""
-    if values.ndim != 2 or values.numel() == 0 or not values.is_floating_point():
+    if check_tensor(name, values).ndim != 2 or values.numel() == 0 or not values.is_floating_point():
         raise ArgumentError(
             name, f"expected at least one row of D floats, got shape {tuple(values.shape)}, {values.dtype}"
         )
@@ -342,7 +343,7 @@ def as_log_weights(weights: Tensor | Sequence[float] | None, count: int) -> Tens
     """Log weights whose exponentials sum to 1 to rounding, equal ones for None, or ValueError."""
     if weights is None:
         return torch.full((count,), -math.log(count), dtype=torch.float64)
-    values = torch.as_tensor(weights, dtype=torch.float64)
+    values = as_numbers("weights", weights, torch.float64)
     if values.shape != (count,):
         raise ArgumentError("weights", f"expected {count} numbers, got shape {tuple(values.shape)}")
     if not bool((values > 0).all()):
@@ -356,7 +357,7 @@ def as_labels(labels: Tensor | Sequence[int] | None, count: int) -> Tensor | Non
     """Labels as `count` int64 ≥ 0, None for None, or ValueError."""
     if labels is None:
         return None
-    values = torch.as_tensor(labels)
+    values = as_numbers("labels", labels)
     if values.shape != (count,) or values.is_floating_point() or values.dtype == torch.bool:
         raise ArgumentError(
             "labels", f"expected {count} integers, got shape {tuple(values.shape)}, {values.dtype}"

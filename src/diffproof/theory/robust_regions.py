@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 from scipy.optimize import nnls
 from torch import Tensor
 
-from diffproof.checks import check_at_least, check_positive
+from diffproof.checks import check_at_least, check_positive, check_tensor
 from diffproof.errors import ArgumentError
 from diffproof.theory.finite_support import FiniteSupport
 
@@ -64,7 +64,7 @@ class HalfSpaces:
 
         0 where the centre is outside, infinity where there is no half-space.
         """
-        _check_points("center", center[None], self.normals.shape[1])
+        _check_points("center", check_tensor("center", center)[None], self.normals.shape[1])
         if len(self.offsets) == 0:
             return float("inf")
         distance = (self.offsets - self.normals @ center.double()) / self.normals.norm(dim=1)
@@ -308,7 +308,7 @@ def _checked(support: FiniteSupport, index: int, sigma: float) -> tuple[Tensor, 
 
 
 def _check_points(name: str, points: Tensor, dimension: int) -> None:
-    if points.ndim != 2 or points.shape[1] != dimension:
+    if check_tensor(name, points).ndim != 2 or points.shape[1] != dimension:
         raise ArgumentError(
             name, f"expected points of {dimension} coordinates, got shape {tuple(points.shape)}"
         )

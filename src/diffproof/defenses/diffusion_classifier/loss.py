@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from diffproof import gradients
-from diffproof.checks import check_at_least, check_member
+from diffproof.checks import check_at_least, check_finite, check_member
 from diffproof.defenses.diffusion_classifier.levels import Weighting, chosen, levels_of, weight_of
 from diffproof.denoisers.base import Denoiser, check_denoiser, per_row
 from diffproof.errors import ArgumentError
@@ -160,7 +160,7 @@ class DiffusionLoss:
         Raises:
             ValueError: no level above sigma, or classes that the denoiser does not have.
         """
-        labels = self.denoiser.check_classes(classes).to(images.device)
+        labels = self.denoiser.check_classes(classes).to(check_finite(images).device)
         own = self._rows(noise, images, labels, vote=vote, shared=shared)
         return [
             self._term(own, labels, index, sample, sigma, shared=shared)
@@ -234,7 +234,7 @@ class DiffusionLoss:
         """
         if index not in self.above(sigma):
             raise ArgumentError("index", f"expected that of a level above sigma = {sigma:g}, got {index}")
-        labels = self.denoiser.check_classes(classes).to(images.device)
+        labels = self.denoiser.check_classes(classes).to(check_finite(images).device)
         own = self._rows(noise, images, labels, vote=vote, shared=shared)
         samples = range(self.samples)
         return gradients.summed(
@@ -316,7 +316,7 @@ class DiffusionLoss:
             noisy = start + spread * epsilon
             clean: Tensor
             if labels is not None and shared:
-                clean = self.denoiser.per_class(noisy, level, labels)
+                clean = self.denoiser.checked_per_class(noisy, level, labels)
             else:
                 label = None if labels is None else labels.repeat(len(images))
                 clean = self.denoiser(noisy, level, label)[:, None]
