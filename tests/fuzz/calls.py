@@ -79,10 +79,10 @@ CALLS: dict[str, tuple[Callable[..., Any], dict[str, Callable[[], Any]]]] = {
         BATCH | _given(t_star=0.01, steps=1, solver="ddpm"),
     ),
     "densepure": (
-        lambda images, sigma, **settings: dp.Smoothed(_defense("densepure", **settings), sigma=sigma).predict(
-            images[0], n=4
+        lambda image, sigma, **settings: dp.Smoothed(_defense("densepure", **settings), sigma=sigma).predict(
+            image, n=4
         ),
-        BATCH | _given(steps=1, votes=2, sigma=0.25, step_rule="authors"),
+        IMAGE | _given(steps=1, votes=2, sigma=0.25, step_rule="authors"),
     ),
     "attack": (
         lambda images, labels, **more: dp.attack(_defense("dds"), images, labels, **more),

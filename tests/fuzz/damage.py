@@ -24,9 +24,9 @@ Damage = Callable[[Path, Random], None]
 
 # Files of the sound folder, and the commands that read them.
 FILES: dict[str, tuple[str, ...]] = {
-    "data.npz": ("certify", "attack", "train classifier", "train denoiser"),
-    "data.parquet": ("certify parquet",),
-    "classes/class0/0.png": ("certify folder",),
+    "data.npz": ("certify", "attack", "train classifier", "train denoiser", "data"),
+    "data.parquet": ("certify parquet", "data parquet"),
+    "classes/class0/0.png": ("certify folder", "data folder"),
     "pictures/0.png": ("purify",),
     "classifier.safetensors": ("certify", "finetune", "verify"),
     "denoiser.safetensors": ("certify dds", "certify densepure", "purify"),

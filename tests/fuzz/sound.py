@@ -45,6 +45,9 @@ COMMANDS: dict[str, str] = {
     "finetune": f"finetune {NETWORKS} {DENOISER} --sigma 0.25 {_TRAIN}",
     "convert": "convert plain.pt out.safetensors",
     "certify folder": f"{_CERTIFY.replace('data.npz', 'classes')} {NETWORKS} --defense none",
+    "data": "data data.npz",
+    "data folder": "data classes",
+    "data parquet": "data data.parquet",
     "certify parquet": f"{_CERTIFY.replace('data.npz', 'data.parquet')} {NETWORKS} --defense none",
 }
 
