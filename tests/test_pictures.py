@@ -306,9 +306,14 @@ UNREADABLE = {
     "JPEG cut short": ("jpg", saved(PHOTO, "jpeg")[:-500], "cannot be decoded: image file is truncated"),
     "WebP cut short": ("webp", saved(PHOTO, "webp")[:-500], "cannot be decoded"),
     "TIFF cut short": ("tif", saved(PHOTO, "tiff")[:5000], "cannot be decoded"),
-    "no byte": ("png", b"", "cannot be decoded: cannot identify image file"),
+    "no byte": ("png", b"", "is empty; download the file itself"),
+    "Git LFS pointer": (
+        "png",
+        b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n",
+        "is a Git LFS pointer in place of the file; fetch it with `git lfs pull`",
+    ),
     "text": ("png", b"no picture at all", "cannot be decoded: cannot identify image file"),
-    "web page": ("jpg", b"<!DOCTYPE html><html>", "cannot be decoded: cannot identify image file"),
+    "web page": ("jpg", b"<!DOCTYPE html><html>", "is an HTML page, perhaps in place of a download"),
     "header alone": ("png", saved(COLOURS)[:33], "cannot be decoded"),
     "40,000 pixels a side": ("png", BOMB, "cannot be decoded: Image size (1600000000 pixels) exceeds limit"),
     "floats": ("tiff", saved(GREYS.astype(np.float32), "tiff"), "has the mode 'F', expected one of 8 or "),
@@ -498,12 +503,11 @@ def test_a_run_that_leaves_out_pictures(tmp_path: Path, capsys: pytest.CaptureFi
     assert "; 1 unreadable picture of 4 left out: " in capsys.readouterr().err
     assert [index for index, *_ in rows(tmp_path / "run")] == [0, 2, 3]
     assert "skip_unreadable: true" in (tmp_path / "run" / "settings.yaml").read_text()
-    assert run(["verify", str(tmp_path / "run"), "--resample", "1"]) == 0
-    # Repaired, it would be another run.
+    assert run(["verify", str(tmp_path / "run"), "--resample", "1", "--trust"]) == 0
+    # Repaired, it is added.
     sorted(paths)[1].write_bytes(whole)
-    capsys.readouterr()
-    assert run(command) == 2
-    assert "images (3, now 4)" in capsys.readouterr().err
+    assert run(command) == 0
+    assert [index for index, *_ in rows(tmp_path / "run")] == [0, 1, 2, 3]
 
 
 @pytest.mark.slow

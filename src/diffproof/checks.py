@@ -372,6 +372,8 @@ def check_shape(images: Tensor, expected: tuple[int, int, int] | None, owner: st
         hint = "; permute(0, 3, 1, 2) brings channels first" * (
             tuple(images.shape[1:]) == (*expected[1:], expected[0])
         )
+        if images.shape[1] == expected[0] and expected[1] == expected[2]:
+            hint = f"; --image-size {expected[1]} brings pictures of files there"
         raise ArgumentError("images", f"the {owner} takes {want} (channels×height×width), got {got}{hint}")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -101,7 +102,6 @@ def halved(batch_size: int, error: BaseException) -> int:
 
 def is_compile_error(error: BaseException) -> bool:
     """Whether an exception is of torch.compile."""
-    # Importing it takes a second, and nobody needs it before.
-    from torch._dynamo.exc import TorchDynamoException
-
-    return isinstance(error, TorchDynamoException)
+    # Importing it takes seconds; where nothing was compiled it is not there.
+    compiling = sys.modules.get("torch._dynamo.exc")
+    return compiling is not None and isinstance(error, compiling.TorchDynamoException)

@@ -35,11 +35,13 @@ _UNPACK = "unpack it and give the file inside that holds the weights"
 _AGAIN = "download the file itself"
 _OTHER = "expected safetensors, or a file of torch.save"
 _ONNX_FIELDS = (b"\x12", b"\x1a", b"\x22", b"\x3a", b"\x42")
-_STARTS = (
+_POINTERS = (
     _Start(
         b"version https://git-lfs", "a Git LFS pointer in place of the file", "fetch it with `git lfs pull`"
     ),
     _Start(b"/annex/objects/", "a git-annex pointer in place of the file", "fetch it with `git annex get`"),
+)
+_STARTS = (
     _Start(b"\x89HDF\r\n\x1a\n", "HDF5, as Keras saves weights", _OTHER),
     _Start(b"\x1f\x8b\x08", "compressed by gzip", _UNPACK),
     _Start(b"BZh", "compressed by bzip2", _UNPACK),
@@ -83,10 +85,36 @@ def format_of(path: Path) -> Format:
     raise ArgumentError("weights", f"{path} is unreadable or truncated: it begins as no weights file does")
 
 
-def _other_format(head: bytes) -> str | None:
-    """What is no weights file, and what helps; None for what may be one."""
+def in_place_of_file(head: bytes) -> str | None:
+    """What lies in place of a file of any kind that was not fetched, and what helps; None for all else.
+
+    Args:
+        head: the first bytes of it.
+    """
     if not head:
         return f"empty; {_AGAIN}"
+    for start in _POINTERS:
+        if head.startswith(start.begins):
+            return f"{start.what}; {start.remedy}"
+    if (_as_text(head) or "").lower().startswith(("<!doctype html", "<html", "<head")):
+        return f"an HTML page, perhaps in place of a download; {_AGAIN}"
+    return None
+
+
+def check_fetched(argument: str, folder: Path) -> None:
+    """Raise ValueError of a weights file in a folder, or below it, in whose place lies something else."""
+    for path in sorted(folder.rglob("*")):
+        if path.suffix in (".safetensors", ".bin") and path.is_file():
+            with path.open("rb") as file:
+                found = in_place_of_file(file.read(_HEAD))
+            if found is not None:
+                raise ArgumentError(argument, f"{path} is {found}")
+
+
+def _other_format(head: bytes) -> str | None:
+    """What is no weights file, and what helps; None for what may be one."""
+    if (named := in_place_of_file(head)) is not None:
+        return named
     for start in _STARTS:
         if head.startswith(start.begins):
             return f"{start.what}; {start.remedy}"
@@ -99,8 +127,6 @@ def _other_format(head: bytes) -> str | None:
         return f"an ONNX model; {_OTHER}"
     text = _as_text(head)
     start_of_text = (text or "").lower()
-    if start_of_text.startswith(("<!doctype html", "<html", "<head")):
-        return f"an HTML page, perhaps in place of a download; {_AGAIN}"
     if start_of_text.startswith("<?xml"):
         return f"XML, perhaps a server's error ({text!r}); {_AGAIN}"
     if start_of_text.startswith(("{", "[")):

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from diffproof.errors import ArgumentError, printable
 from diffproof.files import check_file, replacing
+from diffproof.formats import in_place_of_file
 
 # PIL modes of 8 bits a channel, and those that carry their own transparency.
 _MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "LAB")
@@ -22,6 +23,8 @@ _GREY = ("1", "L", "LA", "I")
 # What a 16-bit value is divided by for 8 bits: 65535 becomes 255.
 _FROM_16_BITS = 257
 # In pixels: the height that images of a sheet have at least, its text, and the space around that.
+# Bytes that show what lies in place of a picture.
+_HEAD = 256
 _SMALLEST, _FONT_SIZE, _GAP = 64, 13, 6
 
 
@@ -112,8 +115,18 @@ def _opened(source: Path | bytes, name: str) -> Iterator[Any]:
     except Exception as error:  # whatever a decoder meets in a damaged file
         reason = (isinstance(error, OSError) and error.strerror) or str(error) or type(error).__name__
         # Pillow's own message ends in the path or in an address of memory.
-        reason = "cannot identify image file" if isinstance(error, UnidentifiedImageError) else reason
+        if isinstance(error, UnidentifiedImageError):
+            reason = "cannot identify image file"
+            if (found := in_place_of_file(_head(source))) is not None:
+                raise UnreadableError("pictures", f"{name} is {found}") from None
         raise UnreadableError("pictures", f"{name} cannot be decoded: {printable(reason, 160)}") from None
+
+
+def _head(source: Path | bytes) -> bytes:
+    if isinstance(source, bytes):
+        return source[:_HEAD]
+    with source.open("rb") as file:
+        return file.read(_HEAD)
 
 
 def _eight_bits(opened: Any, name: str) -> Any:

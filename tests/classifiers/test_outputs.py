@@ -212,7 +212,8 @@ def test_the_command_line_says_it_in_a_line_or_in_full(
     assert len(capsys.readouterr().err.splitlines()) == 1
 
 
-def test_labels_that_are_not_numbered_from_0(tmp_path: Path) -> None:
+def save_vit(folder: Path) -> str:
+    """A tiny ViT of the classes cat, dog, eel; its spec."""
     import transformers
 
     config = transformers.ViTConfig(
@@ -224,10 +225,15 @@ def test_labels_that_are_not_numbered_from_0(tmp_path: Path) -> None:
         patch_size=4,
     )
     config.id2label = {0: "cat", 1: "dog", 2: "eel"}
-    transformers.ViTForImageClassification(config).save_pretrained(tmp_path)
+    config.label2id = {"cat": 0, "dog": 1, "eel": 2}
+    transformers.ViTForImageClassification(config).save_pretrained(folder)
     size = {"height": 8, "width": 8}
-    transformers.ViTImageProcessorPil(size=size).save_pretrained(tmp_path)
-    spec, file = f"hf:{tmp_path}", tmp_path / "config.json"
+    transformers.ViTImageProcessorPil(size=size).save_pretrained(folder)
+    return f"hf:{folder}"
+
+
+def test_labels_that_are_not_numbered_from_0(tmp_path: Path) -> None:
+    spec, file = save_vit(tmp_path), tmp_path / "config.json"
     whole = json.loads(file.read_text())
     assert dp.load_classifier(spec).class_names == ("cat", "dog", "eel")
 
@@ -246,4 +252,30 @@ def test_labels_that_are_not_numbered_from_0(tmp_path: Path) -> None:
     with pytest.raises(
         ValueError, match=r"no fitting weights .*id2label in its config.json numbers 2 classes 0, 2"
     ):
+        dp.load_classifier(spec)
+
+
+def test_names_that_say_nothing_or_two_things(tmp_path: Path) -> None:
+    spec, file = save_vit(tmp_path), tmp_path / "config.json"
+    whole = json.loads(file.read_text())
+    # Those that transformers makes up.
+    made_up = {str(index): f"LABEL_{index}" for index in range(3)}
+    file.write_text(json.dumps({**whole, "id2label": made_up}))
+    assert dp.load_classifier(spec).class_names is None
+    file.write_text(json.dumps({**whole, "label2id": {"cat": 1, "dog": 0, "eel": 2}}))
+    with pytest.warns(UserWarning, match="'cat' is 0 in id2label, 1 in label2id"):
+        assert dp.load_classifier(spec).class_names is None
+    # No contradiction: nothing, texts, and a name of two classes, as in ImageNet.
+    for back in (None, {"cat": "0", "dog": "1", "eel": "2"}):
+        file.write_text(json.dumps({**whole, "label2id": back}))
+        assert dp.load_classifier(spec).class_names == ("cat", "dog", "eel")
+    twice = {"id2label": {"0": "crane", "1": "dog", "2": "crane"}, "label2id": {"crane": 2, "dog": 1}}
+    file.write_text(json.dumps({**whole, **twice}))
+    assert dp.load_classifier(spec).class_names == ("crane", "dog", "crane")
+
+
+def test_weights_that_were_not_fetched(tmp_path: Path) -> None:
+    spec = save_vit(tmp_path)
+    (tmp_path / "model.safetensors").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\n")
+    with pytest.raises(ValueError, match=r"model.safetensors is a Git LFS pointer .*fetch it with `git lfs "):
         dp.load_classifier(spec)

@@ -111,6 +111,18 @@ def test_an_archive(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     ]
 
 
+def test_a_name_is_no_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    place(tmp_path / "digits", cat_0=("L", 2, 2))
+    assert run(["data", "digits"]) == 0
+    captured = capsys.readouterr()
+    assert captured.out.startswith("digits: 514 images in split test, 10 classes")
+    assert captured.err.endswith("digits is the packaged data set; ./digits is the folder of that name\n")
+    assert said(capsys, "./digits")[0] == "digits: 1 picture in 1 class folder"
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

@@ -95,6 +95,22 @@ CASES = {
         split="test",
         said="1 picture beside the class folders ignored",
     ),
+    "val/images, without classes": Case(
+        ("train/cat/images/0.png", "train/dog/images/1.png", "val/images/2.png", "test/images/3.png"),
+        {"cat": (0,), "dog": (1,)},
+        {"split": "train"},
+        "train",
+        "other splits: test 1, val 1",
+    ),
+    "a class that training does not have": Case(
+        ("train/a/0.png", "train/b/1.png", "val/a/2.png", "val/c/3.png"),
+        {"a": (2,), "b": (), "c": (3,)},
+        {"split": "val"},
+        "val",
+    ),
+    "classes that differ in case": Case(
+        ("train/A/0.png", "train/a/1.png", "val/a/2.png"), {"A": (0,), "a": (1,)}, {"split": "train"}, "train"
+    ),
     "class train": Case(
         ("car/0.png", "plane/1.png", "train/2.png"), {"car": (0,), "plane": (1,), "train": (2,)}
     ),
@@ -318,6 +334,16 @@ REFUSED = {
     "pictures and tables": (("d/cat/0.png", "d/data/x.parquet"), {}, "{} holds pictures and .parquet files"),
     "a negative number": (("d/-1/0.png", "d/0/1.png"), {}, "{} has the class -1, expected numbers ≥ 0 or "),
     "one name in two encodings": (("d/é/0.png", "d/e\u0301/1.png"), {}, "have its name in another encoding"),
+    "val/images, without classes": (
+        ("d/train/cat/0.png", "d/val/images/1.png"),
+        {"split": "val"},
+        "data: expected class folders in {}/val, got only images, which are no classes of the training split",
+    ),
+    "a class written in two ways": (
+        ("d/train/Cat/0.png", "d/train/dog/1.png", "d/val/cat/2.png", "d/val/dog/3.png"),
+        {"split": "val"},
+        "data: splits of {} call a class 'Cat' and 'cat'; expected one name in all",
+    ),
     "no such split": (
         ("d/test/cat/0.png", "d/train/cat/1.png"),
         {"split": "tets"},

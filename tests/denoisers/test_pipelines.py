@@ -254,6 +254,14 @@ def test_the_command_that_a_pickle_asks_for_makes_it_load(tmp_path: Path) -> Non
     check_agreement(tmp_path, network, "epsilon")
 
 
+def test_weights_that_were_not_fetched(tmp_path: Path) -> None:
+    save_pipeline(tmp_path)
+    weights = tmp_path / "unet" / "diffusion_pytorch_model.safetensors"
+    weights.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\n")
+    with pytest.raises(ValueError, match=r"denoiser: .*model.safetensors is a Git LFS pointer in place of"):
+        load(str(tmp_path))
+
+
 FLOW = "FlowMatchEulerDiscreteScheduler"
 REFUSED: dict[str, tuple[Callable[[Path], None], str]] = {
     "prediction": (

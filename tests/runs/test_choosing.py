@@ -8,12 +8,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 import diffproof as dp
 from diffproof.cli.main import run
 from diffproof.data.indices import choose, hold_out
+from diffproof.data.trained_on import trained_on
 from diffproof.runs.attack.store import AttackStore
 from diffproof.runs.certify.store import CertifyStore
+from diffproof.runs.labels import short_spec
 from diffproof.weights import load_weights, save_weights
 from helpers.command_line import Refused, words
 
@@ -84,7 +87,9 @@ def test_images_chosen_at_random(place: Path) -> None:
         assert run(["certify", "--config", f"{name}/settings.yaml", "--out", f"{name}2"]) == 0
         assert finished(f"{name}2") == expected
         assert run(["verify", name, "--trust", "--resample", "1"]) == 0
-        assert run(words("certify", **{**given, "limit": 5}, out=name)) == 2
+        # What is finished stays, whatever is asked for later.
+        assert run(words("certify", **{**given, "limit": 5}, out=name)) == 0
+        assert set(expected) <= set(finished(name))
         assert run(words("certify", **{**given, "seed": 3}, out=name)) == 2
     attack = {
         **ATTACK,
@@ -160,6 +165,29 @@ def test_the_record_goes_on_with_the_weights(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("name", ["me@work/c.safetensors", "c.pt"])
+def test_the_record_is_found_whatever_the_file_is_called(
+    place: Path, parted: tuple[list[int], list[int]], name: str
+) -> None:
+    (place / name).parent.mkdir(exist_ok=True)
+    (place / "c.safetensors").rename(place / name)
+    assert set(trained_on(dp.load_data("few.npz"), None, {"classifier": name})["classifier"]) == set(
+        parted[0]
+    )
+
+
+def test_what_packaged_networks_were_trained_on_is_known() -> None:
+    networks = {"classifier": "digits", "denoiser": "digits", "guide": None}
+    train = dp.load_data("digits", split="train")
+    every = set(range(len(train)))
+    assert trained_on(train, None, networks) == {"classifier": every, "denoiser": every}
+    assert trained_on(dp.load_data("digits"), None, networks) == {}
+    images = torch.zeros(len(train), 1, 8, 8)
+    other = dp.ImageData("own", "train", images, torch.zeros(len(train), dtype=torch.int64), ["0"])
+    assert trained_on(other, None, networks) == {}
+
+
+@pytest.mark.slow
 def test_held_out_images_are_measured_on(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run([*TRAIN, "--holdout", "0.5", "--per-class", "4", "--out", "d.safetensors"]) == 0
     assert "accuracy on 20 clean test images" in capsys.readouterr().out
@@ -196,3 +224,15 @@ def test_choices_that_are_refused(
     )
     flags = {name: str(parted[0][0]) if value == "TRAINED" else value for name, value in flags.items()}
     assert refused(words("certify", **{**CERTIFY, **flags}, out="a")).startswith(message)
+
+
+@pytest.mark.parametrize(
+    ("spec", "short"),
+    [
+        ("resnet56@models/resnet56.th", "resnet56"),
+        ("score_sde:vp/net@a.pth", "score_sde:vp/net"),
+        ("/home/me@work/c.safetensors", "c"),
+    ],
+)
+def test_reports_name_networks_without_their_folders(spec: str, short: str) -> None:
+    assert short_spec(spec) == short

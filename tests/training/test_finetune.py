@@ -122,7 +122,11 @@ def test_from_the_command_line_to_a_classifier(tmp_path: Path, capsys: pytest.Ca
         ("--denoiser digit", "--denoiser: unknown name 'digit'; did you mean digits?"),
         ("--data digit", "--data: unknown name 'digit'; did you mean digits?"),
         ("--data few.npz", "--classifier: has 10 classes, but few.npz has 12"),
-        ("--data large.npz", "images: the denoiser takes 1×8×8 (channels×height×width), got 1×9×9"),
+        (
+            "--data large.npz",
+            "images: the denoiser takes 1×8×8 (channels×height×width), got 1×9×9; --image-size 8 brings"
+            " pictures of files there",
+        ),
         ("--iterations 0", "--iterations: expected an integer ≥ 1, got 0"),
         ("--extra-data digits --extra-share 0", "--extra-share: expected a number in (0, 1), got 0.0"),
         ("--extra-data few.npz", "--classifier: has 10 classes, but few.npz has 12"),

@@ -374,6 +374,30 @@ def test_bad_flags_of_the_denoiser_end_in_one_line(
 
 
 @pytest.mark.parametrize(
+    ("classes", "flags", "message"),
+    [
+        ("cat", "", "--data: expected several classes, got 'cat' alone; own: 1 picture in 1 class folder"),
+        ("cat dog", "--test-data digits", "--test-data: has 10 classes, but own has 2"),
+    ],
+)
+def test_classes_that_no_classifier_can_have(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    classes: str,
+    flags: str,
+    message: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in classes.split():
+        (tmp_path / "own" / name).mkdir(parents=True)
+        save_picture(tmp_path / "own" / name / "0.png", torch.zeros(1, 8, 8))
+    assert run(shlex.split(f"train classifier --data own --iterations 1 --out w.safetensors {flags}")) == 2
+    assert f"diffproof: error: {message}\n" in capsys.readouterr().err
+    assert not (tmp_path / "w.safetensors").exists()
+
+
+@pytest.mark.parametrize(
     ("flags", "message"),
     [
         ("--width 0", "--width: expected an integer ≥ 1, got 0"),

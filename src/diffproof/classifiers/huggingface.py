@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from diffproof.classifiers.base import Classifier
 from diffproof.classifiers.preprocessing import Interpolation, Resize
 from diffproof.errors import ArgumentError
+from diffproof.formats import check_fetched
 from diffproof.hub import snapshot
 from diffproof.optional import import_optional, one_line
 from diffproof.weights import no_larger_than, stored_bytes
@@ -72,6 +73,7 @@ def load(name: str) -> Classifier:
         except MemoryError:
             raise
         except Exception as error:  # a damaged or foreign file ends in almost any exception
+            check_fetched("hf", Path(folder))
             raise ArgumentError("hf", f"cannot load {name}: {one_line(error)}") from None
     labels = {int(index): str(name) for index, name in model.config.id2label.items()}
     numbered = sorted(labels) == list(range(len(labels)))
@@ -103,11 +105,28 @@ def load(name: str) -> Classifier:
     classifier = Classifier(
         Logits(model),
         len(labels),
-        class_names=[labels[index] for index in range(len(labels))] if numbered else None,
+        class_names=_names(labels, model.config.label2id or {}, name) if numbered else None,
         **prepared,
     )
     check_agreement(classifier, processor, name)
     return classifier
+
+
+def _names(labels: dict[int, str], back: Mapping[str, Any], name: str) -> list[str] | None:
+    """The class names; None for those that transformers makes up, or where label2id says otherwise."""
+    names = [labels[index] for index in range(len(labels))]
+    if names == [f"LABEL_{index}" for index in range(len(labels))]:
+        return None
+    for index, label in enumerate(names):
+        # ImageNet has two cranes.
+        if names.count(label) == 1 and str(back.get(label, index)) != str(index):
+            warnings.warn(
+                f"hf: by config.json of {name} {label!r} is {index} in id2label, {back[label]} in label2id:"
+                " classes are the network's outputs in their order, without names",
+                stacklevel=4,
+            )
+            return None
+    return names
 
 
 def _shown(labels: dict[int, str]) -> str:

@@ -227,7 +227,15 @@ def _check_new(images: ImageData, held_out: ImageData | None) -> None:
     from diffproof.data.classes import check_names
 
     _refuse_given("class_map", "is for --classifier; a new network takes the classes of the data")
-    if held_out is not None and held_out.classes_named and images.classes_named:
+    if len(images.class_names) < 2:
+        found = f"{images.class_names[0]!r} alone; {images.layout}"
+        raise ArgumentError("data", f"expected several classes, got {found}")
+    if held_out is None:
+        return
+    count, known = len(held_out.class_names), len(images.class_names)
+    if count > known or (held_out.classes_named and count != known):
+        raise ArgumentError("test_data", f"has {count} classes, but {images.name} has {known}")
+    if held_out.classes_named and images.classes_named:
         check_names("test_data", held_out.class_names, images.class_names, images.name)
 
 

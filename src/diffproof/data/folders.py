@@ -49,11 +49,13 @@ class Split:
         folder: where it is.
         classes: the pictures of each class folder, sorted by path; a class folder may be empty.
         loose: pictures straight in the folder, sorted.
+        strange: folders that are no classes of the training split; their pictures are among the loose ones.
     """
 
     folder: str
     classes: dict[str, list[str]]
     loose: list[str]
+    strange: tuple[str, ...] = ()
 
     @property
     def labelled(self) -> bool:
@@ -122,11 +124,10 @@ class Layout:
         """
         found = self.splits[split]
         if not found.labelled:
-            raise ArgumentError(
-                "data",
-                f"expected class folders in {found.folder}, got {counted(len(found.loose), 'picture')}"
-                " straight in it",
-            )
+            got = f"{counted(len(found.loose), 'picture')} straight in it"
+            if found.strange:
+                got = f"only {shortened(found.strange)}, which are no classes of the training split"
+            raise ArgumentError("data", f"expected class folders in {found.folder}, got {got}")
         by_class = [found.classes.get(name, []) for name in self.class_names]
         labels = [label for label, paths in enumerate(by_class) for _ in paths]
         return [path for paths in by_class for path in paths], labels
@@ -148,6 +149,8 @@ class Layout:
     def notes(self, split: str) -> list[str]:
         """What a user may not expect of a split."""
         found, notes = self.splits[split], []
+        if found.strange:
+            notes.append(f"no classes of the training split: {shortened(found.strange)}")
         if found.labelled:
             empty = [name for name in self.class_names if not found.classes.get(name)]
             notes += [self.note] * bool(self.note)
@@ -237,7 +240,7 @@ def find_layout(root: Path) -> Layout:
     others = [name for name in full if _meaning(name) is None]
     nested = [name for name, one in full.items() if _meaning(name) and not one.loose]
     if full and not others:
-        splits = {name: Split(one.folder, one.classes, one.loose) for name, one in full.items()}
+        splits = _like_training(full)
     elif nested and others:
         raise ArgumentError(
             "data",
@@ -252,10 +255,44 @@ def find_layout(root: Path) -> Layout:
         }
         splits = {ALL: Split(str(root), classes, loose)}
     names = {name for split in splits.values() if split.labelled for name in split.classes}
+    _check_case(splits, names, root)
     ordered, note = in_order(names, str(root))
     if ALL in splits and len(ordered) == 1 and not top[ordered[0]].loose:
         note = f"the only class folder holds folders of pictures; are these the classes, in {ordered[0]}?"
     return Layout(root, splits, ordered, note, walk.ignored)
+
+
+def _like_training(splits: dict[str, Split]) -> dict[str, Split]:
+    """The splits; one without any class of the training split has no class folders.
+
+    So lie pictures that came without labels, as in val/images.
+    """
+    trained = {
+        name for split, one in splits.items() if _meaning(split) == "train" for name in _filled(one.classes)
+    }
+    if not trained:
+        return splits
+    return {
+        name: one
+        if not one.labelled or trained & _filled(one.classes)
+        else Split(one.folder, {}, sorted([*one.loose, *one.pictures]), tuple(sorted(_filled(one.classes))))
+        for name, one in splits.items()
+    }
+
+
+def _filled(classes: dict[str, list[str]]) -> set[str]:
+    return {name for name, pictures in classes.items() if pictures}
+
+
+def _check_case(splits: dict[str, Split], names: set[str], root: Path) -> None:
+    """Raise ValueError where splits write a class in two ways, which would be two classes."""
+    written: dict[str, str] = {}
+    for name in sorted(names):
+        other = written.setdefault(name.casefold(), name)
+        if other != name and not any({name, other} <= split.classes.keys() for split in splits.values()):
+            raise ArgumentError(
+                "data", f"splits of {root} call a class {other!r} and {name!r}; expected one name in all"
+            )
 
 
 class _Walk:

@@ -125,7 +125,7 @@ class ImageData:
                 raise ArgumentError(
                     "data",
                     f"image {int(index)} of {self.name} is {other} (channels×height×width), others are"
-                    f" {one}; an image size brings them to one",
+                    f" {one}; an image size (--image-size) brings them to one",
                 )
         return torch.stack(images)
 

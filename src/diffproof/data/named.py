@@ -80,6 +80,11 @@ def load_data(
     return data.select(chosen)
 
 
+def is_name(source: str) -> bool:
+    """Whether a source is the name of a data set, whatever files there are of that name."""
+    return source in SHIPPED or source in HUB_NAMES
+
+
 def _open(source: str, split: str | None, default: str, image_size: int | None, labelled: bool) -> ImageData:
     path = expanded(source)
     if source in SHIPPED or path.suffix == ".npz":

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from diffproof.data.encoded import EncodedPixels
 from diffproof.data.folders import load_split, picture_layout
 from diffproof.data.images import ImageData
-from diffproof.data.named import load_data
+from diffproof.data.named import is_name, load_data
 from diffproof.files import expanded
 from diffproof.pictures import UnreadableError
 
@@ -38,7 +38,8 @@ def open_splits(source: str, split: str | None) -> list[ImageData]:
         ValueError: see load_data.
     """
     path = expanded(source)
-    layout = picture_layout(path) if path.is_dir() and split is None else None
+    folder = split is None and not is_name(source) and path.is_dir()
+    layout = picture_layout(path) if folder else None
     if layout is None:
         return [load_data(source, split, labelled=False)]
     return [load_split(layout, name, None, labelled=False) for name in layout.splits]

@@ -111,7 +111,9 @@ class Denoiser(nn.Module):
         if label is None:
             if self.num_classes is not None and self.null_label is None:
                 raise ArgumentError(
-                    "label", "this denoiser has no null label, so a label is needed, got None"
+                    "label",
+                    "this denoiser has no null label: expected labels, as the defences dc and rdc give them,"
+                    " got None",
                 )
         elif self.num_classes is None:
             raise ArgumentError("label", "this denoiser is unconditional, expected None, got labels")

@@ -14,6 +14,7 @@ from diffproof.denoisers.network import NetworkDenoiser
 from diffproof.denoisers.pipeline_configs import check_parts, check_unet, read_training
 from diffproof.denoisers.schedules import Schedule
 from diffproof.errors import ArgumentError
+from diffproof.formats import check_fetched
 from diffproof.hub import snapshot
 from diffproof.optional import one_line
 from diffproof.weights import no_larger_than, stored_bytes
@@ -197,6 +198,7 @@ def _load_unet(folder: Path) -> nn.Module:
     except MemoryError:
         raise
     except Exception as error:  # a damaged or foreign file ends in almost any exception
+        check_fetched("denoiser", folder)
         raise ArgumentError("denoiser", f"cannot load {folder}: {one_line(error)}") from None
     # diffusers fills missing weights with random ones and only logs it.
     for problem in ("missing_keys", "unexpected_keys"):

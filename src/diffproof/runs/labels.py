@@ -7,8 +7,9 @@ from pathlib import Path
 
 def short_spec(spec: str) -> str:
     """A network's name without its folders: "resnet56@models/resnet56.th" is "resnet56"."""
-    family, at, path = spec.partition("@")
-    return family if at else Path(path or spec).stem
+    family, at, _ = spec.partition("@")
+    # A file's own name may have an "@", too.
+    return family if at and (":" in family or "/" not in family) else Path(spec).stem
 
 
 def short_source(data: str) -> str:
