@@ -211,7 +211,12 @@ def test_what_is_printed_is_safe(
     folder = tmp_path / name
     shutil.copytree(small_run, folder)
     change(folder, "DELETE FROM images WHERE image_index = 8")
-    for arguments in (["report"], ["report", "--out", str(folder / "out")], ["verify"], ["export"]):
+    for arguments in (
+        ["report"],
+        ["report", "--out", str(folder / "out")],
+        ["verify", "--trust"],
+        ["export"],
+    ):
         assert run([arguments[0], str(folder), *arguments[1:]]) == 0
         captured = capsys.readouterr()
         lines = (captured.out + captured.err).splitlines()

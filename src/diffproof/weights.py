@@ -188,7 +188,7 @@ def _read_pickle_as_data(path: Path, kind: Format) -> Any:
 
 
 # Values of a tensor that may repeat itself at will.
-_FEW = 2**24
+_FEW = 2**26
 
 
 def _tensors(name: str, value: Any) -> Iterator[tuple[str, Tensor]]:

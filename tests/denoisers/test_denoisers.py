@@ -546,7 +546,9 @@ def test_a_denoiser_without_estimate_says_so() -> None:
     class Empty(Denoiser):
         pass
 
-    with pytest.raises(TypeError, match=r"Empty does not define estimate\(\)"):
+    with pytest.raises(
+        ValueError, match=r"denoiser: .*Empty .* failed: TypeError: Empty does not define estimate\(\)"
+    ):
         Empty()(NOISY, 0.5)
 
 

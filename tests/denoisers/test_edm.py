@@ -182,7 +182,6 @@ def without(name: str) -> Callable[[dict[str, Tensor]], object]:
             lambda state: {**state, "model.enc.4x4_down.skip.resample_filter": torch.ones(1, 1, 2, 2)},
             "enc.4x4_down.skip.resample_filter is not the filter",
         ),
-        (lambda state: {"ema": state}, "holds no flat state dict of tensors"),
     ],
 )
 def test_what_does_not_fit_is_refused(

@@ -404,7 +404,7 @@ def test_settings_repeat_the_work(tmp_path: Path, pictures: Path, refused: Refus
         ({"seed": 2**64}, f"--seed: expected 0 ≤ seed < 2^64, got {2**64}"),
         ({"batch_size": 0}, "--batch-size: expected an integer ≥ 1, got 0"),
         ({"image_size": 0}, "--image-size: expected an integer ≥ 1, got 0"),
-        ({"device": "tpu"}, "--device: unknown name 'tpu'; "),
+        ({"device": "tpu"}, "--device: expected auto, cpu, cuda, cuda:N or mps, got 'tpu'"),
         (
             {"precision": "float8"},
             "--precision: expected one of float32, bfloat16, got 'float8'; did you mean float32",

@@ -494,7 +494,7 @@ def test_noisy_digits_are_recovered(solver: dp.Solver) -> None:
     model = dp.load_classifier("digits")
     defense = dp.DiffPure(dp.load_denoiser("digits"), model, sigma=0.25, steps=10, solver=solver)
     attack = Noise.for_draws(5, Stream.ESTIMATION, 0, 0, len(images))
-    noisy = images + 0.3 * attack.normal(images.shape[1:], 0, images.dtype)
+    noisy = (images + 0.3 * attack.normal(images.shape[1:], 0, images.dtype)).clamp(0, 1)
 
     def accuracy(logits: Tensor) -> float:
         return float((logits.argmax(1) == labels).double().mean())
@@ -502,6 +502,6 @@ def test_noisy_digits_are_recovered(solver: dp.Solver) -> None:
     with torch.no_grad():
         before, after = accuracy(model(noisy)), accuracy(defense(noisy, noise_of(len(images))))
         clean = accuracy(defense(images, noise_of(len(images))))
-    # Measured: 0.64 of the noisy ones before, 0.81 to 0.83 after, 0.95 of the clean ones.
+    # Measured: 0.64 of the noisy ones before, 0.77 to 0.79 after, 0.95 of the clean ones.
     assert after > before + 0.1
     assert clean > 0.9

@@ -212,7 +212,7 @@ FLAT = [[[0.001, 0.001], [0.001, 0.001]], *[[[0.001, 0], [0, 0.001]]] * 2]
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (None, "--density: cannot read p.json: No such file or directory"),
+        (None, "--density: no such file: p.json"),
         ("{", "--density: cannot read p.json: Expecting property name"),
         ("[1]", "--density: expected an object in p.json, got list"),
         ("{}", "--density: expected means in p.json, got nothing"),

@@ -84,7 +84,8 @@ def verify_attack(
     if identity.weights_hash != hash_tensors(defense.state_dict(), defense.describe()):
         failures.append("the weights are not those that were attacked")
     attacked_images = [image for image in results if image.evaluated.result is not None]
-    chosen = spread(attacked_images, resample)
+    # The defence takes no other pixels; those are among the failures.
+    chosen = spread([image for image in attacked_images if _in_range(image)], resample)
     wrong, ties = _scored_again(chosen, job)
     covered = "perturbations, budgets, images, true labels, weights" + ", code" * bool(identity.code)
     left = left_out(len(chosen), len(attacked_images), "labels after the attack")
@@ -114,7 +115,7 @@ def failures_in_store(image: AttackedImage, threat: Threat, identity: Identity) 
         found.append("the stored image is not the one that was attacked")
     if one.result is not None:
         adversarial = one.result.adversarial
-        if not bool(((adversarial >= 0) & (adversarial <= 1)).all()):
+        if not _in_range(image):
             found.append("the attacked image leaves [0, 1]")
         norm = one.result.norm
         if isinstance(threat, PixelThreat):
@@ -124,6 +125,12 @@ def failures_in_store(image: AttackedImage, threat: Threat, identity: Identity) 
         if norm > threat.budget + _ROUNDING:
             found.append(f"its perturbation has norm {norm:.6g}, the budget is {threat.budget:.6g}")
     return [f"image {one.image_index}: {what}" for what in found]
+
+
+def _in_range(image: AttackedImage) -> bool:
+    assert image.evaluated.result is not None
+    adversarial = image.evaluated.result.adversarial
+    return bool(((adversarial >= 0) & (adversarial <= 1)).all())
 
 
 def failures_of(image: AttackedImage, job: AttackRun, identity: Identity) -> list[str]:
