@@ -82,7 +82,7 @@ def test_images_chosen_at_random(place: Path) -> None:
         expected = choose(labels, **choice, seed=2)
         assert finished(name) == expected
         assert len({int(labels[index]) for index in expected}) >= 3
-        # The same command finds nothing to do, the folder repeats the run, and other numbers are another run.
+        # The same command finds nothing to do, the folder repeats the run, and another seed is another run.
         assert run(words("certify", **given, out=name)) == 0
         assert run(["certify", "--config", f"{name}/settings.yaml", "--out", f"{name}2"]) == 0
         assert finished(f"{name}2") == expected
