@@ -7,11 +7,13 @@ was expected.
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 import diffproof as dp
@@ -1009,6 +1011,28 @@ def test_a_denoiser_that_is_no_function_is_refused() -> None:
     for call in calls(dp.DDS(denoiser, CLASSIFIER, sigma=0.2)).values():
         with pytest.raises(dp.ArgumentError, match=r"^denoiser: gives one image other answers"):
             call()
+
+
+def test_a_function_of_chance_is_refused() -> None:
+    with torch.random.fork_rng():
+        # Of this seed, the last draw alone would get its label again.
+        torch.manual_seed(1)
+        smoothed = dp.Smoothed(lambda noisy: torch.randint(2, (len(noisy),)), 0.25, num_classes=2)
+        with pytest.raises(dp.ArgumentError, match=r"^base: gives one image another label when asked again"):
+            smoothed.certify(IMAGES[0], n0=20, n=20, alpha=0.1, seed=0, image_index=0)
+
+
+@pytest.mark.parametrize("load", [dp.load_data, dp.load_denoiser, dp.load_classifier])
+@pytest.mark.parametrize("source", ["", " ", "a" * 256, "a/" * 2049])
+def test_sources_that_no_system_can_look_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, load: Callable[[str], object], source: str
+) -> None:
+    # Which is a folder of class folders: an empty text is not this one.
+    (tmp_path / "cat").mkdir()
+    Image.new("L", (8, 8)).save(tmp_path / "cat" / "1.png")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(dp.ArgumentError, match="expected a name or a path, got"):
+        load(source)
 
 
 def test_a_function_that_gives_other_labels_is_refused() -> None:

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 from diffproof.errors import ArgumentError
 
 T = TypeVar("T")
+# In bytes: what file systems allow a name and a path.
+_LONGEST_NAME, _LONGEST_PATH = 255, 4096
 E = TypeVar("E", bound=StrEnum)
 
 
@@ -249,6 +251,16 @@ def check_instance(name: str, value: object, kind: type[T], expected: str) -> T:
     if not isinstance(value, kind):
         raise ArgumentError(name, f"expected {expected}, got {shown(value)}")
     return value
+
+
+def check_source(name: str, text: str) -> str:
+    """The name, spec or path of a network or data set; ValueError unless a system can look for it."""
+    if not check_instance(name, text, str, "a text").strip():
+        raise ArgumentError(name, f"expected a name or a path, got {text!r}")
+    longest = max(len(part.encode("utf-8", "replace")) for part in text.split("/"))
+    if longest > _LONGEST_NAME or len(text) > _LONGEST_PATH:
+        raise ArgumentError(name, f"expected a name or a path, got one too long for a file: {shown(text)}")
+    return text
 
 
 def check_levels(name: str, values: Sequence[float] | Tensor) -> list[float]:

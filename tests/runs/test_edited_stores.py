@@ -74,6 +74,7 @@ CERTIFIED = [
     ("UPDATE settings SET code = '{\"a\": 1}'", "code: expected names with values, got {'a': 1}"),
     ("UPDATE settings SET weights_hash = x'00'", "weights_hash: expected a text, got b'\\x00'"),
     (f"UPDATE settings SET json = '{DEEP}'", "is corrupt: "),
+    ("INSERT INTO settings SELECT * FROM settings", "it holds settings of several runs"),
     ("CREATE VIEW more AS SELECT 1", "expected tables, got a view"),
     (
         "CREATE TRIGGER t AFTER DELETE ON images BEGIN DELETE FROM partial; END",
@@ -158,3 +159,48 @@ def test_text_that_is_no_text(refused: Refused, small_run: Path) -> None:
         connection.execute("UPDATE images SET certificate = CAST(x'ff' AS TEXT)")
     connection.close()
     assert refused(["report", "run"]).startswith("run: the store in run is corrupt: Could not decode")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "failure"),
+    [
+        ("sigma: 0.25", "sigma: 0.5", "settings.yaml says 'sigma: 0.5', with which the run was not made"),
+        ("seed: 3", "seed: 3\nalpha: 0.1", "settings.yaml says 'alpha: 0.1'"),
+        ("batch_size: 256", "batch_size: 2", None),
+        ("held_out: false\n", "", None),
+    ],
+)
+@pytest.mark.parametrize("flag", ["--counts", "--trust"])
+def test_edited_settings(
+    small_run: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    old: str,
+    new: str,
+    failure: str | None,
+    flag: str,
+) -> None:
+    folder = shutil.copytree(small_run, tmp_path / "run")
+    text = (folder / "settings.yaml").read_text()
+    assert old in text
+    (folder / "settings.yaml").write_text(text.replace(old, new))
+    assert run(["verify", str(folder), flag]) == (failure is not None)
+    assert failure is None or failure in capsys.readouterr().out
+
+
+def test_edited_settings_of_an_attack(
+    attacked: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = shutil.copytree(attacked, tmp_path / "run")
+    with (folder / "settings.yaml").open("a") as file:
+        file.write("gradient: blind\n")
+    assert run(["verify", str(folder), "--counts"]) == 1
+    assert "settings.yaml says 'gradient: blind'" in capsys.readouterr().out
+
+
+def test_an_attack_on_class_0_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    flags = "--data digits --indices 0:1 --classifier digits --defense none --threat linf --budget 0.001"
+    rest = "--diagnose 0 --attack pgd:iterations=1 --draws 1 --majority-of 1"
+    assert run(["attack", *f"{flags} {rest}".split(), "--out", str(tmp_path / "run")]) == 0
+    assert run(["verify", str(tmp_path / "run"), "--counts"]) == 0
+    assert "one draw 100.0% (clean 100.0%)" in " ".join(capsys.readouterr().out.split())

@@ -320,8 +320,9 @@ def test_settings_out_of_range(changes: dict[str, float], message: str) -> None:
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        ("--channels 8,9", "--channels: expected multiples of 8, got [8, 9]"),
-        ("--channels 0", "--channels: expected multiples of 8, got [0]"),
+        ("--channels 8,9", "--channels: expected multiples of 8 up to 8,192, got [8, 9]"),
+        ("--channels 0", "--channels: expected multiples of 8 up to 8,192, got [0]"),
+        ("--channels 1000000", "--channels: expected multiples of 8 up to 8,192, got [1000000]"),
         (
             "--channels 8,8,8,8,8",
             "--channels: 5 resolutions and patch 1 need images of k·16 square pixels, got 8×8",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from diffproof.checks import check_instance
+from diffproof.checks import check_source
 from diffproof.classifiers import factory, resnet, saved
 from diffproof.classifiers.base import Classifier
 from diffproof.classifiers.libraries import LIBRARIES
@@ -30,7 +30,7 @@ def load_classifier(spec: str) -> Classifier:
     Raises:
         ValueError: unknown name, missing library, unreadable file, weights that do not fit, code that fails.
     """
-    kind, family, name, weights = parse(check_instance("classifier", spec, str, "a text"))
+    kind, family, name, weights = parse(check_source("classifier", spec))
     if spec in packaged("classifier"):
         warn_of_path("classifier", spec, "the packaged classifier")
     if kind is Kind.FILE:

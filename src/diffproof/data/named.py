@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
-from diffproof.checks import MOST_PIXELS, check_at_least, check_instance, unknown_name
+from diffproof.checks import MOST_PIXELS, check_at_least, check_instance, check_source, unknown_name
 from diffproof.data.digits import load_digits
 from diffproof.data.images import ImageData
 from diffproof.data.indices import choose
@@ -66,7 +66,7 @@ def load_data(
     Raises:
         ValueError: unknown name or split, unreadable or missing data, bad indices.
     """
-    check_instance("data", source, str, "a text")
+    check_source("data", source)
     if split is not None and not check_instance("split", split, str, "a text").strip():
         raise ArgumentError("split", f"expected its name, got {split!r}")
     if image_size is not None:

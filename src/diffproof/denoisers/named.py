@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-from diffproof.checks import check_at_least, check_instance, unknown_name
+from diffproof.checks import check_at_least, check_source, unknown_name
 from diffproof.data.classes import PACKAGED
 from diffproof.data.named import load_data
 from diffproof.denoisers import diffusers, edm, factory, openai, saved, score_sde
@@ -55,7 +55,7 @@ def load_denoiser(spec: str) -> Denoiser:
     Raises:
         ValueError: unknown name, unreadable file or data, or weights that do not fit.
     """
-    spec = expanded_spec(check_instance("denoiser", spec, str, "a text"))
+    spec = expanded_spec(check_source("denoiser", spec))
     family, colon, rest = spec.partition(":")
     if colon and family == _EMPIRICAL:
         return _load_empirical(spec, rest)

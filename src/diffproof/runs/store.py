@@ -14,9 +14,9 @@ from typing import Any, ClassVar, Generic, Self, TypeVar
 import yaml
 from filelock import FileLock, Timeout
 
-from diffproof.checks import check_at_least, check_fields
+from diffproof.checks import check_at_least, check_fields, shown
 from diffproof.errors import ArgumentError
-from diffproof.files import expanded, replacing
+from diffproof.files import expanded, read_text, replacing
 from diffproof.runs.settings import Flags, RunSettings
 from diffproof.wording import counted
 
@@ -205,6 +205,19 @@ class RunStore(Generic[S]):
         with reporting(self.folder):
             self._connection.commit()
 
+    def edited(self) -> list[str]:
+        """What settings.yaml says beside which images that the run was not made with, a line each."""
+        path = self.folder / SETTINGS
+        if path.is_symlink() or not path.is_file():
+            return []
+        made = settings_text(self.settings, self.identity.code).splitlines()
+        free = (*self.settings.FREE, *self.settings.SELECTION, "#")
+        return [
+            f"{SETTINGS} says {shown(line)}, with which the run was not made"
+            for line in read_text("run", path).splitlines()
+            if line.strip() and line not in made and not line.startswith(free)
+        ]
+
     def _extend(self, settings: S, identity: Identity, fingerprint: Fingerprint) -> None:
         """Let the run have the images of a later one besides its own."""
         had = self.identity.indices
@@ -242,11 +255,11 @@ class RunStore(Generic[S]):
     @classmethod
     def _read(cls, folder: Path, connection: sqlite3.Connection) -> tuple[S, Identity]:
         with reporting(folder):
-            row = connection.execute(
-                "SELECT json, weights_hash, data_hash, planned, code FROM settings"
-            ).fetchone()
-            if row is None:
-                raise ValueError("it holds no settings")
+            query = "SELECT json, weights_hash, data_hash, planned, code FROM settings LIMIT 2"
+            rows = connection.execute(query).fetchall()
+            if len(rows) != 1:
+                raise ValueError("it holds no settings" if not rows else "it holds settings of several runs")
+            row = rows[0]
             query = "SELECT 1 FROM sqlite_master WHERE name = 'planned'"
             recorded = connection.execute(query).fetchone() is not None
             query = "SELECT image_index FROM planned ORDER BY image_index"

@@ -58,8 +58,10 @@ def describe_denoiser(data: ImageData, unet: UNetSettings, schedule: str, timest
             f"{counted(len(unet.channels), 'resolution')} and patch {unet.patch} need images of k·{factor}"
             f" square pixels, got {height}×{width}",
         )
-    if any(width_ % 8 or width_ < 8 for width_ in unet.channels):
-        raise ArgumentError("channels", f"expected multiples of 8, got {list(unet.channels)}")
+    if any(width_ % 8 or not 8 <= width_ <= _MOST_CHANNELS for width_ in unet.channels):
+        raise ArgumentError(
+            "channels", f"expected multiples of 8 up to {_MOST_CHANNELS:,}, got {list(unet.channels)}"
+        )
     check_at_least("layers", unet.layers, 1)
     if not 0.0 <= unet.dropout < 1.0:
         raise ArgumentError("dropout", f"expected a number in [0, 1), got {unet.dropout}")
@@ -100,6 +102,8 @@ def describe_denoiser(data: ImageData, unet: UNetSettings, schedule: str, timest
 
 # Images that are denoised at once for the errors.
 _AT_ONCE = 256
+# Wider layers than any published network has, of gigabytes each.
+_MOST_CHANNELS = 8192
 
 
 def train_denoiser(

@@ -112,6 +112,7 @@ def scored(
     labels = [label for one in evaluated for label in (one.true_label, *one.clean_labels, *one.labels)]
     return (
         evaluated,
+        # Two at least, also where all images and answers are of class 0.
         *scores(evaluated, max(1, *labels) + 1, draws=settings.draws, votes=settings.majority_of),
     )
 

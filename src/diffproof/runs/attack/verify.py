@@ -53,9 +53,12 @@ def verify_attack(
     """
     with AttackStore.reading(folder) as store:
         settings, results, identity = store.settings, store.results(), store.identity
+        edited = store.edited()
     check_asked(folder, results, resample, places)
     threat = load_threat(settings.threat, settings.budget)
-    failures = [failure for image in results for failure in failures_in_store(image, threat, identity)]
+    failures = [
+        failure for image in results for failure in failures_in_store(image, threat, identity)
+    ] + edited
     remarks = unfinished(identity, len(results))
     if not isinstance(threat, PixelThreat):
         remarks.append(f"{threat.name}: how far pixels moved cannot be measured again")

@@ -66,9 +66,10 @@ def verify(
     """
     with CertifyStore.reading(folder) as store:
         settings, results, identity = store.settings, store.results(), store.identity
+        edited = store.edited()
     check_asked(folder, results, resample, places)
     failures = [failure for result in results for failure in failures_of_counts(result, settings, identity)]
-    failures += _unlike(results)
+    failures += _unlike(results) + edited
     remarks = unfinished(identity, len(results))
     if places is None:
         row = Row((folder,), settings, identity.weights_hash, results, identity.planned)
