@@ -14,7 +14,7 @@ attack() {
 }
 attack --defense none --out "$OUT/none"
 attack --denoiser "$DENOISER" --defense "diffpure:t_star=0.1,steps=$STEPS" --out "$OUT/diffpure"
-attack --denoiser "$DENOISER" --defense "gdmp:rounds=2" --out "$OUT/gdmp"
-attack --denoiser "$DENOISER" --defense "gradual:t_star=[0.03,0.1]" --out "$OUT/gradual"
+attack --denoiser "$DENOISER" --defense "gdmp:rounds=2,steps=$STEPS" --out "$OUT/gdmp"
+attack --denoiser "$DENOISER" --defense "gradual:t_star=[0.03,0.1],steps=[$STEPS,$STEPS]" --out "$OUT/gradual"
 attack --denoiser "$DENOISER" --guide "$GUIDE" --defense "agdm:t_star=0.1,steps=$STEPS" --out "$OUT/agdm"
 diffproof report "$OUT/none" "$OUT/diffpure" "$OUT/gdmp" "$OUT/gradual" "$OUT/agdm" --out "$OUT/report"

@@ -223,7 +223,7 @@ def test_a_picture_comes_back_from_png_as_it_was(tmp_path: Path) -> None:
     ("name", "content", "message"),
     [
         ("text.png", b"no picture at all", "cannot be decoded: cannot identify image file"),
-        ("empty.jpg", b"", "cannot be decoded: cannot identify image file"),
+        ("empty.jpg", b"", "is empty; download the file itself"),
         ("cut.png", 0.6, "cannot be decoded: "),
         ("cut.jpg", 0.6, "cannot be decoded: "),
         ("cut.webp", 0.6, "cannot be decoded: "),
@@ -425,7 +425,7 @@ def test_bad_sources(tmp_path: Path, pictures: Path, refused: Refused) -> None:
     assert refused(purify_words([pictures, empty], out)) == line
     assert refused(purify_words("missing", out)) == "pictures: no such file or folder: missing"
     assert refused(purify_words(empty / "note.txt", out)).startswith(
-        f"pictures: {empty / 'note.txt'} cannot be decoded"
+        f"pictures: {empty / 'note.txt'} is empty; download the file itself"
     )
     assert refused(["purify", *purify_words("x", out)[2:]]) == "Missing argument 'PICTURES...'."
 
