@@ -199,6 +199,8 @@ def test_a_run_is_compiled_again_only_to_draw_again(
     with CertifyStore.reading(small_run) as store:
         settings = replace(store.settings, compile=True)
     change(tmp_path / "run", "UPDATE settings SET json = ?", json.dumps(settings.as_dict()))
+    text = tmp_path / "run" / "settings.yaml"
+    text.write_text(text.read_text().replace("compile: false", "compile: true"))
     compiled: list[bool] = []
 
     def spy(settings: CertifySettings) -> Any:
