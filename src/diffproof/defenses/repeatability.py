@@ -27,7 +27,7 @@ _repeatable: weakref.WeakSet[nn.Module] = weakref.WeakSet()
 def check_repeatable(owner: nn.Module, images: Tensor) -> None:
     """Raise ValueError unless every network of a defence gives an image the same answer twice.
 
-    Asked about copies of an image beside another, then about it alone: an answer that changes depends on
+    Asked about an image alone, then about copies of it beside another: an answer that changes depends on
     chance, on earlier calls, or on what else is in the batch. Each network is asked once in its life, if it
     takes such images.
 
@@ -40,13 +40,14 @@ def check_repeatable(owner: nn.Module, images: Tensor) -> None:
     for name, part in _parts(owner):
         if part in _repeatable:
             continue
-        try:
-            with torch.no_grad():  # answers are compared, not differentiated
-                ask = _question(part)
-                change = _change(part, ask(rows)[1:], ask(rows[1:2]))
-        except Exception:
-            # The defence may change images first; what else is wrong shows when it asks itself.
-            continue
+        ask = _question(part)
+        with torch.no_grad():  # answers are compared, not differentiated
+            try:
+                alone = ask(rows[1:2])
+            except (ValueError, RuntimeError):
+                # The defence may change images first; what else is wrong shows when it asks itself.
+                continue
+            change = _change(part, ask(rows)[1:], alone)
         if change is not None:
             raise not_repeatable(
                 name, f"gives one image other answers when asked again ({change:.1%} of their size)"
