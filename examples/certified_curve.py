@@ -29,7 +29,7 @@ def main() -> None:
             settings = CertifySettings(
                 data="digits",
                 indices="0:500:10",
-                denoiser="digits",
+                denoiser=None if defense == "none" else "digits",
                 classifier="digits",
                 defense=defense,
                 sigma=sigma,

@@ -10,10 +10,12 @@ set -eu
 OUT=${OUT:-own-model} SIGMA=${SIGMA:-0.25} IMAGES=${IMAGES:-100} N=${N:-1000} ITERATIONS=${ITERATIONS:-40}
 
 diffproof data "$DATA"
-for DEFENSE in none dds densepure:steps=2,votes=10; do
-    diffproof certify --data "$DATA" --limit "$IMAGES" --classifier "$CLASSIFIER" --denoiser "$DENOISER" \
-        --defense "$DEFENSE" --sigma "$SIGMA" --n0 100 --n "$N" --out "$OUT/${DEFENSE%%:*}"
-done
+certify() {
+    diffproof certify --data "$DATA" --limit "$IMAGES" --classifier "$CLASSIFIER" --sigma "$SIGMA" --n0 100 --n "$N" "$@"
+}
+certify --defense none --out "$OUT/none"
+certify --denoiser "$DENOISER" --defense dds --out "$OUT/dds"
+certify --denoiser "$DENOISER" --defense densepure:steps=2,votes=10 --out "$OUT/densepure"
 diffproof report "$OUT/none" "$OUT/dds" "$OUT/densepure" --out "$OUT/report"
 diffproof verify "$OUT/densepure" --trust --resample 2
 

@@ -15,7 +15,7 @@ from typing import IO, Any, NamedTuple
 from torch import Tensor
 
 from diffproof.errors import ArgumentError
-from diffproof.files import read_text
+from diffproof.files import check_out_file, read_text
 from diffproof.unpickling import select
 from diffproof.weights import CodeInPickleError, load_described, load_weights, save_weights
 
@@ -68,10 +68,7 @@ def convert(
     """
     if out.suffix != ".safetensors":
         raise ArgumentError("out", f"expected a name that ends in .safetensors, got {out}")
-    if out.exists() and not force:
-        raise ArgumentError("out", f"{out} exists; --force overwrites it")
-    if not out.parent.is_dir():
-        raise ArgumentError("out", f"no such folder: {out.parent}")
+    check_out_file(out, force=force)
     description: dict[str, Any] = {}
     try:
         loaded, description = load_described(source)

@@ -148,6 +148,46 @@ def warn_of_path(argument: str, name: str, what: str) -> None:
         warnings.warn(f"{argument}: {name} is {what}; ./{name} is the {kind} of that name", stacklevel=3)
 
 
+def check_out(folder: Path, names: Iterable[str], *, force: bool) -> None:
+    """Refuse to write files into a folder, which need not be there yet, where something is in the way.
+
+    Args:
+        folder: given as `out`.
+        names: of the files.
+        force: whether they may replace files that are there.
+
+    Raises:
+        ValueError: the folder or a part of its path is a file, may not be written to, or has such a file.
+    """
+    parent = expanded(folder)
+    while not os.path.lexists(parent):
+        parent = parent.parent
+    if not parent.is_dir():
+        raise ArgumentError("out", f"{parent} is a file, expected a folder")
+    if not os.access(parent, os.W_OK | os.X_OK):
+        raise ArgumentError("out", f"no permission to write to {parent}")
+    for name in names:
+        _check_target(expanded(folder) / name, force)
+
+
+def check_out_file(path: Path, *, force: bool) -> None:
+    """Refuse to write a file into a folder that must be there, as `check_out` does.
+
+    Raises:
+        ValueError: no such folder, or something is in the way.
+    """
+    if not path.parent.is_dir():
+        raise ArgumentError("out", f"no such folder: {path.parent}")
+    _check_target(path, force)
+
+
+def _check_target(path: Path, force: bool) -> None:
+    if path.is_dir():
+        raise ArgumentError("out", f"{path} is a folder, expected to write a file there")
+    if path.exists() and not force:
+        raise ArgumentError("out", f"{path} exists; --force overwrites it")
+
+
 def remove(path: Path) -> None:
     """Remove a file, if it is there, and what a kill within `replacing` left beside it."""
     path.unlink(missing_ok=True)

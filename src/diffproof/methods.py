@@ -277,13 +277,13 @@ def check_networks(method: str, **networks: object) -> None:
 
     Args:
         method: a name of the catalog, or the address of a class.
-        networks: any of classifier, denoiser and guide, or their specs. An idle denoiser is no error.
+        networks: any of classifier, denoiser and guide, or their specs.
     """
     own = describe("defense", method)
     for name, network in networks.items():
         if name in own.networks and network is None:
             raise ArgumentError(name, f"the method {method!r} needs one, got None")
-        if name not in own.takes and network is not None and name != "denoiser":
+        if name not in own.takes and network is not None:
             raise ArgumentError(name, f"the method {method!r} takes none")
 
 

@@ -23,6 +23,7 @@ CERTIFY = "certify --data digits --classifier digits --out o"
 DENSEPURE = f"{CERTIFY} --denoiser digits --sigma 0.5 --limit 1 --defense"
 ATTACK = "attack --data digits --classifier digits --denoiser digits --out o --budget 0.1 --limit 1"
 DIFFPURE = f"{ATTACK} --threat linf --defense diffpure:t_star=0.1"
+TRAIN = "train denoiser --data digits --out o.safetensors"
 PURIFY = "purify a.png --denoiser digits --out o"
 
 
@@ -30,6 +31,10 @@ PURIFY = "purify a.png --denoiser digits --out o"
     ("line", "message"),
     [
         (f"{CERTIFY} --defense none --sigma 0", "--sigma: expected a finite number > 0"),
+        (f"{CERTIFY} --defense none --sigma 1 --denoiser digits", "--denoiser: the method 'none' takes none"),
+        (f"{ATTACK} --threat linf --defense none", "--denoiser: the method 'none' takes none"),
+        (f"{DIFFPURE} --gradient bpda --attack square", "--gradient: square follows none, so bpda does n"),
+        (f"{TRAIN} --extra-share 0.3", "--extra-share: is for --extra-data, which is not given"),
         (f"{CERTIFY} --defense none --sigma 1 --batch-size 0", "--batch-size: expected an integer ≥ 1"),
         (f"{CERTIFY} --defense none --sigma 1 --image-size 0", "--image-size: expected an integer ≥ 1"),
         (f"{CERTIFY} --defense none --sigma 1 --classifier no", "--classifier: unknown name 'no'"),

@@ -10,7 +10,7 @@ import pytest
 
 from diffproof.cli.main import run
 from helpers.command_line import Refused
-from helpers.runs import change
+from helpers.runs import certify_flags, change
 
 
 @pytest.fixture(scope="module")
@@ -165,8 +165,12 @@ def test_text_that_is_no_text(refused: Refused, small_run: Path) -> None:
     ("old", "new", "failure"),
     [
         ("sigma: 0.25", "sigma: 0.5", "settings.yaml says 'sigma: 0.5', with which the run was not made"),
-        ("seed: 3", "seed: 3\nalpha: 0.1", "settings.yaml says 'alpha: 0.1'"),
-        ("batch_size: 256", "batch_size: 2", None),
+        ("seed: 3", "seed: 3\nalpha: 0.1", "settings.yaml says 'alpha: 0.1 alpha: 0.001'"),
+        ("sigma: 0.25\n", "", "settings.yaml lacks 'sigma: 0.25', with which the run was made"),
+        ("bound: one-sided\n", "", "settings.yaml lacks 'bound: one-sided'"),
+        ("indices: 0:40:8\n", "", "settings.yaml lacks 'which images'"),
+        ("seed: 3", "seed: 4\nseed: 3", "settings.yaml says 'seed: 4 seed: 3'"),
+        ("batch_size: 256", "# mine\n\nbatch_size: 2", None),
         ("held_out: false\n", "", None),
     ],
 )
@@ -188,6 +192,31 @@ def test_edited_settings(
     assert failure is None or failure in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("command", ["report", "export", "certify"])
+@pytest.mark.parametrize("gone", [False, True])
+def test_edited_settings_are_told(
+    small_run: Path,
+    denoiser: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    command: str,
+    gone: bool,
+) -> None:
+    folder = shutil.copytree(small_run, tmp_path / "run")
+    line = certify_flags(folder, denoiser=denoiser) if command == "certify" else [command, str(folder)]
+    capsys.readouterr()
+    assert run(line) == 0
+    assert "settings.yaml" not in capsys.readouterr().err
+    path = folder / "settings.yaml"
+    if gone:
+        path.unlink()
+    else:
+        path.write_text(path.read_text().replace("n: 100\n", ""))
+    assert run(line) == 0
+    what = "is missing, expected the run's" if gone else "lacks 'n: 100', with which the run was made"
+    assert f"warning: {folder}: settings.yaml {what}\n" in capsys.readouterr().err
+
+
 def test_edited_settings_of_an_attack(
     attacked: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -195,7 +224,7 @@ def test_edited_settings_of_an_attack(
     with (folder / "settings.yaml").open("a") as file:
         file.write("gradient: blind\n")
     assert run(["verify", str(folder), "--counts"]) == 1
-    assert "settings.yaml says 'gradient: blind'" in capsys.readouterr().out
+    assert "settings.yaml says 'gradient: exact gradient: blind'" in capsys.readouterr().out
 
 
 def test_an_attack_on_class_0_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor
 from diffproof.attacks.losses import Loss
 from diffproof.attacks.result import AttackResult
 from diffproof.attacks.threat import Threat
-from diffproof.attacks.views import AttackedDefense
+from diffproof.attacks.views import AttackedDefense, GradientMode
 from diffproof.checks import (
     MOST_ROWS,
     check_at_least,
@@ -94,6 +94,8 @@ class Attack:
         if not isinstance(threat, self.threats):
             known = ", ".join(sorted(kind.name for kind in self.threats))
             raise ArgumentError("threat", f"{self.name} attacks within {known}, got {threat.name}")
+        if not self.needs_gradient and view.gradient in (GradientMode.BPDA, GradientMode.ADJOINT):
+            raise ArgumentError("gradient", f"{self.name} follows none, so {view.gradient} does nothing")
 
     def traits(self) -> Traits:
         """What the diagnostics ask of the attack: by its settings loss, eot, iterations where it has them."""

@@ -90,7 +90,7 @@ def _without_null(method: dict[str, Any]) -> dict[str, Any]:
     return {name: None if value in ("null", "~", "") else value for name, value in method.items()}
 
 
-# What runs write below their settings; see runs.store.settings_text.
+# What runs write below their settings; see runs.settings_file.settings_text.
 _CODE = re.compile(r"^#   (?P<module>[\w.]+): (?P<digest>[0-9a-f]{64})$", re.MULTILINE)
 
 

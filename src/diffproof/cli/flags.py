@@ -78,6 +78,12 @@ def _key(parameter: click.Parameter, ctx: click.Context) -> str | None:
     return None
 
 
+def refuse_given(name: str, reason: str) -> None:
+    """Raise ValueError if the option of this name stands on the command line."""
+    if click.get_current_context().get_parameter_source(name) is ParameterSource.COMMANDLINE:
+        raise ArgumentError(name, reason)
+
+
 class Names(click.Choice[str]):
     """One of some names; errors tell the nearest."""
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from diffproof.cli.flags import command, device_option
+from diffproof.cli.flags import command, device_option, refuse_given
 from diffproof.cli.paths import PATH
 from diffproof.cli.screen import said
 from diffproof.errors import ArgumentError, printable
@@ -31,6 +31,7 @@ def report(runs: tuple[Path, ...], at: str | None, out: Path | None, force: bool
     """
     from diffproof.runs.attack.store import AttackStore
 
+    _check_force(out)
     attacks = [AttackStore.holds(run) for run in runs]
     if not any(attacks):
         _report_certified(runs, "0,0.25,0.5,0.75,1" if at is None else at, out, force)
@@ -40,6 +41,11 @@ def report(runs: tuple[Path, ...], at: str | None, out: Path | None, force: bool
         raise ArgumentError("at", "radii are for certification runs, got attack runs")
     else:
         _report_attacks(runs, out, force)
+
+
+def _check_force(out: Path | None) -> None:
+    if out is None:
+        refuse_given("force", "is for --out, which is not given")
 
 
 def _report_certified(runs: tuple[Path, ...], at: str, out: Path | None, force: bool) -> None:
@@ -80,15 +86,15 @@ def _report_attacks(runs: tuple[Path, ...], out: Path | None, force: bool) -> No
 @click.option("--force", is_flag=True, help="Overwrite what is there.")
 def export(run: Path, form: str | None, out: Path | None, force: bool) -> None:
     """Write the results of RUN, image by image; docs/runs.md says what the columns mean."""
-    from diffproof.files import replacing
+    from diffproof.files import check_out_file, replacing
     from diffproof.runs.export import export as export_run
 
+    _check_force(out)
     text = export_run(run, form)
     if out is None:
         click.echo(text, nl=False)
         return
-    if out.exists() and not force:
-        raise ArgumentError("out", f"{out} exists; --force overwrites it")
+    check_out_file(out, force=force)
     with replacing(out) as fresh:
         fresh.write_text(text, encoding="utf-8")
     click.echo(printable(f"written: {out}"))
@@ -124,6 +130,8 @@ def verify(run: Path, counts: bool, trust: bool, resample: int, device: str, **g
     if counts and (places or trust):
         name, got = next(iter(places.items()), ("trust", ""))
         raise ArgumentError(name, f"--counts needs neither data nor networks, got --{name} {got}".rstrip())
+    if counts:
+        refuse_given("device", f"--counts runs no network, got --device {device}")
     attacked = AttackStore.holds(run)
     outcome = (verify_attack if attacked else verify_certified)(
         run, resample=resample, device=device, places=None if counts else Places(places, trust)

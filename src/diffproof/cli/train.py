@@ -7,10 +7,9 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import click
-from click.core import ParameterSource
 
 from diffproof.catalog import ADVERSARIAL, NORMS, SCHEDULES
-from diffproof.cli.flags import Group, Names
+from diffproof.cli.flags import Group, Names, refuse_given
 from diffproof.cli.run_options import class_map_option
 from diffproof.cli.training_options import (
     TrainingOptions,
@@ -172,7 +171,7 @@ def classifier(
     if adversarial is None:
         idle = (*idle, "norm", "budget", "inner_steps", "inner_step_size")
     for name in idle:
-        _refuse_given(name, f"needs --adversarial{' trades' * (name == 'trades_weight')}")
+        refuse_given(name, f"needs --adversarial{' trades' * (name == 'trades_weight')}")
     adversary = None
     if adversarial is not None:
         adversary = _adversary(adversarial, norm, budget, inner_steps, inner_step_size, trades_weight)
@@ -205,12 +204,6 @@ def guide(
     _train_classifier(options, width, classifier, class_map, 0.0, adversary)
 
 
-def _refuse_given(name: str, reason: str) -> None:
-    """Raise ValueError if this option stands on the command line."""
-    if click.get_current_context().get_parameter_source(name) is ParameterSource.COMMANDLINE:
-        raise ArgumentError(name, reason)
-
-
 def _adversary(
     method: str, norm: str, budget: str, steps: int, step_size: float | None, weight: float
 ) -> Adversary:
@@ -226,7 +219,7 @@ def _check_new(images: ImageData, held_out: ImageData | None) -> None:
     """Raise ValueError where a new network cannot be measured on these images, or is given a class map."""
     from diffproof.data.classes import check_names
 
-    _refuse_given("class_map", "is for --classifier; a new network takes the classes of the data")
+    refuse_given("class_map", "is for --classifier; a new network takes the classes of the data")
     if len(images.class_names) < 2:
         found = f"{images.class_names[0]!r} alone; {images.layout}"
         raise ArgumentError("data", f"expected several classes, got {found}")
@@ -245,7 +238,7 @@ def _further(options: TrainingOptions, spec: str) -> tuple[Classifier, dict[str,
     from diffproof.classifiers.named import load_classifier
     from diffproof.classifiers.saved import describe_base
 
-    _refuse_given("width", "is for a new network, not with --classifier")
+    refuse_given("width", "is for a new network, not with --classifier")
     with loading("classifier"):
         return load_classifier(spec).to(options.torch_device()), describe_base(spec)
 

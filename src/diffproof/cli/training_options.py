@@ -12,7 +12,7 @@ import click
 
 from diffproof.catalog import PRECISIONS
 from diffproof.checks import check_positive
-from diffproof.cli.flags import Names, device_option
+from diffproof.cli.flags import Names, device_option, refuse_given
 from diffproof.cli.paths import PATH
 from diffproof.cli.run_options import choice_options, skip_unreadable_option, tell_layout
 from diffproof.errors import ArgumentError, printable
@@ -135,12 +135,11 @@ class TrainingOptions:
             ValueError: no .safetensors name, no such folder or none that takes files, a file that is there
                 already, or an unknown device.
         """
+        from diffproof.files import check_out_file
+
         if self.out.suffix != ".safetensors":
             raise ArgumentError("out", f"expected a .safetensors file, got {self.out}")
-        if not self.out.parent.is_dir():
-            raise ArgumentError("out", f"no such folder: {self.out.parent}")
-        if self.out.exists() and not self.force:
-            raise ArgumentError("out", f"{self.out} exists; --force overwrites it")
+        check_out_file(self.out, force=self.force)
         probe = self.checkpoint.with_name(f"{self.checkpoint.name}.new")
         try:
             probe.touch()
@@ -206,6 +205,7 @@ class TrainingOptions:
         from diffproof.data.named import load_data
 
         if source is None:
+            refuse_given("extra_share", "is for --extra-data, which is not given")
             return None
         with renamed({"data": "extra_data"}):
             return load_data(

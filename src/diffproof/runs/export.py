@@ -47,10 +47,12 @@ def export(folder: Path, form: str | None = None) -> str:
         with AttackStore.reading(folder) as store:
             images, settings = [_attacked(one) for one in store.results()], store.settings.as_dict()
             planned = store.identity.planned
+            store.warn_if_edited()
     else:
         with CertifyStore.reading(folder) as certified:
             results, settings = certified.results(), certified.settings.as_dict()
             images, planned = [_certified(one) for one in results], certified.identity.planned
+            certified.warn_if_edited()
     if len(images) < planned:
         warnings.warn(f"{folder}: {part_of(len(images), planned, 'image')} finished", stacklevel=2)
     if form == "cohen":

@@ -17,7 +17,7 @@ from diffproof.classifiers.base import predicted_labels
 from diffproof.defenses.purifying.base import Purifier
 from diffproof.denoisers.network import NetworkDenoiser
 from diffproof.errors import ArgumentError, halved, is_out_of_memory
-from diffproof.files import expanded, replacing
+from diffproof.files import check_out, expanded, replacing
 from diffproof.methods import MethodSpec, check_not_idle, describe, parse
 from diffproof.noise import Noise, Stream
 from diffproof.pictures import read_picture, save_grid, save_picture
@@ -25,12 +25,12 @@ from diffproof.runs.code import own_code_of
 from diffproof.runs.defense import load_networks_and_defense
 from diffproof.runs.prepare import first_line, resolve_device
 from diffproof.runs.settings import Flags
-from diffproof.runs.store import STORE, settings_text
+from diffproof.runs.settings_file import SETTINGS, settings_text
+from diffproof.runs.store import STORE
 from diffproof.wording import part_of
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 SHEET = "sheet.png"
-SETTINGS = "settings.yaml"
 # Pictures of the sheet, and the characters of a line of its text.
 _ROWS = 8
 _LONGEST = 40
@@ -218,22 +218,15 @@ def prepare_purify(
 
 def _check_free(out: Path, pictures: Sequence[Picture], *, force: bool) -> None:
     """Raise ValueError where a file to write would overwrite a picture, or anything else without force."""
-    if out.exists() and not out.is_dir():
-        raise ArgumentError("out", f"{out} is a file, expected a folder")
-    if out.exists() and not os.access(out, os.W_OK | os.X_OK):
-        raise ArgumentError("out", f"no permission to write to {out}")
     if (out / STORE).exists():
         raise ArgumentError("out", f"{out} is a run folder, expected another")
     # Not Path.resolve, which fails for a link to itself.
     inputs = {os.path.realpath(picture.path) for picture in pictures}
-    for name in (SETTINGS, SHEET, *(picture.name for picture in pictures)):
-        target = out / name
+    names = (SETTINGS, SHEET, *(picture.name for picture in pictures))
+    for target in (out / name for name in names):
         if os.path.realpath(target) in inputs:
             raise ArgumentError("out", f"{target} is one of the pictures to purify; expected another folder")
-        if target.is_dir():
-            raise ArgumentError("out", f"{target} is a folder, expected to write a file there")
-        if target.exists() and not force:
-            raise ArgumentError("out", f"{target} exists; --force overwrites it")
+    check_out(out, names, force=force)
 
 
 def run_purify(job: PurifyRun, on_evaluations: OnEvaluations = lambda count: None) -> list[Purified]:

@@ -84,7 +84,11 @@ class Flags:
         # All but that code's own settings are checked beside a method that takes any.
         some: dict[str, Any] = {kind: plain[kind] for kind in own}
         if "defense" in own:
-            some |= {"classifier": "digits", **({"guide": None} if "guide" in settings else {})}
+            some |= {
+                "classifier": "digits",
+                "denoiser": None,
+                **({"guide": None} if "guide" in settings else {}),
+            }
         cls(**{**settings, **some})
         return cls._unchecked(settings)
 
@@ -131,8 +135,6 @@ class RunSettings(Flags):
             # The map itself, so that the folder needs no other file.
             object.__setattr__(self, "class_map", read_class_map(self.class_map))
         object.__setattr__(self, "defense", str(self.method))
-        if "denoiser" not in describe("defense", self.method.name).takes:
-            object.__setattr__(self, "denoiser", None)
 
     def of_images(self, indices: Sequence[int]) -> Self:
         """These settings for the images of these indices, which ascend."""
@@ -259,7 +261,7 @@ class AttackRequest(RunSettings):
         for name, names in (("protocol", tuple(PROTOCOLS)), ("gradient", tuple(GradientMode))):
             if getattr(self, name) is not None and getattr(self, name) not in names:
                 raise unknown_name(name, getattr(self, name), names)
-        check_networks(self.method.name, classifier=self.classifier, guide=self.guide)
+        check_networks(self.method.name, classifier=self.classifier, denoiser=self.denoiser, guide=self.guide)
         load_threat(self.threat, self.budget)
         for name in ("draws", "majority_of"):
             if getattr(self, name) is not None:

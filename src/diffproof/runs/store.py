@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sqlite3
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -11,17 +12,16 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Self, TypeVar
 
-import yaml
 from filelock import FileLock, Timeout
 
-from diffproof.checks import check_at_least, check_fields, shown
+from diffproof.checks import check_at_least, check_fields, renamed
 from diffproof.errors import ArgumentError
-from diffproof.files import expanded, read_text, replacing
-from diffproof.runs.settings import Flags, RunSettings
+from diffproof.files import expanded, replacing
+from diffproof.runs.settings import RunSettings
+from diffproof.runs.settings_file import SETTINGS, edits, settings_text
 from diffproof.wording import counted
 
 STORE = "results.sqlite"
-SETTINGS = "settings.yaml"
 _LOCK = "lock"
 # In bytes: a text or picture in a store.
 _LARGEST = 2**28
@@ -152,7 +152,7 @@ class RunStore(Generic[S]):
                     if new:
                         folder.rmdir()
                     raise
-            with _connect(folder) as connection:
+            with renamed({"run": "out"}), _connect(folder) as connection:
                 stored, was = cls._read(folder, connection)
                 different = stored.differences(settings) + was.differences(identity, fingerprint)
                 if different:
@@ -163,6 +163,7 @@ class RunStore(Generic[S]):
                     # Those of an earlier version had fewer tables.
                     connection.executescript(_SETTINGS_TABLE + cls.tables)
                 store = cls(folder, connection, stored, was)
+                store.warn_if_edited()
                 store._extend(settings, identity, fingerprint)
                 try:
                     yield store
@@ -206,17 +207,16 @@ class RunStore(Generic[S]):
             self._connection.commit()
 
     def edited(self) -> list[str]:
-        """What settings.yaml says beside which images that the run was not made with, a line each."""
-        path = self.folder / SETTINGS
-        if path.is_symlink() or not path.is_file():
-            return []
-        made = settings_text(self.settings, self.identity.code).splitlines()
-        free = (*self.settings.FREE, *self.settings.SELECTION, "#")
-        return [
-            f"{SETTINGS} says {shown(line)}, with which the run was not made"
-            for line in read_text("run", path).splitlines()
-            if line.strip() and line not in made and not line.startswith(free)
-        ]
+        """What settings.yaml says that the run was not made with, or lacks; see `settings_file.edits`."""
+        with reporting(self.folder):
+            # Runs of earlier versions had fewer settings.
+            stored = json.loads(self._connection.execute("SELECT json FROM settings").fetchone()[0])
+        return edits(self.folder, self.settings, self.identity.code, stored)
+
+    def warn_if_edited(self) -> None:
+        """Say what `edited` finds."""
+        for line in self.edited():
+            warnings.warn(f"{self.folder}: {line}", stacklevel=3)
 
     def _extend(self, settings: S, identity: Identity, fingerprint: Fingerprint) -> None:
         """Let the run have the images of a later one besides its own."""
@@ -303,6 +303,18 @@ def _write_settings(connection: sqlite3.Connection, settings: RunSettings, ident
     connection.executemany("INSERT OR IGNORE INTO planned VALUES (?)", planned)
 
 
+def check_runs(folders: Sequence[Path]) -> None:
+    """Raise ValueError unless there is a run folder, and none that would count twice."""
+    if not folders:
+        raise ArgumentError("runs", "expected at least one run folder")
+    first: dict[str, Path] = {}
+    for folder in folders:
+        other = first.setdefault(os.path.realpath(expanded(folder)), folder)
+        if other is not folder:
+            same = f", which is {other}" * (other != folder)
+            raise ArgumentError("runs", f"expected each run once, got {folder} again{same}")
+
+
 def warn_of_more(folder: Path, identity: Identity, indices: Sequence[int]) -> None:
     """Say how many images a run folder has besides those that a command asks for."""
     more = len(set(identity.indices) - set(indices))
@@ -318,19 +330,6 @@ def _check_no_links(folder: Path, argument: str, names: set[str]) -> None:
     for name in sorted(names):
         if (folder / name).is_symlink():
             raise ArgumentError(argument, f"{folder / name} is a link, expected a file of the run's own")
-
-
-def settings_text(settings: Flags, code: Mapping[str, str | None]) -> str:
-    """A settings.yaml, which names the user's own modules in a comment.
-
-    Args:
-        settings: of the run.
-        code: see Identity.
-    """
-    lines = [f"#   {module}: {digest or 'no file'}\n" for module, digest in code.items()]
-    if lines:
-        lines.insert(0, "# Code that is not diffproof's, by the SHA-256 of its source:\n")
-    return yaml.safe_dump(settings.as_dict(), sort_keys=False) + "".join(lines)
 
 
 @contextmanager

@@ -280,8 +280,8 @@ def test_overwrites_nothing(refused: Refused) -> None:
     Path("out/digits.png").write_bytes(b"mine")
     assert refused(["theory", "--out", "out"]) == "--out: out/digits.png exists; --force overwrites it"
     Path("file").write_text("")
-    assert refused(["theory", "--out", "file"]) == "--out: file is not a folder"
-    assert refused(["theory", "--out", "file/below"]) == "--out: file is not a folder"
+    assert refused(["theory", "--out", "file"]) == "--out: file is a file, expected a folder"
+    assert refused(["theory", "--out", "file/below"]) == "--out: file is a file, expected a folder"
 
 
 def test_an_interruption_leaves_nothing(

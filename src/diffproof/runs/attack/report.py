@@ -15,12 +15,13 @@ from diffproof.attacks.papers import load_protocol
 from diffproof.attacks.scoring import Scores
 from diffproof.attacks.views import GradientMode
 from diffproof.errors import ArgumentError
-from diffproof.files import replacing_all, write_csv
+from diffproof.files import check_out, replacing_all, write_csv
 from diffproof.intervals import Share
 from diffproof.pictures import save_grid
 from diffproof.runs.attack.store import AttackedImage, AttackStore
 from diffproof.runs.labels import short_spec
 from diffproof.runs.settings import AttackSettings
+from diffproof.runs.store import check_runs
 from diffproof.wording import part_of
 
 # Images of a sheet of pictures.
@@ -76,10 +77,9 @@ def load_attack_report(folders: Sequence[Path]) -> AttackReport:
     """Read run folders of attacks.
 
     Raises:
-        ValueError: no folder, or a folder that is no attack run or has no finished image.
+        ValueError: no folder, or one that is no attack run or has no finished image or is named twice.
     """
-    if not folders:
-        raise ArgumentError("runs", "expected at least one run folder")
+    check_runs(folders)
     rows = [_load_row(folder) for folder in folders]
     order = {name: place for place, name in enumerate(dict.fromkeys(_threat(row) for row in rows))}
     rows.sort(key=lambda row: order[_threat(row)])
@@ -98,6 +98,7 @@ def _load_row(folder: Path) -> AttackRow:
             store.identity.planned,
             store.findings(),
         )
+        store.warn_if_edited()
     if not results:
         raise ArgumentError("run", f"{folder} has no finished image yet")
     _, clean, attacked = scored(results, settings)
@@ -248,7 +249,7 @@ def write_attack_report(report: AttackReport, folder: Path, *, force: bool) -> l
         The paths.
 
     Raises:
-        ValueError: one of them is there already and `force` is not given.
+        ValueError: something is in the way, see `files.check_out`.
         OSError: the folder cannot be written.
     """
     table = folder / "table.csv"
@@ -259,9 +260,7 @@ def write_attack_report(report: AttackReport, folder: Path, *, force: bool) -> l
             name += "-again"
         names.append(name)
     sheets = [folder / f"pictures-{name}.png" for name in names]
-    for path in (table, *sheets):
-        if path.exists() and not force:
-            raise ArgumentError("out", f"{path} exists; --force overwrites it")
+    check_out(folder, [path.name for path in (table, *sheets)], force=force)
     # Of a run without an attacked image there is no sheet.
     drawn = [
         (row, sheet) for row, sheet in zip(report.rows, sheets, strict=True) if row.skipped < len(row.results)

@@ -11,10 +11,11 @@ import numpy as np
 
 from diffproof.catalog import DEFENSES
 from diffproof.errors import ArgumentError
-from diffproof.files import replacing, replacing_all, write_csv
+from diffproof.files import check_out, replacing, replacing_all, write_csv
 from diffproof.runs.certify.store import CertifyStore, ImageResult
 from diffproof.runs.labels import short_source, short_spec
 from diffproof.runs.settings import CertifySettings
+from diffproof.runs.store import check_runs
 from diffproof.smoothing.bounds import largest_radius
 from diffproof.wording import counted, part_of
 
@@ -102,12 +103,12 @@ def load_report(folders: Sequence[Path], radii: Sequence[float]) -> Report:
         radii: the ε at which certified accuracy is wanted, each ≥ 0.
 
     Raises:
-        ValueError: no folder, a folder that is no run or has no finished image, or a negative radius.
+        ValueError: no folder, one that is no run or has no finished image or is named twice, or a negative
+            radius.
 
     Runs of the same settings and networks that share no image are parts of one run: they make one row.
     """
-    if not folders:
-        raise ArgumentError("runs", "expected at least one run folder")
+    check_runs(folders)
     if not radii or any(not 0.0 <= radius < float("inf") for radius in radii):
         raise ArgumentError("at", f"expected radii ≥ 0, got {list(radii)}")
     loaded = [_load_row(folder) for folder in folders]
@@ -137,6 +138,7 @@ def load_report(folders: Sequence[Path], radii: Sequence[float]) -> Report:
 def _load_row(folder: Path) -> Row:
     with CertifyStore.reading(folder) as store:
         settings, results, identity = store.settings, store.results(), store.identity
+        store.warn_if_edited()
     if not results:
         raise ArgumentError("run", f"{folder} has no finished image yet")
     return Row((folder,), settings, identity.weights_hash, results, identity.planned)
@@ -310,13 +312,11 @@ def write_report(report: Report, folder: Path, *, force: bool) -> tuple[Path, Pa
         The two paths.
 
     Raises:
-        ValueError: one of them is there already and `force` is not given.
+        ValueError: something is in the way, see `files.check_out`.
         OSError: the folder cannot be written.
     """
     table, picture = folder / "table.csv", folder / "curve.png"
-    for path in (table, picture):
-        if path.exists() and not force:
-            raise ArgumentError("out", f"{path} exists; --force overwrites it")
+    check_out(folder, (table.name, picture.name), force=force)
     with replacing_all([table, picture]) as (fresh_table, fresh_picture):
         write_table(report, fresh_table)
         draw_curves(report, fresh_picture)

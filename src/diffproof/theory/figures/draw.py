@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
 from matplotlib.figure import Figure
 
-from diffproof.errors import ArgumentError
-from diffproof.files import replacing
+from diffproof.files import check_out, replacing
 from diffproof.theory.figures.bound import bounds
 from diffproof.theory.figures.charts import draw_agreement, draw_bounds, draw_convergence, draw_digits
 from diffproof.theory.figures.planes import draw_attack, draw_decisions, draw_overlap, draw_regions
@@ -55,7 +53,7 @@ def draw_theory(setting: Setting, points: int, out: Path, *, force: bool) -> lis
         ValueError: a picture is there already and `force` is not given, or as `regions`.
         OSError: the folder cannot be written.
     """
-    _check_folder(out, force=force)
+    check_out(out, PICTURES, force=force)
     # First what may refuse its arguments.
     drawn_regions = regions(setting, points)
     attacked = attack(setting)
@@ -82,17 +80,3 @@ def draw_theory(setting: Setting, points: int, out: Path, *, force: bool) -> lis
 
 def _drawn(result: T, draw: Callable[[T], Figure]) -> tuple[str, Figure]:
     return str(result), draw(result)
-
-
-def _check_folder(folder: Path, *, force: bool) -> None:
-    """Raise unless the pictures can be written into a folder, which need not be there yet."""
-    for name in PICTURES:
-        if (folder / name).exists() and not force:
-            raise ArgumentError("out", f"{folder / name} exists; --force overwrites it")
-    parent = folder
-    while not parent.exists():
-        parent = parent.parent
-    if not parent.is_dir():
-        raise ArgumentError("out", f"{parent} is not a folder")
-    if not os.access(parent, os.W_OK | os.X_OK):
-        raise ArgumentError("out", f"{parent} is not writable")
