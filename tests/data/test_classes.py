@@ -229,7 +229,6 @@ def test_labels_without_names() -> None:
             {"tabby": "cat", "tiger cat": "cat"},
             [2, 2],
         ),
-        (("elk",), ("elk",), ANIMALS, ANIMALS, {"elk": 4, "fox": 0, "gnu": "no class"}, [4]),
         # Names as loosely as elsewhere, the exact one first.
         (("tiger_cat", "dog"), ("cat", "dog"), ANIMALS, ANIMALS, {"Tiger Cat": "CAT", "dog": "dog"}, [2, 3]),
         (("Dog", "dog"), ("dog", "elk"), ANIMALS, ANIMALS, {"dog": 4, "Dog": 3}, [3, 4]),
@@ -294,6 +293,13 @@ def test_class_maps(
             ANIMALS,
             "expected one entry for the class 'cat' of zoo, got 'CAT', 'Cat'",
         ),
+        # What no class of the data needs.
+        (
+            {"ant": 0, "bee": 1, "cat": 2, "gnu": "no class"},
+            ANIMALS,
+            "'gnu': the classifier has no class 'no class'",
+        ),
+        ({"ant": 0, "bee": 1, "cat": 2, "gnu": 5}, ANIMALS, "'gnu': expected an index of 0 to 4, got 5"),
     ],
 )
 def test_class_maps_that_do_not_fit(
@@ -301,6 +307,15 @@ def test_class_maps_that_do_not_fit(
 ) -> None:
     with pytest.raises(ValueError, match=f"^class_map: {re.escape(message)}$"):
         dp.match_classes(animal_data(ANIMALS[:3], ANIMALS[:3]), animal_classifier(ANIMALS, names), entries)
+
+
+def test_entries_for_no_class_of_the_data_are_told() -> None:
+    entries: dict[str, str | int] = {"elk": 4, "fox": 0, "gnu": "ant"}
+    with pytest.warns(UserWarning, match="^class_map: it has entries for 'fox', 'gnu', no class of zoo$"):
+        mapped = dp.match_classes(
+            animal_data(("elk",), ("elk",)), animal_classifier(ANIMALS, ANIMALS), entries
+        )
+    assert mapped.labels.tolist() == [4]
 
 
 @pytest.mark.parametrize(
@@ -368,13 +383,14 @@ def test_class_maps_that_are_no_texts(kind: str, tmp_path: Path) -> None:
     path, message = tmp_path / "map.yaml", "no such file: "
     if kind == "folder":
         path.mkdir()
+        message = f"{path} is a folder, expected a file$"
     elif kind == "large":
         with path.open("wb") as file:
             file.truncate(2**25)
-        message = ".* is larger than any class map"
+        message = ".* is longer than 4,194,304 bytes, the most for such a file"
     elif kind == "binary":
         path.write_bytes(b"\xff\xfe\x00\x01")
-        message = "cannot read "
+        message = ".* is no UTF-8 text: "
     with pytest.raises(ValueError, match=f"^class_map: {message}"):
         read_class_map(path)
 

@@ -53,7 +53,8 @@ def purify(pictures: tuple[Path, ...], out: Path, force: bool, **flags: Any) -> 
       diffproof purify holiday --denoiser cifar10 --image-size 32 \\
           --defense diffpure:t_star=0.1,solver=ddpm,steps=20 --out purified
     """
-    from diffproof.runs.purify import SETTINGS, SHEET, PurifySettings, prepare_purify
+    from diffproof.runs.purify import SHEET, PurifySettings, prepare_purify
+    from diffproof.runs.settings_file import SETTINGS
 
     settings = PurifySettings(**flags)
     purified = _purify(prepare_purify(settings, pictures, out, force=force))

@@ -16,7 +16,8 @@ import torch
 
 from diffproof.data.images import ImageData
 from diffproof.errors import ArgumentError
-from diffproof.files import expanded
+from diffproof.files import expanded, read_text
+from diffproof.wording import shortened
 
 # The class names of packaged networks, whose files do not hold them.
 PACKAGED = {
@@ -173,12 +174,7 @@ def _load(given: str) -> Any:
     text = given
     try:
         if not given.lstrip().startswith("{"):
-            path = expanded(given)
-            if not path.is_file():
-                raise ArgumentError("class_map", f"no such file: {path}")
-            if path.stat().st_size > _LARGEST:
-                raise ArgumentError("class_map", f"{path} is larger than any class map")
-            text = path.read_text(encoding="utf-8-sig")
+            text = read_text("class_map", expanded(given), _LARGEST).removeprefix("\ufeff")
         return json.loads(text, object_pairs_hook=_once) if text.lstrip().startswith("{") else load_yaml(text)
     except ArgumentError:
         raise
@@ -232,6 +228,8 @@ def _mapped(
 ) -> ImageData:
     """The data with the labels that a class map gives its classes."""
     plain: dict[str, list[str]] = {}
+    # An entry that points nowhere is a mistake, also if no class of this data needs it.
+    indices = {name: _index(value, name, owner, count, names) for name, value in entries.items()}
     for name in entries:
         plain.setdefault(_plain(name), []).append(name)
     label_of = torch.full((len(data.class_names),), -1)
@@ -244,10 +242,16 @@ def _mapped(
             raise ArgumentError(
                 "class_map", f"expected one entry for the class {_short(name)} of {data.name}, got {got}"
             )
-        index = _index(entries[alike[0]], alike[0], owner, count, names)
-        label_of[label] = index
+        index = label_of[label] = indices[alike[0]]
         if names is None:
             shown[index] = name
+    known = {*data.class_names, *map(_plain, data.class_names)}
+    unknown = [name for name in entries if known.isdisjoint((name, _plain(name)))]
+    if unknown:
+        warnings.warn(
+            f"class_map: it has entries for {shortened(map(repr, unknown), 3)}, no class of {data.name}",
+            stacklevel=3,
+        )
     mapped = copy.copy(data)
     mapped.labels, mapped.class_names = label_of[data.labels], tuple(shown)
     mapped.classes_named = names is not None

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from diffproof.data.encoded import EncodedPixels
 from diffproof.data.images import ImageData
 from diffproof.data.labels import Classes, classes_of
 from diffproof.errors import ArgumentError, printable
+from diffproof.files import check_file
 from diffproof.hub import quick_hub
 from diffproof.pictures import UnreadableError
 
@@ -48,7 +50,7 @@ def load_hub(source: str, split: str | None, default: str, image_size: int | Non
     column = _image_column(datasets, table, name)
     classes = _classes(datasets, table, name)
     table = table.cast_column(column, datasets.Image(decode=False))
-    pixels = TablePixels(table.select_columns(column), column, name, image_size)
+    pixels = TablePixels(table.select_columns(column), column, name, image_size, _folders(datasets, source))
     layout = f"{name}: {classes.note}" if classes.note else ""
     labels, names, named, _ = classes
     return ImageData(name, str(split), pixels, labels, names, classes_named=named, layout=layout)
@@ -71,6 +73,9 @@ def _quiet(datasets: Any) -> Iterator[None]:
 def _open(datasets: Any, source: str) -> dict[Any, Any]:
     """All splits of a source, by name."""
     path = Path(source)
+    for one in path.rglob("*") if path.is_dir() else ():
+        if not one.is_dir():
+            check_file("data", one)
     try:
         with _quiet(datasets):
             if (path / "dataset_dict.json").is_file() or (path / "state.json").is_file():
@@ -98,6 +103,17 @@ def _open(datasets: Any, source: str) -> dict[Any, Any]:
             f" (hf download --repo-type dataset {source}), or give the path of a parquet file or a folder",
         ) from None
     return dict(found) if isinstance(found, dict) else {str(found.split or "all"): found}
+
+
+def _folders(datasets: Any, source: str) -> list[str]:
+    """Where pictures may lie that rows of a source name by path: in its folder, of the Hub in its caches."""
+    from huggingface_hub import constants
+
+    path = Path(source)
+    own = [path if path.is_dir() else path.parent]
+    config = datasets.config
+    caches = [config.HF_DATASETS_CACHE, config.DOWNLOADED_DATASETS_PATH, constants.HF_HUB_CACHE]
+    return [os.path.realpath(folder) for folder in (own if path.exists() else caches)]
 
 
 def _image_column(datasets: Any, table: Any, name: str) -> str:
@@ -146,11 +162,14 @@ class TablePixels(EncodedPixels):
         column: the name of that column.
         data: the data set's name, for messages.
         image_size: see load_data.
+        folders: where the files may lie that rows name, links followed; the first is that of relative paths.
     """
 
-    def __init__(self, table: Any, column: str, data: str, image_size: int | None) -> None:
+    def __init__(
+        self, table: Any, column: str, data: str, image_size: int | None, folders: Sequence[str]
+    ) -> None:
         super().__init__(image_size)
-        self.table, self.column, self.data = table, column, data
+        self.table, self.column, self.data, self.folders = table, column, data, folders
 
     def __len__(self) -> int:
         return len(self.table)
@@ -167,7 +186,18 @@ class TablePixels(EncodedPixels):
             ) from None
         if image is None or image == {"bytes": None, "path": None}:
             raise UnreadableError("data", f"{self.name(index)} is missing")
-        return Path(image["path"]) if image["bytes"] is None else image["bytes"]
+        return self._file(index, image["path"]) if image["bytes"] is None else image["bytes"]
+
+    def _file(self, index: int, path: str) -> Path:
+        """A file that a row names, which may come from anybody: only one beside the table is opened."""
+        real = Path(os.path.realpath(os.path.join(self.folders[0], path)))
+        if not any(real.is_relative_to(folder) for folder in self.folders):
+            raise ArgumentError(
+                "data",
+                f"{self.name(index)} is the path {printable(path, 160)}, expected its bytes or a file in"
+                f" {self.folders[0]}",
+            )
+        return real
 
     def name(self, index: int) -> str:
         """Its row."""

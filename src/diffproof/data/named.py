@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -10,7 +11,7 @@ from diffproof.data.digits import load_digits
 from diffproof.data.images import ImageData
 from diffproof.data.indices import choose
 from diffproof.errors import ArgumentError
-from diffproof.files import expanded, named, warn_of_path
+from diffproof.files import check_file, expanded, named, warn_of_path
 
 
 class HubName(NamedTuple):
@@ -103,6 +104,8 @@ def _open(source: str, split: str | None, default: str, image_size: int | None, 
         warn_of_path("data", source, f"the Hub's {named.id}")
         wanted = split or (named.test if default == "test" else default)
         return load_hub(named.id, wanted, default, image_size or named.image_size)
+    if os.path.lexists(path) and not path.is_dir():
+        check_file("data", path)
     file = path.suffix == ".parquet" or source.startswith((".", "/", "~"))
     if path.is_dir():
         from diffproof.data.folders import load_folder
