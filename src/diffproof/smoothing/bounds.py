@@ -1,16 +1,28 @@
-"""Exact binomial bounds and the certified radii they give, in float64 (Cohen et al. 2019, section 3.2)."""
+"""Binomial bounds and the certified radii they give, rounded outward (Cohen et al. 2019, section 3.2)."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from enum import StrEnum
+from fractions import Fraction
+from math import nextafter
 from typing import NamedTuple
 
-from scipy.special import betaincinv, ndtri
-
-from diffproof.checks import check_at_least, check_member, check_positive, check_probability
+from diffproof.checks import (
+    check_at_least,
+    check_member,
+    check_not_negative,
+    check_positive,
+    check_probability,
+)
 from diffproof.errors import ArgumentError
-from diffproof.intervals import sign_test
+from diffproof.smoothing.outward import (
+    binomial_bound_below,
+    float_above,
+    float_below,
+    normal_quantile_below,
+    tail_at_most,
+)
 
 
 class Bound(StrEnum):
@@ -38,38 +50,40 @@ class RadiusBound(NamedTuple):
 
 
 def lower_bound(count: int, n: int, alpha: float) -> float:
-    """One-sided Clopper–Pearson lower confidence bound of a binomial proportion.
+    """One-sided Clopper–Pearson lower confidence bound of a binomial proportion, rounded down.
 
     The true proportion lies below it with probability at most alpha. count = n gives alpha^(1/n).
 
     Raises:
         ValueError: n < 1, count outside [0, n], or alpha outside (0, 1).
     """
-    _check_counts(count, n, alpha)
-    # The quantile of Beta(count, n − count + 1) itself: a root search on 1 − alpha loses a small alpha.
-    return float(betaincinv(count, n - count + 1, alpha)) if count else 0.0
+    n = check_at_least("n", n, 1)
+    alpha = check_probability("alpha", alpha)
+    if not 0 <= count <= n:
+        raise ArgumentError("count", f"expected 0 ≤ count ≤ n = {n}, got {count}")
+    return binomial_bound_below(int(count), n, alpha)
 
 
 def upper_bound(count: int, n: int, alpha: float) -> float:
-    """One-sided Clopper–Pearson upper confidence bound; the mirror image of `lower_bound`."""
-    return 1.0 - lower_bound(n - count, n, alpha)
-
-
-def _check_counts(count: int, n: int, alpha: float) -> None:
-    check_at_least("n", n, 1)
-    check_probability("alpha", alpha)
-    if not 0 <= count <= n:
-        raise ArgumentError("count", f"expected 0 ≤ count ≤ n = {n}, got {count}")
+    """One-sided Clopper–Pearson upper confidence bound, rounded up; the mirror image of `lower_bound`."""
+    return float_above(1 - Fraction(lower_bound(n - count, n, alpha)))
 
 
 def radius_bound(
-    counts: Sequence[int], label: int, alpha: float, sigma: float, bound: Bound | str = Bound.ONE_SIDED
+    counts: Sequence[int],
+    label: int,
+    alpha: float,
+    sigma: float,
+    bound: Bound | str = Bound.ONE_SIDED,
+    *,
+    failure_mass: float = 0.0,
 ) -> RadiusBound:
     """The ℓ2 radius that counts of smoothed labels prove for a label chosen beforehand.
 
     One-sided: radius = sigma·Φ⁻¹(p_A), p_A at confidence 1 − alpha. Two-sided: radius =
     sigma/2·(Φ⁻¹(p_A) − Φ⁻¹(p_B)), p_A at alpha/2 and p_B the largest of the C − 1 other classes' upper
-    bounds at alpha/(2(C − 1)) each (union bound), or 1 − p_A if that is smaller.
+    bounds at alpha/(2(C − 1)) each (union bound), or 1 − p_A if that is smaller. Every number is rounded to
+    the safe side, so that the float radius is at most the exact one.
 
     Args:
         counts: draws by class, of the estimation sample.
@@ -77,6 +91,8 @@ def radius_bound(
         alpha: failure probability, in (0, 1).
         sigma: noise level, > 0; the radius is in its unit.
         bound: see Bound.
+        failure_mass: the probability, at most, that a draw's noise is not what the theorem says, whatever its
+            label then is: p_A is lower and p_B higher by it; in [0, 1).
 
     Returns:
         Bounds and radius; the radius is 0 where p_A ≤ p_B, which means abstention.
@@ -84,21 +100,27 @@ def radius_bound(
     Raises:
         ValueError: alpha, sigma, label or counts out of range, or an unknown bound.
     """
-    check_positive("sigma", sigma)
-    check_probability("alpha", alpha)
+    sigma = check_positive("sigma", sigma)
+    alpha = check_probability("alpha", alpha)
+    failures = Fraction(check_not_negative("failure_mass", failure_mass))
     n = sum(counts)
     if not 0 <= label < len(counts):
         raise ArgumentError("label", f"expected 0 ≤ label < {len(counts)}, got {label}")
-    if as_bound(bound) is Bound.ONE_SIDED:
-        p_a = lower_bound(counts[label], n, alpha)
-        p_b = 1.0 - p_a
-    else:
-        p_a = lower_bound(counts[label], n, alpha / 2)
+    one_sided = as_bound(bound) is Bound.ONE_SIDED
+    hits = lower_bound(counts[label], n, alpha if one_sided else alpha / 2)
+    p_a = max(0.0, float_below(Fraction(hits) - failures))
+    p_b = float_above(1 - Fraction(p_a))
+    if not one_sided:
         others = [count for other, count in enumerate(counts) if other != label]
-        p_b = min(1.0 - p_a, upper_bound(max(others), n, alpha / (2 * len(others))))
+        share = nextafter(alpha / (2 * len(others)), 0.0)
+        p_b = min(p_b, float_above(Fraction(upper_bound(max(others), n, share)) + failures))
     if p_a <= p_b:
         return RadiusBound(p_a, p_b, 0.0)
-    return RadiusBound(p_a, p_b, float(sigma * (ndtri(p_a) - ndtri(p_b)) / 2))
+    quantiles = normal_quantile_below(Fraction(p_a)), normal_quantile_below(1 - Fraction(p_b))
+    if quantiles[0] + quantiles[1] <= 0:
+        return RadiusBound(p_a, p_b, 0.0)
+    exact = Fraction(sigma) * (Fraction(quantiles[0]) + Fraction(quantiles[1])) / 2
+    return RadiusBound(p_a, p_b, max(0.0, float_below(exact)))
 
 
 def largest_radius(
@@ -122,4 +144,4 @@ def prediction(counts: Sequence[int], alpha: float) -> int | None:
     first, second = counts[order[0]], counts[order[1]]
     if first + second == 0:
         raise ArgumentError("counts", "expected at least one draw, got none")
-    return order[0] if min(1.0, 2 * sign_test(first, second)) <= alpha else None
+    return order[0] if tail_at_most(first, first + second, 0.5, alpha / 2) else None
