@@ -50,6 +50,7 @@ class Denoiser(nn.Module):
         null_label: the label that stands for "unconditional", or None if there is none.
             `estimate` takes it among its labels.
         sigmas: the noise levels it was trained at, ascending float64, or None if continuous.
+        origin: the name and settings that the levels are computed from; None where they are given.
         first_timestep: the number that sigmas[0] has in the model's own counting of timesteps.
         sigma_min: the least sigma that it takes, inclusive.
         sigma_max: the largest sigma that it takes, inclusive.
@@ -62,6 +63,7 @@ class Denoiser(nn.Module):
     class_names: tuple[str, ...] | None = None
     null_label: int | None = None
     sigmas: Tensor | None = None
+    origin: str | None = None
     first_timestep: int = 0
     sigma_min: float = 0.0
     sigma_max: float = float("inf")
@@ -254,8 +256,11 @@ class Denoiser(nn.Module):
         return self.nearest_index(sigma) + self.first_timestep
 
     def describe(self) -> str:
-        """What defines the function besides its tensors, for the hash in certificates."""
-        levels = None if self.sigmas is None else self.sigmas.tolist()
+        """What defines the function besides its tensors, for the hash in certificates: on any machine the same."""
+        levels = None
+        if self.sigmas is not None:
+            # Whoever gave them may have computed them, with a last bit in float64 that is the machine's own.
+            levels = f"{self.origin or self.sigmas.float().tolist()} from {self.first_timestep}"
         return (
             f"classes {self.num_classes}, null {self.null_label}, images {self.image_shape}, sigmas {levels}"
         )

@@ -54,6 +54,11 @@ class EDMSchedule:
     first_timestep: int = field(default=0, init=False)
 
     @property
+    def origin(self) -> str:
+        """Its settings."""
+        return repr(self)
+
+    @property
     def sigma_range(self) -> tuple[float, float]:
         """The two ends, over σ_data."""
         return self.sigma_low / _DATA_STD, self.sigma_high / _DATA_STD

@@ -57,9 +57,12 @@ class GaussianMixtureDenoiser(Denoiser):
             self.sigmas = torch.tensor(check_levels("sigmas", sigmas), dtype=torch.float64)
             self.sigma_min, self.sigma_max = float(self.sigmas[0]), float(self.sigmas[-1])
         self.register_buffer("means", means.double().reshape(components, dimension))
-        self.register_buffer("variances", variances.clamp(min=0.0))
-        self.register_buffer("axes", axes)
-        self.register_buffer("log_weights", weight.log())
+        # What is given is the state; what is computed of it may differ in the last bit between machines.
+        self.register_buffer("covariances", covariances.double())
+        self.register_buffer("weights", weight)
+        self.register_buffer("variances", variances.clamp(min=0.0), persistent=False)
+        self.register_buffer("axes", axes, persistent=False)
+        self.register_buffer("log_weights", weight.log(), persistent=False)
         self.register_buffer(
             "labels", None if component_labels is None else torch.tensor(list(component_labels))
         )

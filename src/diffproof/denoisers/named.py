@@ -106,10 +106,10 @@ def _load_empirical(spec: str, rest: str) -> EmpiricalDenoiser:
         raise ArgumentError("denoiser", f"{spec!r} has no image of class {data.class_names[min(missing)]}")
     images, labels = data
     name, timesteps = _SCHEDULE
-    sigmas = named_schedule(name, timesteps=timesteps).sigmas
-    assert sigmas is not None
+    schedule = named_schedule(name, timesteps=timesteps)
     # A schedule counts in units of [−1, 1] pixels.
-    denoiser = EmpiricalDenoiser(images, labels, sigmas=sigmas / 2).eval()
+    denoiser = EmpiricalDenoiser(images, labels, sigmas=schedule.sigmas / 2).eval()
+    denoiser.origin = schedule.origin
     denoiser.class_names = data.class_names if data.classes_named else None
     return denoiser
 

@@ -103,6 +103,7 @@ class NetworkDenoiser(Denoiser):
         self.null_label = None if null_label is None else check_at_least("null_label", null_label, 0)
         self._scale = data_range[1] - data_range[0]
         self.sigmas = None if schedule.sigmas is None else schedule.sigmas / self._scale
+        self.origin = getattr(schedule, "origin", None)
         self.first_timestep = schedule.first_timestep
         self.sigma_min, self.sigma_max = (sigma / self._scale for sigma in schedule.sigma_range)
 
@@ -165,7 +166,12 @@ class NetworkDenoiser(Denoiser):
 
     def describe(self) -> str:
         """The adapter's conventions with the schedule's."""
-        schedule = type(self.schedule).__name__ if self.sigmas is not None else repr(self.schedule)
+        own = type(self.schedule)
+        schedule = own.__name__
+        if self.sigmas is None:
+            # What Python says of an object by itself is its address.
+            told = None if own.__repr__ is object.__repr__ else repr(self.schedule)
+            schedule = self.origin or told or f"{schedule} {torch.tensor(self.schedule.sigma_range).tolist()}"
         return f"{super().describe()}, {self.prediction.value}, data {self.data_range}, {schedule}"
 
     def start_timestep(self, sigma: float) -> float:

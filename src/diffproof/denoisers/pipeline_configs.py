@@ -28,6 +28,15 @@ _SCHEDULERS = (
 )
 # Their settings that say what a network was trained for; all others of theirs only guide sampling.
 _TRAINED = ("trained_betas", "rescale_betas_zero_snr", "use_flow_sigmas", "prediction_type")
+# Those that its noise levels are computed from.
+_LEVELS = (
+    "num_train_timesteps",
+    "beta_start",
+    "beta_end",
+    "beta_schedule",
+    "trained_betas",
+    "rescale_betas_zero_snr",
+)
 # What old versions of diffusers and moving averages of weights leave behind, to no effect.
 _OLD = ("predict_epsilon", "tensor_format", "timestep_values", "timesteps")
 _AVERAGES = ("decay", "inv_gamma", "min_decay", "optimization_step", "power", "update_after_step")
@@ -168,7 +177,8 @@ def read_training(path: Path, kind: str | None) -> Training:
         # The last timestep sees noise alone, which is no image at any finite sigma.
         bar = bar[:-1]
     try:
-        schedule = DiscreteSchedule(bar)
+        made = {name: scheduler.config[name] for name in _LEVELS if name in scheduler.config}
+        schedule = DiscreteSchedule(bar, origin=f"{kind} {made}")
     except ArgumentError as error:
         raise ArgumentError("denoiser", f"the noise levels (ᾱ) by {path}: {error.problem}") from None
     return Training(schedule, prediction, scheduler.config.get("variance_type"))

@@ -37,6 +37,10 @@ class Schedule(Protocol):
         """Trained noise levels σ', ascending float64, or None if continuous."""
 
     @property
+    def origin(self) -> str | None:
+        """The name and settings that it is computed from, for hashes; None for `sigmas` that are given."""
+
+    @property
     def first_timestep(self) -> int:
         """The number of the lowest level in the model's own counting."""
 
@@ -63,6 +67,8 @@ class DiscreteSchedule:
         first_timestep: how the authors count the first of them: 0 (guided-diffusion) or 1 (papers, and
             DensePure's CIFAR-10 code). Only the step rules depend on it; networks are indexed from 0.
         analytic: σ' to fractional 1-based timestep where ᾱ has a formula; None uses the nearest in the table.
+        origin: the name and settings that ᾱ is computed from: another machine's cosine may differ in the last
+            bit, so hashes hold these in its place. None where the table itself is given.
 
     Raises:
         ValueError: ᾱ is not strictly decreasing in (0, 1), or β lies outside (0, 1).
@@ -71,6 +77,7 @@ class DiscreteSchedule:
     alphas_cumprod: Tensor
     first_timestep: int = 0
     analytic: Callable[[float], float] | None = None
+    origin: str | None = None
     sigmas: Tensor = field(init=False)
 
     def __post_init__(self) -> None:
@@ -83,8 +90,10 @@ class DiscreteSchedule:
         object.__setattr__(self, "sigmas", torch.sqrt(1 / bar - 1))
 
     @classmethod
-    def from_betas(cls, betas: Tensor | Sequence[float], first_timestep: int = 0) -> DiscreteSchedule:
-        """From the chain's β table: ᾱ_t = Π(1 − β)."""
+    def from_betas(
+        cls, betas: Tensor | Sequence[float], first_timestep: int = 0, *, origin: str | None = None
+    ) -> DiscreteSchedule:
+        """From the chain's β table: ᾱ_t = Π(1 − β); other arguments as of the class."""
         table = as_numbers("betas", betas, torch.float64)
         if table.ndim != 1 or len(table) == 0:
             raise ArgumentError("betas", f"expected a table of β, got shape {tuple(table.shape)}")
@@ -92,7 +101,7 @@ class DiscreteSchedule:
             raise ArgumentError(
                 "betas", f"expected values in (0, 1), got {float(table.min())} to {float(table.max())}"
             )
-        return cls(torch.cumprod(1 - table, 0), first_timestep)
+        return cls(torch.cumprod(1 - table, 0), first_timestep, origin=origin)
 
     @classmethod
     def linear(cls, timesteps: int = 1000, start: float = 1e-4, end: float = 0.02) -> DiscreteSchedule:
@@ -109,7 +118,8 @@ class DiscreteSchedule:
         check_at_least("timesteps", timesteps, 1, MOST_TIMESTEPS)
         check_probability("start", start)
         check_probability("end", end)
-        return cls.from_betas(torch.linspace(start, end, timesteps, dtype=torch.float64))
+        betas = torch.linspace(start, end, timesteps, dtype=torch.float64)
+        return cls.from_betas(betas, origin=_origin("linear", timesteps, start=start, end=end))
 
     @classmethod
     def scaled_linear(
@@ -129,7 +139,7 @@ class DiscreteSchedule:
         check_probability("start", start)
         check_probability("end", end)
         roots = torch.linspace(math.sqrt(start), math.sqrt(end), timesteps, dtype=torch.float64)
-        return cls.from_betas(roots**2)
+        return cls.from_betas(roots**2, origin=_origin("scaled_linear", timesteps, start=start, end=end))
 
     @classmethod
     def cosine(
@@ -159,7 +169,8 @@ class DiscreteSchedule:
             angle = math.asin(at_zero / math.sqrt(1 + sigma**2))
             return timesteps * (1 - 2 * (1 + offset) / math.pi * angle)
 
-        return cls(torch.cumprod(1 - betas, 0), first_timestep, analytic)
+        origin = _origin("cosine", timesteps, offset=offset, max_beta=max_beta)
+        return cls(torch.cumprod(1 - betas, 0), first_timestep, analytic, origin)
 
     @property
     def sigma_range(self) -> tuple[float, float]:
@@ -185,6 +196,12 @@ class DiscreteSchedule:
         return torch.rsqrt(1 + sigma**2)
 
 
+def _origin(name: str, timesteps: int, **settings: float) -> str:
+    """A schedule as hashes have it."""
+    values = "".join(f", {setting} {float(value)!r}" for setting, value in settings.items())
+    return f"{name}, timesteps {int(timesteps)}{values}"
+
+
 @dataclass(frozen=True)
 class VariancePreservingSchedule:
     """Continuous VP-SDE with β(t) = β_min + t(β_max − β_min) on (0, 1] (Song et al. 2021, eq. 11, 32).
@@ -207,6 +224,11 @@ class VariancePreservingSchedule:
     time_scale: float = 999.0
     sigmas: None = field(default=None, init=False)
     first_timestep: int = field(default=0, init=False)
+
+    @property
+    def origin(self) -> str:
+        """Its settings."""
+        return repr(self)
 
     def __post_init__(self) -> None:
         check_not_negative("beta_min", self.beta_min)
@@ -266,6 +288,11 @@ class VarianceExplodingSchedule:
     sigma_high: float = 50.0
     sigmas: None = field(default=None, init=False)
     first_timestep: int = field(default=0, init=False)
+
+    @property
+    def origin(self) -> str:
+        """Its settings."""
+        return repr(self)
 
     def __post_init__(self) -> None:
         check_positive("sigma_low", self.sigma_low)

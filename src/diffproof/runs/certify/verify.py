@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,6 +23,9 @@ from diffproof.wording import counted, part_of
 # Draws that may fall to another label when drawn again, by floating-point ties between machines.
 TOLERATED_FLIPS = 2
 TOLERATED_SHARE = 0.001
+
+# Relative: noise levels computed on another machine may differ in their last bits.
+_ROUNDING = 1e-9
 
 T = TypeVar("T")
 
@@ -187,12 +191,32 @@ def failures_of_counts(result: ImageResult, settings: CertifySettings, identity:
 
 def _unlike(results: Sequence[ImageResult]) -> list[str]:
     """What certificates of one run must have in common and do not."""
-    ways: dict[str, set[Any]] = {
-        "numbers of classes": {len(result.certificate.counts) for result in results},
-        "settings of the defence": {str(result.certificate.settings) for result in results},
-        "noise levels of the denoiser": {result.certificate.grid_sigma for result in results},
+    certificates = [result.certificate for result in results]
+    ways: dict[str, list[Any]] = {
+        "numbers of classes": [len(one.counts) for one in certificates],
+        "settings of the defence": [one.settings for one in certificates],
+        "noise levels of the denoiser": [one.grid_sigma for one in certificates],
     }
-    return [f"certificates with {len(values)} {what}" for what, values in ways.items() if len(values) > 1]
+    found = []
+    for what, values in ways.items():
+        different: list[Any] = []
+        for value in values:
+            if not any(same(value, other) for other in different):
+                different.append(value)
+        if len(different) > 1:
+            found.append(f"certificates with {len(different)} {what}")
+    return found
+
+
+def same(one: Any, other: Any) -> bool:
+    """Whether two values, or all that two lists or mappings hold, are equal but for the rounding of floats."""
+    if isinstance(one, float) and isinstance(other, float):
+        return math.isclose(one, other, rel_tol=_ROUNDING)
+    if isinstance(one, dict) and isinstance(other, dict):
+        return one.keys() == other.keys() and all(same(one[name], other[name]) for name in one)
+    if isinstance(one, list) and isinstance(other, list):
+        return len(one) == len(other) and all(map(same, one, other))
+    return bool(one == other)
 
 
 def failures_of(result: ImageResult, job: CertifyRun, identity: Identity) -> list[str]:
@@ -202,9 +226,9 @@ def failures_of(result: ImageResult, job: CertifyRun, identity: Identity) -> lis
         found.append(f"its counts are not those of {job.smoothed.num_classes} classes")
     if not identity.indices and result.image_index not in job.indices:
         found.append("the run has no such image")
-    if certificate.grid_sigma != job.smoothed.grid_sigma:
+    if not same(certificate.grid_sigma, job.smoothed.grid_sigma):
         found.append(f"grid_sigma is {certificate.grid_sigma}, the denoiser's is {job.smoothed.grid_sigma}")
-    if certificate.settings != job.smoothed.certificate_settings():
+    if not same(certificate.settings, job.smoothed.certificate_settings()):
         found.append("it was made by a defence with other settings")
     if certificate.weights_hash != job.smoothed.weights_hash():
         found.append("the weights are not those it was made with")
