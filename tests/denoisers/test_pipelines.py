@@ -13,6 +13,7 @@ import torch
 import diffproof as dp
 from diffproof.convert import convert
 from diffproof.denoisers.diffusers import load
+from helpers.libm import other_libm
 
 STEPS = 40
 # Larger than by default, so that 40 of them hide an image.
@@ -124,6 +125,28 @@ def test_levels_and_estimates_are_those_of_diffusers(tmp_path: Path, name: str) 
     settings, prediction = ACCEPTED[name]
     network = save_pipeline(tmp_path, **settings)
     check_agreement(tmp_path, network, prediction)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ({}, {"beta_end": 0.300001}),
+        ({"beta_schedule": "squaredcos_cap_v2"}, {"beta_schedule": "sigmoid"}),
+        ({"kind": "DDIMScheduler", "rescale_betas_zero_snr": True}, {"kind": "DDIMScheduler"}),
+        ({"trained_betas": [0.1] * STEPS}, {"trained_betas": [0.1] * (STEPS - 1) + [0.1 + 2**-56]}),
+    ],
+)
+def test_hashes_hold_the_settings_of_the_levels(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, one: dict[str, Any], other: dict[str, Any]
+) -> None:
+    save_pipeline(tmp_path / "one", **one)
+    save_pipeline(tmp_path / "other", **other)
+    here = load(str(tmp_path / "one"))
+    assert load(str(tmp_path / "other")).describe() != here.describe()
+    # What only guides sampling is no part of the function.
+    in_scheduler(clip_sample=False)(tmp_path / "one")
+    other_libm(monkeypatch)
+    assert load(str(tmp_path / "one")).describe() == here.describe()
 
 
 def check_agreement(folder: Path, network: Any, prediction: str) -> None:

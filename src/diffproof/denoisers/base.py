@@ -256,7 +256,7 @@ class Denoiser(nn.Module):
         return self.nearest_index(sigma) + self.first_timestep
 
     def describe(self) -> str:
-        """What defines the function besides its tensors, for the hash in certificates: on any machine the same."""
+        """What defines the function besides its tensors, for hashes: the same on any machine."""
         levels = None
         if self.sigmas is not None:
             # Whoever gave them may have computed them, with a last bit in float64 that is the machine's own.

@@ -6,7 +6,6 @@ import math
 from collections.abc import Sequence
 from enum import StrEnum
 
-import torch
 from torch import Tensor
 
 from diffproof.checks import check_at_least, check_levels

@@ -209,7 +209,7 @@ def _unlike(results: Sequence[ImageResult]) -> list[str]:
 
 
 def same(one: Any, other: Any) -> bool:
-    """Whether two values, or all that two lists or mappings hold, are equal but for the rounding of floats."""
+    """Whether two values, or what two lists or mappings hold, are equal but for rounding of floats."""
     if isinstance(one, float) and isinstance(other, float):
         return math.isclose(one, other, rel_tol=_ROUNDING)
     if isinstance(one, dict) and isinstance(other, dict):
