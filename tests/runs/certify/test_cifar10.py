@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+import shutil
 import sqlite3
 from pathlib import Path
 
@@ -13,10 +14,13 @@ import torch
 import diffproof as dp
 from diffproof.cli.main import run
 from diffproof.weights import load_weights, packaged
-from helpers.paths import SHARED
+from helpers.libm import other_libm
+from helpers.paths import ROOT, SHARED
+from helpers.runs import rows
 
 IMAGES = SHARED / "data" / "cifar10" / "test-first512.parquet"
 RESNETS = SHARED / "models" / "cifar10"
+RESULTS = ROOT / "docs" / "results" / "resnet56"
 NEEDS_SHARED = pytest.mark.skipif(
     not (IMAGES.is_file() and RESNETS.is_dir()), reason="no ../shared with CIFAR-10 beside the repository"
 )
@@ -114,3 +118,34 @@ def test_certification_from_local_files(
         assert sum(certificate["counts"]) == 20
     assert run(["verify", str(tmp_path / "run"), "--resample", "1", "--trust"]) == 0
     assert "2 certificates hold, 1 drawn again" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+@NEEDS_SHARED
+@pytest.mark.parametrize("name", ["none-0.25", "dds-0.25"])
+def test_the_runs_beside_the_results_hold_and_continue_on_any_machine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    folder = shutil.copytree(RESULTS / name, tmp_path / name)
+    before = rows(folder)
+    # Their paths begin there.
+    monkeypatch.chdir(ROOT)
+    other_libm(monkeypatch)
+    assert run(["verify", str(folder), "--trust"]) == 0
+    assert "128 certificates hold" in capsys.readouterr().out
+    assert run(["certify", "--config", str(folder / "settings.yaml"), "--out", str(folder)]) == 0
+    assert rows(folder) == before
+
+
+def test_runs_of_the_same_networks_beside_the_results_have_the_same_hash() -> None:
+    hashes: dict[str, set[str]] = {}
+    for folder in sorted(RESULTS.iterdir()):
+        with sqlite3.connect(folder / "results.sqlite") as connection:
+            ((settings, found),) = connection.execute("SELECT json, weights_hash FROM settings")
+            certificates = connection.execute("SELECT certificate FROM images").fetchall()
+        assert {json.loads(text)["weights_hash"] for (text,) in certificates} == {found}
+        networks = {name: json.loads(settings).get(name) for name in ("classifier", "denoiser")}
+        hashes.setdefault(str(networks), set()).add(found)
+    assert len(hashes) == 8
+    assert all(len(found) == 1 for found in hashes.values())
+    assert len(set.union(*hashes.values())) == 8
