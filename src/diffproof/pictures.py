@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from torch import Tensor
 from diffproof.errors import ArgumentError, printable
 from diffproof.files import check_file, replacing
 from diffproof.formats import in_place_of_file
+from diffproof.wording import counted, shortened
 
 # PIL modes of 8 bits a channel, and those that carry their own transparency.
 _MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "LAB")
@@ -31,9 +32,9 @@ _SMALLEST, _FONT_SIZE, _GAP = 64, 13, 6
 class UnreadableError(ArgumentError):
     """The error of a picture that cannot be read."""
 
-    def with_remedy(self) -> UnreadableError:
-        """The same of an image of a data set, with the way to do without it."""
-        return UnreadableError("data", f"{self.problem}{_REMEDY}")
+    def with_remedy(self, argument: str) -> UnreadableError:
+        """The same of an image that an argument named, with the way to do without it."""
+        return UnreadableError(argument, f"{self.problem}{_REMEDY}")
 
     @property
     def reason(self) -> str:
@@ -42,6 +43,23 @@ class UnreadableError(ArgumentError):
 
 
 _REMEDY = "; --skip-unreadable leaves such pictures out"
+
+
+def left_out(argument: str, reasons: Collection[str], whole: int, source: str) -> str:
+    """What is said of pictures that are left out, one at least.
+
+    Args:
+        argument: what named them.
+        reasons: what is wrong with each.
+        whole: how many pictures there were.
+        source: where.
+
+    Raises:
+        ValueError: none can be read.
+    """
+    if len(reasons) == whole:
+        raise ArgumentError(argument, f"none of {counted(whole, 'picture')} of {source} can be read")
+    return f"{counted(len(reasons), 'unreadable picture')} of {whole:,} left out: {shortened(reasons, 3)}"
 
 
 def read_picture(

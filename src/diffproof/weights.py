@@ -245,13 +245,21 @@ def no_larger_than(values: int) -> Iterator[None]:
     Raises:
         ValueError: the parameters are more than twice as many, small networks aside.
     """
-    left = _TIMES_ITS_FILE * values + _MORE
+    problem = f"the network asks for more parameters than the file's {values:,}"
+    with parameters_within(_TIMES_ITS_FILE * values + _MORE, ArgumentError("weights", problem)):
+        yield
+
+
+@contextmanager
+def parameters_within(most: float, error: ArgumentError) -> Iterator[None]:
+    """Within this block, building networks with more parameters than these raises an error, at once."""
+    left = most
 
     def count(module: nn.Module, name: str, parameter: Any) -> None:
         nonlocal left
         left -= 1 if parameter is None else parameter.numel()
         if left < 0:
-            raise ArgumentError("weights", f"the network asks for more parameters than the file's {values:,}")
+            raise error
 
     hook = nn.modules.module.register_module_parameter_registration_hook(count)
     try:

@@ -236,3 +236,33 @@ def test_choices_that_are_refused(
 )
 def test_reports_name_networks_without_their_folders(spec: str, short: str) -> None:
     assert short_spec(spec) == short
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", ["train classifier", "train denoiser", "train guide", "finetune"])
+def test_measuring_on_training_images_is_told(
+    place: Path, capsys: pytest.CaptureFixture[str], command: str
+) -> None:
+    images, labels = dp.load_data("few.npz")
+    other, _ = dp.load_data("digits", "train", indices="0:20")
+    for name, chosen in (
+        ("same", images[:20]),
+        ("half", torch.cat([other[:10], images[:10]])),
+        ("new", other),
+    ):
+        np.savez(f"{name}.npz", images=chosen.numpy(), labels=labels[:20].numpy())
+    more = {
+        "train denoiser": "--channels 8",
+        "train guide": "--inner-steps 1",
+        "finetune": "--classifier digits --denoiser digits --sigma 0.5",
+    }
+    line = f"{command} --data few.npz --iterations 1 --batch-size 4 --force --out w.safetensors"
+    line += f" {more.get(command, '')}"
+    for name, shared in (("same", 20), ("half", 10), ("new", 0)):
+        capsys.readouterr()
+        assert run([*line.split(), "--test-data", f"{name}.npz"]) == 0
+        told = [text for text in warnings_of(capsys) if text.startswith("test_data")]
+        assert told == [
+            f"test_data: {shared} of 20 images are among the training images: what is measured on them says"
+            " nothing of other images"
+        ] * (shared > 0)

@@ -255,6 +255,32 @@ def test_one_bad_picture_refuses_all_before_anything_is_written(
     assert line.startswith(f"pictures: {bad} {message}")
 
 
+def test_unreadable_pictures_are_left_out_and_said(
+    tmp_path: Path, pictures: Path, refused: Refused, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(purify_words(pictures, tmp_path / "whole")) == 0
+    (pictures / "z\n.png").write_text("none")
+    (pictures / "zz.png").symlink_to(pictures / "nothing")
+    line = purify_words(pictures, tmp_path / "out")
+    assert refused(line).endswith("; --skip-unreadable leaves such pictures out")
+    assert run([*line, "--skip-unreadable"]) == 0
+    printed = capsys.readouterr()
+    assert f"warning: pictures: 2 unreadable pictures of 7 left out: {pictures}/z .png" in printed.err
+    assert f"broken link: {pictures}/zz.png leads to no file" in printed.err
+    assert "written: 5 purified pictures" in printed.out
+    assert {name: (tmp_path / "out" / name).read_bytes() for name in NAMES} == {
+        name: (tmp_path / "whole" / name).read_bytes() for name in NAMES
+    }
+    lines = (tmp_path / "out" / "settings.yaml").read_text().splitlines()
+    assert "skip_unreadable: true" in lines
+    assert [line[:12] for line in lines[-2:]] == ["# Left out: "] * 2
+    for path in pictures.rglob("*.png"):
+        path.unlink()
+    (pictures / "z.png").write_text("none")
+    message = f"pictures: none of 1 picture of {pictures} can be read"
+    assert refused([*purify_words(pictures, tmp_path / "none"), "--skip-unreadable"]) == message
+
+
 @pytest.mark.parametrize(
     ("size", "channels", "message"),
     [

@@ -67,6 +67,7 @@ def finetune(
         diffusion = load_denoiser(denoiser).to(device)
     chosen, test, record = options.images()
     more = options.extra_images(extra_data)
+    options.warn_of_shared(test, chosen, more)
     told = options.told(record, start=classifier, extra=more)
     images, extra, held_out = (
         found and match_classes(found, model, class_map).fitting(diffusion, model)

@@ -12,6 +12,7 @@ from diffproof.cli.config import config_option
 from diffproof.cli.defense_options import defense_options
 from diffproof.cli.flags import command, device_option, precision_option
 from diffproof.cli.paths import PATH
+from diffproof.cli.run_options import skip_unreadable_option
 from diffproof.cli.screen import Rows, said, show
 from diffproof.wording import counted
 
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     type=int,
     help="Resize pictures to this shorter side, then crop a square. [default: no]",
 )
+@skip_unreadable_option
 @click.option("--seed", default=0, help="Seed all noise with this integer, in [0, 2^64).")
 @click.option(
     "--batch-size", default=64, help="Purify at most this many at once, ≥ 1; this changes no result."

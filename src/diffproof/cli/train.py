@@ -88,6 +88,7 @@ def denoiser(
     settings = options.settings()
     images, held_out, record = options.images(labelled=False)
     extra = options.extra_images(extra_data, labelled=images.labelled)
+    options.warn_of_shared(held_out, images, extra)
     data = Mixture(images, extra, extra_share=extra_share, flip=options.flip)
     unet = UNetSettings(widths, layers, dropout, patch, attention, multi_head)
     description = describe_denoiser(images, unet, schedule, timesteps)
@@ -259,6 +260,7 @@ def _train_classifier(
 
     settings = options.settings()
     images, held_out, record = options.images()
+    options.warn_of_shared(held_out, images)
     if spec is None:
         _check_new(images, held_out)
         start, description = None, describe_classifier(images, width)

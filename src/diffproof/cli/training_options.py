@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from diffproof.cli.flags import Names, device_option, refuse_given
 from diffproof.cli.paths import PATH
 from diffproof.cli.run_options import choice_options, skip_unreadable_option, tell_layout
 from diffproof.errors import ArgumentError, printable
+from diffproof.wording import part_of
 
 if TYPE_CHECKING:
     import torch
@@ -214,6 +216,20 @@ class TrainingOptions:
                 default_split="train",
                 labelled=labelled,
                 skip_unreadable=self.skip_unreadable,
+            )
+
+    def warn_of_shared(self, test: ImageData | None, *training: ImageData | None) -> None:
+        """Say how many images of --test-data are among the training images, if any are."""
+        from diffproof.data.trained_on import shared_images
+
+        if test is None or self.test_data is None:
+            return
+        shared = shared_images(test, *training)
+        if shared:
+            warnings.warn(
+                f"test_data: {part_of(shared, len(test), 'image')} among the training images:"
+                " what is measured on them says nothing of other images",
+                stacklevel=2,
             )
 
     def torch_device(self) -> torch.device:

@@ -76,7 +76,7 @@ def _as_data() -> Iterator[None]:
         with renamed({"pictures": "data"}):
             yield
     except UnreadableError as error:
-        raise error.with_remedy() from None
+        raise error.with_remedy("data") from None
 
 
 class FilePixels(EncodedPixels):

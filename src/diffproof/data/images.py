@@ -11,9 +11,8 @@ import torch
 from torch import Tensor
 
 from diffproof.errors import ArgumentError
-from diffproof.pictures import UnreadableError
+from diffproof.pictures import UnreadableError, left_out
 from diffproof.weights import hash_tensors
-from diffproof.wording import counted, shortened
 
 
 class Pixels(Protocol):
@@ -200,11 +199,8 @@ class ImageData:
         kept = [index for index in indices if index not in bad]
         if not bad:
             return self, kept
-        told = f"{counted(len(bad), 'unreadable picture')} of {len(indices):,} left out"
-        if not kept:
-            raise ArgumentError("data", f"none of {counted(len(bad), 'picture')} of {self.name} can be read")
-        told = f"{self.layout or self.name}; {told}: {shortened(bad.values(), 3)}"
-        return self._with(self.pixels, self.labels, told), kept
+        told = left_out("data", bad.values(), len(indices), self.name)
+        return self._with(self.pixels, self.labels, f"{self.layout or self.name}; {told}"), kept
 
     def _with(self, pixels: Pixels, labels: Tensor, layout: str) -> ImageData:
         return ImageData(

@@ -18,6 +18,9 @@ from diffproof.weights import hash_tensors, load_weights
 
 # Images, evenly spaced, that tell data from other data of the same name.
 _FEW = 16
+# Most images that are decoded to be compared, evenly spaced.
+_COMPARED = 5000
+_UNREADABLE = "unreadable"
 # Data set, split and number of images that the packaged networks, whose files do not tell, were trained on.
 _PACKAGED = {"digits": ("digits", "train", 1_283), "cifar10": ("uoft-cs/cifar10", "train", 50_000)}
 
@@ -110,12 +113,27 @@ class TrainedOn:
         return (self.data, self.split) == (other.data, other.split)
 
 
+def shared_images(data: ImageData, *others: ImageData | None) -> int:
+    """How many images of a data set are among others, pixel by pixel; of each, at most 5,000 are looked at.
+
+    Args:
+        data: the images.
+        others: those that they may be among.
+    """
+    known = {_hashed(one, index) for one in others if one is not None for index in _compared(one)}
+    return sum(_hashed(data, index) in known - {_UNREADABLE} for index in _compared(data))
+
+
+def _compared(data: ImageData) -> range:
+    return range(0, len(data), -(-len(data) // _COMPARED))
+
+
 def _hashed(data: ImageData, index: int) -> str:
     try:
         return hash_tensors({"image": data.pixels[index]})
     except ArgumentError:
         # Whether it may be left out is for those to say who need it.
-        return "unreadable"
+        return _UNREADABLE
 
 
 def records_of(spec: str | None) -> list[TrainedOn]:

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from diffproof.errors import ArgumentError
 
 # A file may say any number.
-_MOST_LAYERS = 1000
+MOST_LAYERS = 1000
 
 
 @dataclass(frozen=True)
@@ -57,10 +57,8 @@ class Architecture:
     attention_head_dim: int = 8
 
     def __post_init__(self) -> None:
-        if self.layers_per_block > _MOST_LAYERS:
-            raise ValueError(
-                f"layers_per_block: expected at most {_MOST_LAYERS}, got {self.layers_per_block}"
-            )
+        if self.layers_per_block > MOST_LAYERS:
+            raise ValueError(f"layers_per_block: expected at most {MOST_LAYERS}, got {self.layers_per_block}")
         levels = len(self.block_out_channels)
         for name, kind in (("down_block_types", "DownBlock2D"), ("up_block_types", "UpBlock2D")):
             if list(getattr(self, name)) != [kind] * levels:

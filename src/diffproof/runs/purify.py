@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 import os
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -16,18 +17,19 @@ from diffproof.catalog import DEFENSES, able
 from diffproof.classifiers.base import predicted_labels
 from diffproof.defenses.purifying.base import Purifier
 from diffproof.denoisers.network import NetworkDenoiser
-from diffproof.errors import ArgumentError, halved, is_out_of_memory
+from diffproof.errors import ArgumentError, halved, is_out_of_memory, printable
 from diffproof.files import check_out, expanded, replacing
+from diffproof.memory import check_batch
 from diffproof.methods import MethodSpec, check_not_idle, describe, parse
 from diffproof.noise import Noise, Stream
-from diffproof.pictures import read_picture, save_grid, save_picture
+from diffproof.pictures import UnreadableError, left_out, read_picture, save_grid, save_picture
 from diffproof.runs.code import own_code_of
 from diffproof.runs.defense import load_networks_and_defense
 from diffproof.runs.prepare import first_line, resolve_device
 from diffproof.runs.settings import Flags
 from diffproof.runs.settings_file import SETTINGS, settings_text
 from diffproof.runs.store import STORE
-from diffproof.wording import part_of
+from diffproof.wording import part_of, shortened
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 SHEET = "sheet.png"
@@ -53,6 +55,7 @@ class PurifySettings(Flags):
     classifier: str | None = None
     guide: str | None = None
     batch_size: int = 64
+    skip_unreadable: bool = False
 
     def __post_init__(self) -> None:
         own = describe("defense", self.method.name)
@@ -106,6 +109,8 @@ class PurifyRun:
     pictures: list[Picture]
     defense: Purifier
     device: torch.device
+    # What is wrong with each picture that cannot be read.
+    left_out: tuple[str, ...] = ()
 
     @property
     def evaluations(self) -> int:
@@ -196,6 +201,9 @@ def prepare_purify(
     Raises:
         ValueError: anything that is unknown, unreadable, in the way or does not fit together.
         OSError: a file cannot be read.
+
+    Warns:
+        UserWarning: pictures cannot be read, and are left out as the settings ask.
     """
     out = expanded(out)
     pictures = find_pictures(sources, out)
@@ -211,9 +219,21 @@ def prepare_purify(
     )
     assert isinstance(defense, Purifier)
     job = PurifyRun(settings, out, pictures, defense, device)
+    check_batch(min(settings.batch_size, len(pictures)), _shape(defense))
+    unreadable: dict[Picture, str] = {}
     for picture in pictures:
-        job.read(picture)
-    return job
+        try:
+            job.read(picture)
+        except UnreadableError as error:
+            if not settings.skip_unreadable:
+                raise error.with_remedy("pictures") from None
+            unreadable[picture] = error.reason
+    if not unreadable:
+        return job
+    told = left_out("pictures", unreadable.values(), len(pictures), shortened(sources, 3))
+    warnings.warn(f"pictures: {told}", stacklevel=2)
+    kept = [picture for picture in pictures if picture not in unreadable]
+    return replace(job, pictures=kept, left_out=tuple(unreadable.values()))
 
 
 def _check_free(out: Path, pictures: Sequence[Picture], *, force: bool) -> None:
@@ -344,7 +364,9 @@ def _told(path: Path) -> Iterator[None]:
 def _write_settings(job: PurifyRun) -> None:
     path = job.out / SETTINGS
     with _told(path), replacing(path) as fresh:
-        fresh.write_text(settings_text(job.settings, own_code_of(job.settings)), encoding="utf-8")
+        text = settings_text(job.settings, own_code_of(job.settings))
+        lines = [f"# Left out: {printable(reason)}\n" for reason in job.left_out]
+        fresh.write_text(text + "".join(lines), encoding="utf-8")
 
 
 def _write_sheet(path: Path, pairs: Tensor, purified: Sequence[Purified]) -> None:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from diffproof.attacks.base import MOST_GRADIENTS
 from diffproof.attacks.threat import Linf, PixelThreat
 from diffproof.checks import check_at_least, check_member, check_positive
 from diffproof.data.images import ImageData
@@ -60,7 +61,7 @@ class Ascent:
     step_size: float | None = None
 
     def __post_init__(self) -> None:
-        check_at_least("inner_steps", self.steps, 1)
+        check_at_least("inner_steps", self.steps, 1, MOST_GRADIENTS)
         if self.step_size is not None:
             check_positive("inner_step_size", self.step_size)
 

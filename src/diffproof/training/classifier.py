@@ -10,9 +10,11 @@ from torch import Tensor, nn
 
 from diffproof.checks import check_at_least
 from diffproof.classifiers.base import Classifier
+from diffproof.classifiers.cnn import SmallCNN
 from diffproof.classifiers.saved import build_classifier
 from diffproof.data.images import ImageData
 from diffproof.errors import ArgumentError
+from diffproof.memory import trainable
 from diffproof.training.adversarial import Adversary
 from diffproof.training.batches import Batch, Mixture
 from diffproof.training.loop import Progress, TrainSettings, fit
@@ -26,6 +28,8 @@ _AT_ONCE = 256
 def describe_classifier(data: ImageData, width: int) -> dict[str, Any]:
     """What a weights file says of the network it holds; normalisation from up to 10,000 images."""
     check_at_least("width", width, 1)
+    with trainable("width"):
+        SmallCNN(data.image_shape[0], len(data.class_names), width)
     mean, std = _mean_and_std(data)
     return {
         "kind": "classifier",

@@ -15,7 +15,9 @@ from diffproof.data.images import ImageData
 from diffproof.denoisers.network import NetworkDenoiser
 from diffproof.denoisers.saved import build_denoiser
 from diffproof.denoisers.schedules import named_schedule
+from diffproof.denoisers.unet import MOST_LAYERS, UNet2D
 from diffproof.errors import ArgumentError
+from diffproof.memory import trainable
 from diffproof.training.batches import Batch, Mixture
 from diffproof.training.loop import Progress, TrainSettings, fit
 from diffproof.wording import counted
@@ -62,7 +64,7 @@ def describe_denoiser(data: ImageData, unet: UNetSettings, schedule: str, timest
         raise ArgumentError(
             "channels", f"expected multiples of 8 up to {_MOST_CHANNELS:,}, got {list(unet.channels)}"
         )
-    check_at_least("layers", unet.layers, 1)
+    check_at_least("layers", unet.layers, 1, MOST_LAYERS)
     if not 0.0 <= unet.dropout < 1.0:
         raise ArgumentError("dropout", f"expected a number in [0, 1), got {unet.dropout}")
     named_schedule(schedule, timesteps=timesteps)
@@ -91,6 +93,8 @@ def describe_denoiser(data: ImageData, unet: UNetSettings, schedule: str, timest
     }
     if unet.attention:
         network["attention_head_dim"] = math.gcd(unet.channels[-1], 64)
+    with trainable("channels, layers"):
+        UNet2D(**network)
     if unet.patch > 1:
         description["patch"] = unet.patch
     if data.labelled and data.classes_named:

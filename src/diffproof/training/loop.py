@@ -15,6 +15,7 @@ from torch.optim.swa_utils import AveragedModel
 from diffproof.catalog import PRECISIONS
 from diffproof.checks import MOST_ROWS, check_at_least, check_positive, check_probability, unknown_name
 from diffproof.errors import ArgumentError, is_out_of_memory
+from diffproof.memory import check_batch
 from diffproof.training.batches import Batch, Mixture
 from diffproof.training.checkpoint import Checkpoint, Identity
 from diffproof.training.interrupts import InterruptedBetweenStepsError, interrupts_put_off
@@ -150,6 +151,7 @@ class _Fit:
     ) -> None:
         self.network, self.data, self.loss_of_batch = network, data, loss_of_batch
         self.settings, self.progress, self.processes = settings, progress, processes
+        check_batch(settings.batch_size // processes.count, data.sources[0].image_shape)
         self.generator = torch.Generator().manual_seed(settings.seed)
         # Dropout knows no generator of its own; processes must not share masks.
         torch.manual_seed(_DROPOUT_SEED + settings.seed + (processes.rank << 33))

@@ -287,8 +287,9 @@ def test_an_attack_needs_a_gradient(refused: Refused, monkeypatch: pytest.Monkey
 
 
 def test_runs_of_other_kinds_are_refused(small: Path, small_run: Path, refused: Refused) -> None:
-    assert refused(flags(small_run)).endswith(f"run: {small_run} is no attack run")
-    assert refused(certify_flags(small, denoiser="digits")).endswith(f"run: {small} is no certification run")
+    assert refused(flags(small_run)) == f"--out: {small_run} is no attack run"
+    line = certify_flags(small, denoiser="digits")
+    assert refused(line) == f"--out: {small} is no certification run"
     assert refused(["report", str(small), str(small_run)]) == (
         "runs: expected runs of one kind, got certification and attack runs"
     )

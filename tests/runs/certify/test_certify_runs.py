@@ -32,6 +32,7 @@ from diffproof.runs.export import export
 from diffproof.runs.places import Places
 from diffproof.runs.prepare import resolve_device
 from diffproof.runs.settings import CertifySettings
+from diffproof.runs.settings_file import settings_text
 from diffproof.weights import hash_tensors, load_weights, packaged, save_weights
 from helpers.command_line import composed
 from helpers.runs import PLAIN, SMALL_RUN, certify_flags, change, rows
@@ -104,7 +105,7 @@ def test_the_batch_size_changes_nothing(tmp_path: Path, denoiser: Path) -> None:
 @pytest.mark.parametrize(
     "method",
     [
-        {"defense": "none"},
+        {"defense": "none", "denoiser": None},
         {"defense": "dds", "bound": "two-sided", "indices": "7"},
         {"defense": "densepure", "consensus": 2, "step_rule": "log-sigma", "precision": "bfloat16"},
         {"defense": "densepure", "steps": "full", "votes": 2, "sigma": 0.02, "n0": 2, "n": 3},
@@ -426,7 +427,7 @@ def test_settings_say_what_is_wrong() -> None:
 @pytest.mark.parametrize(
     ("changes", "name"),
     [
-        ({"defense": "none"}, "none"),
+        ({"defense": "none", "denoiser": None}, "none"),
         ({"defense": "dds"}, "dds"),
         ({}, "densepure"),
         ({"defense": "densepure:votes=10,steps=full"}, "densepure:votes=10,steps=full"),
@@ -613,6 +614,7 @@ def test_long_names_stay_inside_the_picture(tmp_path: Path, small_run: Path) -> 
                 store.settings, classifier=f"hf:{'folder/' * 9}{model}", data=f"{'long/' * 30}x"
             )
         change(tmp_path / "runs" / model, "UPDATE settings SET json = ?", json.dumps(settings.as_dict()))
+        (tmp_path / "runs" / model / "settings.yaml").write_text(settings_text(settings, {}))
     report = load_report(list((tmp_path / "runs").iterdir()), [0.0])
     names = [report.label(row).partition(", ")[2] for row in report.rows]
     assert names == sorted(names)

@@ -29,6 +29,7 @@ from diffproof.defenses.base import Defense
 from diffproof.defenses.purifying.base import Purifier
 from diffproof.defenses.voting import majority
 from diffproof.errors import ArgumentError, halved, is_out_of_memory
+from diffproof.memory import check_batch
 from diffproof.methods import MethodSpec, own_class, parse
 from diffproof.noise import Noise, Stream
 from diffproof.runs.attack.store import AttackedImage, AttackStore
@@ -86,6 +87,8 @@ def prepare(request: AttackRequest) -> AttackRun:
     threat = load_threat(settings.threat, settings.budget)
     job = AttackRun(settings, data, indices, view, attack, threat, device)
     attack.check(view, threat)
+    rows = min(settings.batch_size, len(indices) * attack.repeats)
+    check_batch(rows, data.pixels[indices[0]].shape)
     try:
         _try_first(job)
     except RuntimeError as error:

@@ -14,6 +14,7 @@ from diffproof.data.images import ImageData
 from diffproof.defenses.base import CertifiableDefense
 from diffproof.defenses.named import compile_networks
 from diffproof.errors import ArgumentError, is_compile_error
+from diffproof.memory import check_batch
 from diffproof.noise import Stream
 from diffproof.runs.certify.store import CertifyStore, ImageResult, Partial
 from diffproof.runs.code import own_code_of
@@ -78,6 +79,8 @@ def prepare(settings: CertifySettings) -> CertifyRun:
     assert isinstance(defense, CertifiableDefense)
     smoothed = Smoothed(defense, settings.sigma)
     job = CertifyRun(settings, data, indices, smoothed, device)
+    rows = min(settings.batch_size, max(settings.n0, settings.n))
+    check_batch(rows, data.pixels[indices[0]].shape)
     try:
         _label_first(job, 1)
     except RuntimeError as error:
