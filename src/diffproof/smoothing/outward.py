@@ -159,8 +159,8 @@ def normal_quantile_below(p: Fraction) -> float:
 @lru_cache(maxsize=4096)
 def normal_above(numerator: float, denominator: float) -> float:
     """Not below Φ(numerator / denominator), a ratio ≥ 0: the probability that a radius needs at sigma."""
-    if numerator > 9 * denominator:
-        return 1.0
+    if numerator == 0 or numerator > 9 * denominator:
+        return 1.0 if numerator else 0.5
     with localcontext(_DIGITS):
         exact = _normal(Decimal(numerator) / Decimal(denominator)) + _NORMAL_MARGIN
         return _moved(float(ndtr(numerator / denominator)), 1.0, lambda p: exact <= Decimal(p))
