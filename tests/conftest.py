@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 
 # The networks here are so small that threads only wait for each other, and a process that is forked from one
@@ -22,10 +23,18 @@ settings.register_profile("fixed", derandomize=True, deadline=None, database=Non
 settings.load_profile("fixed")
 # Asserts in helpers show their values, too.
 pytest.register_assert_rewrite("helpers")
+# What is imported and collected stays: looking through it for garbage would take a sixth of the start, and
+# again and again during the tests.
+gc.disable()
 
 from diffproof.cli.main import run  # noqa: E402
 from helpers.command_line import Refused  # noqa: E402
 from helpers.runs import certify_flags  # noqa: E402
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture

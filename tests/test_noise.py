@@ -95,6 +95,8 @@ def test_philox_random_counters() -> None:
     c0, c1, c2, c3 = torch.tensor(counters, dtype=torch.int64).unbind(1)
     got = torch.stack(philox4x32((c0, c1, c2, c3), key), 1)
     assert got.tolist() == [philox_in_plain_integers(counter, key) for counter in counters]
+    arrays = np.stack(philox4x32((c0.numpy(), c1.numpy(), c2.numpy(), c3.numpy()), key), 1)
+    assert arrays.tolist() == got.tolist()
 
 
 def test_philox_broadcasts() -> None:
@@ -127,6 +129,8 @@ def test_normal_from_bits_is_the_inverse_of_the_distribution_function() -> None:
     bits = torch.cat([anywhere, tails, tails | 1 << 31, ends])
     error = np.abs(normal_from_bits(bits).numpy() - exact_normal(bits))
     assert error.max() < 1e-7
+    # An array's are the same bits as a tensor's.
+    np.testing.assert_array_equal(normal_from_bits(bits.numpy()), normal_from_bits(bits).numpy())
 
 
 def test_normal_from_bits_is_symmetric_monotone_and_bounded() -> None:
