@@ -22,7 +22,7 @@ from diffproof.attacks.stadv import total_variation, warp
 from diffproof.attacks.threat import L2, Flow, Linf, PixelThreat, parse_budget
 from diffproof.catalog import ATTACKS
 from diffproof.noise import Noise, Stream
-from helpers.attacks import SETTINGS, adversarials, job_of, labels_of, purifier
+from helpers.attacks import SETTINGS, adversarials, job_of, labels_of, purifier, short_apgd
 from helpers.classifiers import curved_classifier
 from helpers.denoisers import CountingMixture, mixture_around
 from helpers.images import inner_pictures
@@ -302,14 +302,7 @@ def test_every_attack_is_tested() -> None:
 @pytest.mark.parametrize("name", list(SETTINGS))
 def test_results_do_not_depend_on_batches(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     if name in ("autoattack", "square"):
-        package = pytest.importorskip("pyautoattack.autopgd_base")
-        usual = package.APGDAttack.__init__
-
-        def short(*given: Any, **named: Any) -> None:
-            """Twelve iterations halve the step and start again from the best point, as a hundred do."""
-            usual(*given, **{**named, "n_iter": 12})
-
-        monkeypatch.setattr(package.APGDAttack, "__init__", short)
+        short_apgd(monkeypatch)
     # The package attacks each image on its own: of three the second would tell nothing.
     count = 2 if name == "autoattack" else 3
     images = inner_pictures(3)[:count]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor
 
@@ -29,6 +30,17 @@ def purifier(**settings: Any) -> dp.DiffPure:
     settings = {"t_star": 0.05, "steps": 4, **settings}
     # The package warns where there are only three classes.
     return dp.DiffPure(mixture_around(inner_pictures(4, seed=3)), curved_classifier(seed=2), **settings)
+
+
+def short_apgd(patch: pytest.MonkeyPatch) -> None:
+    """Let the package's APGD take 12 iterations: it halves the step and starts again, as in its 100."""
+    apgd: Any = pytest.importorskip("pyautoattack.autopgd_base").APGDAttack
+    usual = apgd.__init__
+
+    def short(*given: Any, **named: Any) -> None:
+        usual(*given, **{**named, "n_iter": 12})
+
+    patch.setattr(apgd, "__init__", short)
 
 
 def labels_of(defense: dp.Defense, images: Tensor) -> Tensor:

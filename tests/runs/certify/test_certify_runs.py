@@ -93,11 +93,11 @@ def test_stored_certificates_are_the_librarys(small_run: Path, denoiser: Path) -
 
 @pytest.mark.slow
 def test_the_batch_size_changes_nothing(tmp_path: Path, denoiser: Path) -> None:
-    changes = {"denoiser": denoiser, "indices": "0:24:8", "n0": 5, "n": 40}
+    changes = {"denoiser": denoiser, "indices": "0:16:8", "n0": 4, "n": 12}
     one, seven, many = (
         certify(tmp_path / str(size), **changes, batch_size=size, device="cpu") for size in (1, 7, 256)
     )
-    assert len(one) == 3
+    assert len(one) == 2
     assert one == seven == many
 
 
