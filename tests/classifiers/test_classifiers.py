@@ -781,12 +781,62 @@ def test_changed_copies_load(tmp_path: Path) -> None:
         assert "training" not in load_weights(again).description
 
 
+@pytest.mark.parametrize("family", ["vit", "convnext"])
+def test_a_changed_copy_carries_its_configuration(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, family: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    save_model(Path("my-model"), family)
+    copy = save_copy(Path("w.safetensors"), "hf:my-model")
+    images = torch.rand(1, 3, 20, 30, generator=torch.Generator().manual_seed(0))
+    Path("my-model").rename("gone")
+    state = torch.get_rng_state()
+    loaded = dp.load_classifier("w.safetensors")
+    assert torch.equal(torch.get_rng_state(), state)
+    assert not loaded.training
+    # Where weights lie in memory may change the last bits.
+    torch.testing.assert_close(loaded(images), copy(images), rtol=0, atol=1e-6)
+    assert (loaded.class_names, loaded.describe()) == (copy.class_names, copy.describe())
+    again = save_copy(Path("again.safetensors"), "w.safetensors")
+    torch.testing.assert_close(
+        dp.load_classifier("again.safetensors")(images), again(images), rtol=0, atol=1e-6
+    )
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ([1], r"the weights file's files of 'hf:.*' are no texts by name"),
+        ({"config.json": 3}, r"the weights file's files of 'hf:.*' are no texts by name"),
+        ({}, "cannot build the configuration of hf:"),
+        ({"config.json": "{"}, "cannot build the configuration of hf:"),
+        ({"../config.json": "{}"}, "cannot build the configuration of hf:"),
+        ({"config.json": '{"model_type": "gpt2"}'}, "cannot build the configuration of hf:"),
+        ({"config.json": '{"model_type": "vit", "hidden_size": 120000}'}, "asks for more parameters than"),
+    ],
+)
+def test_damaged_configurations(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, files: object, message: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    save_model(Path("my-vit"), "vit")
+    save_copy(Path("w.safetensors"), "hf:my-vit")
+    tensors, description = load_weights(Path("w.safetensors"))
+    save_weights(Path("w.safetensors"), tensors, description | {"files": files})
+    with pytest.raises(ValueError, match=message):
+        dp.load_classifier("w.safetensors")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["my-vit", "w.safetensors"]
+
+
 def test_a_changed_copy_says_which_folder_it_misses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("here", "there"):
         (tmp_path / name).mkdir()
     monkeypatch.chdir(tmp_path / "here")
     save_model(Path("my-vit"), "vit")
     copy = save_copy(Path("w.safetensors"), "hf:my-vit")
+    # As earlier versions wrote it.
+    tensors, description = load_weights(Path("w.safetensors"))
+    save_weights(Path("w.safetensors"), tensors, {**description, "files": None})
     images = torch.rand(1, 3, 20, 30, generator=torch.Generator().manual_seed(0))
     # From elsewhere; then beside the folder that moved; then without it.
     monkeypatch.chdir(tmp_path / "there")

@@ -799,3 +799,18 @@ def test_description_tells_adapters_apart() -> None:
     descriptions = [denoiser.describe() for denoiser in variants]
     assert len(set(descriptions)) == len(variants)
     assert descriptions == [denoiser.describe() for denoiser in variants]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("kind", ["mixture", "points", "empirical"])
+def test_exact_denoisers_answer_with_numbers_or_not_at_all(dtype: torch.dtype, kind: str) -> None:
+    images = torch.rand(2, 1, 3, 3, generator=torch.Generator().manual_seed(0)).to(dtype)
+    variance = torch.full((2,), 0.1 if kind == "mixture" else 0.0)
+    denoiser: Denoiser = GaussianMixtureDenoiser(images, variance)
+    if kind == "empirical":
+        denoiser = EmpiricalDenoiser(images)
+    for sigma, expected in ((1e-15, images), (1e15, images.mean(0, keepdim=True).expand(2, -1, -1, -1))):
+        assert torch.allclose(denoiser(images, sigma), expected, atol=1e-6)
+    for sigma in (1e-300, 1e-16, 1e16, 1e20, 1e300):
+        with pytest.raises(ValueError, match=r"^sigma: expected 1e-15 ≤ sigma ≤ 1e\+15"):
+            denoiser(images, sigma)

@@ -40,6 +40,12 @@ DC: dict[str, object] = {
     "diagnose": 0,
     "seed": 5,
 }
+UNDEFENDED: dict[str, object] = {
+    "defense": "none",
+    "denoiser": None,
+    "timesteps": None,
+    "classifier": "digits",
+}
 RDC: dict[str, object] = {
     "defense": "rdc",
     "likelihood-timesteps": "uniform:2",
@@ -521,7 +527,7 @@ def test_bad_certifications_are_one_line(
     [
         ({"data": "three.npz"}, "denoiser"),
         ({"data": "three.npz", **RDC, "gradient": "bpda"}, "denoiser"),
-        ({"data": "three.npz", "defense": "none", "timesteps": None, "classifier": "digits"}, "classifier"),
+        ({"data": "three.npz", **UNDEFENDED}, "classifier"),
         ({}, None),
     ],
     ids=["dc", "rdc", "none", "digits"],

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import tempfile
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from diffproof.classifiers.base import Classifier
 from diffproof.classifiers.preprocessing import Interpolation, Resize
 from diffproof.errors import ArgumentError
+from diffproof.files import read_text
 from diffproof.formats import check_fetched
 from diffproof.hub import snapshot
 from diffproof.optional import import_optional, one_line
@@ -22,6 +24,7 @@ from diffproof.weights import no_larger_than, stored_bytes
 # Pillow's codes.
 _INTERPOLATIONS = {2: Interpolation.BILINEAR, 3: Interpolation.BICUBIC}
 _FILES = ("*.json", "*.safetensors")
+_CONFIGURATION = ("config.json", "preprocessor_config.json", "processor_config.json")
 # Pillow rounds to 8 bits after each of its two passes; what is off by more is prepared in another way.
 _LEVELS = 2.5
 
@@ -55,6 +58,7 @@ def load(name: str) -> Classifier:
     """
     transformers = import_optional("transformers", "hf")
     folder = _folder(name)
+    found: dict[str, Any]
     with _quiet(transformers):
         try:
             with no_larger_than(stored_bytes(Path(folder))):
@@ -75,12 +79,55 @@ def load(name: str) -> Classifier:
         except Exception as error:  # a damaged or foreign file ends in almost any exception
             check_fetched("hf", Path(folder))
             raise ArgumentError("hf", f"cannot load {name}: {one_line(error)}") from None
+    return _classifier(model, processor, name, [*found["missing_keys"], *found["mismatched_keys"]])
+
+
+def configuration(name: str) -> dict[str, str]:
+    """The files, by name, that make a model without its weights: its configuration and its processor's.
+
+    Args:
+        name: see `load`.
+
+    Raises:
+        ValueError: no such folder or Hub id, or a file that is no text.
+    """
+    folder = Path(_folder(name))
+    return {file: read_text("hf", folder / file) for file in _CONFIGURATION if (folder / file).is_file()}
+
+
+def build(files: Mapping[str, str], name: str) -> Classifier:
+    """The classifier of such files, without weights; no code of a repository runs.
+
+    Args:
+        files: see `configuration`.
+        name: what it is called in messages.
+
+    Raises:
+        ValueError: see `load`.
+    """
+    transformers = import_optional("transformers", "hf")
+    plain = {"local_files_only": True, "trust_remote_code": False}
+    with tempfile.TemporaryDirectory() as folder, _quiet(transformers), torch.random.fork_rng(devices=[]):
+        for file in _CONFIGURATION:
+            if file in files:
+                (Path(folder) / file).write_text(files[file], encoding="utf-8")
+        try:
+            config = transformers.AutoConfig.from_pretrained(folder, **plain)
+            auto = transformers.AutoModelForImageClassification
+            model = auto.from_config(config, trust_remote_code=False).float().eval()
+            processor = transformers.AutoImageProcessor.from_pretrained(folder, **plain, backend="pil")
+        except (MemoryError, ArgumentError):
+            raise
+        except Exception as error:  # a damaged or foreign configuration ends in almost any exception
+            raise ArgumentError("hf", f"cannot build {name}: {one_line(error)}") from None
+    return _classifier(model, processor, name, [])
+
+
+def _classifier(model: Any, processor: Any, name: str, unfitting: Sequence[Any]) -> Classifier:
+    """A transformers model as a classifier; `unfitting` are the keys that lack fitting weights."""
     labels = {int(index): str(name) for index, name in model.config.id2label.items()}
     numbered = sorted(labels) == list(range(len(labels)))
-    misfits = [
-        *found["missing_keys"],
-        *(key if isinstance(key, str) else key[0] for key in found["mismatched_keys"]),
-    ]
+    misfits = [key if isinstance(key, str) else key[0] for key in unfitting]
     if misfits:
         gaps = f"; id2label in its config.json numbers {len(labels)} classes {_shown(labels)}" * (
             not numbered
@@ -94,7 +141,7 @@ def load(name: str) -> Classifier:
         warnings.warn(
             f"hf: id2label of {name} numbers {len(labels)} classes {_shown(labels)}, not from 0: classes are"
             " the network's outputs in their order, without names",
-            stacklevel=3,
+            stacklevel=4,
         )
     try:
         prepared = preprocessing(processor, getattr(model.config, "num_channels", 3))
@@ -123,7 +170,7 @@ def _names(labels: dict[int, str], back: Mapping[str, Any], name: str) -> list[s
             warnings.warn(
                 f"hf: by config.json of {name} {label!r} is {index} in id2label, {back[label]} in label2id:"
                 " classes are the network's outputs in their order, without names",
-                stacklevel=4,
+                stacklevel=5,
             )
             return None
     return names

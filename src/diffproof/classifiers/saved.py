@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from diffproof.checks import check_class_names, renamed
-from diffproof.classifiers import resnet
+from diffproof.classifiers import huggingface, resnet
 from diffproof.classifiers.base import Classifier
 from diffproof.classifiers.cnn import SmallCNN
 from diffproof.classifiers.libraries import LIBRARIES
@@ -32,7 +33,7 @@ def build_classifier(description: dict[str, Any]) -> Classifier:
             "expected a file of `diffproof train classifier`, which describes its network;"
             f" this one describes {description.get('kind', 'nothing')}",
         )
-    classifier = _load_base(description["base"]) if "base" in description else _build_own(description)
+    classifier = _load_base(description) if "base" in description else _build_own(description)
     if "class_names" in description:
         with renamed({"class_names": "classifier"}):
             classifier.class_names = check_class_names(description["class_names"], classifier.num_classes)
@@ -59,7 +60,8 @@ def _build_own(description: dict[str, Any]) -> Classifier:
         raise ArgumentError("classifier", f"the weights file's description is wrong: {error}") from None
 
 
-def _load_base(spec: object) -> Classifier:
+def _load_base(description: Mapping[str, Any]) -> Classifier:
+    spec, files = description["base"], description.get("files")
     if not isinstance(spec, str):
         raise ArgumentError("classifier", f"the weights file's base is no text: {spec!r}")
     kind, family, name, weights = parse(spec)
@@ -72,6 +74,10 @@ def _load_base(spec: object) -> Classifier:
         )
     if kind is not Kind.LIBRARY:
         raise ArgumentError("classifier", f"the weights file's base {spec!r} is no library's classifier")
+    if family == "hf" and files is not None:
+        if not isinstance(files, dict) or not all(isinstance(text, str) for text in files.values()):
+            raise ArgumentError("classifier", f"the weights file's files of {spec!r} are no texts by name")
+        return huggingface.build(files, f"the configuration of {spec}").eval()
     try:
         return LIBRARIES[family](name, weights).eval()
     except ArgumentError as error:
@@ -86,8 +92,8 @@ def describe_base(spec: str) -> dict[str, Any]:
     """What the description of a weights file must hold for a changed copy of classifier `spec` to load.
 
     The file then holds the state dict of the copy's `Classifier.network`. Copies of weights files and CIFAR
-    ResNets load without the original's file; those of a library's classifiers ("hf:", …) load the original
-    first; those of code load as "module.path:factory@FILE".
+    ResNets load without the original's file; so do those of "hf:", whose configuration they hold; those of
+    other libraries' classifiers load the original first; those of code load as "module.path:factory@FILE".
 
     Raises:
         ValueError: unknown or unreadable spec.
@@ -103,11 +109,14 @@ def describe_base(spec: str) -> dict[str, Any]:
     if parsed.family == "hf" and Path(parsed.name).expanduser().is_dir():
         # The copy may be loaded from elsewhere.
         spec = f"hf:{Path(parsed.name).expanduser().resolve()}"
+    if parsed.family == "hf":
+        return {"kind": "classifier", "base": spec, "files": huggingface.configuration(parsed.name)}
     return {"kind": "classifier", "base": spec}
 
 
 _STRUCTURE = (
-    *("kind", "base", "architecture", "image_shape", "num_classes", "class_names", "width", "mean", "std"),
+    *("kind", "base", "files", "architecture", "image_shape"),
+    *("num_classes", "class_names", "width", "mean", "std"),
 )
 
 

@@ -37,6 +37,10 @@ class Estimate(NamedTuple):
     log_variance_mix: Tensor | None = None
 
 
+# Noise levels of exact denoisers: squares of others, and what is divided by them, are no numbers of float32.
+EXACT_SIGMAS = (1e-15, 1e15)
+
+
 class Denoiser(nn.Module):
     """A diffusion model as a denoiser for noisy = image + sigma·N(0, I), pixels in [0, 1].
 

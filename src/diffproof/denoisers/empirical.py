@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from diffproof.checks import check_finite, check_levels, check_tensor, shown
-from diffproof.denoisers.base import INTEGERS, Denoiser, Estimate, Sigma
+from diffproof.denoisers.base import EXACT_SIGMAS, INTEGERS, Denoiser, Estimate, Sigma
 from diffproof.errors import ArgumentError
 
 # Values of images that are brought to another precision at once: 32 MiB of float64.
@@ -35,6 +35,8 @@ class EmpiricalDenoiser(Denoiser):
         ValueError: images or sigmas are not such, shapes do not fit, or a class below the largest label has
             no image.
     """
+
+    sigma_min, sigma_max = EXACT_SIGMAS
 
     def __init__(
         self,

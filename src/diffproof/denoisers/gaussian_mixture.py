@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from diffproof.checks import check_integer, check_levels, check_listed, check_number, check_tensor, shown
-from diffproof.denoisers.base import Denoiser, Estimate, Sigma
+from diffproof.denoisers.base import EXACT_SIGMAS, Denoiser, Estimate, Sigma
 from diffproof.errors import ArgumentError
 
 
@@ -28,6 +28,8 @@ class GaussianMixtureDenoiser(Denoiser):
         ValueError: shapes do not fit, a covariance is not positive semi-definite, weights do not sum to 1, a
             class below the largest label has no component.
     """
+
+    sigma_min, sigma_max = EXACT_SIGMAS
 
     def __init__(
         self,
