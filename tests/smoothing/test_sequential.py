@@ -123,6 +123,18 @@ def test_lost_images_cost_little(p: float, most: int) -> None:
     assert not any(decision.proofs for decision in ended)
 
 
+def test_a_miss_at_the_start_does_not_end_what_takes_thousands_of_draws() -> None:
+    # 0.75 takes 5418 hits. One miss in 32 makes it improbable, but 5% of these draws are looked at.
+    for n, stop in [(100_000, None), (5_500, Stop.HOPELESS)]:
+        test = RadiusTest([0.75], sigma=0.25, alpha=0.001, n=n)
+        assert test.decide([31]).stop is stop
+        hits = [look - 1 for look in test.checkpoints if look < 0.05 * 5418]
+        assert chance_of_reaching(int(critical_counts(n, norm.cdf(3.0), 0.001)), n, 31, 32) < 0.02
+        assert test.decide(hits).stop is stop
+    patient = RadiusTest([0.75], sigma=0.25, alpha=0.001, n=100_000)
+    assert patient.decide([look - 5 for look in patient.checkpoints if look < 300]).stop is Stop.HOPELESS
+
+
 def test_without_futility_only_the_impossible_ends() -> None:
     test = RadiusTest([0.5], sigma=0.25, alpha=0.001, n=2_000, futility=0.0)
     needed = int(critical_counts(2_000, norm.cdf(2.0), 0.001))
