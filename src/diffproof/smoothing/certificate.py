@@ -19,7 +19,8 @@ class Certificate:
     to every image within `radius` (ℓ2, [0, 1] pixels, at the resolution where noise is added). The
     probability is per image, not for a whole data set. What it does not cover: rounding in the networks'
     floating-point arithmetic, normal noise truncated at 6.4 standard deviations, and the base classifier
-    without smoothing.
+    without smoothing. A draw's label may flip with the shape of its batch, by rounding in the networks: in
+    float32 at most 300 in a million did (95% confidence), in bfloat16 far more (`benchmarks/flips.py`).
 
     Attributes:
         label: the certified class, None if abstained.
@@ -48,6 +49,9 @@ class Certificate:
         image_size: (height, width) at which noise was added: the radius is one of such images.
         classifier_size: (height, width) at which the classifier saw them, resized inside it; None for a plain
             function. Both are None in certificates of versions that did not record them.
+        precision: dtype of the networks' weights, "float32" or "bfloat16"; without weights that of the image.
+        compiled: whether torch.compile made the networks.
+        device: kind of device that labelled the draws, such as "cpu" or "cuda". All three None as before.
     """
 
     label: int | None
@@ -75,6 +79,9 @@ class Certificate:
     version: str
     image_size: tuple[int, int] | None = None
     classifier_size: tuple[int, int] | None = None
+    precision: str | None = None
+    compiled: bool | None = None
+    device: str | None = None
 
     @property
     def abstained(self) -> bool:

@@ -26,6 +26,7 @@ from diffproof.defenses.base import CertifiableDefense, Defense, Labelled, Label
 from diffproof.defenses.repeatability import check_repeatable, not_repeatable
 from diffproof.errors import ArgumentError, halved
 from diffproof.noise import MAX_DRAW, Noise, Stream, check_image_index, check_seed
+from diffproof.smoothing.arithmetic import arithmetic
 from diffproof.smoothing.bounds import Bound, as_bound, prediction, radius_bound
 from diffproof.smoothing.certificate import Certificate
 from diffproof.version import version
@@ -365,6 +366,7 @@ class Smoothed:
             image_size=image_size,
             classifier_size=classifier_size,
             version=version(),
+            **arithmetic(self.base, image),
         )
 
     def certificate_settings(self) -> dict[str, Any]:

@@ -17,12 +17,10 @@ from diffproof.runs.code import own_code_of
 from diffproof.runs.places import Places
 from diffproof.runs.settings import CertifySettings, RunSettings
 from diffproof.runs.store import Identity
+from diffproof.smoothing.arithmetic import arithmetic, flips, most_flips, uncertain
+from diffproof.smoothing.certificate import Certificate
 from diffproof.weights import hash_tensors
 from diffproof.wording import counted, part_of
-
-# Draws that may fall to another label when drawn again, by floating-point ties between machines.
-TOLERATED_FLIPS = 2
-TOLERATED_SHARE = 0.001
 
 # Relative: noise levels computed on another machine may differ in their last bits.
 _ROUNDING = 1e-9
@@ -171,6 +169,8 @@ def failures_of_counts(result: ImageResult, settings: CertifySettings, identity:
         found.append(f"it was made for image {certificate.image_index}")
     if certificate.weights_hash != identity.weights_hash:
         found.append("the weights are not those that the run was made with")
+    if certificate.compiled and not settings.compile:
+        found.append("it was made by compiled networks, the run's are not")
     for name in ("denoiser_evaluations", "classifier_evaluations"):
         spent, most = getattr(certificate, name), getattr(certificate, f"naive_{name}")
         if not 0 <= spent <= most:
@@ -196,6 +196,7 @@ def _unlike(results: Sequence[ImageResult]) -> list[str]:
         "numbers of classes": [len(one.counts) for one in certificates],
         "settings of the defence": [one.settings for one in certificates],
         "noise levels of the denoiser": [one.grid_sigma for one in certificates],
+        "precisions": [(one.precision, one.compiled) for one in certificates if one.precision is not None],
     }
     found = []
     for what, values in ways.items():
@@ -235,13 +236,17 @@ def failures_of(result: ImageResult, job: CertifyRun, identity: Identity) -> lis
     if not 0 <= result.image_index < len(job.data):
         found.append("the data has no such image")
     else:
-        if certificate.image_hash != hash_tensors({"image": job.data.pixels[result.image_index]}):
+        image = job.data.pixels[result.image_index]
+        if certificate.image_hash != hash_tensors({"image": image}):
             found.append("the image is not the one it was made for")
         stated = (certificate.image_size, certificate.classifier_size)
-        sizes = job.smoothed.sizes(job.data.pixels[result.image_index])
-        # Earlier versions stated no sizes.
+        sizes = job.smoothed.sizes(image)
+        # Earlier versions stated neither sizes nor precision.
         if stated not in (sizes, (None, None)):
             found.append(f"it states image and classifier sizes {stated}, they are {sizes}")
+        precision = arithmetic(job.smoothed.base, image)["precision"]
+        if certificate.precision not in (precision, None):
+            found.append(f"it was made in {certificate.precision}, the run's networks are in {precision}")
         if int(job.data.labels[result.image_index]) != result.true_label:
             found.append("the data gives another true label")
     return [f"image {result.image_index}: {what}" for what in found]
@@ -255,21 +260,32 @@ def _drawn_again(
     broken = {failure.split(":")[0] for failure in failures}
     chosen = spread([one for one in results if f"image {one.image_index}" not in broken], resample)
     wrong, ties = [], []
+    fell, near, precision = 0, 0, job.settings.precision
     for result in chosen:
-        certificate = result.certificate
-        draws, flips = certificate.n0 + certificate.n, _draw_again(result, job)
-        found = f"image {result.image_index}: drawn again, at least {flips} of {draws} draws fell otherwise"
-        if flips > max(TOLERATED_FLIPS, TOLERATED_SHARE * draws):
-            wrong.append(found)
-        elif flips > 0:
-            ties.append(f"{found} (floating-point ties between machines)")
+        one, again = result.certificate, _draw_again(result, job)
+        pairs = ((one.selection_counts, again.selection_counts), (one.counts, again.counts))
+        count, may = (sum(measured(*pair) for pair in pairs) for measured in (flips, uncertain))
+        fell, near = fell + count, near + may
+        found = f"image {result.image_index}: drawn again, at least {count} of {one.n0 + one.n} draws"
+        if count > most_flips(may, precision):
+            wrong.append(f"{found} fell otherwise, {_explained(may, precision)}")
+        elif count > 0:
+            ties.append(f"{found} fell otherwise (rounding between machines)")
+    # What might be rounding in each image is none in all of them together.
+    if not wrong and fell > most_flips(near, precision):
+        what = f"{counted(len(chosen), 'image')} drawn again: at least {fell} draws fell otherwise"
+        wrong.append(f"{what}, {_explained(near, precision)}")
     return chosen, wrong, ties
 
 
-def _draw_again(result: ImageResult, job: CertifyRun) -> int:
-    """The least number of draws that must have fallen to another label than before."""
+def _explained(draws: int, precision: str) -> str:
+    return f"rounding in {precision} explains {most_flips(draws, precision)} of {draws} near a boundary"
+
+
+def _draw_again(result: ImageResult, job: CertifyRun) -> Certificate:
+    """The certificate of the same draws as they are labelled now."""
     certificate, settings = result.certificate, job.settings
-    again = job.smoothed.certify(
+    return job.smoothed.certify(
         job.data.pixels[result.image_index].to(job.device),
         n0=certificate.n0,
         n=certificate.n,
@@ -279,5 +295,3 @@ def _draw_again(result: ImageResult, job: CertifyRun) -> int:
         batch_size=settings.batch_size,
         bound=certificate.bound,
     )
-    old, new = ((*c.selection_counts, *c.counts) for c in (certificate, again))
-    return sum(abs(a - b) for a, b in zip(old, new, strict=True)) // 2
