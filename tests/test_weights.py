@@ -142,6 +142,8 @@ def test_a_damaged_description_is_refused(tmp_path: Path, description: str, mess
         ({"weight": torch.zeros(3, 2)}, "misshapen weight$"),
         ({"weight": None, "extra": torch.zeros(1)}, "missing weight; unexpected extra$"),
         ({name: torch.zeros(1) for name in "pqrst"}, "unexpected p, q, r$"),
+        ({"bias": torch.tensor([0.0, torch.nan])}, "file.pt does not fit the network: not finite bias$"),
+        ({"weight": torch.full((2, 3), torch.inf)}, "not finite weight$"),
     ],
 )
 def test_load_into_names_what_does_not_fit(change: dict[str, Tensor | None], message: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import warnings
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -124,7 +125,11 @@ def _opened(source: Path | bytes, name: str) -> Iterator[Any]:
     try:
         if isinstance(source, Path):
             check_file("pictures", source)
-        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as opened:
+        # Pillow's warning of pictures that take gigabytes, its error of larger ones.
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            opening = Image.open(io.BytesIO(source) if isinstance(source, bytes) else source)
+        with opening as opened:
             yield opened
     except (MemoryError, UnreadableError):
         raise

@@ -294,7 +294,8 @@ def load_into(module: nn.Module, tensors: Mapping[str, Tensor], source: str) -> 
     """Fill a module; every key and shape must fit, less the prefix of a wrapper (see `without_wrapper`).
 
     Raises:
-        ValueError: missing, unexpected or misshapen tensors, or integers for floats; the first few are named.
+        ValueError: missing, unexpected or misshapen tensors, integers for floats, or parameters with NaN or
+            infinity; the first few are named.
     """
     own = module.state_dict()
     tensors = without_wrapper(tensors, own)
@@ -305,6 +306,11 @@ def load_into(module: nn.Module, tensors: Mapping[str, Tensor], source: str) -> 
         "misshapen": [name for name in both if own[name].shape != tensors[name].shape],
         "quantised": [
             name for name in both if own[name].is_floating_point() > tensors[name].is_floating_point()
+        ],
+        "not finite": [
+            name
+            for name, _ in module.named_parameters()
+            if name in tensors and not bool(tensors[name].isfinite().all())
         ],
     }
     found = [f"{kind} {', '.join(names[:3])}" for kind, names in problems.items() if names]

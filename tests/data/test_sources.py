@@ -6,10 +6,12 @@ import os
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
 import diffproof as dp
+from diffproof.pictures import UnreadableError, read_picture
 from helpers.command_line import Refused
 
 
@@ -60,3 +62,47 @@ def test_rows_that_name_files_elsewhere(tmp_path: Path, kind: str) -> None:
     message = f"image 2 of few.parquet is the path {named}, expected its bytes or a file in {folder}"
     with pytest.raises(ValueError, match=f"^data: {re.escape(message)}$"):
         data.pixels[2]
+
+
+PARQUET = "cannot read {}: it is no parquet file; expected a .parquet or .npz file, or a folder of class"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("t.csv", b"image,label", PARQUET),
+        ("a.parquet", b"\x89PNG", PARQUET),
+        ("a.parquet", b"", "cannot read {}: it is empty; download the file itself"),
+        (
+            "a.parquet",
+            b"version https://git-lfs.github.com/spec/v1",
+            "cannot read {}: it is a Git LFS",
+        ),
+        ("a.npz", b"hello", "{} is no .npz archive"),
+        ("a.npz", b"<!doctype html>", "{} is an HTML page"),
+    ],
+)
+def test_files_that_are_something_else(tmp_path: Path, name: str, content: bytes, message: str) -> None:
+    path = tmp_path / name
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=f"^data: {re.escape(message.format(path))}"):
+        dp.load_data(str(path))
+
+
+def test_a_missing_folder_is_no_data_set_of_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match=r"^data: no such file or folder: digits/$"):
+        dp.load_data("digits/")
+
+
+def test_images_without_pixels(tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", images=np.zeros((2, 0, 8), np.uint8), labels=np.array([0, 1]))
+    with pytest.raises(ValueError, match=r"expected N×H×W, N×H×W×C or N×C×H×W, got \(2, 1, 0, 8\)$"):
+        dp.load_data(str(tmp_path / "a.npz"))
+
+
+def test_pictures_too_large_to_decode(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Image.new("L", (100, 100)).save(tmp_path / "a.png")
+    monkeypatch.setattr("PIL.Image.MAX_IMAGE_PIXELS", 9_000)
+    with pytest.raises(UnreadableError, match=r"a\.png cannot be decoded: Image size \(10000 pixels\)"):
+        read_picture(tmp_path / "a.png", 1)

@@ -141,7 +141,9 @@ def plain_label(ballot: list[int], consensus: int | None) -> int:
 
 
 def load(method: str, **settings: Any) -> dp.CertifiableDefense:
-    """`load_defense` where it gives a defence that can be certified."""
+    """`load_defense` where it gives a defence that can be certified; "none" goes without the denoiser."""
+    if method == "none":
+        settings.pop("denoiser", None)
     defense = dp.load_defense(method, **settings)
     assert isinstance(defense, dp.CertifiableDefense)
     return defense

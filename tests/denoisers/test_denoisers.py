@@ -12,7 +12,7 @@ import torch
 from scipy import integrate, stats
 from torch import Tensor, nn
 
-from diffproof.denoisers.base import Denoiser
+from diffproof.denoisers.base import Denoiser, Estimate
 from diffproof.denoisers.diffusers import from_unet, load
 from diffproof.denoisers.empirical import EmpiricalDenoiser
 from diffproof.denoisers.gaussian_mixture import GaussianMixtureDenoiser
@@ -814,3 +814,27 @@ def test_exact_denoisers_answer_with_numbers_or_not_at_all(dtype: torch.dtype, k
     for sigma in (1e-300, 1e-16, 1e16, 1e20, 1e300):
         with pytest.raises(ValueError, match=r"^sigma: expected 1e-15 ≤ sigma ≤ 1e\+15"):
             denoiser(images, sigma)
+
+
+NOTHING: Any = None
+
+
+@pytest.mark.parametrize(
+    ("returned", "message"),
+    [
+        (lambda noisy: (noisy,), r"denoiser: expected a diffproof Estimate from estimate\(\), got \(tensor"),
+        (lambda noisy: noisy, r"denoiser: expected a diffproof Estimate from estimate\(\), got shape"),
+        (lambda noisy: Estimate(NOTHING), "denoiser: expected a tensor of estimates, got None"),
+        (
+            lambda noisy: Estimate(noisy[:, :, :2]),
+            r"denoiser: expected estimates of shape \(2, 1, 3, 3\), got \(2, 1, 2, 3\)",
+        ),
+    ],
+)
+def test_what_an_own_denoiser_returns(returned: Callable[[Tensor], Any], message: str) -> None:
+    class Own(Denoiser):
+        def estimate(self, noisy: Tensor, sigma: Any, label: Tensor | None) -> Any:
+            return returned(noisy)
+
+    with pytest.raises(ValueError, match=f"^{message}"):
+        Own()(torch.zeros(2, 1, 3, 3), 0.5)

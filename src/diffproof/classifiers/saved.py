@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from diffproof.checks import check_class_names, renamed
+from diffproof.checks import check_at_least, check_class_names, renamed
 from diffproof.classifiers import huggingface, resnet
 from diffproof.classifiers.base import Classifier
 from diffproof.classifiers.cnn import SmallCNN
@@ -40,13 +40,18 @@ def build_classifier(description: dict[str, Any]) -> Classifier:
     return classifier
 
 
+# Classes and channels beyond these are of no network, and torch says so in words of its memory.
+_MOST = 2**20
+
+
 def _build_own(description: dict[str, Any]) -> Classifier:
     try:
-        num_classes = description["num_classes"]
+        num_classes = check_at_least("num_classes", description["num_classes"], 2, _MOST)
         if "architecture" in description:
             return resnet.build(description["architecture"], num_classes)
         channels, height, width = description["image_shape"]
-        network = SmallCNN(channels, num_classes, description["width"])
+        first = check_at_least("width", description["width"], 1, _MOST)
+        network = SmallCNN(check_at_least("channels", channels, 1, _MOST), num_classes, first)
         return Classifier(
             network,
             num_classes,

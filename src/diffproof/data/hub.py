@@ -90,7 +90,9 @@ def _open(datasets: Any, source: str) -> dict[Any, Any]:
     except MemoryError:
         raise
     except Exception as error:  # the library's own errors and those of pyarrow, fsspec and the network
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        # Of a table that it prepares, the library says the reason only beneath its own error.
+        cause = error.__cause__ if isinstance(error.__cause__, Exception) else error
+        reason = " ".join(str(cause).split())[:200] or type(cause).__name__
         if path.exists():
             raise ArgumentError(
                 "data",

@@ -16,10 +16,13 @@ from diffproof.data.images import ImageData
 from diffproof.data.labels import classes_of
 from diffproof.errors import ArgumentError
 from diffproof.files import check_archive, check_array
+from diffproof.formats import in_place_of_file
 
 # Names under which archives keep images and labels; {} stands for the split.
 _NAMES_BY_SPLIT = (("x_{}", "y_{}"), ("{}_images", "{}_labels"))
 _NAMES = (("images", "labels"), ("x", "y"))
+# Bytes that show what lies in place of an archive.
+_HEAD = 4096
 # The split of arrays that name none.
 _ALL = "all"
 
@@ -41,24 +44,27 @@ def load_npz(path: Path, split: str | None, default: str) -> ImageData:
     check_archive("data", path)
     # NumPy leaves a damaged file open that it opened itself.
     with path.open("rb") as file:
+        if not zipfile.is_zipfile(file):
+            file.seek(0)
+            found = in_place_of_file(file.read(_HEAD))
+            raise ArgumentError("data", f"{path} is {found or 'no .npz archive'}")
+        file.seek(0)
         with _damage_told(path):
             archive = np.load(file, allow_pickle=False)
-        if not isinstance(archive, np.lib.npyio.NpzFile):
-            raise ArgumentError("data", f"{path} is no .npz archive")
-        found = _find(path, archive.files, split, default)
+        arrays = _find(path, archive.files, split, default)
         with _damage_told(path):
-            for name in found[:2]:
+            for name in arrays[:2]:
                 entry = zipfile.ZipFile(file).getinfo(f"{name}.npy")
                 with zipfile.ZipFile(file).open(entry) as member:
                     check_array(member, entry.file_size)
-            images, labels = archive[found[0]], archive[found[1]]
+            images, labels = archive[arrays[0]], archive[arrays[1]]
     pixels = _pixels(path, images)
     labels = labels[:, 0] if labels.ndim == 2 and labels.shape[1] == 1 else labels
     classes = classes_of(labels, str(path))
     layout = f"{path.name}: {classes.note}" if classes.note else ""
     return ImageData(
         path.name,
-        found[2],
+        arrays[2],
         pixels,
         classes.labels,
         classes.names,
@@ -109,7 +115,7 @@ def _pixels(path: Path, images: np.ndarray) -> torch.Tensor:
         images = images[:, None]
     elif images.ndim == 4 and images.shape[1] not in (1, 3) and images.shape[3] in (1, 3):
         images = images.transpose(0, 3, 1, 2)
-    if images.ndim != 4 or images.shape[1] not in (1, 3):
+    if images.ndim != 4 or images.shape[1] not in (1, 3) or 0 in images.shape[2:]:
         raise ArgumentError(
             "data", f"images in {path}: expected N×H×W, N×H×W×C or N×C×H×W, got {images.shape}"
         )

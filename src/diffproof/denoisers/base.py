@@ -133,7 +133,12 @@ class Denoiser(nn.Module):
             # Embeddings take no bytes.
             label = label.long()
         with unchanged("denoiser", noisy), failing_network("denoiser", self, self.address):
-            return self.estimate(noisy, sigma, label)
+            found = self.estimate(noisy, sigma, label)
+        clean = check_instance("denoiser", found, Estimate, "a diffproof Estimate from estimate()").clean
+        if check_tensor("denoiser", clean, "a tensor of estimates").shape != noisy.shape:
+            shapes = tuple(noisy.shape), tuple(clean.shape)
+            raise ArgumentError("denoiser", f"expected estimates of shape {shapes[0]}, got {shapes[1]}")
+        return found
 
     def per_class(self, noisy: Tensor, sigma: Sigma, classes: Tensor | None = None) -> Tensor:
         """The estimates of the same noisy images under each of several labels.
