@@ -166,7 +166,9 @@ def continuous() -> Denoiser:
 
 
 def without_end() -> Denoiser:
-    return GaussianMixtureDenoiser(torch.zeros(1, *SHAPE), torch.ones(1))
+    denoiser = GaussianMixtureDenoiser(torch.zeros(1, *SHAPE), torch.ones(1))
+    denoiser.sigma_min = 0.0
+    return denoiser
 
 
 @pytest.mark.parametrize(
