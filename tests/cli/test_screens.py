@@ -15,7 +15,7 @@ import pytest
 from diffproof.catalog import ATTACKS, DEFENSES
 from diffproof.cli.main import run
 from diffproof.cli.progress import shown_once_started
-from diffproof.cli.screen import Rows, show
+from diffproof.cli.screen import Rows, screen_width, show
 from diffproof.wording import counted, part_of
 
 NAMES = (
@@ -176,3 +176,8 @@ def test_a_screen_of_few_characters_gets_question_marks(small_run: Path, encodin
     assert done.returncode == 0, done.stderr
     assert b"?=0.25" in done.stdout
     assert b"densepure:steps=2,votes=5" in done.stdout
+
+
+def test_a_closed_output_has_a_width(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdout", None)
+    assert screen_width() > 80

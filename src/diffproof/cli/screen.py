@@ -24,7 +24,8 @@ _WIDEST_CELL = 250
 
 def screen_width() -> int:
     """Characters of a line of standard output."""
-    if sys.stdout.isatty() or "COLUMNS" in os.environ:
+    # A shell can close standard output: >&-
+    if (sys.stdout is not None and sys.stdout.isatty()) or "COLUMNS" in os.environ:
         return max(shutil.get_terminal_size().columns, 20)
     return _ENDLESS
 
