@@ -29,6 +29,7 @@ lint: .venv/ready
 
 bench: .venv/ready
 	$(BIN)/python benchmarks/overhead.py
+	$(BIN)/python benchmarks/noise.py
 	$(BIN)/python benchmarks/evaluations.py
 	$(BIN)/python benchmarks/memory.py
 	$(BIN)/python benchmarks/noise_limit.py

@@ -4,12 +4,16 @@ The bits come from the counter-based generator Philox4x32-10 (Salmon et al., "Pa
 Easy as 1, 2, 3", SC 2011) and turn into normals by inverting the normal distribution function with a table
 of quadratics. Both use only integer arithmetic and single IEEE additions and multiplications in float64, so
 a value is the same bits for any batch size, device, thread count or moment of interruption.
+
+The counter's four words: which four numbers of a tensor; vote and step; draw; image and stream. The key is
+the seed, or what `Noise.nested` derives from both.
 """
 
 from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from enum import IntEnum
 from typing import Any, TypeVar
@@ -40,6 +44,11 @@ _CHUNK = 1 << 16
 
 # On the CPU, NumPy takes a third of the time that torch does for the same bits.
 Array = TypeVar("Array", Tensor, NDArray[Any])
+
+# In the counter's first word, above what tensors need: further bits of each number, keys of nested noise.
+_LOW_WORDS = 1 << 31
+_NESTED = _MASK
+_LARGEST_BLOCK = 1 << 28
 
 MAX_IMAGE_INDEX = 2**28 - 1
 MAX_DRAW = 2**32 - 1
@@ -78,6 +87,8 @@ class Noise:
         image_index: int64 tensor of N image indices, in [0, 2^28).
         draw: int64 tensor of N draw indices, in [0, 2^32).
         vote: int64 tensor of N vote indices, in [0, 2^16); 0 is the noise that is added to the image.
+        key: N×2 int64 words in the place of the seed's, of `nested`; None at the top.
+        taken: whether step 0 of vote 0 was added to the images already, so that nothing else may draw it.
 
     Raises:
         ValueError: the seed or an index lies outside its range, or the tensors differ in shape.
@@ -88,6 +99,8 @@ class Noise:
     image_index: Tensor
     draw: Tensor
     vote: Tensor
+    key: Tensor | None = None
+    taken: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "seed", check_seed(self.seed))
@@ -154,11 +167,30 @@ class Noise:
             image_index=self.image_index.to(device),
             draw=self.draw.to(device),
             vote=self.vote.to(device),
+            key=None if self.key is None else self.key.to(device),
         )
 
     def rows(self, index: Tensor, vote: Tensor) -> Noise:
         """The rows `index` of this batch (repeats allowed), each with its own vote index."""
-        return replace(self, image_index=self.image_index[index], draw=self.draw[index], vote=vote)
+        key = None if self.key is None else self.key[index]
+        return replace(self, image_index=self.image_index[index], draw=self.draw[index], vote=vote, key=key)
+
+    def nested(self) -> Noise:
+        """Noise for a defence inside the one that this noise is for: independent of it, and vote by vote.
+
+        Each row's key is what Philox gives for that row, as keys are split in Claessen and Pałka, "Splittable
+        Pseudorandom Number Generators using Cryptographic Hashing" (Haskell 2013).
+        """
+        last = torch.full_like(self.draw, _NESTED)
+        words = philox4x32(
+            (last, self.vote << 16, self.draw, self._image_word()), self._key_words(slice(None))
+        )
+        key = torch.stack(words[:2], dim=1)
+        return replace(self, vote=torch.zeros_like(self.vote), key=key, taken=False)
+
+    def after_first(self) -> Noise:
+        """The same noise for what works on images that step 0 of vote 0 was added to."""
+        return replace(self, taken=True)
 
     def split(self, size: int) -> list[Noise]:
         """The rows in order, in portions of at most `size`."""
@@ -184,31 +216,81 @@ class Noise:
             # It has no float64, in which the values are made.
             there, step = self.draw.device, step.cpu() if isinstance(step, Tensor) else step
             return self.to(torch.device("cpu")).normal(shape, step, dtype).to(there)
+        size = math.prod(sizes)
+        out = torch.empty(len(self), size, dtype=dtype, device=self.draw.device)
+        for rows, bits in self.words(size, step):
+            out[rows] = torch.as_tensor(normal_from_bits(bits.numpy() if bits.device.type == "cpu" else bits))
+        return out.reshape(len(self), *sizes)
+
+    def words(self, size: int, step: int | Tensor, low: bool = False) -> Iterator[tuple[slice, Tensor]]:
+        """Uniform 32-bit words, `size` a row, some rows at a time: their slice and int64 values.
+
+        Args:
+            size: words a row, in [0, 2^30).
+            step: see `normal`.
+            low: another 32 bits of each number, independent of the first.
+
+        Raises:
+            ValueError: as in `normal`.
+        """
+        step = self._checked_step(step)
+        if size > 4 * _LARGEST_BLOCK:
+            raise ArgumentError("shape", f"expected at most 2^30 numbers a row, got {size}")
+        block = torch.arange((size + 3) // 4, dtype=torch.int64, device=self.draw.device)[None, :]
+        counter = [self.vote << 16 | step, self.draw, self._image_word()]
+        parts: list[Any] = [block | _LOW_WORDS if low else block, *(part[:, None] for part in counter)]
+        if self.key is not None:
+            parts += [self.key[:, :1], self.key[:, 1:]]
+        stack: Any = torch.stack
+        if block.device.type == "cpu":
+            parts, stack = [part.numpy() for part in parts], np.stack
+        rows_at_once = max(1, _CHUNK // max(1, block.shape[1] * 4))
+        for start in range(0, len(self), rows_at_once):
+            rows = slice(start, start + rows_at_once)
+            vote, draw, image, *key = (part[rows] for part in parts[1:])
+            words = philox4x32((parts[0], vote, draw, image), tuple(key) or self._seed_words)
+            bits = stack(words, -1).reshape(len(words[0]), 4 * block.shape[1])[:, :size]
+            yield rows, torch.as_tensor(bits)
+
+    def low_words(self, row: Tensor, column: Tensor, step: int) -> Tensor:
+        """What `words` with `low` gives at some of its places.
+
+        Args:
+            row: M int64.
+            column: M int64.
+            step: see `normal`.
+        """
+        position = (self.vote << 16 | self._checked_step(step))[row]
+        counter = (column >> 2 | _LOW_WORDS, position, self.draw[row], self._image_word()[row])
+        words = torch.stack(philox4x32(counter, self._key_words(row)), dim=-1)
+        return words.gather(1, (column & 3)[:, None])[:, 0]
+
+    def _image_word(self) -> Tensor:
+        return self.image_index << 4 | int(self.stream)
+
+    @property
+    def _seed_words(self) -> tuple[Any, Any]:
+        return self.seed & _MASK, self.seed >> 32
+
+    def _key_words(self, rows: slice | Tensor) -> tuple[Any, Any]:
+        return self._seed_words if self.key is None else self.key[rows].unbind(1)
+
+    def _checked_step(self, step: int | Tensor) -> int | Tensor:
+        """The step, on the indices' device, or ValueError."""
         if isinstance(step, Tensor):
             _check_int64("step", step)
             if step.shape != self.draw.shape:
                 raise ArgumentError("step", f"expected one a row, got shape {tuple(step.shape)}")
-            low, high = (int(step.min()), int(step.max())) if len(step) else (0, 0)
+            least, largest = (int(step.min()), int(step.max())) if len(step) else (0, 0)
         else:
-            low = high = check_at_least("step", step, 0)
-        if not 0 <= low <= high <= MAX_STEP:
+            least = largest = step = check_at_least("step", step, 0)
+        if not 0 <= least <= largest <= MAX_STEP:
             raise ArgumentError("step", f"expected 0 ≤ step < 2^16, got {step}")
-        size = math.prod(sizes)
-        out = torch.empty(len(self), size, dtype=dtype, device=self.draw.device)
-        block = torch.arange((size + 3) // 4, dtype=torch.int64, device=self.draw.device)[None, :]
-        counter: list[Any] = [block, (self.vote << 16 | step)[:, None], self.draw[:, None]]
-        counter.append((self.image_index << 4 | int(self.stream))[:, None])
-        stack: Any = torch.stack
-        if out.device.type == "cpu":
-            counter, stack = [words.numpy() for words in counter], np.stack
-        key = (self.seed & _MASK, self.seed >> 32)
-        rows_at_once = max(1, _CHUNK // max(1, block.shape[1] * 4))
-        for start in range(0, len(self), rows_at_once):
-            rows = slice(start, start + rows_at_once)
-            words = philox4x32((counter[0], *(part[rows] for part in counter[1:])), key)
-            bits = stack(words, -1).reshape(len(words[0]), 4 * block.shape[1])[:, :size]
-            out[rows] = torch.as_tensor(normal_from_bits(bits))
-        return out.reshape(len(self), *sizes)
+        if self.taken and least == 0 and bool(((self.vote == 0) & torch.as_tensor(step == 0)).any()):
+            raise ArgumentError(
+                "step", "step 0 of vote 0 is the noise in the images; draw from another step or vote, got 0"
+            )
+        return step
 
 
 def check_seed(seed: int) -> int:
@@ -234,14 +316,14 @@ def _check_int64(name: str, index: Tensor) -> None:
         raise ArgumentError(name, f"expected an int64 tensor, got {shown(index)}")
 
 
-def philox4x32(counter: tuple[Array, Array, Array, Array], key: tuple[int, int]) -> list[Array]:
+def philox4x32(counter: tuple[Array, Array, Array, Array], key: tuple[Any, Any]) -> list[Array]:
     """Philox4x32-10: four counter words and two key words to four random words (Salmon et al. 2011, 3.3).
 
     Args:
         counter: four int64 tensors or arrays of 32-bit words that broadcast against each other. The first
             rounds run on the unbroadcast words, which spares a fifth of the work when words are constant
             along a row.
-        key: two 32-bit words.
+        key: two 32-bit words, or tensors or arrays of such that broadcast against the counter's.
 
     Returns:
         Four int64 tensors or arrays of uniform 32-bit words, of the broadcast shape.

@@ -281,7 +281,7 @@ def test_a_certificate_is_what_the_library_proves(certified: Path) -> None:
     data = dp.load_data("digits")
     base = dp.load_defense("dc", denoiser=dp.load_denoiser("digits"), timesteps="uniform:4")
     assert isinstance(base, dp.DiffusionClassifier)
-    smoothed = dp.Smoothed(base, 0.2)
+    smoothed = dp.Smoothed(base, 0.2, levels=240)
     with CertifyStore.reading(certified) as store:
         results, settings = store.results(), store.settings
     assert (settings.classifier, settings.defense) == (None, "dc:timesteps=uniform:4")

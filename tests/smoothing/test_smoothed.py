@@ -191,7 +191,8 @@ def test_selection_estimation_and_prediction_draw_independently() -> None:
     assert float(correlation.abs().max()) < 5 / math.sqrt(size)
 
 
-def test_noise_is_added_at_the_level_asked_for_not_the_grid_s() -> None:
+@pytest.mark.parametrize(("noise", "levels"), [("continuous", None), ("grid", 100)])
+def test_noise_is_added_at_the_level_asked_for_not_the_denoiser_s(noise: str, levels: int | None) -> None:
     seen: list[Tensor] = []
 
     class Watched(dp.DDS):
@@ -200,13 +201,18 @@ def test_noise_is_added_at_the_level_asked_for_not_the_grid_s() -> None:
             assert sigma == 0.302
             return super().classify(noisy, sigma, noise, batch_size)
 
-    smoothed = dp.Smoothed(Watched(mixture(count=4), steep_classifier(hidden=8)), sigma=0.302)
+    base = Watched(mixture(count=4), steep_classifier(hidden=8))
+    smoothed = dp.Smoothed(base, sigma=0.302, noise=noise, levels=levels)
     certificate = smoothed.certify(IMAGE, n0=4, n=8, seed=6, image_index=9)
     assert certificate.sigma == 0.302
     assert certificate.grid_sigma == pytest.approx(0.3)
     for stream, noisy in zip((Stream.SELECTION, Stream.ESTIMATION), seen, strict=True):
         normal = Noise.for_draws(6, stream, 9, 0, len(noisy)).normal(IMAGE.shape, 0, torch.float64)
-        assert torch.equal(noisy, IMAGE + 0.302 * normal)
+        if noise == "continuous":
+            assert torch.equal(noisy, IMAGE + 0.302 * normal)
+        else:
+            whole = (100 * IMAGE).round() + (100 * 0.302 * normal).round()
+            assert torch.equal(noisy, whole / 100)
 
 
 def test_evaluations_are_those_spent() -> None:

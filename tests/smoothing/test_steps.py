@@ -18,7 +18,7 @@ from diffproof.noise import Noise, Stream
 from diffproof.runs.certify.store import CertifyStore, Partial
 from diffproof.runs.settings import CertifySettings
 from diffproof.runs.store import Identity
-from diffproof.smoothing.smoothed import Tally
+from diffproof.smoothing.tally import Tally
 from helpers.classifiers import linear_classifier, steep_classifier
 from helpers.denoisers import ToyDenoiser, mixture
 from helpers.images import pictures

@@ -12,6 +12,8 @@ from diffproof.checks import unknown_name
 from diffproof.data.images import ImageData
 
 SPLITS = ("train", "test")
+# The pixels are sixteenths; noise is rounded to fifteenths of these, about as finely as in 8-bit images.
+_LEVELS = 16 * 15
 
 
 def load_digits(split: str) -> ImageData:
@@ -37,4 +39,4 @@ def load_digits(split: str) -> ImageData:
     chosen = index[in_test] if split == "test" else index[~in_test]
     images = torch.from_numpy(table[chosen, :-1]).float().reshape(-1, 1, 8, 8) / 16
     labels = torch.from_numpy(table[chosen, -1]).long()
-    return ImageData("digits", split, images, labels, tuple("0123456789"))
+    return ImageData("digits", split, images, labels, tuple("0123456789"), levels=_LEVELS)

@@ -66,6 +66,7 @@ class ImageData:
         classes_named: whether the data itself names its classes; if not, there may be more of them than
             its largest label tells.
         layout: one line on what was found where the data lies and how it was read, "" for nothing to say.
+        levels: what pixels are multiples of is 1/levels; None for 255, or where nothing is known.
 
     Raises:
         ValueError: no image, or labels that do not fit.
@@ -81,6 +82,7 @@ class ImageData:
         *,
         classes_named: bool = True,
         layout: str = "",
+        levels: int | None = None,
     ) -> None:
         self.name = name
         self.split = split
@@ -91,6 +93,7 @@ class ImageData:
         self.class_names = tuple(class_names)
         self.classes_named = classes_named
         self.layout = layout
+        self.levels = levels
         if len(self.pixels) == 0:
             raise ArgumentError("data", f"{name} has no image in split {split!r}")
         if labels.shape != (len(self.pixels),):
@@ -211,6 +214,7 @@ class ImageData:
             self.class_names,
             classes_named=self.classes_named,
             layout=layout,
+            levels=self.levels,
         )
 
 

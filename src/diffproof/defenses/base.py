@@ -183,7 +183,7 @@ class Defense(nn.Module):
 
         Args:
             images: N×C×H×W.
-            noise: one row an image, for a classifier that is itself a defence.
+            noise: one row an image, for a classifier that is itself a defence, which draws nested noise.
 
         Raises:
             ValueError: there is no classifier, or one that needs noise and gets none.
@@ -196,7 +196,7 @@ class Defense(nn.Module):
                 raise ArgumentError("noise", "expected some for a classifier that is a defence, got None")
             token = _inside.set(True)
             try:
-                logits: Tensor = self.classifier(images, noise)
+                logits: Tensor = self.classifier(images, noise.nested())
             finally:
                 _inside.reset(token)
         else:
@@ -365,7 +365,7 @@ class CertifiableDefense(Defense):
         Args:
             noisy: N×C×H×W, image + sigma·N(0, I). At most N images go through a network at once.
             sigma: the noise level in [0, 1] pixels.
-            noise: where further noise comes from, one row an image.
+            noise: where further noise comes from, one row an image; step 0 of vote 0 is in the images.
 
         Returns:
             N int64 labels, a pure function of the arguments.
@@ -392,4 +392,4 @@ class CertifiableDefense(Defense):
                 f" {self.method}:sigma=0.25; got None",
             )
         noisy = images + self.sigma * noise.normal(images.shape[1:], 0, images.dtype)
-        return self.logits(noisy, self.sigma, noise)
+        return self.logits(noisy, self.sigma, noise.after_first())

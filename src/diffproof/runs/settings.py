@@ -23,6 +23,7 @@ from diffproof.data.indices import written_indices
 from diffproof.errors import ArgumentError
 from diffproof.methods import MethodSpec, check_networks, check_not_idle, describe, own_class, parse
 from diffproof.smoothing.bounds import Bound
+from diffproof.smoothing.grid_noise import as_noise
 
 # Those that have noise of their own.
 _MOST_CERTIFIED = 2**32 - 1
@@ -205,6 +206,8 @@ class CertifySettings(RunSettings):
     n: int = 10_000
     alpha: float = 0.001
     bound: str = "one-sided"
+    noise: str = "grid"
+    levels: int | None = None
     compile: bool = False
 
     def __post_init__(self) -> None:
@@ -225,6 +228,17 @@ class CertifySettings(RunSettings):
             check_at_least(name, getattr(self, name), 1, _MOST_CERTIFIED)
         if self.bound not in tuple(Bound):
             raise unknown_name("bound", self.bound, tuple(Bound))
+        as_noise(self.noise, self.sigma, self.levels)
+
+    @classmethod
+    def from_dict(cls, settings: dict[str, Any]) -> Self:
+        """The inverse of `as_dict`; before noise was on a grid, nothing was said of it.
+
+        Raises:
+            ValueError: see Flags.
+        """
+        earlier = isinstance(settings, dict) and "noise" not in settings
+        return super().from_dict({**settings, "noise": "continuous"} if earlier else settings)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,10 +17,13 @@ class Certificate:
 
     What it says: with probability at least 1 − alpha over the draws, the *smoothed* classifier gives `label`
     to every image within `radius` (ℓ2, [0, 1] pixels, at the resolution where noise is added). The
-    probability is per image, not for a whole data set. What it does not cover: rounding in the networks'
-    floating-point arithmetic, normal noise truncated at 6.4 standard deviations, and the base classifier
-    without smoothing. A draw's label may flip with the shape of its batch, by rounding in the networks: in
-    float32 at most 300 in a million did (95% confidence), in bfloat16 far more (`benchmarks/flips.py`).
+    probability is per image, not for a whole data set. With noise on a grid the classifier is the program
+    that runs, on this device with this precision and batch size, and the images are those of the grid; it
+    takes any other image there first, so that the radius is less by `off_grid`. With continuous noise the
+    statement holds for real numbers, and a program can break it within a small distance. What no certificate
+    covers: the base classifier without smoothing. A draw's label may flip with the shape of its batch, by
+    rounding in the networks: in float32 at most 300 in a million did (95% confidence), in bfloat16 far more
+    (`benchmarks/flips.py`).
 
     Attributes:
         label: the certified class, None if abstained.
@@ -52,6 +55,13 @@ class Certificate:
         precision: dtype of the networks' weights, "float32" or "bfloat16"; without weights that of the image.
         compiled: whether torch.compile made the networks.
         device: kind of device that labelled the draws, such as "cpu" or "cuda". All three None as before.
+        noise: value of a SmoothingNoise, "grid" or "continuous".
+        levels: of the grid: images are multiples of 1/levels. None for continuous noise.
+        failure_mass: at most the total variation distance between the noise that was drawn and rounded
+            normals; counted against the class.
+        off_grid: what the radius is less by for images between grid points, √(C·H·W)/(2·levels); 0 for
+            continuous noise.
+        moved: ℓ2 distance of the given image from the nearest one of the grid, which was certified.
     """
 
     label: int | None
@@ -82,6 +92,11 @@ class Certificate:
     precision: str | None = None
     compiled: bool | None = None
     device: str | None = None
+    noise: str = "continuous"
+    levels: int | None = None
+    failure_mass: float = 0.0
+    off_grid: float = 0.0
+    moved: float = 0.0
 
     @property
     def abstained(self) -> bool:
@@ -90,7 +105,9 @@ class Certificate:
 
     def recompute(self) -> RadiusBound:
         """Bounds and radius from the counts alone, as at certification."""
-        return radius_bound(self.counts, self.selected, self.alpha, self.sigma, self.bound)
+        return radius_bound(
+            self.counts, self.selected, self.alpha, self.sigma, self.bound, failure_mass=self.failure_mass
+        )
 
     def to_json(self) -> str:
         """All fields as JSON; floats survive exactly."""

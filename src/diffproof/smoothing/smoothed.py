@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections import deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -29,6 +27,8 @@ from diffproof.noise import MAX_DRAW, Noise, Stream, check_image_index, check_se
 from diffproof.smoothing.arithmetic import arithmetic
 from diffproof.smoothing.bounds import Bound, as_bound, prediction, radius_bound
 from diffproof.smoothing.certificate import Certificate
+from diffproof.smoothing.grid_noise import SmoothingNoise, as_noise
+from diffproof.smoothing.tally import Tally, last, tallies
 from diffproof.version import version
 from diffproof.weights import hash_tensors
 
@@ -38,67 +38,19 @@ _ASKED_AGAIN = 16
 BATCH_SIZE = 256
 
 
-@dataclass(frozen=True)
-class Tally:
-    """Labels counted so far over the draws 0 … draws − 1 of one stream, and what they cost.
-
-    Attributes:
-        counts: labels by class.
-        draws: how many were counted.
-        denoiser_evaluations: images that went through the denoiser for them.
-        classifier_evaluations: images that went through the classifier for them.
-        underway: the next draws, where the networks have begun with them.
-    """
-
-    counts: tuple[int, ...]
-    draws: int = 0
-    denoiser_evaluations: int = 0
-    classifier_evaluations: int = 0
-    underway: Underway | None = field(default=None, compare=False)
-
-    @property
-    def begun(self) -> int:
-        """Images that went through a network for draws underway."""
-        now = self.underway
-        return 0 if now is None else now.denoiser_evaluations + now.classifier_evaluations
-
-    def add(self, labelled: Labelled, num_classes: int) -> Tally:
-        """The tally with one more batch."""
-        batch = torch.bincount(labelled.labels, minlength=num_classes).tolist()
-        return Tally(
-            tuple(a + b for a, b in zip(self.counts, batch, strict=True)),
-            self.draws + len(labelled.labels),
-            self.denoiser_evaluations + labelled.denoiser_evaluations,
-            self.classifier_evaluations + labelled.classifier_evaluations,
-        )
-
-
-def _tallies(tally: Tally, labelling: Labelling, num_classes: int) -> Iterator[Tally]:
-    """The tally after each network call for its next draws, and with their labels in the end."""
-    while True:
-        try:
-            underway = next(labelling)
-        except StopIteration as end:
-            yield tally.add(end.value, num_classes)
-            return
-        yield replace(tally, underway=underway)
-
-
-def _last(tallies: Iterator[Tally]) -> Tally:
-    """The last tally; the others hold images, and are let go."""
-    return deque(tallies, maxlen=1).pop()
-
-
 class Smoothed:
-    """The smoothed classifier: the class that `base` gives most often to image + sigma·N(0, I).
+    """The smoothed classifier: the class that `base` gives most often to image + sigma·N(0, I), rounded.
 
     Args:
         base: a CertifiableDefense, or any function from noisy images N×C×H×W to N integer labels.
         sigma: standard deviation of the noise in [0, 1] pixels.
         num_classes: number of labels; needed for a function, read off a defence.
+        noise: "grid", or "continuous" for comparison with the literature; see SmoothingNoise.
+        levels: images are brought to multiples of 1/levels first, and the noise has whole levels; None for
+            255, the levels of 8-bit images. Continuous noise has none.
 
     Raises:
-        ValueError: sigma ≤ 0 or outside the denoiser's range, or num_classes missing.
+        ValueError: sigma ≤ 0 or outside the denoiser's range, num_classes missing, or levels that do not fit.
 
     Warns:
         UserWarning: the denoiser's nearest trained noise level is over 1% from sigma.
@@ -110,6 +62,8 @@ class Smoothed:
         sigma: float,
         *,
         num_classes: int | None = None,
+        noise: SmoothingNoise | str = SmoothingNoise.GRID,
+        levels: int | None = None,
     ) -> None:
         self.sigma = check_positive("sigma", sigma)
         self.grid_sigma: float | None = None
@@ -137,6 +91,7 @@ class Smoothed:
             raise ArgumentError("num_classes", "expected the number of labels of the base function, got None")
         self.base = base
         self.num_classes = check_at_least("num_classes", num_classes, 2)
+        self.noise = as_noise(noise, self.sigma, levels)
         # Whether a function has proved to give the same labels again.
         self._repeats = False
         # The batch size that memory allowed last, once it ran out.
@@ -157,7 +112,7 @@ class Smoothed:
         """Certify one image: n0 draws choose a class, n independent draws bound its probability.
 
         Args:
-            image: C×H×W floats in [0, 1].
+            image: C×H×W floats in [0, 1]. On a grid, the nearest image of it is the one that is certified.
             n0: draws that select the class, ≥ 1.
             n: draws that bound its probability, ≥ 1.
             alpha: probability, over the draws, that the certificate is wrong, in (0, 1).
@@ -177,13 +132,13 @@ class Smoothed:
         check_probability("alpha", alpha)
         check_at_least("n0", n0, 1, MAX_DRAW)
         check_at_least("n", n, 1, MAX_DRAW)
-        tallies = []
+        done = []
         for stream, draws in ((Stream.SELECTION, n0), (Stream.ESTIMATION, n)):
             counting = self.tally(
                 image, draws, stream=stream, seed=seed, image_index=image_index, batch_size=batch_size
             )
-            tallies.append(_last(counting))
-        return self.certificate(image, *tallies, alpha=alpha, seed=seed, image_index=image_index, bound=bound)
+            done.append(last(counting))
+        return self.certificate(image, *done, alpha=alpha, seed=seed, image_index=image_index, bound=bound)
 
     def predict(
         self,
@@ -213,7 +168,7 @@ class Smoothed:
         counting = self.tally(
             image, n, stream=Stream.PREDICTION, seed=seed, image_index=image_index, batch_size=batch_size
         )
-        return prediction(_last(counting).counts, alpha)
+        return prediction(last(counting).counts, alpha)
 
     def tally(
         self,
@@ -262,7 +217,7 @@ class Smoothed:
             noise = Noise.for_draws(seed, stream, image_index, tally.draws, stop).to(image.device)
             labelling = self._label(image, noise, batch_size, tally.underway)
             try:
-                for later in _tallies(tally, labelling, self.num_classes):
+                for later in tallies(tally, labelling, self.num_classes):
                     tally = later
                     yield tally
             except (MemoryError, RuntimeError) as error:
@@ -271,17 +226,18 @@ class Smoothed:
     # Counts of labels have no gradient, and a graph would only take memory and time.
     @torch.no_grad()
     def _label(self, image: Tensor, noise: Noise, batch_size: int, underway: Underway | None) -> Labelling:
-        noisy = image + self.sigma * noise.normal(image.shape, 0, image.dtype)
+        noisy = self.noise.added(image, noise)
         if isinstance(self.base, CertifiableDefense):
-            return (yield from self.base.labelling(noisy, self.sigma, noise, batch_size, underway))
+            further = noise.after_first()
+            return (yield from self.base.labelling(noisy, self.sigma, further, batch_size, underway))
         labels = self._labels_of(noisy)
         if not self._repeats:
             # Alone, nothing else decides about a draw's label; among others, chance hardly gives all again.
             for last in (1, _ASKED_AGAIN):
                 index = torch.arange(len(noise), device=image.device)[-last:].flip(0)
                 # As drawn, whatever was made of the batch.
-                drawn = noise.rows(index, noise.vote[index]).normal(image.shape, 0, image.dtype)
-                if not labels[index].equal(self._labels_of(image + self.sigma * drawn)):
+                drawn = self.noise.added(image, noise.rows(index, noise.vote[index]))
+                if not labels[index].equal(self._labels_of(drawn)):
                     raise not_repeatable("base", "gives one image another label when asked again")
             self._repeats = True
         return Labelled(labels, 0, len(noisy))
@@ -331,7 +287,10 @@ class Smoothed:
         alpha = check_probability("alpha", alpha)
         counts = selection.counts
         selected = counts.index(max(counts))
-        proved = radius_bound(estimation.counts, selected, alpha, self.sigma, bound)
+        failure_mass = self.noise.failure_mass(image.numel())
+        proved = radius_bound(
+            estimation.counts, selected, alpha, self.sigma, bound, failure_mass=failure_mass
+        )
         draws = selection.draws + estimation.draws
         is_defense = isinstance(self.base, CertifiableDefense)
         image_size, classifier_size = self.sizes(image)
@@ -362,11 +321,16 @@ class Smoothed:
             naive_denoiser_evaluations=draws * naive[0],
             naive_classifier_evaluations=draws * naive[1],
             weights_hash=self.weights_hash() if is_defense else None,
-            image_hash=hash_tensors({"image": image}),
+            image_hash=self.image_hash(image),
             image_size=image_size,
             classifier_size=classifier_size,
             version=version(),
             **arithmetic(self.base, image),
+            noise=self.noise.name.value,
+            levels=self.noise.levels,
+            failure_mass=failure_mass,
+            off_grid=self.noise.off_grid(image.numel()),
+            moved=self.noise.moved(image),
         )
 
     def certificate_settings(self) -> dict[str, Any]:
@@ -380,6 +344,10 @@ class Smoothed:
         """
         size = (image.shape[1], image.shape[2])
         return size, self.base.classifier_size(*size) if isinstance(self.base, CertifiableDefense) else None
+
+    def image_hash(self, image: Tensor) -> str:
+        """SHA-256 of the image that is certified for a given one."""
+        return hash_tensors({"image": self.noise.certified(image)})
 
     def weights_hash(self) -> str | None:
         """SHA-256 of the defence's weights and adapters, None for a plain function.

@@ -569,7 +569,7 @@ def purified(**settings: Any) -> tuple[dp.DiffPure, dp.DiffusionClassifier]:
 def test_purification_before_a_diffusion_classifier() -> None:
     defense, classifier = purified()
     images, noise = pictures(), image_noise()
-    expected = classifier(defense.purify(images, noise), noise)
+    expected = classifier(defense.purify(images, noise), noise.nested())
     assert torch.equal(defense(images, noise), expected)
     assert not torch.equal(defense(images, noise), defense(images, image_noise(seed=1)))
     assert defense.num_classes == CLASSES
@@ -580,7 +580,7 @@ def test_purification_before_a_diffusion_classifier() -> None:
     for mode in (GradientMode.EXACT, GradientMode.BPDA):
         assert torch.equal(AttackedDefense(defense, mode)(images, noise), expected)
     blind = AttackedDefense(defense, GradientMode.BLIND)
-    assert torch.equal(blind(images, noise), classifier(images, noise))
+    assert torch.equal(blind(images, noise), classifier(images, noise.nested()))
     assert blind.random
 
 
@@ -600,13 +600,15 @@ def test_defenses_that_label_noisy_images_by_a_diffusion_classifier() -> None:
     classifier = dp.DiffusionClassifier(denoiser, timesteps="first:4")
     images, noise = pictures(5), image_noise(5)
     dds = dp.DDS(denoiser, classifier)
-    expected = classifier(dp.one_shot(denoiser, images, 0.4), noise)
+    expected = classifier(dp.one_shot(denoiser, images, 0.4), noise.nested())
     assert torch.equal(dds.logits(images, 0.4, noise), expected)
     assert dds.classify(images, 0.4, noise, 2).labels.equal(expected.argmax(1))
     undefended = dp.Undefended(classifier)
     assert undefended.random
-    assert torch.equal(undefended(images, noise), classifier(images, noise))
-    assert undefended.classify(images, 0.4, noise, 2).labels.equal(classifier(images, noise).argmax(1))
+    assert torch.equal(undefended(images, noise), classifier(images, noise.nested()))
+    assert undefended.classify(images, 0.4, noise, 2).labels.equal(
+        classifier(images, noise.nested()).argmax(1)
+    )
     votes = dp.DensePure(denoiser, classifier, steps=2, votes=3, step_rule="log-sigma")
     labels = votes.classify(images, 0.4, noise, 4).labels
     assert labels.equal(votes.vote_shares(images, 0.4, noise).argmax(1))

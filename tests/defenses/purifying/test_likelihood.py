@@ -321,12 +321,12 @@ def test_bpda_is_the_classifiers_gradient_at_the_purified_image() -> None:
     torch.testing.assert_close(view(images, noise), defense(images, noise), rtol=0, atol=0)
     purified = defense.purify(images, noise)
     classifier = dp.DiffusionClassifier(defense.denoiser)
-    expected = gradient_of(lambda x: classifier(x, noise), purified, u)
+    expected = gradient_of(lambda x: classifier(x, noise.nested()), purified, u)
     torch.testing.assert_close(gradient_of(lambda x: view(x, noise), images, u), expected)
     assert view.random
     assert dp.AttackedDefense(defense, "blind").random
     blind = dp.AttackedDefense(defense, "blind")(images, noise)
-    torch.testing.assert_close(blind, classifier(images, noise), rtol=0, atol=0)
+    torch.testing.assert_close(blind, classifier(images, noise.nested()), rtol=0, atol=0)
 
 
 def most_saved(work: Callable[[], object]) -> int:
@@ -386,7 +386,7 @@ def test_rdc_is_likelihood_maximisation_before_the_diffusion_classifier() -> Non
     )
     purified = alone.purify(images, noise)
     torch.testing.assert_close(rdc.purify(images, noise), purified, rtol=0, atol=0)
-    torch.testing.assert_close(rdc(images, noise), classifier(purified, noise), rtol=0, atol=0)
+    torch.testing.assert_close(rdc(images, noise), classifier(purified, noise.nested()), rtol=0, atol=0)
     torch.testing.assert_close(alone(images, noise), linear_classifier()(purified), rtol=0, atol=0)
     before = dp.LikelihoodMaximization(denoiser, classifier, **likelihood, timesteps="first:2", samples=2)
     torch.testing.assert_close(before(images, noise), rdc(images, noise), rtol=0, atol=0)

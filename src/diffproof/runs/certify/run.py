@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -23,7 +23,9 @@ from diffproof.runs.prepare import classes_for, first_line, load_images, resolve
 from diffproof.runs.settings import CertifySettings
 from diffproof.runs.store import Identity, warn_of_more
 from diffproof.smoothing.bounds import largest_radius
-from diffproof.smoothing.smoothed import Smoothed, Tally
+from diffproof.smoothing.grid_noise import LEVELS, SmoothingNoise
+from diffproof.smoothing.smoothed import Smoothed
+from diffproof.smoothing.tally import Tally
 
 # Seconds between commits to disk: what a crash can lose.
 COMMIT_EVERY = 2.0
@@ -67,6 +69,8 @@ def prepare(settings: CertifySettings) -> CertifyRun:
         ValueError: anything that is unknown, unreadable or does not fit together.
     """
     settings, data, indices = load_images(settings)
+    if settings.noise == SmoothingNoise.GRID and settings.levels is None:
+        settings = replace(settings, levels=data.levels or LEVELS)
     device = resolve_device(settings.device)
     defense = load_networks_and_defense(
         settings.method,
@@ -77,7 +81,7 @@ def prepare(settings: CertifySettings) -> CertifyRun:
     )
     data = classes_for(defense, data, settings).fitting(defense, defense.classifier)
     assert isinstance(defense, CertifiableDefense)
-    smoothed = Smoothed(defense, settings.sigma)
+    smoothed = Smoothed(defense, settings.sigma, noise=settings.noise, levels=settings.levels)
     job = CertifyRun(settings, data, indices, smoothed, device)
     rows = min(settings.batch_size, max(settings.n0, settings.n))
     check_batch(rows, data.pixels[indices[0]].shape)

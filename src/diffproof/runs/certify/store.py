@@ -13,7 +13,7 @@ from diffproof.defenses.base import Underway
 from diffproof.runs.settings import CertifySettings
 from diffproof.runs.store import RunStore, check_seconds, naming, reporting
 from diffproof.smoothing.certificate import Certificate
-from diffproof.smoothing.smoothed import Tally
+from diffproof.smoothing.tally import Tally
 
 # In bytes: what is kept of a batch in work.
 _LARGEST = 2**27

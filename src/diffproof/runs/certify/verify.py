@@ -19,7 +19,6 @@ from diffproof.runs.settings import CertifySettings, RunSettings
 from diffproof.runs.store import Identity
 from diffproof.smoothing.arithmetic import arithmetic, flips, most_flips, uncertain
 from diffproof.smoothing.certificate import Certificate
-from diffproof.weights import hash_tensors
 from diffproof.wording import counted, part_of
 
 # Relative: noise levels computed on another machine may differ in their last bits.
@@ -141,7 +140,7 @@ def spread(results: Sequence[T], number: int) -> list[T]:
 def failures_of_counts(result: ImageResult, settings: CertifySettings, identity: Identity) -> list[str]:
     """What is wrong with one result in itself and beside the run's settings, a line each."""
     certificate = result.certificate
-    fixed = ("sigma", "n0", "n", "alpha", "bound", "seed")
+    fixed = ("sigma", "n0", "n", "alpha", "bound", "seed", "noise", "levels")
     found = [
         f"{name} is {getattr(certificate, name)}, the run's is {getattr(settings, name)}"
         for name in fixed
@@ -237,8 +236,10 @@ def failures_of(result: ImageResult, job: CertifyRun, identity: Identity) -> lis
         found.append("the data has no such image")
     else:
         image = job.data.pixels[result.image_index]
-        if certificate.image_hash != hash_tensors({"image": image}):
+        if certificate.image_hash != job.smoothed.image_hash(image):
             found.append("the image is not the one it was made for")
+        if certificate.failure_mass < job.smoothed.noise.failure_mass(image.numel()):
+            found.append("it states less failure mass than its noise has")
         stated = (certificate.image_size, certificate.classifier_size)
         sizes = job.smoothed.sizes(image)
         # Earlier versions stated neither sizes nor precision.
