@@ -42,7 +42,8 @@ def main() -> None:
         ((1, 8, 8), 0.5, 240),
     ):
         print(
-            f"{'×'.join(map(str, shape))}, {levels} levels, sigma = {sigma:g}: {ratio(shape, sigma, levels):.3f}"
+            f"{'×'.join(map(str, shape))}, {levels} levels, sigma = {sigma:g}:"
+            f" {ratio(shape, sigma, levels):.3f}"
         )
 
 

@@ -219,7 +219,10 @@ class Noise:
         size = math.prod(sizes)
         out = torch.empty(len(self), size, dtype=dtype, device=self.draw.device)
         for rows, bits in self.words(size, step):
-            out[rows] = torch.as_tensor(normal_from_bits(bits.numpy() if bits.device.type == "cpu" else bits))
+            if bits.device.type == "cpu":
+                out[rows] = torch.from_numpy(normal_from_bits(bits.numpy()))
+            else:
+                out[rows] = normal_from_bits(bits)
         return out.reshape(len(self), *sizes)
 
     def words(self, size: int, step: int | Tensor, low: bool = False) -> Iterator[tuple[slice, Tensor]]:
@@ -273,7 +276,7 @@ class Noise:
         return self.seed & _MASK, self.seed >> 32
 
     def _key_words(self, rows: slice | Tensor) -> tuple[Any, Any]:
-        return self._seed_words if self.key is None else self.key[rows].unbind(1)
+        return self._seed_words if self.key is None else (self.key[rows, 0], self.key[rows, 1])
 
     def _checked_step(self, step: int | Tensor) -> int | Tensor:
         """The step, on the indices' device, or ValueError."""

@@ -80,10 +80,11 @@ def test_each_number_lies_between_its_thresholds(levels: int, sigma: float) -> N
     assert searched[untied].tolist() == torch.tensor(expected)[untied].tolist()
     leads = {one >> 32 for one in ascending}
     assert (~untied).tolist() == [one >> 32 in leads for one in tails]
-    fast = law.magnitude(high)
-    sure = fast >= 0
-    assert fast[sure].tolist() == torch.tensor(expected)[sure].tolist()
-    assert sure[len(near) :].double().mean() > 0.9
+    for sign in (0, 1):
+        whole, row, _ = law.whole((high | sign << 31)[:, None])
+        sure = torch.ones(len(tails), dtype=torch.bool).index_fill(0, row, False)
+        assert whole[sure, 0].tolist() == ((1 - 2 * sign) * torch.tensor(expected)[sure]).tolist()
+        assert sure[len(near) :].double().mean() > 0.9
 
 
 def test_images_and_noise_are_added_as_whole_numbers() -> None:
