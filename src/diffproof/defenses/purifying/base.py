@@ -62,7 +62,7 @@ class Purifier(Defense):
         with torch.no_grad():  # a label has no gradient
             parts = zip(images.split(size), noise.split(size), strict=True)
             purified = torch.cat([self.purify(part, own) for part, own in parts])
-        return self.classifier.predict_labels(purified, noise, batch_size)
+        return self.classifier.predict_labels(purified, noise.nested(), batch_size)
 
     def respond(self, images: Tensor, noise: Noise) -> Tensor:
         """The classifier's logits of purified images."""
