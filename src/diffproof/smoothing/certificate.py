@@ -9,6 +9,7 @@ from typing import Any
 from diffproof.checks import check_fields
 from diffproof.errors import ArgumentError
 from diffproof.smoothing.bounds import RadiusBound, radius_bound
+from diffproof.smoothing.sequential import sequential_test
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,9 @@ class Certificate:
         off_grid: what the radius is less by for images between grid points, √(C·H·W)/(2·levels); 0 for
             continuous noise.
         moved: ℓ2 distance of the given image from the nearest one of the grid, which was certified.
+        sequential: of draws that ended when it was decided: `n`, the most; the asked `radii`, or the
+            `tolerance`; `futility`; `hits` of the selected class at each checkpoint; `stopped`, of a Stop.
+            A proved radius of 0 is a label with radius 0. None for a fixed number of draws.
     """
 
     label: int | None
@@ -97,6 +101,7 @@ class Certificate:
     failure_mass: float = 0.0
     off_grid: float = 0.0
     moved: float = 0.0
+    sequential: dict[str, Any] | None = field(default=None, hash=False)
 
     @property
     def abstained(self) -> bool:
@@ -105,9 +110,13 @@ class Certificate:
 
     def recompute(self) -> RadiusBound:
         """Bounds and radius from the counts alone, as at certification."""
-        return radius_bound(
-            self.counts, self.selected, self.alpha, self.sigma, self.bound, failure_mass=self.failure_mass
-        )
+        if self.sequential is None:
+            return radius_bound(
+                self.counts, self.selected, self.alpha, self.sigma, self.bound, failure_mass=self.failure_mass
+            )
+        asked = {name: self.sequential[name] for name in ("radii", "tolerance", "futility", "n")}
+        test = sequential_test(**asked, sigma=self.sigma, alpha=self.alpha, failure_mass=self.failure_mass)
+        return test.proved(self.sequential["hits"])[0]
 
     def to_json(self) -> str:
         """All fields as JSON; floats survive exactly."""

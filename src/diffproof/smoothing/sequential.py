@@ -7,12 +7,14 @@ alone: a decision does not depend on batches or interruptions, and can be made a
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from fractions import Fraction
 from functools import lru_cache
 from itertools import pairwise
+from typing import Any
 
 from diffproof.checks import (
     check_at_least,
@@ -23,11 +25,8 @@ from diffproof.checks import (
     check_unit,
 )
 from diffproof.errors import ArgumentError
-from diffproof.smoothing.eprocess import (
-    chance_of_reaching,
-    critical_counts,
-    lower_limit,
-)
+from diffproof.smoothing.bounds import RadiusBound
+from diffproof.smoothing.eprocess import chance_of_reaching, critical_counts, lower_limit
 from diffproof.smoothing.outward import float_above, float_below, normal_above, normal_quantile_below
 
 # Looks from here on, each at so many times the draws of the last. Earlier looks give up images that a miss at
@@ -36,6 +35,19 @@ FIRST_LOOK, GROWTH = 32, 1.05
 # Before this share of the draws that prove a radius if all hit, it is not given up while it can be proved:
 # one miss among few says little of an image that misses once in thousands. There it costs 5% more draws.
 PATIENCE = 0.05
+# The predictive probability below which draws end, and the growth of a radius that is worth more draws.
+FUTILITY, TOLERANCE = 0.02, 0.01
+
+
+class Stopping(StrEnum):
+    """When the draws of an image end.
+
+    FIXED: after n.
+    SEQUENTIAL: when what is asked is proved or hopeless, after n at most.
+    """
+
+    FIXED = "fixed"
+    SEQUENTIAL = "sequential"
 
 
 class Stop(StrEnum):
@@ -123,8 +135,8 @@ def _fewest_hits(count: int, n: int, draws: int, futility: float) -> int:
     return high
 
 
-class _Sequential:
-    """What both tests have in common.
+class _Sequential(ABC):
+    """A test of the selected class's probability that looks at its hits at checkpoints.
 
     Args:
         sigma: noise level of the draws, > 0, in the radii's unit.
@@ -152,6 +164,37 @@ class _Sequential:
             if not 0 <= new - old <= after - before:
                 raise ArgumentError("hits", f"expected {old} to {old + after - before} of {after}, got {new}")
         return looks
+
+    @abstractmethod
+    def decide(self, hits: Sequence[int]) -> Decision:
+        """What hits at the first checkpoints prove, and whether to go on.
+
+        Args:
+            hits: draws that gave the selected class, among the first checkpoints[0], checkpoints[1], … draws.
+
+        Raises:
+            ValueError: numbers that no draws can give.
+        """
+
+    def proved(self, hits: Sequence[int]) -> tuple[RadiusBound, dict[str, Any]]:
+        """What a certificate states of the hits: bounds and radius, and how they were asked for and decided.
+
+        The bounds are 0 and 1 where nothing is proved. For the rest see `Certificate.sequential`.
+        """
+        decision = self.decide(hits)
+        stated = {
+            "radii": list(self.radii) if isinstance(self, RadiusTest) else None,
+            "tolerance": self.tolerance if isinstance(self, RadiusSequence) else None,
+            "futility": self.futility,
+            "n": self.n,
+            "hits": list(hits),
+            "stopped": None if decision.stop is None else decision.stop.value,
+        }
+        if not decision.proofs:
+            return RadiusBound(0.0, 1.0, 0.0), stated
+        best = decision.proofs[-1]
+        p_a = float_below(Fraction(best.p_a_lower) - Fraction(self.failure_mass))
+        return RadiusBound(p_a, float_above(1 - Fraction(p_a)), best.radius), stated
 
 
 class RadiusTest(_Sequential):
@@ -183,11 +226,11 @@ class RadiusTest(_Sequential):
         sigma: float,
         alpha: float,
         n: int,
-        futility: float = 0.02,
+        futility: float = FUTILITY,
         failure_mass: float = 0.0,
     ) -> None:
         super().__init__(sigma, alpha, n, futility, failure_mass)
-        self.radii = tuple(check_not_negative("radii", radius) for radius in check_listed("radii", radii))
+        self.radii = tuple(float(check_not_negative("radii", one)) for one in check_listed("radii", radii))
         if not self.radii or any(a >= b for a, b in pairwise(self.radii)):
             raise ArgumentError("radii", f"expected ascending numbers, got {list(self.radii)}")
         self._p0 = [_needed(radius, self.sigma, self.failure_mass) for radius in self.radii]
@@ -213,14 +256,7 @@ class RadiusTest(_Sequential):
         return high
 
     def decide(self, hits: Sequence[int]) -> Decision:
-        """What hits at the first checkpoints prove, and whether to go on.
-
-        Args:
-            hits: draws that gave the selected class, among the first checkpoints[0], checkpoints[1], … draws.
-
-        Raises:
-            ValueError: numbers that no draws can give.
-        """
+        """See `_Sequential.decide`; the proofs are of the smallest asked radii."""
         looks = self._looks(hits)
         if not looks:
             return Decision(None, 0, 0)
@@ -271,8 +307,8 @@ class RadiusSequence(_Sequential):
         sigma: float,
         alpha: float,
         n: int,
-        tolerance: float,
-        futility: float = 0.02,
+        tolerance: float = TOLERANCE,
+        futility: float = FUTILITY,
         failure_mass: float = 0.0,
     ) -> None:
         super().__init__(sigma, alpha, n, futility, failure_mass)
@@ -280,7 +316,7 @@ class RadiusSequence(_Sequential):
         self.checkpoints = checkpoints(self.n)
 
     def decide(self, hits: Sequence[int]) -> Decision:
-        """As `RadiusTest.decide`; the proof, if any, is one of the largest radius so far."""
+        """See `_Sequential.decide`; the proof, if any, is one, of the largest radius so far."""
         looks = self._looks(hits)
         if not looks:
             return Decision(None, 0, 0)
@@ -300,3 +336,35 @@ class RadiusSequence(_Sequential):
         if chance_of_reaching(count, self.n, hits, draws) > self.futility:
             return None
         return Stop.HOPELESS if radius is None else Stop.SETTLED
+
+
+def sequential_test(
+    *,
+    radii: Sequence[float] | None,
+    tolerance: float | None,
+    futility: float,
+    sigma: float,
+    alpha: float,
+    n: int,
+    failure_mass: float,
+) -> RadiusTest | RadiusSequence:
+    """The test of asked radii, or, with None, the sequence of radii to a tolerance; kept, for its tables.
+
+    Raises:
+        ValueError: an argument is out of range, or a tolerance besides radii.
+    """
+    if radii is None:
+        growth = TOLERANCE if tolerance is None else tolerance
+        return RadiusSequence(
+            sigma=sigma, alpha=alpha, n=n, tolerance=growth, futility=futility, failure_mass=failure_mass
+        )
+    if tolerance is not None:
+        raise ArgumentError("tolerance", f"asked radii need none, got {tolerance}")
+    return _radius_test(tuple(check_listed("radii", radii)), sigma, alpha, n, futility, failure_mass)
+
+
+@lru_cache(maxsize=64)
+def _radius_test(
+    radii: tuple[float, ...], sigma: float, alpha: float, n: int, futility: float, failure_mass: float
+) -> RadiusTest:
+    return RadiusTest(radii, sigma=sigma, alpha=alpha, n=n, futility=futility, failure_mass=failure_mass)

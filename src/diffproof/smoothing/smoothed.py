@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -13,6 +13,7 @@ from diffproof.checks import (
     MOST_ROWS,
     check_at_least,
     check_device,
+    check_member,
     check_pixels,
     check_positive,
     check_probability,
@@ -28,6 +29,7 @@ from diffproof.smoothing.arithmetic import arithmetic
 from diffproof.smoothing.bounds import Bound, as_bound, prediction, radius_bound
 from diffproof.smoothing.certificate import Certificate
 from diffproof.smoothing.grid_noise import SmoothingNoise, as_noise
+from diffproof.smoothing.sequential import FUTILITY, RadiusSequence, RadiusTest, Stopping, sequential_test
 from diffproof.smoothing.tally import Tally, last, tallies
 from diffproof.version import version
 from diffproof.weights import hash_tensors
@@ -36,6 +38,18 @@ from diffproof.weights import hash_tensors
 _ASKED_AGAIN = 16
 
 BATCH_SIZE = 256
+
+
+def _test(stop: Stopping | str, bound: Bound, **asked: Any) -> RadiusTest | RadiusSequence | None:
+    """The test that ends the draws, None for a fixed number of them; see `sequential_test`."""
+    if check_member("stop", stop, Stopping) is Stopping.SEQUENTIAL:
+        if bound is not Bound.ONE_SIDED:
+            raise ArgumentError("bound", f"sequential certificates are {Bound.ONE_SIDED}, got {bound}")
+        return sequential_test(**asked)
+    for name in ("radii", "tolerance"):
+        if asked[name] is not None:
+            raise ArgumentError(name, f'expected stop="sequential" with it, got "{stop}"')
+    return None
 
 
 class Smoothed:
@@ -108,8 +122,14 @@ class Smoothed:
         image_index: int = 0,
         batch_size: int = BATCH_SIZE,
         bound: Bound | str = Bound.ONE_SIDED,
+        stop: Stopping | str = Stopping.FIXED,
+        radii: Sequence[float] | None = None,
+        tolerance: float | None = None,
+        futility: float = FUTILITY,
     ) -> Certificate:
         """Certify one image: n0 draws choose a class, n independent draws bound its probability.
+
+        With stop="sequential" the latter end when what is asked is proved or hopeless, at the same alpha.
 
         Args:
             image: C×H×W floats in [0, 1]. On a grid, the nearest image of it is the one that is certified.
@@ -120,6 +140,12 @@ class Smoothed:
             image_index: the image's index in its data set, in [0, 2^28).
             batch_size: most images that go through a network at once; the result does not depend on it.
             bound: see Bound.
+            stop: "fixed", after n draws, or "sequential", after n at most.
+            radii: ℓ2 radii that a sequential certification asks for, ascending; see RadiusTest. None for the
+                largest that can be proved.
+            tolerance: growth of the largest radius that is worth more draws; None for 0.01. See
+                RadiusSequence.
+            futility: predictive probability of what is lacking at which draws end, in [0, 1].
 
         Returns:
             A Certificate; `label` is None where it abstains.
@@ -132,13 +158,23 @@ class Smoothed:
         check_probability("alpha", alpha)
         check_at_least("n0", n0, 1, MAX_DRAW)
         check_at_least("n", n, 1, MAX_DRAW)
-        done = []
-        for stream, draws in ((Stream.SELECTION, n0), (Stream.ESTIMATION, n)):
-            counting = self.tally(
-                image, draws, stream=stream, seed=seed, image_index=image_index, batch_size=batch_size
-            )
-            done.append(last(counting))
-        return self.certificate(image, *done, alpha=alpha, seed=seed, image_index=image_index, bound=bound)
+        failures = self.noise.failure_mass(check_tensor("image", image).numel())
+        asked = {"radii": radii, "tolerance": tolerance, "futility": futility, "n": n}
+        test = _test(stop, bound, **asked, sigma=self.sigma, alpha=alpha, failure_mass=failures)
+        address: dict[str, Any] = {"seed": seed, "image_index": image_index}
+        common = {**address, "batch_size": batch_size}
+        selection = last(self.tally(image, n0, stream=Stream.SELECTION, **common))
+        estimation, hits = Tally((0,) * self.num_classes), list[int]()
+        for look in (n,) if test is None else test.checkpoints:
+            counting = self.tally(image, look, stream=Stream.ESTIMATION, done=estimation, **common)
+            estimation = last(counting)
+            hits.append(estimation.counts[selection.selected])
+            if test is not None and test.decide(hits).stop:
+                break
+        decided = None if test is None else (test, hits)
+        return self.certificate(
+            image, selection, estimation, alpha=alpha, bound=bound, decided=decided, **address
+        )
 
     def predict(
         self,
@@ -272,6 +308,7 @@ class Smoothed:
         seed: int,
         image_index: int,
         bound: Bound | str = Bound.ONE_SIDED,
+        decided: tuple[RadiusTest | RadiusSequence, Sequence[int]] | None = None,
     ) -> Certificate:
         """The certificate that two complete tallies prove; `certify` in its last step.
 
@@ -283,24 +320,24 @@ class Smoothed:
             seed: see `certify`.
             image_index: see `certify`.
             bound: see Bound.
+            decided: the test that ended the estimation draws and the hits at its checkpoints; None for a
+                fixed number of draws.
         """
         alpha = check_probability("alpha", alpha)
-        counts = selection.counts
-        selected = counts.index(max(counts))
+        selected = selection.selected
         failure_mass = self.noise.failure_mass(image.numel())
-        proved = radius_bound(
-            estimation.counts, selected, alpha, self.sigma, bound, failure_mass=failure_mass
-        )
+        if decided is None:
+            asked, counts = None, estimation.counts
+            proved = radius_bound(counts, selected, alpha, self.sigma, bound, failure_mass=failure_mass)
+        else:
+            proved, asked = decided[0].proved(decided[1])
+        certified = proved.radius > 0 or (asked is not None and proved.p_a_lower > 0)
         draws = selection.draws + estimation.draws
-        is_defense = isinstance(self.base, CertifiableDefense)
         image_size, classifier_size = self.sizes(image)
-        naive = (
-            self.base.evaluations_per_draw(self.sigma)
-            if isinstance(self.base, CertifiableDefense)
-            else (0, 1)
-        )
+        base = self.base
+        naive = base.evaluations_per_draw(self.sigma) if isinstance(base, CertifiableDefense) else (0, 1)
         return Certificate(
-            label=selected if proved.radius > 0 else None,
+            label=selected if certified else None,
             radius=proved.radius,
             p_a_lower=proved.p_a_lower,
             p_b_upper=proved.p_b_upper,
@@ -320,7 +357,7 @@ class Smoothed:
             classifier_evaluations=selection.classifier_evaluations + estimation.classifier_evaluations,
             naive_denoiser_evaluations=draws * naive[0],
             naive_classifier_evaluations=draws * naive[1],
-            weights_hash=self.weights_hash() if is_defense else None,
+            weights_hash=self.weights_hash(),
             image_hash=self.image_hash(image),
             image_size=image_size,
             classifier_size=classifier_size,
@@ -331,6 +368,7 @@ class Smoothed:
             failure_mass=failure_mass,
             off_grid=self.noise.off_grid(image.numel()),
             moved=self.noise.moved(image),
+            sequential=asked,
         )
 
     def certificate_settings(self) -> dict[str, Any]:

@@ -35,6 +35,11 @@ class Tally:
         now = self.underway
         return 0 if now is None else now.denoiser_evaluations + now.classifier_evaluations
 
+    @property
+    def selected(self) -> int:
+        """The class with most labels, the first of several."""
+        return self.counts.index(max(self.counts))
+
     def add(self, labelled: Labelled, num_classes: int) -> Tally:
         """The tally with one more batch."""
         batch = torch.bincount(labelled.labels, minlength=num_classes).tolist()
