@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_right
+from dataclasses import replace
 from fractions import Fraction
 from itertools import pairwise
 
@@ -177,3 +178,37 @@ def test_the_last_bits_break_continuous_noise_alone(noise: str) -> None:
     distance = float((first - second).norm())
     contradict = {one.label, other.label} == {0, 1} and distance < min(one.radius, other.radius)
     assert contradict == (noise == "continuous")
+
+
+@pytest.mark.parametrize("noise", ["grid", "continuous"])
+def test_what_a_certificate_covers_is_exact(noise: str) -> None:
+    image = torch.full((1, 4, 4), 1 / 255, dtype=torch.float64)
+    smoothed = dp.Smoothed(
+        lambda noisy: torch.zeros(len(noisy), dtype=torch.int64), 0.25, num_classes=2, noise=noise
+    )
+    made = smoothed.certify(image, n=200)
+    other = image.clone()
+    other[0, 0, 0], other[0, 1, 1] = 4 / 255, 5 / 255
+    # (3, 4) levels apart: 5 of them.
+    for radius, covered in (
+        (5 / 255, None),
+        (math.nextafter(5 / 255, 1), True),
+        (math.nextafter(5 / 255, 0), False),
+    ):
+        said = replace(made, radius=radius).covers(image, other)
+        # Of continuous noise the images are the floats themselves.
+        exact = sum(
+            (Fraction(a) - Fraction(b)) ** 2
+            for a, b in zip(image.flatten().tolist(), other.flatten().tolist(), strict=True)
+        )
+        square = Fraction(25, 255**2) if noise == "grid" else exact
+        assert said == (square <= Fraction(radius) ** 2)
+        assert noise != "grid" or covered in (None, said)
+    assert not replace(made, label=None, radius=0.0).covers(image, image)
+    if noise == "grid":
+        # Both are brought to the grid.
+        assert replace(made, radius=5 / 255 * (1 + 1e-12)).covers(image + 0.001, other - 0.001)
+    with pytest.raises(ValueError, match=r"^image: expected the image that was certified, got another one$"):
+        made.covers(other, image)
+    with pytest.raises(ValueError, match=r"^other: expected shape \(1, 4, 4\), got \(4, 4\)$"):
+        made.covers(image, other[0])

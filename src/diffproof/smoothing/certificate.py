@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass, field
+from fractions import Fraction
 from typing import Any
+
+from torch import Tensor
 
 from diffproof.checks import check_fields
 from diffproof.errors import ArgumentError
 from diffproof.smoothing.bounds import RadiusBound, radius_bound
+from diffproof.smoothing.grid_noise import as_noise
 from diffproof.smoothing.sequential import sequential_test
+from diffproof.weights import hash_tensors
 
 
 @dataclass(frozen=True)
@@ -117,6 +122,25 @@ class Certificate:
         asked = {name: self.sequential[name] for name in ("radii", "tolerance", "futility", "n")}
         test = sequential_test(**asked, sigma=self.sigma, alpha=self.alpha, failure_mass=self.failure_mass)
         return test.proved(self.sequential["hits"])[0]
+
+    def covers(self, image: Tensor, other: Tensor) -> bool:
+        """Whether the label is certified for another image, too: their distance, exact, is within the radius.
+
+        On a grid both are brought there first, as the smoothed classifier does.
+
+        Args:
+            image: the image that was certified, C×H×W floats in [0, 1].
+            other: of the same shape.
+
+        Raises:
+            ValueError: the images differ in shape, or the first is not the one that was certified.
+        """
+        if image.shape != other.shape:
+            raise ArgumentError("other", f"expected shape {tuple(image.shape)}, got {tuple(other.shape)}")
+        noise = as_noise(self.noise, self.sigma, self.levels)
+        if hash_tensors({"image": noise.certified(image)}) != self.image_hash:
+            raise ArgumentError("image", "expected the image that was certified, got another one")
+        return not self.abstained and noise.square_distance(image, other) <= Fraction(self.radius) ** 2
 
     def to_json(self) -> str:
         """All fields as JSON; floats survive exactly."""

@@ -12,6 +12,7 @@ from __future__ import annotations
 import functools
 import math
 from enum import StrEnum
+from fractions import Fraction
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -70,6 +71,11 @@ class ContinuousNoise:
         """0: no image is."""
         return 0.0
 
+    def square_distance(self, image: Tensor, other: Tensor) -> Fraction:
+        """The exact square of the ℓ2 distance between two images."""
+        pairs = zip(image.double().flatten().tolist(), other.double().flatten().tolist(), strict=True)
+        return sum(((Fraction(a) - Fraction(b)) ** 2 for a, b in pairs), Fraction(0))
+
     def added(self, image: Tensor, noise: Noise) -> Tensor:
         """See GridNoise."""
         return image + self.sigma * noise.normal(image.shape, 0, image.dtype)
@@ -114,6 +120,11 @@ class GridNoise:
         """The ℓ2 distance between an image and the nearest grid point."""
         exact = image.detach().cpu().double()
         return float(((exact * self.levels).round() / self.levels - exact).norm())
+
+    def square_distance(self, image: Tensor, other: Tensor) -> Fraction:
+        """The exact square of the ℓ2 distance between the nearest grid points of two images."""
+        difference = self._whole(image) - self._whole(other)
+        return Fraction(int(difference.square().sum()), self.levels**2)
 
     def added(self, image: Tensor, noise: Noise) -> Tensor:
         """The nearest grid point with one row's noise each.
