@@ -122,6 +122,7 @@ def test_an_own_classifier_and_checkpoint(folder: Path) -> None:
         DENOISER="my_diffusion",
         SIGMA=0.1,
         IMAGES=2,
+        N0=10,
         N=30,
         ITERATIONS=1,
     )
@@ -143,6 +144,7 @@ def test_class_folders_and_a_transformer_without_a_diffusion_model(folder: Path)
         DATA="pictures",
         MODEL="hf:my-vit",
         SIZE=8,
+        N0=10,
         N=100,
         ITERATIONS=5,
         FINETUNING=5,
@@ -210,13 +212,13 @@ def test_five_defenses_in_a_table(folder: Path, denoiser: Path) -> None:
 
 @pytest.mark.slow
 def test_parts_of_a_big_run(folder: Path, denoiser: Path) -> None:
-    given = {"DATA": "digits", "CLASSIFIER": "digits", "DENOISER": denoiser, "LAST": 5, "N": 20}
+    given = {"DATA": "digits", "CLASSIFIER": "digits", "DENOISER": denoiser, "LAST": 5, "N0": 10, "N": 20}
     for part in range(3):
         do("shards", folder, PART=part, PARTS=3, **given)
     do("shards", folder)
     (row,) = table(folder / "shards" / "report" / "table.csv")
     whole = "certify --data digits --indices 0:5 --classifier digits --defense densepure:steps=2,votes=10"
-    more = f"--denoiser {denoiser} --sigma 0.5 --n0 100 --n 20 --out whole"
+    more = f"--denoiser {denoiser} --sigma 0.5 --n0 10 --n 20 --out whole"
     assert run([*whole.split(), *more.split()]) == 0
     assert run(["report", "whole", "--out", "whole-report"]) == 0
     (in_one,) = table(folder / "whole-report" / "table.csv")

@@ -6,7 +6,7 @@
 # A tenth of the pictures is kept out of training, and only it is certified.
 set -eu
 : "${DATA:?} ${MODEL:?} ${SIZE:?}"
-OUT=${OUT:-class-folders} SIGMA=${SIGMA:-0.25} N=${N:-1000} ITERATIONS=${ITERATIONS:-20000} FINETUNING=${FINETUNING:-2000} CHANNELS=${CHANNELS:-64,128,192}
+OUT=${OUT:-class-folders} SIGMA=${SIGMA:-0.25} N0=${N0:-100} N=${N:-1000} ITERATIONS=${ITERATIONS:-20000} FINETUNING=${FINETUNING:-2000} CHANNELS=${CHANNELS:-64,128,192}
 
 mkdir -p "$OUT"
 diffproof data "$DATA"
@@ -16,7 +16,7 @@ diffproof finetune --classifier "$MODEL" --denoiser "$OUT/denoiser.safetensors" 
     --image-size "$SIZE" --holdout 0.1 --iterations "$FINETUNING" --out "$OUT/finetuned.safetensors"
 for CLASSIFIER in "$MODEL" "$OUT/finetuned.safetensors"; do
     diffproof certify --data "$DATA" --image-size "$SIZE" --held-out --classifier "$CLASSIFIER" \
-        --denoiser "$OUT/denoiser.safetensors" --defense dds --sigma "$SIGMA" --n0 100 --n "$N" \
+        --denoiser "$OUT/denoiser.safetensors" --defense dds --sigma "$SIGMA" --n0 "$N0" --n "$N" \
         --out "$OUT/$(basename "${CLASSIFIER#hf:}" .safetensors)"
 done
 diffproof report "$OUT/$(basename "${MODEL#hf:}")" "$OUT/finetuned" --out "$OUT/report"

@@ -7,11 +7,11 @@
 # README. An interrupted script goes on where it stopped.
 set -eu
 : "${DATA:?} ${CLASSIFIER:?} ${DENOISER:?}"
-OUT=${OUT:-own-model} SIGMA=${SIGMA:-0.25} IMAGES=${IMAGES:-100} N=${N:-1000} ITERATIONS=${ITERATIONS:-40}
+OUT=${OUT:-own-model} SIGMA=${SIGMA:-0.25} IMAGES=${IMAGES:-100} N0=${N0:-100} N=${N:-1000} ITERATIONS=${ITERATIONS:-40}
 
 diffproof data "$DATA"
 certify() {
-    diffproof certify --data "$DATA" --limit "$IMAGES" --classifier "$CLASSIFIER" --sigma "$SIGMA" --n0 100 --n "$N" "$@"
+    diffproof certify --data "$DATA" --limit "$IMAGES" --classifier "$CLASSIFIER" --sigma "$SIGMA" --n0 "$N0" --n "$N" "$@"
 }
 certify --defense none --out "$OUT/none"
 certify --denoiser "$DENOISER" --defense dds --out "$OUT/dds"
