@@ -16,6 +16,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from enum import IntEnum
+from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
@@ -162,8 +163,7 @@ class Noise:
         """The same noise, generated on another device."""
         if self.draw.device == device:
             return self
-        return replace(
-            self,
+        return self._changed(
             image_index=self.image_index.to(device),
             draw=self.draw.to(device),
             vote=self.vote.to(device),
@@ -173,7 +173,9 @@ class Noise:
     def rows(self, index: Tensor, vote: Tensor) -> Noise:
         """The rows `index` of this batch (repeats allowed), each with its own vote index."""
         key = None if self.key is None else self.key[index]
-        return replace(self, image_index=self.image_index[index], draw=self.draw[index], vote=vote, key=key)
+        # On another device the look at the votes would make the program wait for it, each time.
+        change = partial(replace, self) if vote.device.type == "cpu" else self._changed
+        return change(image_index=self.image_index[index], draw=self.draw[index], vote=vote, key=key)
 
     def nested(self) -> Noise:
         """Noise for a defence inside the one that this noise is for: independent of it, and vote by vote.
@@ -186,11 +188,17 @@ class Noise:
             (last, self.vote << 16, self.draw, self._image_word()), self._key_words(slice(None))
         )
         key = torch.stack(words[:2], dim=1)
-        return replace(self, vote=torch.zeros_like(self.vote), key=key, taken=False)
+        return self._changed(vote=torch.zeros_like(self.vote), key=key, taken=False)
 
     def after_first(self) -> Noise:
         """The same noise for what works on images that step 0 of vote 0 was added to."""
-        return replace(self, taken=True)
+        return self._changed(taken=True)
+
+    def _changed(self, **fields: Any) -> Noise:
+        """With other fields, which need no check."""
+        made = object.__new__(Noise)
+        vars(made).update(vars(self) | fields)
+        return made
 
     def split(self, size: int) -> list[Noise]:
         """The rows in order, in portions of at most `size`."""
@@ -245,9 +253,11 @@ class Noise:
         if self.key is not None:
             parts += [self.key[:, :1], self.key[:, 1:]]
         stack: Any = torch.stack
+        # Elsewhere few large kernels are faster than many small ones.
+        rows_at_once = max(1, len(self))
         if block.device.type == "cpu":
             parts, stack = [part.numpy() for part in parts], np.stack
-        rows_at_once = max(1, _CHUNK // max(1, block.shape[1] * 4))
+            rows_at_once = max(1, _CHUNK // max(1, block.shape[1] * 4))
         for start in range(0, len(self), rows_at_once):
             rows = slice(start, start + rows_at_once)
             vote, draw, image, *key = (part[rows] for part in parts[1:])

@@ -132,6 +132,16 @@ def test_draws_follow_the_law() -> None:
     assert chisquare(counts.numpy(), np.array(shares) * len(drawn)).pvalue > 1e-6
 
 
+@pytest.mark.parametrize(("levels", "sigma"), LAWS)
+def test_devices_that_read_all_bits_draw_the_same(
+    levels: int, sigma: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    grid, image, noise = GridNoise(sigma, levels), torch.rand(3, 16, 16), noise_of(200)
+    usual = grid.added(image, noise)
+    monkeypatch.setattr(grid, "_fill", grid._fill_by_all_bits)
+    assert grid.added(image, noise).equal(usual)
+
+
 @pytest.mark.parametrize("batch", [1, 7, 64])
 def test_batches_do_not_matter(batch: int) -> None:
     image, noise, grid = torch.rand(1, 33, 17), noise_of(64), GridNoise(0.5)

@@ -143,6 +143,12 @@ class GridNoise:
         law, values = self._law.to(image.device), self._values(image)
         start = (self._whole(image) + law.largest).flatten()
         out = torch.empty(len(noise), len(start), dtype=image.dtype, device=image.device)
+        fill = self._fill if image.device.type == "cpu" else self._fill_by_all_bits
+        fill(out, start, law, values, noise)
+        return out.reshape(len(noise), *image.shape)
+
+    @staticmethod
+    def _fill(out: Tensor, start: Tensor, law: _Law, values: Tensor, noise: Noise) -> None:
         unsure = []
         for rows, bits in noise.words(len(start), 0):
             whole, row, column = law.whole(bits)
@@ -155,7 +161,14 @@ class GridNoise:
             low = noise.low_words(row[tied], column[tied], 0)
             magnitude[tied] = law.searched_to_the_end(bits[tied] & _HIGH, low)
         out[row, column] = values[_signed(magnitude, bits).add_(start[column])]
-        return out.reshape(len(noise), *image.shape)
+
+    @staticmethod
+    def _fill_by_all_bits(out: Tensor, start: Tensor, law: _Law, values: Tensor, noise: Noise) -> None:
+        """As `_fill`, without a look at the values, for which the program would wait for the device."""
+        every = zip(noise.words(len(start), 0), noise.words(len(start), 0, low=True), strict=True)
+        for (rows, bits), (_, low) in every:
+            magnitude = law.searched_to_the_end(bits & _HIGH, low)
+            out[rows] = values[_signed(magnitude, bits).add_(start)]
 
     def failure_mass(self, size: int) -> float:
         """At most the total variation distance between what is drawn and rounded normals.
@@ -183,8 +196,9 @@ class GridNoise:
 
     def _whole(self, image: Tensor) -> Tensor:
         """The nearest level of each pixel, int64."""
-        # In float64 whatever the device has: the same grid point everywhere.
-        return (image.cpu().double() * self.levels).round_().long().to(image.device)
+        # In float64, which every other device has: the same grid point everywhere.
+        exact = (image.cpu() if image.device.type == "mps" else image).double()
+        return (exact * self.levels).round_().long().to(image.device)
 
     def _values(self, image: Tensor) -> Tensor:
         """The floating-point value of each level that can come out, from the least on."""
