@@ -194,10 +194,16 @@ def test_an_attack_that_does_nothing_finds_what_the_control_finds(attack: dp.PGD
 @pytest.mark.parametrize("classes", [4, 6])
 @pytest.mark.parametrize(
     "attack",
-    [dp.Square(queries=20), dp.AutoAttack(version="rand", eot=1), dp.AutoAttack(version="rand", eot=3)],
-    ids=["square", "rand-1", "rand-3"],
+    [
+        dp.PGD(iterations=3, eot=2),
+        dp.PGD(iterations=3, eot=2, mean_of="logits"),
+        dp.Square(queries=20),
+        dp.AutoAttack(version="rand", eot=1),
+        dp.AutoAttack(version="rand", eot=3),
+    ],
+    ids=["pgd", "logits", "square", "rand-1", "rand-3"],
 )
-def test_attacks_that_stop_say_how_often_they_would_have_looked(attack: dp.Square, classes: int) -> None:
+def test_attacks_say_how_often_they_would_have_looked(attack: dp.Square, classes: int) -> None:
     class Sure(Defense):
         method = "sure"
 
@@ -215,6 +221,7 @@ def test_attacks_that_stop_say_how_often_they_would_have_looked(attack: dp.Squar
     )
     assert not result.success
     assert result.draws == attack.most_draws(result, classes)
+    assert (result.forwards, result.backwards) == attack.most_evaluations(classes)
 
 
 @pytest.mark.parametrize(

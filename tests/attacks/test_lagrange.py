@@ -138,6 +138,8 @@ def test_the_result_is_the_strongest_of_the_union() -> None:
         firsts = [5 * i + 4 for i, one in enumerate(tried) if one.success]
         assert result.first_success == (firsts[0] if firsts else None)
         assert (result.forwards, result.backwards, result.draws) == (3 * 5 * eot, 3 * 4 * eot, 5 * eot)
+        most = dp.Lagrange(iterations=4, eot=eot, weights=weights).most_evaluations(3)
+        assert (result.forwards, result.backwards) == most
         lucky += bool(firsts) and firsts[0] < 5 * place
     # On some images a draw of an earlier l errs, and a later l is stronger.
     assert lucky > 0

@@ -30,6 +30,8 @@ COMMANDS: dict[str, str] = {
     "certify dds": f"{_CERTIFY} {NETWORKS} {DENOISER} --defense dds",
     "certify config": f"certify --config config.yaml {NETWORKS} --out out",
     "certify densepure": f"{_CERTIFY} {NETWORKS} {DENOISER} --defense densepure:steps=1,votes=2",
+    "plan certify": f"plan {_CERTIFY.removesuffix(' --out out')} {NETWORKS} --defense none",
+    "plan attack": f"plan {_ATTACK.removesuffix(' --out out')} {NETWORKS} --defense none",
     "attack": f"{_ATTACK} {NETWORKS} --defense none",
     "attack diffpure": f"{_ATTACK} {NETWORKS} {DENOISER} --defense diffpure:t_star=0.01,steps=1",
     "purify": f"purify pictures {DENOISER} --defense diffpure:t_star=0.01,steps=1 --out out",

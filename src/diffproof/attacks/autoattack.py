@@ -80,9 +80,14 @@ class AutoAttack(Attack):
         Of rand: 101 gradients each of APGD-CE and APGD-DLR, and 7 looks between. Of standard: 305 of each
         target of APGD and FAB, and 5119 of APGD-CE, Square and the looks between.
         """
+        return self.most_evaluations(num_classes)[0]
+
+    def most_evaluations(self, num_classes: int) -> tuple[int, int]:
+        """See `most_draws`; each gradient is one forward, and FAB takes 100 a target."""
         if self.version == "rand":
-            return 202 * self.repeats + 7
-        return 5119 + 305 * min(9, num_classes - 1)
+            return 202 * self.repeats + 7, 202 * self.repeats
+        targets = min(9, num_classes - 1)
+        return 5119 + 305 * targets, 101 + 201 * targets
 
     def images_at_once(self, batch_size: int) -> int:
         """One: it attacks each image on its own."""

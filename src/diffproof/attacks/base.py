@@ -111,6 +111,12 @@ class Attack:
         """How many draws of noise the attack would have seen of this image if it had found nothing."""
         return result.draws
 
+    def most_evaluations(self, num_classes: int) -> tuple[int, int]:
+        """Forwards and backwards, see AttackResult, that it spends on an image that is never wrong."""
+        traits = self.traits()
+        steps = traits.iterations * traits.eot
+        return steps + traits.eot, steps if self.needs_gradient else 0
+
     def images_at_once(self, batch_size: int) -> int:
         """How many images fill a batch of so many rows; at least one."""
         return max(1, batch_size // self.repeats)

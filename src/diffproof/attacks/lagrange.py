@@ -75,6 +75,11 @@ class Lagrange(PGD):
         """Those of the last iterate, at which alone it looks for an error."""
         return self.eot
 
+    def most_evaluations(self, num_classes: int) -> tuple[int, int]:
+        """Those of a climb, for each l."""
+        forwards, backwards = super().most_evaluations(num_classes)
+        return len(self.weights) * forwards, len(self.weights) * backwards
+
     def find(self, job: Job, threat: Threat) -> list[AttackResult]:
         """One climb an l."""
         assert isinstance(threat, PixelThreat)

@@ -69,6 +69,11 @@ class PGD(Attack):
         check_member("direction", self.direction, Direction)
         check_flag("random_start", self.random_start)
 
+    def most_evaluations(self, num_classes: int) -> tuple[int, int]:
+        """Those of every iteration, whatever it finds; twice for the gradient of the loss of mean logits."""
+        forwards, backwards = super().most_evaluations(num_classes)
+        return forwards + (backwards if self.mean_of == MeanOf.LOGITS else 0), backwards
+
     def find(self, job: Job, threat: Threat) -> list[AttackResult]:
         """Step, project, look."""
         assert isinstance(threat, PixelThreat)

@@ -54,6 +54,10 @@ class Square(Attack):
         """All its queries, and the three at its start and end."""
         return self.queries + 3
 
+    def most_evaluations(self, num_classes: int) -> tuple[int, int]:
+        """A forward for each of its looks."""
+        return self.queries + 3, 0
+
     def images_at_once(self, batch_size: int) -> int:
         """One: it attacks each image on its own."""
         return 1

@@ -18,6 +18,7 @@ from diffproof.cli.data import data
 from diffproof.cli.finetune import finetune
 from diffproof.cli.methods import methods
 from diffproof.cli.numbers import strict
+from diffproof.cli.plan import plan
 from diffproof.cli.purify import purify
 from diffproof.cli.results import export, report, verify
 from diffproof.cli.theory import theory
@@ -47,7 +48,21 @@ def diffproof(**flags: bool) -> None:
     _tracebacks.set(flags["traceback"])
 
 
-COMMANDS = (certify, attack, purify, report, export, verify, data, methods, theory, train, finetune, convert)
+COMMANDS = (
+    certify,
+    attack,
+    plan,
+    purify,
+    report,
+    export,
+    verify,
+    data,
+    methods,
+    theory,
+    train,
+    finetune,
+    convert,
+)
 for command in COMMANDS:
     diffproof.add_command(command)
 strict(diffproof)

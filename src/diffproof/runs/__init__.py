@@ -1,1 +1,1 @@
-"""Run folders: settings, result store, certification that resumes, reports, exports, verification."""
+"""Run folders: settings, result store, plans, certification that resumes, reports, exports, verification."""

@@ -245,12 +245,18 @@ class RunStore(Generic[S]):
         with reporting(folder):
             connection = sqlite3.connect(fresh)
             try:
-                connection.executescript(_SETTINGS_TABLE + cls.tables)
-                with connection:
-                    _write_settings(connection, settings, identity)
+                cls.fresh(folder, connection, settings, identity)
             finally:
                 connection.close()
         fresh.rename(folder / STORE)
+
+    @classmethod
+    def fresh(cls, folder: Path, connection: sqlite3.Connection, settings: S, identity: Identity) -> Self:
+        """A store without images, in a new database."""
+        connection.executescript(_SETTINGS_TABLE + cls.tables)
+        with connection:
+            _write_settings(connection, settings, identity)
+        return cls(folder, connection, settings, identity)
 
     @classmethod
     def _read(cls, folder: Path, connection: sqlite3.Connection) -> tuple[S, Identity]:

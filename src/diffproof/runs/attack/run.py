@@ -197,7 +197,7 @@ def run(
         indices=tuple(job.indices),
     )
     writing = AttackStore.writing(folder, settings, identity, job.data.fingerprint)
-    with writing as store, _watched(defense, on_evaluations):
+    with writing as store, watched(defense, on_evaluations):
         warn_of_more(folder, store.identity, job.indices)
         finished = store.finished()
         on_images(len(finished.intersection(job.indices)))
@@ -219,8 +219,8 @@ def run(
 
 
 @contextmanager
-def _watched(defense: Defense, on_evaluations: OnProgress) -> Iterator[None]:
-    """Report each call of a network of the defence with its number of images."""
+def watched(defense: Defense, on_evaluations: OnProgress) -> Iterator[None]:
+    """Report each call of a network of the defence with its number of images, recomputation included."""
 
     def report(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
         on_evaluations(len(inputs[0]) if inputs else 1)

@@ -1,0 +1,126 @@
+"""diffproof plan: what a run will take."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from diffproof.cli.attack import attack
+from diffproof.cli.certify import certify
+from diffproof.cli.flags import Command, Group
+from diffproof.cli.screen import said
+
+if TYPE_CHECKING:
+    from diffproof.runs.plan import Costs, Plan
+
+
+_BLANK = "\n\n"
+
+
+@click.group(cls=Group)
+def plan() -> None:
+    """Say what a run would take: evaluations of networks, time, disk.
+
+    Put `plan` before the words of a run, and leave out its folder:
+
+    \b
+      diffproof plan certify --data digits --denoiser digits \\
+          --classifier digits --defense dds --sigma 0.5 --devices 4
+
+    For a few seconds, the run's networks are called on draws of some of its images, in its batches and
+    precision. Nothing is written.
+    """
+
+
+def _planned(of: click.Command, does: str) -> Callable[[Callable[..., None]], Command]:
+    """A command of `plan` with the flags of another, but for the folder that it would write."""
+
+    def decorate(function: Callable[..., None]) -> Command:
+        devices = click.Option(
+            ["--devices"], default=1, help="Share the images among this many devices like this one, ≥ 1."
+        )
+        made = Command(
+            of.name,
+            params=[*(one for one in of.params if one.name != "out"), devices],
+            callback=function,
+            # With what the flags may name, the second paragraph of every such help.
+            help=f"Say what `{does}` with these flags would take.\n\n{(of.help or '').split(_BLANK)[1]}",
+            context_settings={"show_default": True},
+        )
+        plan.add_command(made)
+        return made
+
+    return decorate
+
+
+@_planned(certify, "diffproof certify")
+def plan_certify(devices: int, **flags: Any) -> None:
+    """Print the plan of a certification run."""
+    from diffproof.checks import check_at_least
+    from diffproof.runs.certify.plan import certify_costs
+    from diffproof.runs.certify.run import prepare
+    from diffproof.runs.settings import CertifySettings
+
+    check_at_least("devices", devices, 1)
+    started, settings = time.perf_counter(), CertifySettings(**flags)
+    job = prepare(settings)
+    costs = certify_costs(job, time.perf_counter() - started)
+    _print(costs, devices, "if no vote were stopped early")
+    radius = f"largest radius that n = {settings.n:,} and alpha = {settings.alpha:g} allow"
+    said(f"{radius}: {job.largest_radius:.4f}{': n is too small' * (job.largest_radius <= 0)}")
+
+
+@_planned(attack, "diffproof attack")
+def plan_attack(devices: int, **flags: Any) -> None:
+    """Print the plan of an attack run."""
+    from diffproof.checks import check_at_least
+    from diffproof.runs.attack.plan import attack_costs
+    from diffproof.runs.attack.run import prepare
+    from diffproof.runs.settings import AttackRequest
+
+    check_at_least("devices", devices, 1)
+    started = time.perf_counter()
+    job = prepare(AttackRequest(**flags))
+    costs = attack_costs(job, time.perf_counter() - started)
+    _print(costs, devices, "if every image is attacked, to the end")
+
+
+def _print(costs: Costs, devices: int, most: str) -> None:
+    """Evaluations, and time and disk on one device and on several."""
+    from diffproof.wording import counted
+
+    alone = costs.on(1)
+    rest = f", {alone.most_evaluations:,} {most}" * (alone.evaluations != alone.most_evaluations)
+    said(f"{counted(alone.images, 'image')}: {alone.evaluations:,} evaluations of networks{rest}")
+    _print_on(alone, "one device")
+    shared = costs.on(devices)
+    if devices > 1:
+        _print_on(
+            shared, f"{counted(shared.devices, 'device')}, at most {counted(shared.images, 'image')} each"
+        )
+
+
+def _print_on(plan: Plan, where: str) -> None:
+    low, expected, high = map(_duration, plan.seconds)
+    said(f"{where}: about {expected} ({low} to {high}), at most {_size(plan.size)} on disk")
+
+
+def _duration(seconds: float) -> str:
+    """Two digits or more: "8.3 s", "2.5 min", "13 h", "4.2 days"."""
+    units = (("s", 1, 100), ("min", 60, 6_000), ("h", 3_600, 360_000), ("days", 86_400, math.inf))
+    unit, length = next((unit, length) for unit, length, most in units if seconds < most)
+    return _rounded(seconds / length, unit)
+
+
+def _size(size: int) -> str:
+    """As `_duration`: "6.2 MB"."""
+    unit, length = next((one for one in (("GB", 1e9), ("MB", 1e6)) if size >= one[1]), ("kB", 1e3))
+    return _rounded(size / length, unit)
+
+
+def _rounded(value: float, unit: str) -> str:
+    return f"{value:,.{1 if value < 10 else 0}f} {unit}"

@@ -1,0 +1,137 @@
+"""What a certification run will take."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import statistics
+from dataclasses import replace
+from time import perf_counter as now
+
+from torch import Tensor
+
+from diffproof.noise import Stream
+from diffproof.runs.certify.run import COMMIT_EVERY, CertifyRun
+from diffproof.runs.certify.store import CertifyStore, ImageResult
+from diffproof.runs.code import own_code_of
+from diffproof.runs.plan import Costs, Range, folder_sizes, measure, spread_out
+from diffproof.runs.store import Identity
+from diffproof.smoothing.tally import Tally
+
+# Standard errors of the evaluations of an image that the range of the time holds.
+_ERRORS = 2.0
+
+
+def certify_costs(job: CertifyRun, loading: float) -> Costs:
+    """Time calls of the run's networks on draws of some of its images, for a few seconds; write nothing.
+
+    Args:
+        job: from `prepare`.
+        loading: the seconds that took.
+
+    Raises:
+        MemoryError: not even one image fits into memory.
+    """
+    s, sample = job.settings, spread_out(job.indices)
+    turns = itertools.cycle(sample)
+    tallies: dict[int, list[Tally]] = {index: [] for index in sample}
+    kept = 0.0
+
+    def label(draws: int) -> int:
+        nonlocal kept
+        index = next(turns)
+        for tally in job.smoothed.tally(
+            job.data.pixels[index].to(job.device),
+            draws,
+            stream=Stream.ESTIMATION,
+            seed=s.seed,
+            image_index=index,
+            batch_size=s.batch_size,
+        ):
+            if tally.underway is not None:
+                tensors = tally.underway.tensors.values()
+                kept = max(kept, sum(_size(tensor, at_once / draws, s.batch_size) for tensor in tensors))
+        tallies[index].append(tally)
+        return _spent(tally)
+
+    at_once = min(s.batch_size, max(s.n0, s.n))
+    # What torch compiles for one row fits no larger batch.
+    pace = measure(label, at_once, start=2 if s.compile else 1)
+    shares = [
+        sum(map(_spent, counted)) / sum(tally.draws for tally in counted)
+        for counted in tallies.values()
+        if counted
+    ]
+    a_draw = statistics.mean(shares)
+    ending, result = _end(job, sample[0], tallies[sample[0]][-1])
+    selecting, estimating = (pace.of(draws, s.batch_size, a_draw) for draws in (s.n0, s.n))
+    seconds, unsure = selecting.plus(estimating), _unsure(shares, len(job.indices)) / a_draw
+    seconds = Range(seconds.low * max(0.0, 1 - unsure), seconds.expected, seconds.high * (1 + unsure))
+    seconds = seconds.plus(Range(ending, ending, ending))
+    begin_size, size = _sizes(job, result)
+    if len(job.indices) * seconds.expected > COMMIT_EVERY:
+        # Of the image in work.
+        begin_size += round(kept)
+    return Costs(
+        images=len(job.indices),
+        evaluations=(s.n0 + s.n) * a_draw,
+        most_evaluations=job.evaluations_per_image,
+        seconds=seconds,
+        size=size,
+        begin_evaluations=0,
+        begin_seconds=Range(loading, loading, loading),
+        begin_size=begin_size,
+    )
+
+
+def _spent(tally: Tally) -> int:
+    return tally.denoiser_evaluations + tally.classifier_evaluations
+
+
+def _size(tensor: Tensor, factor: float, most: int) -> float:
+    """Bytes of a tensor of so many times the rows; one of images has at most a batch of them."""
+    rows = len(tensor) if tensor.ndim else 1
+    return tensor.nbytes / max(1, rows) * min(factor * rows, most)
+
+
+def _unsure(shares: list[float], images: int) -> float:
+    """How far the mean of some of the images may lie from that of all."""
+    if len(shares) < 2:
+        return 0.0
+    error = statistics.stdev(shares) / math.sqrt(len(shares))
+    return _ERRORS * error * math.sqrt(1 - len(shares) / images)
+
+
+def _end(job: CertifyRun, index: int, tally: Tally) -> tuple[float, ImageResult]:
+    """Seconds from the last draw of an image to its certificate, and the result, were all draws as these."""
+    s = job.settings
+
+    def drawn(draws: int) -> Tally:
+        counts = [count * draws // tally.draws for count in tally.counts]
+        counts[counts.index(max(counts))] += draws - sum(counts)
+        return replace(tally, counts=tuple(counts), draws=draws)
+
+    image = job.data.pixels[index].to(job.device)
+    # Of the weights, whose hash is computed once.
+    job.smoothed.weights_hash()
+    started = now()
+    certificate = job.smoothed.certificate(
+        image, drawn(s.n0), drawn(s.n), alpha=s.alpha, seed=s.seed, image_index=index, bound=s.bound
+    )
+    seconds = now() - started
+    return seconds, ImageResult(index, int(job.data.labels[index]), certificate, seconds)
+
+
+def _sizes(job: CertifyRun, result: ImageResult) -> tuple[int, float]:
+    identity = Identity(
+        weights_hash=job.smoothed.weights_hash() or "",
+        data_hash="0" * 64,
+        planned=len(job.indices),
+        code=own_code_of(job.settings),
+        indices=tuple(job.indices),
+    )
+
+    def save(store: CertifyStore, index: int) -> None:
+        store.save_result(replace(result, image_index=index))
+
+    return folder_sizes(CertifyStore, job.settings, identity, save)

@@ -1,0 +1,221 @@
+"""What a run will take, told before it starts: calls of its networks are timed, and the run is their sum."""
+
+from __future__ import annotations
+
+import math
+import sqlite3
+import statistics
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from time import perf_counter as now
+from typing import Any, NamedTuple, TypeVar
+
+import numpy as np
+
+from diffproof.checks import check_at_least
+from diffproof.errors import is_out_of_memory
+from diffproof.runs.settings import RunSettings
+from diffproof.runs.settings_file import settings_text
+from diffproof.runs.store import Identity, RunStore
+
+# Of how many images at most the calls are.
+SAMPLE = 16
+# Each size of a call is so many times the one before, as long as a call takes no more seconds than that.
+_GROWTH = 4
+_LONGEST = 0.5
+# Calls of each size, besides one that is not counted; of the largest, up to `_MOST` within so many seconds.
+_LEAST, _MOST, _SECONDS = 3, 24, 1.5
+# Images by which the size of one in a store is told.
+_SIZED = 64
+
+Store = TypeVar("Store", bound=RunStore[Any])
+
+
+class Range(NamedTuple):
+    """What is expected, and between what it may lie."""
+
+    low: float
+    expected: float
+    high: float
+
+    def times(self, factor: float) -> Range:
+        """Each, so many times."""
+        return Range(*(factor * one for one in self))
+
+    def plus(self, other: Range) -> Range:
+        """The sum of each with each."""
+        return Range(*(one + more for one, more in zip(self, other, strict=True)))
+
+
+@dataclass(frozen=True)
+class Spent:
+    """Evaluations of networks, and the seconds that they take."""
+
+    evaluations: float
+    seconds: Range
+
+    def __add__(self, other: Spent) -> Spent:
+        return Spent(self.evaluations + other.evaluations, self.seconds.plus(other.seconds))
+
+    def __mul__(self, factor: float) -> Spent:
+        return Spent(factor * self.evaluations, self.seconds.times(factor))
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How long calls of networks take.
+
+    Attributes:
+        rows: sizes of the calls that were timed, ascending.
+        seconds: those that an evaluation took in a call of each size, the median.
+        spread: the least and the most seconds of an evaluation at the largest size, by their median.
+    """
+
+    rows: Sequence[int]
+    seconds: Sequence[float]
+    spread: tuple[float, float]
+
+    def of(self, rows: int, at_once: int, evaluations: float) -> Range:
+        """Seconds of so many rows, at most `at_once` in a call, each of so many evaluations of networks."""
+        full, rest = divmod(rows, at_once)
+        seconds = evaluations * (full * self._call(at_once) + self._call(rest))
+        return Range(self.spread[0] * seconds, seconds, self.spread[1] * seconds)
+
+    def _call(self, rows: int) -> float:
+        """Seconds of a call, by a line between two sizes, in proportion beyond; of an evaluation a row."""
+        if rows > self.rows[-1]:
+            return rows * self.seconds[-1]
+        calls = [size * seconds for size, seconds in zip(self.rows, self.seconds, strict=True)]
+        return float(np.interp(rows, self.rows, calls)) if rows else 0.0
+
+
+def measure(call: Callable[[int], int], most: int, *, start: int = 1) -> Pace:
+    """Time calls of growing size, until one has `most` rows or the next would take too long.
+
+    Args:
+        call: runs so many rows and returns the evaluations of networks that it spent.
+        most: rows of the largest call, ≥ 1.
+        start: rows of the smallest one.
+    """
+    rows, paces = min(start, most), dict[int, list[float]]()
+    while True:
+        try:
+            call(rows)
+            timed = [_timed(call, rows) for _ in range(_LEAST)]
+            following = min(most, _GROWTH * rows)
+            too_long = statistics.median(seconds for seconds, _ in timed) * following > _LONGEST * rows
+            last = rows == most or too_long
+            while last and len(timed) < _MOST and sum(seconds for seconds, _ in timed) < _SECONDS:
+                timed.append(_timed(call, rows))
+        except (MemoryError, RuntimeError) as error:
+            # As a run, which halves its batches then.
+            if not paces or not is_out_of_memory(error):
+                raise
+            break
+        paces[rows] = [seconds / evaluations for seconds, evaluations in timed]
+        if last:
+            break
+        rows = following
+    medians = [statistics.median(one) for one in paces.values()]
+    largest = list(paces.values())[-1]
+    return Pace(list(paces), medians, (min(largest) / medians[-1], max(largest) / medians[-1]))
+
+
+def _timed(call: Callable[[int], int], rows: int) -> tuple[float, int]:
+    started = now()
+    evaluations = call(rows)
+    return now() - started, evaluations
+
+
+def spread_out(indices: Sequence[int]) -> list[int]:
+    """At most SAMPLE of some indices, evenly spaced: neighbours may be of one class."""
+    count = min(SAMPLE, len(indices))
+    return [indices[place * len(indices) // count] for place in range(count)]
+
+
+def folder_sizes(
+    kind: type[Store], settings: RunSettings, identity: Identity, save: Callable[[Store, int], None]
+) -> tuple[int, float]:
+    """Bytes of a run folder without finished images, and of each that it then gets; all is in memory.
+
+    Args:
+        kind: what kind of run.
+        settings: the run's.
+        identity: of the run.
+        save: records a finished image of this index in a store.
+    """
+    with closing(sqlite3.connect(":memory:")) as connection:
+        store = kind.fresh(Path(), connection, settings, identity)
+        (page,) = connection.execute("PRAGMA page_size").fetchone()
+        (empty,) = connection.execute("PRAGMA page_count").fetchone()
+        for index in range(_SIZED):
+            save(store, index)
+        (full,) = connection.execute("PRAGMA page_count").fetchone()
+    begin = page * empty + len(settings_text(settings, identity.code).encode())
+    return begin, page * (full - empty) / _SIZED
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run takes on some devices.
+
+    Attributes:
+        devices: how many there are images for.
+        images: those of the device that has most.
+        evaluations: of networks, on all devices together.
+        most_evaluations: those that a plain implementation would spend, or that there can be at most.
+        seconds: until the last device has finished.
+        size: bytes of all run folders.
+    """
+
+    devices: int
+    images: int
+    evaluations: int
+    most_evaluations: int
+    seconds: Range
+    size: int
+
+
+@dataclass(frozen=True)
+class Costs:
+    """What a run is made of: images, and what each of its parts, on a device of its own, begins with.
+
+    Attributes:
+        images: how many there are, ≥ 1.
+        evaluations: of networks for an image, expected.
+        most_evaluations: those that a plain implementation would spend, or that there can be at most.
+        seconds: of an image.
+        size: bytes of an image in a run folder.
+        begin_evaluations: evaluations before the first image.
+        begin_seconds: loading, and what else comes before the first image.
+        begin_size: bytes of a run folder without images.
+    """
+
+    images: int
+    evaluations: float
+    most_evaluations: int
+    seconds: Range
+    size: float
+    begin_evaluations: int
+    begin_seconds: Range
+    begin_size: int
+
+    def on(self, devices: int) -> Plan:
+        """The plan for so many devices alike, which share the images, each with a run folder of its own.
+
+        Raises:
+            ValueError: devices < 1.
+        """
+        devices = min(check_at_least("devices", devices, 1), self.images)
+        images = math.ceil(self.images / devices)
+        begin = devices * self.begin_evaluations
+        return Plan(
+            devices=devices,
+            images=images,
+            evaluations=round(self.images * self.evaluations) + begin,
+            most_evaluations=self.images * self.most_evaluations + begin,
+            seconds=self.begin_seconds.plus(self.seconds.times(images)),
+            size=round(self.images * self.size) + devices * self.begin_size,
+        )

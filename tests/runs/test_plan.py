@@ -1,0 +1,266 @@
+"""Plans of runs: what they count is what runs then spend and write."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import diffproof as dp
+import diffproof.runs.attack.run as attack_run
+import diffproof.runs.certify.run as certify_run
+from diffproof.defenses.repeatability import check_repeatable
+from diffproof.errors import ArgumentError
+from diffproof.runs import plan
+from diffproof.runs.attack.plan import attack_costs
+from diffproof.runs.certify.plan import certify_costs
+from diffproof.runs.plan import SAMPLE, Costs, Pace, Plan, Range, measure, spread_out
+from diffproof.runs.settings import AttackRequest, CertifySettings
+from helpers.command_line import composed
+from helpers.runs import PLAIN, SMALL_RUN
+
+ATTACK: dict[str, Any] = {
+    "data": "digits",
+    "indices": "0:6:2",
+    "denoiser": "digits",
+    "classifier": "digits",
+    "defense": "diffpure:t_star=0.05,steps=1",
+    "threat": "linf",
+    "budget": "0.01",
+    "attack": "pgd:iterations=3,eot=2",
+    "draws": 3,
+    "majority_of": 4,
+    "diagnose": 0,
+}
+ALONE: dict[str, Any] = {"defense": "none", "denoiser": None}
+
+
+@pytest.fixture(autouse=True)
+def few_calls(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No more calls than are needed: counts do not depend on how many were timed."""
+    monkeypatch.setattr(plan, "_LEAST", 1)
+    monkeypatch.setattr(plan, "_MOST", 1)
+
+
+def size_of(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.iterdir())
+
+
+class Clock:
+    """Time that only calls take: so many seconds each and a row, an evaluation being half a row."""
+
+    def __init__(self, each: float, row: float) -> None:
+        self.time, self.each, self.row, self.asked = 0.0, each, row, list[int]()
+
+    def call(self, rows: int) -> int:
+        self.asked.append(rows)
+        self.time += self.each + self.row * rows
+        return 2 * rows
+
+
+@pytest.mark.parametrize(
+    ("clock", "most", "sizes"),
+    [
+        (Clock(0.001, 0.0001), 100, [1, 4, 16, 64, 100]),
+        (Clock(0.001, 0.0001), 3, [1, 3]),
+        (Clock(0.0, 0.02), 1000, [1, 4, 16]),
+        (Clock(3.0, 1.0), 1000, [1]),
+    ],
+    ids=["to the largest", "small", "as far as time allows", "slow"],
+)
+def test_paces_are_those_of_the_calls(
+    clock: Clock, most: int, sizes: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(plan, "now", lambda: clock.time)
+    pace = measure(clock.call, most)
+    assert list(pace.rows) == sizes
+    # Of each size one call to warm up and one that counts.
+    assert clock.asked == [rows for rows in sizes for _ in range(2)]
+    assert pace.spread == (1.0, 1.0)
+    at_once = min(70, sizes[-1])
+    for rows in (1, 2, at_once, 5 * at_once + 1):
+        calls = math.ceil(rows / at_once)
+        low, expected, high = pace.of(rows, at_once, 2.0)
+        assert low == expected == high == pytest.approx(calls * clock.each + rows * clock.row)
+        # Beyond what was timed, in proportion.
+    beyond = pace.of(10 * sizes[-1], 10 * sizes[-1], 2.0).expected
+    assert beyond == pytest.approx(10 * (clock.each + sizes[-1] * clock.row))
+
+
+def test_calls_that_no_memory_holds_end_the_timing() -> None:
+    def call(rows: int) -> int:
+        if rows > 16:
+            raise MemoryError
+        return rows
+
+    assert list(measure(call, 1000).rows) == [1, 4, 16]
+    with pytest.raises(MemoryError):
+        measure(call, 1000, start=17)
+
+
+def test_the_range_is_that_of_the_calls() -> None:
+    pace = Pace([1, 10], [0.3, 0.2], (0.5, 3.0))
+    assert pace.of(20, 10, 1.5) == pytest.approx((3.0, 6.0, 18.0))
+
+
+@pytest.mark.parametrize("number", [1, 2, SAMPLE, SAMPLE + 1, 1000])
+def test_images_of_the_calls_are_spread_out(number: int) -> None:
+    chosen = spread_out(range(100, 100 + number))
+    assert len(set(chosen)) == len(chosen) == min(number, SAMPLE)
+    assert chosen[0] == 100
+    gaps = {after - before for before, after in zip(chosen, [*chosen[1:], 100 + number], strict=True)}
+    assert max(gaps) - min(gaps) <= 1
+
+
+COSTS = Costs(
+    images=10,
+    evaluations=3.5,
+    most_evaluations=7,
+    seconds=Range(1.0, 2.0, 4.0),
+    size=100.0,
+    begin_evaluations=20,
+    begin_seconds=Range(5.0, 6.0, 7.0),
+    begin_size=1000,
+)
+
+
+@pytest.mark.parametrize(
+    ("devices", "expected"),
+    [
+        (1, Plan(1, 10, 55, 90, Range(15.0, 26.0, 47.0), 2000)),
+        (3, Plan(3, 4, 95, 130, Range(9.0, 14.0, 23.0), 4000)),
+        (10, Plan(10, 1, 235, 270, Range(6.0, 8.0, 11.0), 11_000)),
+        # There is nothing to do for more than there are images.
+        (99, Plan(10, 1, 235, 270, Range(6.0, 8.0, 11.0), 11_000)),
+    ],
+)
+def test_devices_share_the_images(devices: int, expected: Plan) -> None:
+    assert COSTS.on(devices) == expected
+
+
+def test_no_device_is_refused() -> None:
+    with pytest.raises(ArgumentError, match="devices: expected an integer ≥ 1, got 0"):
+        COSTS.on(0)
+
+
+def certify_job(**changes: Any) -> certify_run.CertifyRun:
+    settings = composed({**SMALL_RUN, **changes})
+    return certify_run.prepare(CertifySettings(**{k: v for k, v in settings.items() if v is not None}))
+
+
+@pytest.mark.parametrize(
+    ("changes", "exact"),
+    [
+        ({**PLAIN, "indices": "0:80:4"}, True),
+        ({"defense": "dds", "steps": None, "votes": None, "batch_size": 32}, True),
+        # How many votes a draw takes is known of some draws only.
+        pytest.param(
+            {"defense": "densepure", "votes": 10, "sigma": 0.5, "batch_size": 64},
+            False,
+            marks=pytest.mark.slow,
+        ),
+    ],
+    ids=["none", "dds", "densepure"],
+)
+def test_a_certification_spends_what_was_planned(
+    changes: dict[str, Any], exact: bool, denoiser: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # However fast a machine is, the tallies of the image in work are recorded.
+    for module in ("run", "plan"):
+        monkeypatch.setattr(f"diffproof.runs.certify.{module}.COMMIT_EVERY", 0.0)
+    job = certify_job(**{"denoiser": str(denoiser), **changes})
+    planned = certify_costs(job, loading=100.0).on(1)
+    assert not any(tmp_path.iterdir())
+    results = certify_run.run(job, tmp_path / "run")
+    certificates = [result.certificate for result in results]
+    spent = sum(one.denoiser_evaluations + one.classifier_evaluations for one in certificates)
+    naive = sum(one.naive_denoiser_evaluations + one.naive_classifier_evaluations for one in certificates)
+    assert planned.images == len(results)
+    assert planned.most_evaluations == naive
+    assert planned.evaluations == pytest.approx(spent, rel=0 if exact else 0.1)
+    assert exact == (planned.evaluations == naive)
+    assert planned.size == pytest.approx(size_of(tmp_path / "run"), rel=0.25)
+    low, expected, high = planned.seconds
+    assert 100.0 < low <= expected <= high
+
+
+def attack_job(**changes: Any) -> attack_run.AttackRun:
+    flags = {name: value for name, value in {**ATTACK, **changes}.items() if value is not None}
+    job = attack_run.prepare(AttackRequest(**flags))
+    # Asked once in the life of its networks, which no plan counts.
+    check_repeatable(job.view.defense, job.images(job.indices)[0])
+    return job
+
+
+def attacked(job: attack_run.AttackRun, folder: Path) -> int:
+    """Run it; the evaluations of networks."""
+    evaluations: list[int] = []
+    attack_run.run(job, folder, on_evaluations=evaluations.append)
+    return sum(evaluations)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"attack": "pgd:iterations=2,eot=3,mean_of=logits", "batch_size": 4, **ALONE},
+        {"gradient": "blind"},
+        pytest.param(
+            {"gradient": "surrogate", "surrogate_share": 0.5, "defense": "diffpure:t_star=0.05,steps=2"},
+            marks=pytest.mark.slow,
+        ),
+        {"attack": "low-frequency:iterations=2", **ALONE},
+        {"threat": "stadv", "attack": "stadv:iterations=2", **ALONE},
+        pytest.param({"attack": "diffattack:iterations=2"}, marks=pytest.mark.slow),
+        {"attack": "square:queries=9", **ALONE},
+        pytest.param({"diagnose": 2}, marks=pytest.mark.slow),
+    ],
+    ids=str,
+)
+def test_an_attack_run_spends_what_was_planned(changes: dict[str, Any], tmp_path: Path) -> None:
+    job = attack_job(**changes)
+    planned = attack_costs(job, loading=100.0).on(1)
+    assert not any(tmp_path.iterdir())
+    spent = attacked(job, tmp_path / "run")
+    assert planned.images == 3
+    # The diagnostics leave out what does not apply; the picture of each purified image is not labelled.
+    pictures = 0 if job.settings.defense == "none" else 3
+    few = 0.1 * spent if job.settings.diagnose else 0
+    assert 0 <= planned.evaluations - pictures - spent <= few
+    assert planned.evaluations == planned.most_evaluations
+    # SQLite writes whole pages, and a table with more than one has one more.
+    assert planned.size == pytest.approx(size_of(tmp_path / "run"), abs=2 * 4096)
+    assert planned.seconds.low > 100.0
+
+
+def test_images_that_are_wrong_already_are_not_planned_to_be_attacked(tmp_path: Path) -> None:
+    images, labels = dp.load_data("digits", indices="0:8")
+    wrong = np.where(np.arange(8) % 4 < 3, np.where(labels == 9, 0, 9), labels)
+    np.savez(tmp_path / "data.npz", images=(images.numpy() * 255).round().astype(np.uint8), labels=wrong)
+    job = attack_job(data=str(tmp_path / "data.npz"), indices="0:8", **ALONE, attack="pgd:iterations=6")
+    planned = attack_costs(job, loading=0.0).on(1)
+    assert planned.evaluations == attacked(job, tmp_path / "run")
+    # One label of each image; of two, seven looks, a label and the control, too.
+    assert planned.evaluations == 8 + 2 * 9
+    assert planned.most_evaluations == 8 * 10
+
+
+@pytest.mark.parametrize(
+    ("prepared", "costs"),
+    [(certify_job, certify_costs), (attack_job, attack_costs)],
+    ids=["certify", "attack"],
+)
+def test_size_grows_with_the_images(
+    prepared: Callable[..., Any], costs: Callable[..., Costs], denoiser: Path
+) -> None:
+    few, many = (
+        costs(prepared(**PLAIN if prepared is certify_job else ALONE, indices=indices), loading=0.0)
+        .on(1)
+        .size
+        for indices in ("0:10", "0:360")
+    )
+    assert 5 < many / few < 36
