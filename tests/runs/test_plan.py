@@ -68,9 +68,11 @@ class Clock:
         (Clock(0.001, 0.0001), 100, [1, 4, 16, 64, 100]),
         (Clock(0.001, 0.0001), 3, [1, 3]),
         (Clock(0.0, 0.02), 1000, [1, 4, 16]),
+        (Clock(0.0, 0.5), 1000, [1, 2]),
+        (Clock(0.5, 0.0001), 1000, [1, 2, 8, 32, 128, 512, 1000]),
         (Clock(3.0, 1.0), 1000, [1]),
     ],
-    ids=["to the largest", "small", "as far as time allows", "slow"],
+    ids=["to the largest", "small", "as far as time allows", "slower", "slow whatever the rows", "slow"],
 )
 def test_paces_are_those_of_the_calls(
     clock: Clock, most: int, sizes: list[int], monkeypatch: pytest.MonkeyPatch
@@ -86,9 +88,10 @@ def test_paces_are_those_of_the_calls(
         calls = math.ceil(rows / at_once)
         low, expected, high = pace.of(rows, at_once, 2.0)
         assert low == expected == high == pytest.approx(calls * clock.each + rows * clock.row)
-        # Beyond what was timed, in proportion.
+    # Beyond what was timed, along the line; of a single size, in proportion.
     beyond = pace.of(10 * sizes[-1], 10 * sizes[-1], 2.0).expected
-    assert beyond == pytest.approx(10 * (clock.each + sizes[-1] * clock.row))
+    each = 10 * clock.each if len(sizes) == 1 else clock.each
+    assert beyond == pytest.approx(each + 10 * sizes[-1] * clock.row)
 
 
 def test_calls_that_no_memory_holds_end_the_timing() -> None:

@@ -22,9 +22,9 @@ from diffproof.runs.store import Identity, RunStore
 
 # Of how many images at most the calls are.
 SAMPLE = 16
-# Each size of a call is so many times the one before, as long as a call takes no more seconds than that.
+# Each size of a call is so many times the one before, as long as that promises to take no more seconds.
 _GROWTH = 4
-_LONGEST = 0.5
+_LONGEST = 1.2
 # Calls of each size, besides one that is not counted; of the largest, up to `_MOST` within so many seconds.
 _LEAST, _MOST, _SECONDS = 3, 24, 1.5
 # Images by which the size of one in a store is told.
@@ -84,11 +84,14 @@ class Pace:
         return Range(self.spread[0] * seconds, seconds, self.spread[1] * seconds)
 
     def _call(self, rows: int) -> float:
-        """Seconds of a call, by a line between two sizes, in proportion beyond; of an evaluation a row."""
-        if rows > self.rows[-1]:
-            return rows * self.seconds[-1]
+        """Seconds of a call, an evaluation a row: by the line through the two nearest sizes."""
         calls = [size * seconds for size, seconds in zip(self.rows, self.seconds, strict=True)]
-        return float(np.interp(rows, self.rows, calls)) if rows else 0.0
+        more = rows - self.rows[-1]
+        if more <= 0:
+            return float(np.interp(rows, self.rows, calls)) if rows else 0.0
+        slope = np.diff(calls)[-1] / np.diff(self.rows)[-1] if len(calls) > 1 else np.inf
+        # Whatever chance does to two sizes: no cheaper than the larger, nor dearer than in proportion to it.
+        return calls[-1] + more * float(np.clip(slope, 0.0, self.seconds[-1]))
 
 
 def measure(call: Callable[[int], int], most: int, *, start: int = 1) -> Pace:
@@ -99,14 +102,20 @@ def measure(call: Callable[[int], int], most: int, *, start: int = 1) -> Pace:
         most: rows of the largest call, ≥ 1.
         start: rows of the smallest one.
     """
-    rows, paces = min(start, most), dict[int, list[float]]()
+    rows, paces = min(start, most), dict[int, list[tuple[float, int]]]()
     while True:
         try:
             call(rows)
             timed = [_timed(call, rows) for _ in range(_LEAST)]
-            following = min(most, _GROWTH * rows)
-            too_long = statistics.median(seconds for seconds, _ in timed) * following > _LONGEST * rows
-            last = rows == most or too_long
+            so_far, a_row = _pace({**paces, rows: timed}), timed[0][1] / rows
+            # A single size does not tell what a call takes whatever its rows.
+            growths = (_GROWTH,) if paces else (_GROWTH, 2)
+            bearable = [
+                more
+                for more in (min(most, growth * rows) for growth in growths)
+                if more > rows and so_far.of(more, more, a_row).expected <= _LONGEST
+            ]
+            last = not bearable
             while last and len(timed) < _MOST and sum(seconds for seconds, _ in timed) < _SECONDS:
                 timed.append(_timed(call, rows))
         except (MemoryError, RuntimeError) as error:
@@ -114,13 +123,18 @@ def measure(call: Callable[[int], int], most: int, *, start: int = 1) -> Pace:
             if not paces or not is_out_of_memory(error):
                 raise
             break
-        paces[rows] = [seconds / evaluations for seconds, evaluations in timed]
+        paces[rows] = timed
         if last:
             break
-        rows = following
-    medians = [statistics.median(one) for one in paces.values()]
-    largest = list(paces.values())[-1]
-    return Pace(list(paces), medians, (min(largest) / medians[-1], max(largest) / medians[-1]))
+        rows = bearable[0]
+    return _pace(paces)
+
+
+def _pace(timed: dict[int, list[tuple[float, int]]]) -> Pace:
+    """The pace of calls by their rows, each with its seconds and evaluations."""
+    paces = [[seconds / evaluations for seconds, evaluations in calls] for calls in timed.values()]
+    medians, largest = [statistics.median(one) for one in paces], paces[-1]
+    return Pace(list(timed), medians, (min(largest) / medians[-1], max(largest) / medians[-1]))
 
 
 def _timed(call: Callable[[int], int], rows: int) -> tuple[float, int]:
