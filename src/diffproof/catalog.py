@@ -70,6 +70,7 @@ class Method:
 # What flags choose from beside methods; each is told of where it is made.
 BOUNDS = ("one-sided", "two-sided")
 NOISES = ("grid", "continuous")
+STOPS = ("fixed", "sequential")
 GRADIENTS = ("exact", "bpda", "surrogate", "blind", "adjoint")
 PROTOCOLS = ("diffpure", "lee-kim", "diffbreak")
 THREATS = ("linf", "l2", "stadv")

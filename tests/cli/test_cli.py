@@ -32,7 +32,8 @@ from helpers.runs import PLAIN, certify_flags, change, rows
         ({"sigma": "nan"}, "sigma: expected a finite number > 0, got nan"),
         ({"sigma": "inf"}, "sigma: expected a finite number > 0, got inf"),
         ({"sigma": "half"}, "Invalid value for '--sigma': 'half' is not a valid float."),
-        ({"sigma": 1e6}, "(the denoiser's range), got 1e+06"),
+        ({"sigma": 1e6}, "levels: expected at most 2048 / sigma = 0.002048, got 255"),
+        ({"sigma": 1e6, "noise": "continuous"}, "(the denoiser's range), got 1e+06"),
         ({"sigma": 1e-6}, "(the denoiser's range), got 1e-06"),
         ({"steps": 0}, "steps: expected an integer ≥ 1, or full, got '0' (of defense densepure)"),
         ({"steps": -3}, "steps: expected an integer ≥ 1, or full, got '-3'"),
@@ -479,10 +480,11 @@ def test_certify_says_what_it_did(
     largest = 0.25 * norm.ppf(0.001 ** (1 / 100))
     assert lines[0].startswith("densepure:steps=2,votes=5, sigma = 0.25: 5 images, certified accuracy ")
     assert lines[0].endswith(f"(n = 100 and alpha = 0.001 allow radii up to {largest:.4f})")
+    assert lines[1] == "radii hold for images in steps of 1/240; for any other, less 0.017"
     # 5 images of 120 draws: K·b = 10 denoiser and K = 5 classifier evaluations each, had all been made.
-    assert " instead of 6,000 (" in lines[1]
-    assert " instead of 3,000 (" in lines[1]
-    assert lines[2:] == [f"run folder: {folder}"]
+    assert " instead of 6,000 (" in lines[2]
+    assert " instead of 3,000 (" in lines[2]
+    assert lines[3:] == [f"run folder: {folder}"]
 
 
 @pytest.mark.parametrize(("n", "warns"), [(9, True), (10, False)])

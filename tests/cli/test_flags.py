@@ -16,6 +16,7 @@ from diffproof.attacks.views import GradientMode
 from diffproof.cli.main import diffproof as command_group
 from diffproof.denoisers.schedules import SCHEDULES
 from diffproof.smoothing.bounds import Bound
+from diffproof.smoothing.stopping import Stopping
 from diffproof.training.adversarial import Method
 from helpers.command_line import Refused
 
@@ -132,6 +133,7 @@ def test_shells_complete(words: str, expected: list[str]) -> None:
 
 def test_choices_are_those_that_there_are() -> None:
     assert set(catalog.BOUNDS) == set(Bound)
+    assert set(catalog.STOPS) == set(Stopping)
     assert set(catalog.GRADIENTS) == set(GradientMode)
     assert set(catalog.PROTOCOLS) == set(PROTOCOLS)
     assert set(catalog.THREATS) == set(THREATS)

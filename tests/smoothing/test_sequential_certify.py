@@ -107,8 +107,9 @@ def test_false_certificates_on_the_boundary(smoothed: dp.Smoothed) -> None:
 
 def refusals() -> Sequence[tuple[dict[str, Any], str]]:
     return [
-        ({"stop": "fixed", "radii": [0.1]}, r'radii: expected stop="sequential" with it, got "fixed"'),
-        ({"stop": "fixed", "tolerance": 0.1}, r'tolerance: expected stop="sequential" with it, got "fixed"'),
+        ({"stop": "fixed", "radii": [0.1]}, r"radii: expected stop sequential with it, got fixed"),
+        ({"stop": "fixed", "tolerance": 0.1}, r"tolerance: expected stop sequential with it, got fixed"),
+        ({"stop": "fixed", "futility": 0.1}, r"futility: expected stop sequential with it, got fixed"),
         ({"stop": "soon"}, r"stop: expected one of fixed, sequential, got 'soon'"),
         ({"bound": "two-sided"}, r"bound: sequential certificates are one-sided, got two-sided"),
         ({"radii": [0.1], "tolerance": 0.1}, r"tolerance: asked radii need none, got 0.1"),

@@ -156,8 +156,8 @@ def test_a_store_keeps_every_bit_of_it(name: str, tmp_path: Path) -> None:
     identity = Identity(weights_hash="", data_hash="", planned=1, code={}, indices=(5,))
     for i, done in enumerate(steps[1:-1:5]):
         with CertifyStore.writing(tmp_path / str(i), settings, identity, lambda _: "") as store:
-            store.save_partial(5, Partial(None, replace(done, underway=steps[1].underway), 1.0))
-            store.save_partial(5, Partial(None, done, 2.0))
+            store.save_partial(5, Partial(None, replace(done, underway=steps[1].underway), seconds=1.0))
+            store.save_partial(5, Partial(None, done, seconds=2.0))
         with CertifyStore.reading(tmp_path / str(i)) as store:
             kept = store.partial(5).estimation
         assert kept == done

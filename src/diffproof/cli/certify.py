@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from diffproof.catalog import BOUNDS, NOISES
+from diffproof.catalog import BOUNDS, NOISES, STOPS
 from diffproof.cli.config import config_option
 from diffproof.cli.defense_options import defense_options
 from diffproof.cli.flags import Names, command
@@ -38,6 +38,29 @@ if TYPE_CHECKING:
     type=Names(BOUNDS),
     default="one-sided",
     help="Bound p_A alone (one-sided), or p_A and p_B (two-sided).",
+)
+@click.option(
+    "--stop",
+    type=Names(STOPS),
+    default="fixed",
+    help="End the --n draws when all are made (fixed), or as soon as what is asked is proved or hopeless"
+    " (sequential).",
+)
+@click.option(
+    "--radii",
+    help="Ask a sequential run for these ℓ2 radii, ascending, ≥ 0, as in 0.25,0.5. [default: the largest]",
+)
+@click.option(
+    "--tolerance",
+    type=float,
+    help="Without --radii, end a sequential run's draws when the radius will hardly grow by more, > 0."
+    " [default: 0.01]",
+)
+@click.option(
+    "--futility",
+    type=float,
+    help="End a sequential run's draws when what is lacking has at most this chance, in [0, 1]."
+    " [default: 0.02]",
 )
 @click.option(
     "--noise",
@@ -75,14 +98,18 @@ def certify(out: Path, **flags: Any) -> None:
     """
     from diffproof.cli.progress import run_with_progress
     from diffproof.cli.screen import said
+    from diffproof.runs.certify.report import draws_saved
     from diffproof.runs.certify.run import prepare
     from diffproof.runs.settings import CertifySettings
 
     settings = CertifySettings(**flags)
     job = prepare(settings)
     tell_layout(job.data)
-    limit = f"n = {settings.n} and alpha = {settings.alpha:g} allow radii up to {job.largest_radius:.4f}"
-    if job.largest_radius <= 0.0:
+    n = "n" if settings.stop == "fixed" else f"{settings.stop} n"
+    limit = f"{n} = {settings.n} and alpha = {settings.alpha:g} allow radii up to {job.largest_radius:.4f}"
+    if settings.radii is not None:
+        limit = f"asked for radii {settings.radii}"
+    elif job.largest_radius <= 0.0:
         click.echo(f"diffproof: warning: {limit}: n is too small to certify any radius", err=True)
     try:
         results = run_with_progress(job, out)
@@ -100,6 +127,8 @@ def certify(out: Path, **flags: Any) -> None:
         noised, seen = ("×".join(map(str, size)) for size in (first.image_size, first.classifier_size))
         said(f"radii are ℓ2 at {noised}, where noise was added; the classifier works at {seen}")
     said(_held_for(first, sum(result.certificate.moved > _MOVED for result in results)))
+    if settings.stop != "fixed":
+        said(draws_saved(settings, sum(result.certificate.n for result in results) / len(results)))
     spent = [sum(getattr(r.certificate, name) for r in results) for name in _EVALUATIONS]
     parts = [
         f"{name} {used:,} instead of {naive:,} ({used / naive:.0%})"

@@ -42,7 +42,7 @@ class _Text(click.types.StringParamType):
 
 
 # Lists say themselves what they are.
-_LISTS = ("indices", "at", "channels")
+_LISTS = ("indices", "at", "channels", "radii")
 _STRICT: dict[type, Any] = {
     click.types.IntParamType: _Integer(),
     click.types.FloatParamType: _Number(),

@@ -69,8 +69,13 @@ def plan_certify(devices: int, **flags: Any) -> None:
     started, settings = time.perf_counter(), CertifySettings(**flags)
     job = prepare(settings)
     costs = certify_costs(job, time.perf_counter() - started)
-    _print(costs, devices, "if no vote were stopped early")
-    radius = f"largest radius that n = {settings.n:,} and alpha = {settings.alpha:g} allow"
+    ends = settings.stop != "fixed"
+    _print(costs, devices, f"if no {'draws' if ends else 'vote'} were stopped early")
+    if settings.radii is not None:
+        said(f"asked for radii {settings.radii}")
+        return
+    n = f"{settings.stop} n" if ends else "n"
+    radius = f"largest radius that {n} = {settings.n:,} and alpha = {settings.alpha:g} allow"
     said(f"{radius}: {job.largest_radius:.4f}{': n is too small' * (job.largest_radius <= 0)}")
 
 

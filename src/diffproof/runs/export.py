@@ -92,12 +92,15 @@ def _certified(result: ImageResult) -> dict[str, Any]:
         "selected": one.selected,
         "p_a_lower": one.p_a_lower,
         "p_b_upper": one.p_b_upper,
+        "draws": one.n,
+        "stopped": one.stopped,
         "denoiser_evaluations": one.denoiser_evaluations,
         "classifier_evaluations": one.classifier_evaluations,
         "seconds": result.seconds,
         "image_hash": one.image_hash,
         "selection_counts": list(one.selection_counts),
         "counts": list(one.counts),
+        "hits": [] if one.sequential is None else list(one.sequential["hits"]),
     }
 
 

@@ -22,8 +22,11 @@ from diffproof.data.classes import read_class_map
 from diffproof.data.indices import written_indices
 from diffproof.errors import ArgumentError
 from diffproof.methods import MethodSpec, check_networks, check_not_idle, describe, own_class, parse
-from diffproof.smoothing.bounds import Bound
+from diffproof.smoothing.bounds import Bound, largest_radius
 from diffproof.smoothing.grid_noise import as_noise
+from diffproof.smoothing.sequential import RadiusSequence, SequentialTest
+from diffproof.smoothing.stopping import Stopping, stopping_test
+from diffproof.values import number
 
 # Those that have noise of their own.
 _MOST_CERTIFIED = 2**32 - 1
@@ -208,6 +211,10 @@ class CertifySettings(RunSettings):
     bound: str = "one-sided"
     noise: str = "grid"
     levels: int | None = None
+    stop: str = Stopping.FIXED.value
+    radii: str | None = None
+    tolerance: float | None = None
+    futility: float | None = None
     compile: bool = False
 
     def __post_init__(self) -> None:
@@ -229,6 +236,52 @@ class CertifySettings(RunSettings):
         if self.bound not in tuple(Bound):
             raise unknown_name("bound", self.bound, tuple(Bound))
         as_noise(self.noise, self.sigma, self.levels)
+        if self.radii is not None:
+            texts = (f"{one!r}".removesuffix(".0") for one in self.asked_radii or ())
+            object.__setattr__(self, "radii", ",".join(texts))
+        test = self.test()
+        if test is not None:
+            tolerance = test.tolerance if isinstance(test, RadiusSequence) else None
+            object.__setattr__(self, "tolerance", tolerance)
+            object.__setattr__(self, "futility", test.futility)
+
+    @property
+    def asked_radii(self) -> list[float] | None:
+        """The radii as numbers, None where none are asked for."""
+        try:
+            return None if self.radii is None else [number(one.strip()) for one in self.radii.split(",")]
+        except ValueError:
+            raise ArgumentError(
+                "radii", f"expected numbers with commas between, got {self.radii!r}"
+            ) from None
+
+    def test(self, failure_mass: float = 0.0) -> SequentialTest | None:
+        """What ends the draws of an image, None for a fixed number of them.
+
+        Args:
+            failure_mass: of the noise of that image, see `bounds.radius_bound`.
+
+        Raises:
+            ValueError: see `stopping_test`.
+        """
+        return stopping_test(
+            self.stop,
+            self.bound,
+            radii=self.asked_radii,
+            tolerance=self.tolerance,
+            futility=self.futility,
+            sigma=self.sigma,
+            alpha=self.alpha,
+            n=self.n,
+            failure_mass=failure_mass,
+        )
+
+    def largest_radius(self, num_classes: int) -> float:
+        """The largest radius that was asked for or, where none was, that n and alpha allow."""
+        test = self.test()
+        if test is not None:
+            return test.largest
+        return largest_radius(self.n, self.alpha, self.sigma, self.bound, num_classes)
 
     @classmethod
     def from_dict(cls, settings: dict[str, Any]) -> Self:

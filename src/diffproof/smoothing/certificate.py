@@ -13,8 +13,25 @@ from diffproof.checks import check_fields
 from diffproof.errors import ArgumentError
 from diffproof.smoothing.bounds import RadiusBound, radius_bound
 from diffproof.smoothing.grid_noise import as_noise
-from diffproof.smoothing.sequential import sequential_test
+from diffproof.smoothing.stopping import sequential_test
 from diffproof.weights import hash_tensors
+
+
+@dataclass(frozen=True)
+class _Sequential:
+    """What `Certificate.sequential` holds."""
+
+    n: int
+    radii: tuple[float, ...] | None
+    tolerance: float | None
+    futility: float
+    hits: tuple[int, ...]
+    stopped: str | None
+
+
+def certifies(proved: RadiusBound, sequential: bool) -> bool:
+    """Whether bounds certify a label: a radius of 0 does where it was proved sequentially."""
+    return proved.radius > 0 or (sequential and proved.p_a_lower > 0)
 
 
 @dataclass(frozen=True)
@@ -109,6 +126,11 @@ class Certificate:
     sequential: dict[str, Any] | None = field(default=None, hash=False)
 
     @property
+    def stopped(self) -> str | None:
+        """Why its draws ended before all were made, value of a Stop; None for a fixed number of them."""
+        return None if self.sequential is None else str(self.sequential["stopped"])
+
+    @property
     def abstained(self) -> bool:
         """Whether no class could be certified."""
         return self.label is None
@@ -158,6 +180,8 @@ class Certificate:
             for name in ("radius", "image_index"):
                 if getattr(made, name) < 0:
                     raise ValueError(f"{name} is {getattr(made, name)}")
+            if made.sequential is not None:
+                check_fields(_Sequential, made.sequential)
             if not made.counts or (made.label is not None and made.label < 0):
                 raise ValueError(f"label {made.label} of {len(made.counts)} classes")
         except (TypeError, ValueError, RecursionError) as error:

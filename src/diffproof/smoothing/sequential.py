@@ -39,17 +39,6 @@ PATIENCE = 0.05
 FUTILITY, TOLERANCE = 0.02, 0.01
 
 
-class Stopping(StrEnum):
-    """When the draws of an image end.
-
-    FIXED: after n.
-    SEQUENTIAL: when what is asked is proved or hopeless, after n at most.
-    """
-
-    FIXED = "fixed"
-    SEQUENTIAL = "sequential"
-
-
 class Stop(StrEnum):
     """Why the draws of an image end.
 
@@ -148,6 +137,11 @@ class _Sequential(ABC):
 
     checkpoints: tuple[int, ...]
 
+    @property
+    @abstractmethod
+    def largest(self) -> float:
+        """The largest radius that it can prove, 0 where it can prove none."""
+
     def __init__(self, sigma: float, alpha: float, n: int, futility: float, failure_mass: float) -> None:
         self.sigma = check_positive("sigma", sigma)
         self.alpha = check_number("alpha", alpha, lambda value: 0.0 < value <= 0.5, "a number in (0, 0.5]")
@@ -175,6 +169,10 @@ class _Sequential(ABC):
         Raises:
             ValueError: numbers that no draws can give.
         """
+
+    def enough(self, hits: Sequence[int]) -> bool:
+        """Whether no more draws are needed."""
+        return self.decide(hits).stop is not None
 
     def proved(self, hits: Sequence[int]) -> tuple[RadiusBound, dict[str, Any]]:
         """What a certificate states of the hits: bounds and radius, and how they were asked for and decided.
@@ -255,6 +253,11 @@ class RadiusTest(_Sequential):
             )
         return high
 
+    @property
+    def largest(self) -> float:
+        """See `_Sequential.largest`."""
+        return self.radii[-1]
+
     def decide(self, hits: Sequence[int]) -> Decision:
         """See `_Sequential.decide`; the proofs are of the smallest asked radii."""
         looks = self._looks(hits)
@@ -315,6 +318,11 @@ class RadiusSequence(_Sequential):
         self.tolerance = check_positive("tolerance", tolerance)
         self.checkpoints = checkpoints(self.n)
 
+    @property
+    def largest(self) -> float:
+        """See `_Sequential.largest`."""
+        return _radius(lower_limit(self.n, self.n, self.alpha), self.sigma, self.failure_mass)
+
     def decide(self, hits: Sequence[int]) -> Decision:
         """See `_Sequential.decide`; the proof, if any, is one, of the largest radius so far."""
         looks = self._looks(hits)
@@ -338,33 +346,4 @@ class RadiusSequence(_Sequential):
         return Stop.HOPELESS if radius is None else Stop.SETTLED
 
 
-def sequential_test(
-    *,
-    radii: Sequence[float] | None,
-    tolerance: float | None,
-    futility: float,
-    sigma: float,
-    alpha: float,
-    n: int,
-    failure_mass: float,
-) -> RadiusTest | RadiusSequence:
-    """The test of asked radii, or, with None, the sequence of radii to a tolerance; kept, for its tables.
-
-    Raises:
-        ValueError: an argument is out of range, or a tolerance besides radii.
-    """
-    if radii is None:
-        growth = TOLERANCE if tolerance is None else tolerance
-        return RadiusSequence(
-            sigma=sigma, alpha=alpha, n=n, tolerance=growth, futility=futility, failure_mass=failure_mass
-        )
-    if tolerance is not None:
-        raise ArgumentError("tolerance", f"asked radii need none, got {tolerance}")
-    return _radius_test(tuple(check_listed("radii", radii)), sigma, alpha, n, futility, failure_mass)
-
-
-@lru_cache(maxsize=64)
-def _radius_test(
-    radii: tuple[float, ...], sigma: float, alpha: float, n: int, futility: float, failure_mass: float
-) -> RadiusTest:
-    return RadiusTest(radii, sigma=sigma, alpha=alpha, n=n, futility=futility, failure_mass=failure_mass)
+SequentialTest = RadiusTest | RadiusSequence

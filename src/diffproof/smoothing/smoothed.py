@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,7 +14,6 @@ from diffproof.checks import (
     MOST_ROWS,
     check_at_least,
     check_device,
-    check_member,
     check_pixels,
     check_positive,
     check_probability,
@@ -27,10 +27,11 @@ from diffproof.errors import ArgumentError, halved
 from diffproof.noise import MAX_DRAW, Noise, Stream, check_image_index, check_seed
 from diffproof.smoothing.arithmetic import arithmetic
 from diffproof.smoothing.bounds import Bound, as_bound, prediction, radius_bound
-from diffproof.smoothing.certificate import Certificate
+from diffproof.smoothing.certificate import Certificate, certifies
 from diffproof.smoothing.grid_noise import SmoothingNoise, as_noise
-from diffproof.smoothing.sequential import FUTILITY, RadiusSequence, RadiusTest, Stopping, sequential_test
-from diffproof.smoothing.tally import Tally, last, tallies
+from diffproof.smoothing.sequential import SequentialTest
+from diffproof.smoothing.stopping import Stopping, stopping_test
+from diffproof.smoothing.tally import Counted, Looks, Tally, counting, last, tallies
 from diffproof.version import version
 from diffproof.weights import hash_tensors
 
@@ -38,18 +39,6 @@ from diffproof.weights import hash_tensors
 _ASKED_AGAIN = 16
 
 BATCH_SIZE = 256
-
-
-def _test(stop: Stopping | str, bound: Bound, **asked: Any) -> RadiusTest | RadiusSequence | None:
-    """The test that ends the draws, None for a fixed number of them; see `sequential_test`."""
-    if check_member("stop", stop, Stopping) is Stopping.SEQUENTIAL:
-        if bound is not Bound.ONE_SIDED:
-            raise ArgumentError("bound", f"sequential certificates are {Bound.ONE_SIDED}, got {bound}")
-        return sequential_test(**asked)
-    for name in ("radii", "tolerance"):
-        if asked[name] is not None:
-            raise ArgumentError(name, f'expected stop="sequential" with it, got "{stop}"')
-    return None
 
 
 class Smoothed:
@@ -125,7 +114,7 @@ class Smoothed:
         stop: Stopping | str = Stopping.FIXED,
         radii: Sequence[float] | None = None,
         tolerance: float | None = None,
-        futility: float = FUTILITY,
+        futility: float | None = None,
     ) -> Certificate:
         """Certify one image: n0 draws choose a class, n independent draws bound its probability.
 
@@ -145,7 +134,7 @@ class Smoothed:
                 largest that can be proved.
             tolerance: growth of the largest radius that is worth more draws; None for 0.01. See
                 RadiusSequence.
-            futility: predictive probability of what is lacking at which draws end, in [0, 1].
+            futility: predictive probability of what is lacking at which draws end, in [0, 1]; None for 0.02.
 
         Returns:
             A Certificate; `label` is None where it abstains.
@@ -160,21 +149,11 @@ class Smoothed:
         check_at_least("n", n, 1, MAX_DRAW)
         failures = self.noise.failure_mass(check_tensor("image", image).numel())
         asked = {"radii": radii, "tolerance": tolerance, "futility": futility, "n": n}
-        test = _test(stop, bound, **asked, sigma=self.sigma, alpha=alpha, failure_mass=failures)
+        test = stopping_test(stop, bound, **asked, sigma=self.sigma, alpha=alpha, failure_mass=failures)
         address: dict[str, Any] = {"seed": seed, "image_index": image_index}
-        common = {**address, "batch_size": batch_size}
-        selection = last(self.tally(image, n0, stream=Stream.SELECTION, **common))
-        estimation, hits = Tally((0,) * self.num_classes), list[int]()
-        for look in (n,) if test is None else test.checkpoints:
-            counting = self.tally(image, look, stream=Stream.ESTIMATION, done=estimation, **common)
-            estimation = last(counting)
-            hits.append(estimation.counts[selection.selected])
-            if test is not None and test.decide(hits).stop:
-                break
-        decided = None if test is None else (test, hits)
-        return self.certificate(
-            image, selection, estimation, alpha=alpha, bound=bound, decided=decided, **address
-        )
+        tally = partial(self.tally, image, batch_size=batch_size, **address)
+        counted = last(counting(tally, n0, test or Looks((n,))))
+        return self.certificate(image, counted, alpha=alpha, bound=bound, test=test, **address)
 
     def predict(
         self,
@@ -301,43 +280,42 @@ class Smoothed:
     def certificate(
         self,
         image: Tensor,
-        selection: Tally,
-        estimation: Tally,
+        counted: Counted,
         *,
         alpha: float,
         seed: int,
         image_index: int,
         bound: Bound | str = Bound.ONE_SIDED,
-        decided: tuple[RadiusTest | RadiusSequence, Sequence[int]] | None = None,
+        test: SequentialTest | None = None,
     ) -> Certificate:
-        """The certificate that two complete tallies prove; `certify` in its last step.
+        """The certificate that complete tallies prove; `certify` in its last step.
 
         Args:
             image: see `certify`.
-            selection: the labels of the selection draws.
-            estimation: the labels of the estimation draws.
+            counted: what `tally.counting` yields last.
             alpha: see `certify`.
             seed: see `certify`.
             image_index: see `certify`.
             bound: see Bound.
-            decided: the test that ended the estimation draws and the hits at its checkpoints; None for a
-                fixed number of draws.
+            test: what ended the estimation draws; None for a fixed number of them.
         """
         alpha = check_probability("alpha", alpha)
+        selection, estimation = counted.selection, counted.estimation
+        assert selection is not None
+        assert estimation is not None
         selected = selection.selected
         failure_mass = self.noise.failure_mass(image.numel())
-        if decided is None:
+        if test is None:
             asked, counts = None, estimation.counts
             proved = radius_bound(counts, selected, alpha, self.sigma, bound, failure_mass=failure_mass)
         else:
-            proved, asked = decided[0].proved(decided[1])
-        certified = proved.radius > 0 or (asked is not None and proved.p_a_lower > 0)
+            proved, asked = test.proved(counted.hits)
         draws = selection.draws + estimation.draws
         image_size, classifier_size = self.sizes(image)
         base = self.base
         naive = base.evaluations_per_draw(self.sigma) if isinstance(base, CertifiableDefense) else (0, 1)
         return Certificate(
-            label=selected if certified else None,
+            label=selected if certifies(proved, test is not None) else None,
             radius=proved.radius,
             p_a_lower=proved.p_a_lower,
             p_b_upper=proved.p_b_upper,

@@ -1,14 +1,19 @@
-"""Labels of noisy draws counted by class: the state of a certification."""
+"""Labels of noisy draws counted by class, and their counting: the state of a certification."""
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from typing import TypeVar
 
 import torch
 
 from diffproof.defenses.base import Labelled, Labelling, Underway
+from diffproof.noise import Stream
+from diffproof.smoothing.sequential import SequentialTest
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -62,6 +67,60 @@ def tallies(tally: Tally, labelling: Labelling, num_classes: int) -> Iterator[Ta
         yield replace(tally, underway=underway)
 
 
-def last(counting: Iterator[Tally]) -> Tally:
-    """The last tally; the others hold images, and are let go."""
+@dataclass(frozen=True)
+class Counted:
+    """What is counted of an image so far.
+
+    Attributes:
+        selection: the labels of the draws that select its class; None before they began.
+        estimation: the labels of those that bound its probability; None before they began.
+        hits: of the selected class among the latter, at each look so far.
+    """
+
+    selection: Tally | None = None
+    estimation: Tally | None = None
+    hits: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Looks:
+    """Looks at the hits after so many draws, ascending; they end no draws before the last."""
+
+    checkpoints: tuple[int, ...]
+
+    def enough(self, hits: Sequence[int]) -> bool:
+        """Never."""
+        return False
+
+
+def counting(
+    tally: Callable[..., Iterator[Tally]],
+    n0: int,
+    looks: Looks | SequentialTest,
+    done: Counted | None = None,
+) -> Iterator[Counted]:
+    """Count n0 selection draws, then estimation draws from look to look, yielding after each network call.
+
+    Args:
+        tally: `Smoothed.tally` of an image.
+        n0: selection draws, ≥ 1.
+        looks: when to look at the hits, and whether they are enough.
+        done: what an earlier counting of the same draws yielded last.
+    """
+    counted = done or Counted()
+    for selection in tally(n0, stream=Stream.SELECTION, done=counted.selection):
+        counted = replace(counted, selection=selection)
+        yield counted
+    for look in looks.checkpoints[len(counted.hits) :]:
+        if looks.enough(counted.hits):
+            return
+        for estimation in tally(look, stream=Stream.ESTIMATION, done=counted.estimation):
+            # A look's hits are there as soon as its draws are: what is saved is never between the two.
+            now = (estimation.counts[selection.selected],) * (estimation.draws == look)
+            counted = replace(counted, estimation=estimation, hits=counted.hits + now)
+            yield counted
+
+
+def last(counting: Iterator[T]) -> T:
+    """The last of what is counted; the others hold images, and are let go."""
     return deque(counting, maxlen=1).pop()

@@ -26,8 +26,12 @@ from helpers.runs import rows
 
 INDICES = [0, 40, 80]
 N0 = 6
-# Two runs that differ in what counts: settings of one are refused in a folder of the other.
-KINDS = {"few": 20, "more": 26}
+# Runs that differ in what counts: settings of one are refused in a folder of another.
+KINDS: dict[str, dict[str, Any]] = {
+    "few": {"n": 20},
+    "more": {"n": 26},
+    "asked": {"n": 60, "stop": "sequential", "radii": "0,0.05"},
+}
 
 
 def asked(kind: str, batch_size: int) -> CertifySettings:
@@ -39,7 +43,7 @@ def asked(kind: str, batch_size: int) -> CertifySettings:
         defense="none",
         sigma=0.25,
         n0=N0,
-        n=KINDS[kind],
+        **KINDS[kind],
         alpha=0.01,
         seed=3,
         batch_size=batch_size,
@@ -74,7 +78,7 @@ class Machine(RuleBasedStateMachine):
         before = tree(self.folder)
         if self.kind not in (None, kind):
             with pytest.raises(
-                ArgumentError, match=rf"^out: .* other settings: n \({KINDS[self.kind or kind]}, now"
+                ArgumentError, match=rf"^out: .* other settings: n \({KINDS[self.kind or kind]['n']}, now"
             ):
                 certify_run.run(self.job(kind, batch_size), self.folder)
             assert tree(self.folder) == before
@@ -86,7 +90,7 @@ class Machine(RuleBasedStateMachine):
     @rule(
         kind=st.sampled_from(sorted(KINDS)),
         batch_size=st.sampled_from([1, 7]),
-        draws=st.integers(1, 3 * (N0 + max(KINDS.values()))),
+        draws=st.integers(1, 3 * (N0 + max(kind["n"] for kind in KINDS.values()))),
         softly=st.booleans(),
     )
     def stop(self, kind: str, batch_size: int, draws: int, softly: bool) -> None:

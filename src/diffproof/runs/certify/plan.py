@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 import statistics
+from collections.abc import Sequence
 from dataclasses import replace
 from time import perf_counter as now
 
@@ -14,9 +16,9 @@ from diffproof.noise import Stream
 from diffproof.runs.certify.run import COMMIT_EVERY, CertifyRun
 from diffproof.runs.certify.store import CertifyStore, ImageResult
 from diffproof.runs.code import own_code_of
-from diffproof.runs.plan import Costs, Range, folder_sizes, measure, spread_out
+from diffproof.runs.plan import Costs, Pace, Range, folder_sizes, measure, spread_out
 from diffproof.runs.store import Identity
-from diffproof.smoothing.tally import Tally
+from diffproof.smoothing.tally import Counted, Tally
 
 # Standard errors of the evaluations of an image that the range of the time holds.
 _ERRORS = 2.0
@@ -40,14 +42,7 @@ def certify_costs(job: CertifyRun, loading: float) -> Costs:
     def label(draws: int) -> int:
         nonlocal kept
         index = next(turns)
-        for tally in job.smoothed.tally(
-            job.data.pixels[index].to(job.device),
-            draws,
-            stream=Stream.ESTIMATION,
-            seed=s.seed,
-            image_index=index,
-            batch_size=s.batch_size,
-        ):
+        for tally in job.tally(index)(draws, stream=Stream.ESTIMATION):
             if tally.underway is not None:
                 tensors = tally.underway.tensors.values()
                 kept = max(kept, sum(_size(tensor, at_once / draws, s.batch_size) for tensor in tensors))
@@ -64,8 +59,15 @@ def certify_costs(job: CertifyRun, loading: float) -> Costs:
     ]
     a_draw = statistics.mean(shares)
     ending, result = _end(job, sample[0], tallies[sample[0]][-1])
-    selecting, estimating = (pace.of(draws, s.batch_size, a_draw) for draws in (s.n0, s.n))
-    seconds, unsure = selecting.plus(estimating), _unsure(shares, len(job.indices)) / a_draw
+    paths = [_looks(job, index, counted[-1])[0] for index, counted in tallies.items() if counted]
+    estimates = [_seconds(pace, (0, *path), s.batch_size, a_draw) for path in paths]
+    estimating = functools.reduce(Range.plus, estimates).times(1 / len(paths))
+    draws = statistics.mean(path[-1] for path in paths)
+    seconds, unsure = (
+        pace.of(s.n0, s.batch_size, a_draw).plus(estimating),
+        _unsure(shares, len(job.indices)) / a_draw,
+    )
+    unsure += _unsure([path[-1] for path in paths], len(job.indices)) / draws
     seconds = Range(seconds.low * max(0.0, 1 - unsure), seconds.expected, seconds.high * (1 + unsure))
     seconds = seconds.plus(Range(ending, ending, ending))
     begin_size, size = _sizes(job, result)
@@ -74,7 +76,7 @@ def certify_costs(job: CertifyRun, loading: float) -> Costs:
         begin_size += round(kept)
     return Costs(
         images=len(job.indices),
-        evaluations=(s.n0 + s.n) * a_draw,
+        evaluations=(s.n0 + draws) * a_draw,
         most_evaluations=job.evaluations_per_image,
         seconds=seconds,
         size=size,
@@ -86,6 +88,24 @@ def certify_costs(job: CertifyRun, loading: float) -> Costs:
 
 def _spent(tally: Tally) -> int:
     return tally.denoiser_evaluations + tally.classifier_evaluations
+
+
+def _looks(job: CertifyRun, index: int, tally: Tally) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Where a run looks at an image's hits, and the hits, were its share of them always that of a tally."""
+    test = job.test(job.data.pixels[index])
+    if test is None:
+        return (job.settings.n,), ()
+    # That no draw has missed yet says little of those to come.
+    share = (max(tally.counts) + 0.5) / (tally.draws + 1)
+    hits = [math.floor(share * look) for look in test.checkpoints]
+    end = next((place for place in range(1, len(hits)) if test.enough(hits[:place])), len(hits))
+    return test.checkpoints[:end], tuple(hits[:end])
+
+
+def _seconds(pace: Pace, looks: Sequence[int], at_once: int, evaluations: float) -> Range:
+    """Seconds of the draws from look to look, see `Pace.of`."""
+    parts = (pace.of(look - before, at_once, evaluations) for before, look in itertools.pairwise(looks))
+    return functools.reduce(Range.plus, parts)
 
 
 def _size(tensor: Tensor, factor: float, most: int) -> float:
@@ -112,11 +132,13 @@ def _end(job: CertifyRun, index: int, tally: Tally) -> tuple[float, ImageResult]
         return replace(tally, counts=tuple(counts), draws=draws)
 
     image = job.data.pixels[index].to(job.device)
+    looks, hits = _looks(job, index, tally)
+    counted = Counted(drawn(s.n0), drawn(looks[-1]), hits)
     # Of the weights, whose hash is computed once.
     job.smoothed.weights_hash()
     started = now()
     certificate = job.smoothed.certificate(
-        image, drawn(s.n0), drawn(s.n), alpha=s.alpha, seed=s.seed, image_index=index, bound=s.bound
+        image, counted, alpha=s.alpha, seed=s.seed, image_index=index, bound=s.bound, test=job.test(image)
     )
     seconds = now() - started
     return seconds, ImageResult(index, int(job.data.labels[index]), certificate, seconds)

@@ -16,7 +16,7 @@ from diffproof.runs.certify.store import CertifyStore, ImageResult
 from diffproof.runs.labels import short_source, short_spec
 from diffproof.runs.settings import CertifySettings
 from diffproof.runs.store import check_runs
-from diffproof.smoothing.bounds import largest_radius
+from diffproof.smoothing.stopping import Stopping
 from diffproof.wording import counted, part_of
 
 if TYPE_CHECKING:
@@ -52,9 +52,26 @@ class Row:
 
     @property
     def largest_radius(self) -> float:
-        """The largest radius that n and alpha allow at this sigma."""
-        s, num_classes = self.settings, len(self.results[0].certificate.counts)
-        return largest_radius(s.n, s.alpha, s.sigma, s.bound, num_classes)
+        """See `CertifySettings.largest_radius`."""
+        return self.settings.largest_radius(len(self.results[0].certificate.counts))
+
+    @property
+    def draws(self) -> float:
+        """Mean number of estimation draws of an image."""
+        return float(np.mean([result.certificate.n for result in self.results]))
+
+    @property
+    def remarks(self) -> list[str]:
+        """What a reader of a sequential run must know."""
+        if self.settings.stop == Stopping.FIXED:
+            return []
+        asked = (
+            f"asked for radii {self.settings.radii}; accuracy at others is that at the next larger one,"
+            " ACR that of the proved ones; "
+            if self.settings.radii is not None
+            else ""
+        )
+        return [f"{' and '.join(map(str, self.folders))}: {asked}{draws_saved(self.settings, self.draws)}"]
 
     def certified_accuracy(self, radius: float) -> float:
         """Share of images certified correctly with at least this radius; abstentions count as wrong."""
@@ -77,6 +94,11 @@ class Row:
         return float(np.mean([result.certificate.abstained for result in self.results]))
 
 
+def draws_saved(settings: CertifySettings, draws: float) -> str:
+    """How many estimation draws of an image a sequential run made, on average, instead of all."""
+    return f"{draws:,.0f} draws an image instead of {settings.n:,}, {settings.n / draws:.1f} times fewer"
+
+
 @dataclass(frozen=True)
 class Report:
     """Rows by sigma and method, the radii of the columns, and remarks that the reader needs."""
@@ -92,6 +114,8 @@ class Report:
             specs = {getattr(other.settings, name) for other in self.rows} - {None}
             if len(specs) > 1 and getattr(row.settings, name) is not None:
                 parts.append(short_spec(getattr(row.settings, name)))
+        if row.settings.stop != Stopping.FIXED and len({other.settings.stop for other in self.rows}) > 1:
+            parts.append(row.settings.stop)
         return ", ".join(parts)
 
 
@@ -126,12 +150,18 @@ def load_report(folders: Sequence[Path], radii: Sequence[float]) -> Report:
     }
     if len(image_sets) > 1:
         remarks.append("the runs are over different images: their rows do not compare")
-    limits = {(row.settings.sigma, row.settings.n, row.settings.alpha): row.largest_radius for row in rows}
+    limits = {
+        (s.sigma, f"{s.stop} n" if s.stop != Stopping.FIXED else "n", s.n, s.alpha): row.largest_radius
+        for row in rows
+        if (s := row.settings).radii is None
+    }
     remarks.extend(
-        f"sigma = {sigma:g}: n = {n} and alpha = {alpha:g} allow no radius above {limit:.3f} (– in the table)"
-        for (sigma, n, alpha), limit in limits.items()
+        f"sigma = {sigma:g}: {n} = {most} and alpha = {alpha:g} allow no radius above {limit:.3f}"
+        " (– in the table)"
+        for (sigma, n, most, alpha), limit in limits.items()
         if max(radii) > limit
     )
+    remarks.extend(remark for row in rows for remark in row.remarks)
     return Report(rows, tuple(radii), remarks)
 
 
@@ -211,15 +241,17 @@ def cells(report: Report, row: Row) -> list[str]:
 def write_table(report: Report, path: Path) -> None:
     """The table as CSV, with shares in [0, 1], the statistics of each run, and its folder."""
     radii = [f"certified_accuracy_at_{radius:g}" for radius in report.radii]
+    tests = ["n0", "n", "draws", "radii", "alpha"]
     lines: list[list[object]] = [
-        ["defence", "sigma", "images", *radii, "acr", "wrong", "abstained", "n0", "n", "alpha", "run"]
+        ["defence", "sigma", "images", *radii, "acr", "wrong", "abstained", *tests, "run"]
     ]
     for row in report.rows:
         s = row.settings
         accuracies = [f"{row.certified_accuracy(radius):.6f}" for radius in report.radii]
         shares = [f"{value:.6f}" for value in (row.average_radius, row.wrong, row.abstained)]
         head = [report.label(row), s.sigma, len(row.results)]
-        lines.append([*head, *accuracies, *shares, s.n0, s.n, s.alpha, "; ".join(map(str, row.folders))])
+        asked = [s.n0, s.n, f"{row.draws:.6g}", s.radii, s.alpha]
+        lines.append([*head, *accuracies, *shares, *asked, "; ".join(map(str, row.folders))])
     write_csv(path, lines)
 
 
@@ -248,6 +280,10 @@ def draw_curves(report: Report, path: Path) -> None:
                 linewidth=1.8,
                 label=report.label(row),
             )
+            if asked := row.settings.asked_radii:
+                # All that such a run proves.
+                accuracies = [100 * row.certified_accuracy(radius) for radius in asked]
+                axis.plot(asked, accuracies, "o", color=_COLOURS[which % len(_COLOURS)], markersize=4)
         axis.set_title(f"σ = {sigma:g}")
         axis.set_xlabel("certified ℓ2 radius ε, pixels in [0, 1]")
         axis.set_xlim(0, largest * 1.02 or 1.0)
@@ -272,7 +308,8 @@ def draw_curves(report: Report, path: Path) -> None:
             _shrink(figure, legend, legend.get_texts())
     data = _either(f"{short_source(row.settings.data)} ({row.settings.split})" for row in report.rows)
     images = _either(counted(len(row.results), "image") for row in report.rows)
-    draws = _either(f"n = {row.settings.n}" for row in report.rows)
+    signs = {Stopping.FIXED: "=", Stopping.SEQUENTIAL: "≤"}
+    draws = _either(f"n {signs[Stopping(row.settings.stop)]} {row.settings.n}" for row in report.rows)
     alpha = _either(f"α = {row.settings.alpha:g}" for row in report.rows)
     title = figure.suptitle(f"{data}, {images}, {draws}, {alpha}", fontsize=10)
     _shrink(figure, title, [title])

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from diffproof.data.images import ImageData
 from diffproof.defenses.base import CertifiableDefense
@@ -22,10 +24,10 @@ from diffproof.runs.defense import load_networks_and_defense
 from diffproof.runs.prepare import classes_for, first_line, load_images, resolve_device
 from diffproof.runs.settings import CertifySettings
 from diffproof.runs.store import Identity, warn_of_more
-from diffproof.smoothing.bounds import largest_radius
 from diffproof.smoothing.grid_noise import LEVELS, SmoothingNoise
+from diffproof.smoothing.sequential import SequentialTest
 from diffproof.smoothing.smoothed import Smoothed
-from diffproof.smoothing.tally import Tally
+from diffproof.smoothing.tally import Counted, Looks, Tally, counting
 
 # Seconds between commits to disk: what a crash can lose.
 COMMIT_EVERY = 2.0
@@ -57,9 +59,22 @@ class CertifyRun:
 
     @property
     def largest_radius(self) -> float:
-        """The largest radius that n and alpha allow."""
-        s = self.settings
-        return largest_radius(s.n, s.alpha, s.sigma, s.bound, self.smoothed.num_classes)
+        """See `CertifySettings.largest_radius`."""
+        return self.settings.largest_radius(self.smoothed.num_classes)
+
+    def test(self, image: Tensor) -> SequentialTest | None:
+        """What ends the draws of an image, None for a fixed number of them."""
+        return self.settings.test(self.smoothed.noise.failure_mass(image.numel()))
+
+    def tally(self, index: int) -> Callable[..., Iterator[Tally]]:
+        """`Smoothed.tally` of the image of an index."""
+        return partial(
+            self.smoothed.tally,
+            self.data.pixels[index].to(self.device),
+            seed=self.settings.seed,
+            image_index=index,
+            batch_size=self.settings.batch_size,
+        )
 
 
 def prepare(settings: CertifySettings) -> CertifyRun:
@@ -85,6 +100,7 @@ def prepare(settings: CertifySettings) -> CertifyRun:
     job = CertifyRun(settings, data, indices, smoothed, device)
     rows = min(settings.batch_size, max(settings.n0, settings.n))
     check_batch(rows, data.pixels[indices[0]].shape)
+    job.test(data.pixels[indices[0]])
     try:
         _label_first(job, 1)
     except RuntimeError as error:
@@ -110,19 +126,10 @@ def _cannot_compile(error: RuntimeError) -> ArgumentError:
 
 def _label_first(job: CertifyRun, draws: int) -> None:
     """Label draws of the first image, for what goes wrong when the networks run."""
-    settings, index = job.settings, job.indices[0]
-    image = job.data.pixels[index].to(job.device)
     with warnings.catch_warnings():
         # Said once of every compiled U-Net, and of no use to who certifies it.
         warnings.filterwarnings("ignore", r"\s*Dynamo detected a call to a `functools.lru_cache`")
-        for _ in job.smoothed.tally(
-            image,
-            draws,
-            stream=Stream.SELECTION,
-            seed=settings.seed,
-            image_index=index,
-            batch_size=settings.batch_size,
-        ):
+        for _ in job.tally(job.indices[0])(draws, stream=Stream.SELECTION):
             pass
 
 
@@ -187,36 +194,28 @@ def _certify_image(
     """Certify one image, recording its tallies every few seconds and when interrupted."""
     settings, smoothed = job.settings, job.smoothed
     image = job.data.pixels[index].to(job.device)
-    saved = recorder.store.partial(index)
-    started = time.monotonic() - saved.seconds
-    tallies: dict[Stream, Tally] = {}
+    test = job.test(image)
+    looks = test or Looks((settings.n,))
+    saved = recorder.store.partial(index, looks.checkpoints)
+    counted: Counted = saved
+    started, told = time.monotonic() - saved.seconds, 0
 
     def so_far() -> Partial:
-        seconds = time.monotonic() - started
-        return Partial(tallies.get(Stream.SELECTION), tallies.get(Stream.ESTIMATION), seconds)
+        return Partial(counted.selection, counted.estimation, counted.hits, time.monotonic() - started)
 
-    plan = (
-        (Stream.SELECTION, settings.n0, saved.selection),
-        (Stream.ESTIMATION, settings.n, saved.estimation),
-    )
+    def tell(evaluations: int) -> None:
+        nonlocal told
+        on_evaluations(max(0, evaluations - told))
+        told = max(told, evaluations)
+
     try:
-        for stream, draws, done in plan:
-            counted = 0
-            for tally in smoothed.tally(
-                image,
-                draws,
-                stream=stream,
-                seed=settings.seed,
-                image_index=index,
-                batch_size=settings.batch_size,
-                done=done,
-            ):
-                tallies[stream] = tally
-                recorder.step(index, so_far())
-                # Of draws that are labelled, all that their labels might have taken is done.
-                done_now = tally.draws * job.evaluations_per_draw + tally.begun
-                on_evaluations(max(0, done_now - counted))
-                counted = max(counted, done_now)
+        for counted in counting(job.tally(index), settings.n0, looks, saved):
+            recorder.step(index, so_far())
+            tallies = [tally for tally in (counted.selection, counted.estimation) if tally is not None]
+            # Of draws that are labelled, all that their labels might have taken is done.
+            tell(sum(tally.draws * job.evaluations_per_draw + tally.begun for tally in tallies))
+        # So are draws that are not needed.
+        tell(job.evaluations_per_image)
     except KeyboardInterrupt:
         recorder.store.save_partial(index, so_far())
         raise
@@ -226,11 +225,11 @@ def _certify_image(
         raise
     certificate = smoothed.certificate(
         image,
-        tallies[Stream.SELECTION],
-        tallies[Stream.ESTIMATION],
+        counted,
         alpha=settings.alpha,
         seed=settings.seed,
         image_index=index,
         bound=settings.bound,
+        test=test,
     )
     return ImageResult(index, int(job.data.labels[index]), certificate, so_far().seconds)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from torch import Tensor
@@ -13,7 +14,7 @@ from diffproof.defenses.base import Underway
 from diffproof.runs.settings import CertifySettings
 from diffproof.runs.store import RunStore, check_seconds, naming, reporting
 from diffproof.smoothing.certificate import Certificate
-from diffproof.smoothing.tally import Tally
+from diffproof.smoothing.tally import Counted, Tally
 
 # In bytes: what is kept of a batch in work.
 _LARGEST = 2**27
@@ -35,11 +36,9 @@ class ImageResult:
 
 
 @dataclass(frozen=True)
-class Partial:
-    """Tallies of the image in work, and the seconds they took."""
+class Partial(Counted):
+    """What is counted of the image in work, and the seconds it took."""
 
-    selection: Tally | None = None
-    estimation: Tally | None = None
     seconds: float = 0.0
 
 
@@ -76,6 +75,14 @@ def _check_tally(tally: Tally | None, draws: int) -> None:
         raise ValueError(f"expected at most {draws} draws, got {tally.draws} and {begun[0].draws} begun")
 
 
+def _check_hits(partial: Partial, checkpoints: Sequence[int]) -> None:
+    """Raise ValueError unless these are the hits at the checkpoints that the draws have reached."""
+    draws, hits = 0 if partial.estimation is None else partial.estimation.draws, partial.hits
+    reached = [look for look in checkpoints if look < draws], [look for look in checkpoints if look <= draws]
+    if not len(reached[0]) <= len(hits) <= len(reached[1]) or list(hits) != sorted(hits):
+        raise ValueError(f"expected hits at {len(reached[1])} checkpoints, ascending, got {list(hits)}")
+
+
 class CertifyStore(RunStore[CertifySettings]):
     """The run folder of `diffproof certify`."""
 
@@ -109,8 +116,16 @@ CREATE TABLE IF NOT EXISTS underway (
             ).fetchall()
             return [_result(*row) for row in rows]
 
-    def partial(self, image_index: int) -> Partial:
-        """What is saved of an image in work."""
+    def partial(self, image_index: int, checkpoints: Sequence[int] | None = None) -> Partial:
+        """What is saved of an image in work.
+
+        Args:
+            image_index: the image's.
+            checkpoints: where its hits were looked at; None not to check that.
+
+        Raises:
+            ValueError: the store is corrupt.
+        """
         with reporting(self.folder):
             rows = self._connection.execute(
                 "SELECT stream, tally, seconds FROM partial WHERE image_index = ?", (image_index,)
@@ -121,19 +136,23 @@ CREATE TABLE IF NOT EXISTS underway (
                 (image_index,),
             ).fetchall()
             with naming(f"image {image_index} in work"):
-                found = {stream: Tally(**check_fields(Tally, json.loads(text))) for stream, text, _ in rows}
+                texts = {stream: json.loads(text) for stream, text, _ in rows}
+                hits = texts.pop("hits", [])
+                found = {stream: Tally(**check_fields(Tally, told)) for stream, told in texts.items()}
                 for stream, draws, *spent, blob in begun:
                     underway = Underway(check_at_least("draws", draws, 1), _tensors(blob), *spent)
                     found[stream] = replace(found[stream], underway=underway)
                 seconds = max((one for *_, one in rows), default=0.0)
-                partial = Partial(**check_fields(Partial, {**found, "seconds": seconds}))
+                partial = Partial(**check_fields(Partial, {**found, "hits": hits, "seconds": seconds}))
                 check_seconds(partial.seconds)
                 _check_tally(partial.selection, self.settings.n0)
                 _check_tally(partial.estimation, self.settings.n)
+                if checkpoints is not None:
+                    _check_hits(partial, checkpoints)
         return partial
 
     def save_partial(self, image_index: int, partial: Partial) -> None:
-        """Record the tallies of the image in work; kept from the next commit on."""
+        """Record what is counted of the image in work; kept from the next commit on."""
         tallies = {"selection": partial.selection, "estimation": partial.estimation}
         rows, begun = [], []
         for stream, tally in tallies.items():
@@ -146,6 +165,8 @@ CREATE TABLE IF NOT EXISTS underway (
             if now is not None and sum(tensor.nbytes for tensor in now.tensors.values()) < _LARGEST:
                 spent = now.denoiser_evaluations, now.classifier_evaluations
                 begun.append((image_index, stream, now.draws, *spent, _bytes(now.tensors)))
+        if partial.hits:
+            rows.append((image_index, "hits", json.dumps(partial.hits), partial.seconds))
         with reporting(self.folder):
             self._connection.executemany("INSERT OR REPLACE INTO partial VALUES (?, ?, ?, ?)", rows)
             self._connection.execute("DELETE FROM underway WHERE image_index = ?", (image_index,))

@@ -18,7 +18,9 @@ from diffproof.runs.places import Places
 from diffproof.runs.settings import CertifySettings, RunSettings
 from diffproof.runs.store import Identity
 from diffproof.smoothing.arithmetic import arithmetic, flips, most_flips, uncertain
-from diffproof.smoothing.certificate import Certificate
+from diffproof.smoothing.certificate import Certificate, certifies
+from diffproof.smoothing.stopping import Stopping
+from diffproof.smoothing.tally import Counted, Looks, counting, last
 from diffproof.wording import counted, part_of
 
 # Relative: noise levels computed on another machine may differ in their last bits.
@@ -139,8 +141,8 @@ def spread(results: Sequence[T], number: int) -> list[T]:
 
 def failures_of_counts(result: ImageResult, settings: CertifySettings, identity: Identity) -> list[str]:
     """What is wrong with one result in itself and beside the run's settings, a line each."""
-    certificate = result.certificate
-    fixed = ("sigma", "n0", "n", "alpha", "bound", "seed", "noise", "levels")
+    certificate, sequential = result.certificate, result.certificate.sequential is not None
+    fixed = ("sigma", "n0", *(() if sequential else ("n",)), "alpha", "bound", "seed", "noise", "levels")
     found = [
         f"{name} is {getattr(certificate, name)}, the run's is {getattr(settings, name)}"
         for name in fixed
@@ -153,9 +155,9 @@ def failures_of_counts(result: ImageResult, settings: CertifySettings, identity:
         found.append("its counts do not add up to n0 and n")
     elif certificate.selected != certificate.selection_counts.index(max(certificate.selection_counts)):
         found.append("the selected class did not get the most selection draws")
-    elif not found:
+    elif not found and not (found := _failures_of_stop(certificate, settings)):
         proved = certificate.recompute()
-        label = certificate.selected if proved.radius > 0 else None
+        label = certificate.selected if certifies(proved, sequential) else None
         stored = (certificate.p_a_lower, certificate.p_b_upper, certificate.radius)
         # Other releases of scipy may differ in the last places of a quantile.
         if any(abs(a - b) > 1e-9 for a, b in zip(proved, stored, strict=True)) or label != certificate.label:
@@ -186,6 +188,34 @@ def failures_of_counts(result: ImageResult, settings: CertifySettings, identity:
             and str(certificate.settings[name]) != str(value)
         ]
     return [f"image {result.image_index}: {what}" for what in found]
+
+
+def _failures_of_stop(certificate: Certificate, settings: CertifySettings) -> list[str]:
+    """What of a certificate's end of draws is not what the run's test says of its hits."""
+    stated = certificate.sequential
+    if stated is None or settings.stop == Stopping.FIXED:
+        return (
+            []
+            if stated is None and settings.stop == Stopping.FIXED
+            else ["its draws did not end as the run's"]
+        )
+    try:
+        test, hits = settings.test(certificate.failure_mass), stated["hits"]
+        assert test is not None
+        asked = test.proved(hits)[1]
+    except ArgumentError as error:
+        return [f"it cannot be: {error}"]
+    found = [
+        f"{name} is {stated[name]}, expected {asked[name]}" for name in asked if stated[name] != asked[name]
+    ]
+    if not hits or (test.checkpoints[len(hits) - 1], hits[-1]) != (
+        certificate.n,
+        certificate.counts[certificate.selected],
+    ):
+        found.append("its hits do not end with its draws")
+    elif not test.enough(hits) or test.enough(hits[:-1]):
+        found.append("its draws did not end when they were enough")
+    return found
 
 
 def _unlike(results: Sequence[ImageResult]) -> list[str]:
@@ -264,8 +294,11 @@ def _drawn_again(
     fell, near, precision = 0, 0, job.settings.precision
     for result in chosen:
         one, again = result.certificate, _draw_again(result, job)
-        pairs = ((one.selection_counts, again.selection_counts), (one.counts, again.counts))
+        assert again.selection is not None
+        assert again.estimation is not None
+        pairs = ((one.selection_counts, again.selection.counts), (one.counts, again.estimation.counts))
         count, may = (sum(measured(*pair) for pair in pairs) for measured in (flips, uncertain))
+        count = max(count, _moved(one, again))
         fell, near = fell + count, near + may
         found = f"image {result.image_index}: drawn again, at least {count} of {one.n0 + one.n} draws"
         if count > most_flips(may, precision):
@@ -283,16 +316,19 @@ def _explained(draws: int, precision: str) -> str:
     return f"rounding in {precision} explains {most_flips(draws, precision)} of {draws} near a boundary"
 
 
-def _draw_again(result: ImageResult, job: CertifyRun) -> Certificate:
-    """The certificate of the same draws as they are labelled now."""
-    certificate, settings = result.certificate, job.settings
-    return job.smoothed.certify(
-        job.data.pixels[result.image_index].to(job.device),
-        n0=certificate.n0,
-        n=certificate.n,
-        alpha=certificate.alpha,
-        seed=certificate.seed,
-        image_index=result.image_index,
-        batch_size=settings.batch_size,
-        bound=certificate.bound,
-    )
+def _moved(certificate: Certificate, again: Counted) -> int:
+    """The least number of draws that must have fallen otherwise before some look, by its hits."""
+    selection, sequential = again.selection, certificate.sequential
+    if sequential is None or selection is None or selection.selected != certificate.selected:
+        return 0
+    hits: list[int] = sequential["hits"]
+    return max(abs(before - now) for before, now in zip(hits, again.hits, strict=True))
+
+
+def _draw_again(result: ImageResult, job: CertifyRun) -> Counted:
+    """The same draws, looked at where they were, as they are labelled now."""
+    certificate, test = result.certificate, job.test(job.data.pixels[result.image_index])
+    looks: tuple[int, ...] = (certificate.n,)
+    if test is not None:
+        looks = tuple(look for look in test.checkpoints if look <= certificate.n)
+    return last(counting(job.tally(result.image_index), certificate.n0, Looks(looks)))
