@@ -12,6 +12,7 @@ import click
 from diffproof.cli.attack import attack
 from diffproof.cli.certify import certify
 from diffproof.cli.flags import Command, Group
+from diffproof.cli.run_options import tell_layout
 from diffproof.cli.screen import said
 
 if TYPE_CHECKING:
@@ -68,6 +69,7 @@ def plan_certify(devices: int, **flags: Any) -> None:
     check_at_least("devices", devices, 1)
     started, settings = time.perf_counter(), CertifySettings(**flags)
     job = prepare(settings)
+    tell_layout(job.data)
     costs = certify_costs(job, time.perf_counter() - started)
     ends = settings.stop != "fixed"
     _print(costs, devices, f"if no {'draws' if ends else 'vote'} were stopped early")
@@ -90,6 +92,7 @@ def plan_attack(devices: int, **flags: Any) -> None:
     check_at_least("devices", devices, 1)
     started = time.perf_counter()
     job = prepare(AttackRequest(**flags))
+    tell_layout(job.data)
     costs = attack_costs(job, time.perf_counter() - started)
     _print(costs, devices, "if every image is attacked, to the end")
 
