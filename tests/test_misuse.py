@@ -928,6 +928,8 @@ IN_TRAINING: dict[str, Callable[[], nn.Module]] = {
     "InstanceNorm2d": lambda: layered(nn.InstanceNorm2d(1, track_running_stats=True)),
     "BatchNorm2d": lambda: layered(nn.BatchNorm2d(1)),
     "AlphaDropout": lambda: layered(nn.AlphaDropout(1e-9)),
+    "_SpectralNorm": lambda: layered(nn.utils.parametrizations.spectral_norm(nn.Linear(2, 2))),
+    "Linear": lambda: layered(nn.utils.spectral_norm(nn.Linear(2, 2))),
     "FunctionalDropout": FunctionalDropout,
     "LSTM": lambda: Recurrent(0.1),
     "MultiheadAttention": lambda: Attending(0.1),
@@ -966,6 +968,14 @@ def test_modules_in_training_mode_are_refused(name: str) -> None:
         call()
 
 
+def test_normalisation_by_the_batch_is_refused_in_any_mode() -> None:
+    layer = nn.BatchNorm1d(4, track_running_stats=False)
+    network = nn.Sequential(nn.Flatten(), layer, nn.Linear(4, 3)).double()
+    for call in calls(dp.Undefended(dp.Classifier(network, 3)).eval()).values():
+        with pytest.raises(dp.ArgumentError, match=r"^classifier: BatchNorm1d keeps no running statistics"):
+            call()
+
+
 @pytest.mark.parametrize("name", HARMLESS)
 def test_modules_that_know_no_mode_are_taken_in_any(name: str) -> None:
     defense = dp.Undefended(dp.Classifier(HARMLESS[name](), 3))
@@ -986,6 +996,8 @@ CHANGING: dict[str, Callable[[Any, Tensor], Tensor]] = {
     "random": lambda module, rows: rows + torch.rand_like(rows),
     "state": lambda module, rows: rows * module.calls,
     "batch mean": lambda module, rows: rows - rows.mean(0),
+    "batch deviation": lambda module, rows: rows / rows.std(0, unbiased=False),
+    "batch deviation of two at least": lambda module, rows: rows / (rows.std(0) + 0.1),
     "position": lambda module, rows: rows * torch.arange(1, len(rows) + 1)[:, None],
 }
 

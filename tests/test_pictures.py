@@ -82,6 +82,23 @@ def png(
     return b"\x89PNG\r\n\x1a\n" + chunk("IHDR", head) + middle + chunk("IDAT", packed) + chunk("IEND", b"")
 
 
+def tiff(pixels: bytes, bits: int, white_is_zero: bool = False, sample_format: int = 1) -> bytes:
+    """A grey TIFF of 9×6 by its specification: one strip of packed samples."""
+    entries = {
+        256: 9, 257: 6, 258: bits, 259: 1, 262: 0 if white_is_zero else 1, 273: 134, 277: 1, 278: 6,
+        279: len(pixels), 339: sample_format,
+    }  # fmt: skip
+    table = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in entries.items())
+    # The samples begin behind 8 bytes, the table's length, 10 entries of 12 bytes and its end.
+    return b"II*\0" + struct.pack("<IH", 8, len(entries)) + table + bytes(4) + pixels
+
+
+def packed_12(pixels: np.ndarray) -> bytes:
+    """Samples of 12 bits, rows filled up to whole bytes."""
+    rows = ["".join(f"{value:012b}" for value in row) + "0000" for row in pixels.tolist()]
+    return b"".join(int(row, 2).to_bytes(14, "big") for row in rows)
+
+
 def over_white(pixels: np.ndarray, alpha: np.ndarray) -> np.ndarray:
     share = alpha / 255 if pixels.ndim == 2 else alpha[..., None] / 255
     return pixels * share + 255 * (1 - share)
@@ -169,6 +186,12 @@ CASES = {
     "16 bits, big-endian TIFF": Case(
         "tif", saved(Image.frombytes("I;16B", (9, 6), DEEP.astype(">u2").tobytes()), "tiff"), DEEP / 257, 0.5
     ),
+    "16 bits, TIFF by hand": Case("tif", tiff(DEEP.astype("<u2").tobytes(), 16), DEEP / 257, 0.5),
+    "16 bits, 0 is white": Case(
+        "tif", tiff(DEEP.astype("<u2").tobytes(), 16, white_is_zero=True), 255 - DEEP / 257, 0.5
+    ),
+    "8 bits, 0 is white": Case("tif", tiff(GREYS.tobytes(), 8, white_is_zero=True), 255 - GREYS),
+    "12 bits": Case("tif", tiff(packed_12(DEEP // 16), 12), DEEP // 16 / 4095 * 255, 0.5),
     "16 bits, PGM": Case("pgm", b"P5 9 6 65535\n" + DEEP.astype(">u2").tobytes(), DEEP / 257, 0.5),
     "16 bits, one level transparent": Case(
         "png",
@@ -192,6 +215,12 @@ CASES = {
     ),
     "grey with a transparent level": Case(
         "png", png(GREYS, 8, 0, tRNS=struct.pack(">H", GREYS[2, 3])), keyed(GREYS, GREYS[2, 3])
+    ),
+    "2 bits with a transparent level": Case(
+        "png", png(TWO, 2, 0, tRNS=struct.pack(">H", TWO[2, 3])), keyed(TWO, TWO[2, 3]).clip(0, 3) * 85
+    ),
+    "4 bits with a transparent level": Case(
+        "png", png(FOUR, 4, 0, tRNS=struct.pack(">H", FOUR[2, 3])), keyed(FOUR, FOUR[2, 3]).clip(0, 15) * 17
     ),
     "1 bit with a transparent level": Case(
         "png", png(GREYS > 127, 1, 0, tRNS=b"\0\0"), np.full((6, 9), 255)
@@ -317,6 +346,12 @@ UNREADABLE = {
     "header alone": ("png", saved(COLOURS)[:33], "cannot be decoded"),
     "40,000 pixels a side": ("png", BOMB, "cannot be decoded: Image size (1600000000 pixels) exceeds limit"),
     "floats": ("tiff", saved(GREYS.astype(np.float32), "tiff"), "has the mode 'F', expected one of 8 or "),
+    "signed": ("tiff", tiff(GREYS.tobytes(), 8, sample_format=2), "has pixels with a sign, expected none"),
+    "16 bits, a colour transparent": (
+        "png",
+        png(DEEP_COLOURS, 16, 2, tRNS=struct.pack(">3H", *DEEP_COLOURS[2, 3])),
+        "has 16 bits a channel and a transparent colour, expected one of them",
+    ),
     "32 bits": ("tiff", saved(GREYS.astype(np.int32), "tiff"), "has the mode 'I', expected one of 8 or "),
 }  # fmt: skip
 

@@ -10,6 +10,8 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 from torch.nn.modules.instancenorm import _InstanceNorm
+from torch.nn.utils.parametrizations import _SpectralNorm
+from torch.nn.utils.spectral_norm import SpectralNorm
 
 from diffproof.errors import ArgumentError
 
@@ -17,13 +19,19 @@ from diffproof.errors import ArgumentError
 def check_evaluation_mode(owner: nn.Module, name: str = "defense") -> None:
     """Raise ValueError for a module in training mode that computes something else than in evaluation mode.
 
+    And for one that normalises by its batch in any mode.
+
     Args:
         owner: with all the modules in it.
         name: of the owner; errors are about its part that holds the module, where it has parts.
     """
     for path, module in owner.named_modules():
+        part, kind = path.split(".")[0] if name == "defense" else "", type(module).__name__
+        if isinstance(module, _BatchNorm) and module.running_mean is None:
+            raise ArgumentError(
+                part or name, f"{kind} keeps no running statistics, so labels depend on their batch"
+            )
         if module.training and _differs_in_training(module):
-            part, kind = path.split(".")[0] if name == "defense" else "", type(module).__name__
             raise ArgumentError(
                 part or name,
                 f"{kind} is in training mode, so labels depend on their batch or on chance; call .eval()"
@@ -36,7 +44,10 @@ def _differs_in_training(module: nn.Module) -> bool:
         return module.track_running_stats
     if isinstance(module, nn.MultiheadAttention | nn.RNNBase):
         return module.dropout > 0
-    return isinstance(module, _BatchNorm | _DropoutNd | nn.RReLU) or _asks_for_its_mode(type(module).__mro__)
+    if any(isinstance(hook, SpectralNorm) for hook in module._forward_pre_hooks.values()):
+        return True
+    known = isinstance(module, _BatchNorm | _DropoutNd | nn.RReLU | _SpectralNorm)
+    return known or _asks_for_its_mode(type(module).__mro__)
 
 
 @functools.cache

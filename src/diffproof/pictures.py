@@ -22,8 +22,11 @@ from diffproof.wording import counted, shortened
 _MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "LAB")
 _TRANSPARENT = ("LA", "PA", "RGBA")
 _GREY = ("1", "L", "LA", "I")
-# What a 16-bit value is divided by for 8 bits: 65535 becomes 255.
-_FROM_16_BITS = 257
+# What a PNG's grey levels of fewer bits are multiplied by for 8.
+_TO_8_BITS = {"L;2": 85, "L;4": 17}
+# Tags of TIFF: bits a sample, what 0 looks like, and whether there is a sign.
+_BITS, _PHOTOMETRIC, _SAMPLE_FORMAT = 258, 262, 339
+_WHITE_IS_ZERO, _SIGNED = 0, 2
 # In pixels: the height that images of a sheet have at least, its text, and the space around that.
 # Bytes that show what lies in place of a picture.
 _HEAD = 256
@@ -156,18 +159,30 @@ def _eight_bits(opened: Any, name: str) -> Any:
     """The decoded PIL image, turned as its EXIF data says, in a mode of 8 bits a channel."""
     from PIL import Image, ImageOps
 
+    tags = getattr(opened, "tag_v2", {})
     sixteen = opened.mode.startswith("I;16") or (opened.mode == "I" and opened.format in ("PNG", "PPM"))
     if not sixteen and opened.mode not in _MODES:
         raise UnreadableError(
             "pictures", f"{name} has the mode {opened.mode!r}, expected one of 8 or 16 bits a channel"
         )
+    if opened.mode != "LAB" and _SIGNED in tags.get(_SAMPLE_FORMAT, ()):
+        raise UnreadableError("pictures", f"{name} has pixels with a sign, expected none below 0")
+    key, raw = opened.info.get("transparency"), opened.tile[0][3] if opened.tile else None
+    if raw == "RGB;16B" and key is not None:
+        raise UnreadableError(
+            "pictures", f"{name} has 16 bits a channel and a transparent colour, expected one of them"
+        )
+    if raw in _TO_8_BITS and key is not None:
+        opened.info["transparency"] = key * _TO_8_BITS[raw]
     image = ImageOps.exif_transpose(opened)
     if not sixteen:
         return image
-    values = np.asarray(image).astype(np.int64)
+    values, largest = np.asarray(image).astype(np.int64), 2 ** tags.get(_BITS, (16,))[0] - 1
+    if tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO:
+        values = largest - values
     # A grey level that stands for nothing is transparent.
-    values[values == opened.info.get("transparency")] = 255 * _FROM_16_BITS
-    return Image.fromarray((values / _FROM_16_BITS).round().astype(np.uint8))
+    values[values == key] = largest
+    return Image.fromarray((values * 255 / largest).round().astype(np.uint8))
 
 
 def _over_white(image: Any) -> Any:

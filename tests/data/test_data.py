@@ -432,7 +432,7 @@ def test_folders_and_files_without_images(
         (source / "readme.md").write_text("nothing here")
     elif kind == "flat":
         picture("RGB", 4, 4, 0).save(source / "0.png")
-    expected = "expected (class folders|a parquet or .npz file, or a folder of class folders)"
+    expected = "expected (class folders|a .?parquet or .npz file, or a folder of class folders)"
     with pytest.raises(ValueError, match=f"^data: .*{expected}") as caught:
         dp.load_data(str(source))
     assert len(str(caught.value).splitlines()) == 1
@@ -567,6 +567,8 @@ def test_npz_names(
         ),
         ({"images": GREY.astype(float), "labels": LABELS}, {}, "expected finite pixels in [0, 1]"),
         ({"images": GREY / -255, "labels": LABELS}, {}, "expected finite pixels in [0, 1]"),
+        ({"images": GREY % 2, "labels": LABELS}, {}, "expected 8 bits, 0 to 255, got 0 and 1 only"),
+        ({"images": GREY / 255**2, "labels": LABELS}, {}, "expected pixels up to 1, got 0.0038"),
         ({"images": np.full((3, 4, 5), np.nan), "labels": LABELS}, {}, "expected finite pixels in [0, 1]"),
         ({"images": GREY[:0], "labels": LABELS[:0]}, {}, "has no image in split 'all'"),
         ({"images": GREY, "labels": LABELS - 1}, {}, "few.npz has the label -1, expected ≥ 0"),

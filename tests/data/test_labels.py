@@ -59,6 +59,13 @@ TAKEN: dict[str, tuple[Any, list[int], list[str], bool, str]] = {
         True,
         "classes in numeric order: 0, 2, 10 are the labels 0 to 2",
     ),
+    "decimals as texts": (
+        ["10.0", "2.0", "0.0"],
+        [2, 1, 0],
+        ["0.0", "2.0", "10.0"],
+        True,
+        "classes in numeric order: 0.0, 2.0, 10.0 are the labels 0 to 2",
+    ),
     "one column": (np.array([[1], [0]]), [1, 0], ["0", "1"], False, ""),
 }  # fmt: skip
 
@@ -80,6 +87,8 @@ REFUSED: dict[str, tuple[Any, str]] = {
     "several": ([0, -1, -1], "row 1 of {} has the label -1, expected ≥ 0 (a split without labels?); 2 rows"),
     "of 64 bits": ([-(2**63), 0], "row 0 of {} has the label -9223372036854775808, expected ≥ 0"),
     "numbers below 0 as texts": (["0", "-1"], "{} has the class -1, expected numbers ≥ 0 or names"),
+    "decimals below 0 as texts": (["0.0", "-1.0"], "{} has the class -1.0, expected numbers ≥ 0 or names"),
+    "spaces": (["a", "a ", "b"], "{} has the classes 'a' and 'a ', which differ in spaces only"),
     "fractions": ([0.5, 1.0], "labels of {}: expected integers or texts, one an image, got float64 (2)"),
     "no number": ([0.0, np.nan], "row 1 of {} has no label"),
     "no text": (["a", " ", ""], "row 1 of {} has no label (a split without labels?); 2 rows are so"),

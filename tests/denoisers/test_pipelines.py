@@ -308,7 +308,10 @@ REFUSED: dict[str, tuple[Callable[[Path], None], str]] = {
     "negative beta": (in_scheduler(beta_start=-0.1), r"noise levels \(ᾱ\) by .*expected strictly decreasing"),
     "beta over 1": (in_scheduler(beta_end=1.5), r"noise levels \(ᾱ\) by"),
     "no beta": (in_scheduler(beta_start="x"), "DDPMScheduler refuses"),
-    "no steps": (in_scheduler(num_train_timesteps=0), "scheduler_config.json"),
+    "SNR as text": (in_scheduler(rescale_betas_zero_snr="false"), "rescale_betas_zero_snr in .*got 'false'"),
+    "no steps": (in_scheduler(num_train_timesteps=0), "num_train_timesteps in .*from 1 to 65536, got 0"),
+    "steps as text": (in_scheduler(num_train_timesteps="40"), "num_train_timesteps in .*, got '40'"),
+    "endless steps": (in_scheduler(num_train_timesteps=10**9), "num_train_timesteps in .*, got 1000000000"),
     "flow sigmas": (
         of_kind("UniPCMultistepScheduler", use_flow_sigmas=True),
         "use_flow_sigmas in .*expected false",

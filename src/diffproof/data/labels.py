@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from decimal import Decimal
 from typing import NamedTuple
 
 import numpy as np
@@ -14,7 +16,7 @@ from torch import Tensor
 from diffproof.errors import ArgumentError
 from diffproof.wording import shortened
 
-_NUMBER = re.compile(r"-?[0-9]+", re.ASCII)
+_NUMBER = re.compile(r"-?[0-9]+(\.[0-9]+)?", re.ASCII)
 # No network has as many classes. Larger integers are ids; names for all numbers up to them would fill memory.
 _MOST_CLASSES = 65_536
 
@@ -43,20 +45,23 @@ def in_order(names: Iterable[str], source: str) -> tuple[tuple[str, ...], str]:
         source: whose names they are, for messages.
 
     Raises:
-        ValueError: a negative number among numbers.
+        ValueError: a negative number among numbers, or names that differ in spaces around them only.
     """
     alphabetical = tuple(sorted(names))
+    bare = Counter(name.strip() for name in alphabetical)
+    if bare.total() > len(bare):
+        alike = [name for name in alphabetical if bare[name.strip()] > 1]
+        raise ArgumentError(
+            "data", f"{source} has the classes {alike[0]!r} and {alike[1]!r}, which differ in spaces only"
+        )
     if not all(_NUMBER.fullmatch(name) for name in alphabetical):
         return alphabetical, ""
     if any(name.startswith("-") for name in alphabetical):
         negative = next(name for name in alphabetical if name.startswith("-"))
         raise ArgumentError("data", f"{source} has the class {negative}, expected numbers ≥ 0 or names")
-    # By length first: numbers of any size.
-    ordered = sorted((len(name.lstrip("0")), name.lstrip("0"), name) for name in alphabetical)
-    numbers = tuple(name for _, _, name in ordered)
-    if numbers == alphabetical and [bare or "0" for _, bare, _ in ordered] == [
-        *map(str, range(len(numbers)))
-    ]:
+    # Exact for numbers of any size.
+    numbers = tuple(sorted(alphabetical, key=lambda name: (Decimal(name), name)))
+    if numbers == alphabetical and [*map(Decimal, numbers)] == [*range(len(numbers))]:
         return numbers, ""
     return numbers, f"classes in numeric order: {shortened(numbers)} are the labels 0 to {len(numbers) - 1}"
 

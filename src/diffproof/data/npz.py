@@ -119,6 +119,12 @@ def _pixels(path: Path, images: np.ndarray) -> torch.Tensor:
         raise ArgumentError(
             "data", f"images in {path}: expected N×H×W, N×H×W×C or N×C×H×W, got {images.shape}"
         )
+    # Of nothing but black, no unit is told.
+    if images.dtype == np.uint8 and images.size and images.max() == 1:
+        raise ArgumentError(
+            "data",
+            f"images in {path}: expected 8 bits, 0 to 255, got 0 and 1 only; in [0, 1] floats are taken",
+        )
     if images.dtype == np.uint8:
         return torch.from_numpy(np.ascontiguousarray(images))
     if not np.issubdtype(images.dtype, np.floating):
@@ -127,4 +133,9 @@ def _pixels(path: Path, images: np.ndarray) -> torch.Tensor:
         )
     if images.size and not (np.isfinite(images).all() and images.min() >= 0 and images.max() <= 1):
         raise ArgumentError("data", f"images in {path}: expected finite pixels in [0, 1]")
+    if images.size and 0 < images.max() < 1.5 / 255:
+        raise ArgumentError(
+            "data",
+            f"images in {path}: expected pixels up to 1, got {images.max():.3g} at most (divided twice?)",
+        )
     return torch.from_numpy(np.ascontiguousarray(images, dtype=np.float32))

@@ -27,9 +27,9 @@ _repeatable: weakref.WeakSet[nn.Module] = weakref.WeakSet()
 def check_repeatable(owner: nn.Module, images: Tensor) -> None:
     """Raise ValueError unless every network of a defence gives an image the same answer twice.
 
-    Asked about an image alone, then about copies of it beside another: an answer that changes depends on
-    chance, on earlier calls, or on what else is in the batch. Each network is asked once in its life, if it
-    takes such images.
+    Asked about an image alone (or a pair, if it takes no single one), then about copies of it beside another:
+    an answer that changes depends on chance, on earlier calls, or on what else is in the batch. Each network
+    is asked once in its life, if it takes such images.
 
     Args:
         owner: a defence.
@@ -42,9 +42,8 @@ def check_repeatable(owner: nn.Module, images: Tensor) -> None:
             continue
         ask = _question(part)
         with torch.no_grad():  # answers are compared, not differentiated
-            try:
-                alone = ask(rows[1:2])
-            except (ValueError, RuntimeError):
+            alone = _few(ask, rows)
+            if alone is None:
                 # The defence may change images first; what else is wrong shows when it asks itself.
                 continue
             change = _change(part, ask(rows)[1:], alone)
@@ -86,9 +85,21 @@ def _question(part: nn.Module) -> Callable[[Tensor], Tensor]:
     return ask
 
 
+def _few(ask: Callable[[Tensor], Tensor], rows: Tensor) -> Tensor | None:
+    """The answer to the copied image alone; beside a copy, where that fails; None where both do."""
+    for number in (1, 2):
+        try:
+            return ask(rows[1 : 1 + number])[:1]
+        except (ValueError, RuntimeError):
+            pass
+    return None
+
+
 def _change(part: nn.Module, first: Tensor, second: Tensor) -> float | None:
     """How far answers differ, relative to the largest; None within what rounding may explain."""
     floats = [tensor for tensor in (first, *part.parameters()) if tensor.is_floating_point()]
     rounding = math.sqrt(max(torch.finfo(tensor.dtype).eps for tensor in floats))
+    if not bool((first - second).isfinite().all()):
+        return None if torch.allclose(first, second, equal_nan=True) else math.inf
     change = float((first - second).abs().max() / first.abs().max().clamp(min=_SMALL))
     return change if change > rounding else None

@@ -41,6 +41,8 @@ _LEVELS = (
 _OLD = ("predict_epsilon", "tensor_format", "timestep_values", "timesteps")
 _AVERAGES = ("decay", "inv_gamma", "min_decay", "optimization_step", "power", "update_after_step")
 _IDLE = (*_OLD, *_AVERAGES, "use_ema_warmup")
+# Longer chains than any that is trained take gigabytes.
+_MOST_STEPS = 2**16
 # Parts that make a pipeline work on latents, by the names that diffusers gives them.
 _LATENT = ("vae", "vqvae", "movq", "vqgan")
 
@@ -159,9 +161,15 @@ def read_training(path: Path, kind: str | None) -> Training:
     for name in _TRAINED:
         if config.get(name) and name not in own:
             raise ArgumentError("denoiser", f"{path} sets {name}, which {kind} does not have")
+    for name in ("rescale_betas_zero_snr", "use_flow_sigmas"):
+        if config.get(name) not in (None, True, False):
+            raise _unsupported(path, config, name, "true or false")
     if config.get("use_flow_sigmas"):
         raise _unsupported(path, config, "use_flow_sigmas", "false: a chain of β, no flow")
     prediction = _prediction(path, config)
+    steps = config.get("num_train_timesteps", 1)
+    if type(steps) is not int or not 1 <= steps <= _MOST_STEPS:
+        raise _unsupported(path, config, "num_train_timesteps", f"an integer from 1 to {_MOST_STEPS}")
     try:
         scheduler = getattr(diffusers, kind)(**{name: config[name] for name in own if name in config})
         bar = scheduler.alphas_cumprod

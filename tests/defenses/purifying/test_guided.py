@@ -333,6 +333,9 @@ def test_agdm_counts_the_evaluations_it_makes() -> None:
 
 def test_the_guide_is_part_of_the_defence() -> None:
     guide, _, _ = strong(2)
+    inner = dp.DiffPure(one_gaussian(), linear_classifier(), t_star=0.1, steps=2)
+    with pytest.raises(ValueError, match=r"^guide: expected a plain classifier, got the defence 'diffpure'"):
+        dp.AGDM(one_gaussian(), linear_classifier(), guide=inner)
     defense = dp.AGDM(one_gaussian(), linear_classifier(), guide=guide)
     assert any(name.startswith("guide.") for name in defense.state_dict())
     assert "guide" in defense.describe()

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from diffproof.checks import check_instance, check_member, check_positive
 from diffproof.classifiers.base import Classifier, check_logits
 from diffproof.data.classes import check_names
+from diffproof.defenses.base import Defense
 from diffproof.defenses.purifying.coordinates import as_image
 from diffproof.defenses.purifying.reverse_process import Draw, Purification, potential_gradient
 from diffproof.denoisers.base import Denoiser
@@ -73,8 +74,8 @@ class AGDM(Purification):
         distance: D; see Distance.
 
     Raises:
-        ValueError: an argument is out of range, or the guide and the classifier differ in classes, in
-            their order as far as both name them, or in images.
+        ValueError: an argument is out of range, the guide is itself a defence, or it and the classifier
+            differ in classes, in their order as far as both name them, or in images.
     """
 
     method = "agdm"
@@ -97,6 +98,9 @@ class AGDM(Purification):
             denoiser, classifier, t_star=[t_star], steps=None if steps is None else [steps], solver=solver
         )
         self.guide = check_instance("guide", guide, nn.Module, "a classifier")
+        if isinstance(guide, Defense):
+            # Its noise would have to be the same at each step and in each recomputation.
+            raise ArgumentError("guide", f"expected a plain classifier, got the defence {guide.method!r}")
         classes = getattr(guide, "num_classes", None)
         if classes != self.num_classes:
             raise ArgumentError(
