@@ -63,6 +63,12 @@ if TYPE_CHECKING:
     " [default: 0.02]",
 )
 @click.option(
+    "--until-half-width",
+    type=float,
+    help="Take images in random order until certified accuracy of all, at radius 0 and --radii, is known to"
+    " ± this at 95%, in (0, 0.5). [default: take all]",
+)
+@click.option(
     "--noise",
     type=Names(NOISES),
     default="grid",
@@ -98,6 +104,7 @@ def certify(out: Path, **flags: Any) -> None:
     """
     from diffproof.cli.progress import run_with_progress
     from diffproof.cli.screen import said
+    from diffproof.runs.certify.accuracy import accuracies, told
     from diffproof.runs.certify.report import draws_saved
     from diffproof.runs.certify.run import prepare
     from diffproof.runs.settings import CertifySettings
@@ -107,7 +114,7 @@ def certify(out: Path, **flags: Any) -> None:
     tell_layout(job.data)
     n = "n" if settings.stop == "fixed" else f"{settings.stop} n"
     limit = f"{n} = {settings.n} and alpha = {settings.alpha:g} allow radii up to {job.largest_radius:.4f}"
-    if settings.radii is not None:
+    if settings.radii is not None and settings.stop != "fixed":
         limit = f"asked for radii {settings.radii}"
     elif job.largest_radius <= 0.0:
         click.echo(f"diffproof: warning: {limit}: n is too small to certify any radius", err=True)
@@ -127,6 +134,9 @@ def certify(out: Path, **flags: Any) -> None:
         noised, seen = ("×".join(map(str, size)) for size in (first.image_size, first.classifier_size))
         said(f"radii are ℓ2 at {noised}, where noise was added; the classifier works at {seen}")
     said(_held_for(first, sum(result.certificate.moved > _MOVED for result in results)))
+    shares = accuracies({result.image_index: result for result in results}, job.indices, job.settings)
+    if shares:
+        said(told(shares, len(job.indices)))
     if settings.stop != "fixed":
         said(draws_saved(settings, sum(result.certificate.n for result in results) / len(results)))
     spent = [sum(getattr(r.certificate, name) for r in results) for name in _EVALUATIONS]

@@ -73,7 +73,9 @@ def plan_certify(devices: int, **flags: Any) -> None:
     costs = certify_costs(job, time.perf_counter() - started)
     ends = settings.stop != "fixed"
     _print(costs, devices, f"if no {'draws' if ends else 'vote'} were stopped early")
-    if settings.radii is not None:
+    if settings.until_half_width is not None:
+        said("of all images; the run ends when certified accuracy is known")
+    if settings.radii is not None and ends:
         said(f"asked for radii {settings.radii}")
         return
     n = f"{settings.stop} n" if ends else "n"

@@ -14,6 +14,7 @@ from diffproof.checks import (
     MOST_ROWS,
     check_at_least,
     check_fields,
+    check_number,
     check_positive,
     check_probability,
     unknown_name,
@@ -24,7 +25,7 @@ from diffproof.errors import ArgumentError
 from diffproof.methods import MethodSpec, check_networks, check_not_idle, describe, own_class, parse
 from diffproof.smoothing.bounds import Bound, largest_radius
 from diffproof.smoothing.grid_noise import as_noise
-from diffproof.smoothing.sequential import RadiusSequence, SequentialTest
+from diffproof.smoothing.sequential import RadiusSequence, SequentialTest, check_radii
 from diffproof.smoothing.stopping import Stopping, stopping_test
 from diffproof.values import number
 
@@ -215,6 +216,7 @@ class CertifySettings(RunSettings):
     radii: str | None = None
     tolerance: float | None = None
     futility: float | None = None
+    until_half_width: float | None = None
     compile: bool = False
 
     def __post_init__(self) -> None:
@@ -236,6 +238,9 @@ class CertifySettings(RunSettings):
         if self.bound not in tuple(Bound):
             raise unknown_name("bound", self.bound, tuple(Bound))
         as_noise(self.noise, self.sigma, self.levels)
+        if self.until_half_width is not None:
+            between = "a number in (0, 0.5)"
+            check_number("until_half_width", self.until_half_width, lambda width: 0 < width < 0.5, between)
         if self.radii is not None:
             texts = (f"{one!r}".removesuffix(".0") for one in self.asked_radii or ())
             object.__setattr__(self, "radii", ",".join(texts))
@@ -244,6 +249,20 @@ class CertifySettings(RunSettings):
             tolerance = test.tolerance if isinstance(test, RadiusSequence) else None
             object.__setattr__(self, "tolerance", tolerance)
             object.__setattr__(self, "futility", test.futility)
+
+    @property
+    def accuracy_radii(self) -> list[float]:
+        """Where certified accuracy is to be known: at 0 and radii that are named, or at those asked for."""
+        named = self.asked_radii or []
+        return sorted({0.0, *named}) if self.stop == Stopping.FIXED or not named else named
+
+    def differences(self, other: Self) -> list[str]:
+        """See RunSettings; which images is a difference where a run ends at a half-width among them."""
+        found = super().differences(other)
+        if self.until_half_width is not None:
+            chosen = {name: (getattr(self, name), getattr(other, name)) for name in self.SELECTION}
+            found += [f"{name} ({one}, now {new})" for name, (one, new) in chosen.items() if one != new]
+        return found
 
     @property
     def asked_radii(self) -> list[float] | None:
@@ -264,10 +283,15 @@ class CertifySettings(RunSettings):
         Raises:
             ValueError: see `stopping_test`.
         """
+        radii = self.asked_radii
+        if self.stop == Stopping.FIXED and self.until_half_width is not None and radii is not None:
+            # Of interest only.
+            check_radii(radii)
+            radii = None
         return stopping_test(
             self.stop,
             self.bound,
-            radii=self.asked_radii,
+            radii=radii,
             tolerance=self.tolerance,
             futility=self.futility,
             sigma=self.sigma,

@@ -102,6 +102,14 @@ def checkpoints(n: int, others: Iterable[int] = ()) -> tuple[int, ...]:
     return tuple(sorted(looks))
 
 
+def check_radii(radii: Sequence[float]) -> tuple[float, ...]:
+    """Ascending radii ≥ 0, at least one, or ValueError."""
+    checked = tuple(float(check_not_negative("radii", one)) for one in check_listed("radii", radii))
+    if not checked or any(a >= b for a, b in pairwise(checked)):
+        raise ArgumentError("radii", f"expected ascending numbers, got {list(checked)}")
+    return checked
+
+
 def _needed(radius: float, sigma: float, failure_mass: float) -> float:
     """The probability, rounded up, that draws must be proved to exceed for a radius; 1 or more for none."""
     return float_above(Fraction(normal_above(radius, sigma)) + Fraction(failure_mass))
@@ -228,9 +236,7 @@ class RadiusTest(_Sequential):
         failure_mass: float = 0.0,
     ) -> None:
         super().__init__(sigma, alpha, n, futility, failure_mass)
-        self.radii = tuple(float(check_not_negative("radii", one)) for one in check_listed("radii", radii))
-        if not self.radii or any(a >= b for a, b in pairwise(self.radii)):
-            raise ArgumentError("radii", f"expected ascending numbers, got {list(self.radii)}")
+        self.radii = check_radii(radii)
         self._p0 = [_needed(radius, self.sigma, self.failure_mass) for radius in self.radii]
         unanimous = [self._first_pass(radius, p0) for radius, p0 in zip(self.radii, self._p0, strict=True)]
         self._patience = [PATIENCE * draws for draws in unanimous]

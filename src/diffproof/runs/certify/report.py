@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +12,8 @@ import numpy as np
 from diffproof.catalog import DEFENSES
 from diffproof.errors import ArgumentError
 from diffproof.files import check_out, replacing, replacing_all, write_csv
+from diffproof.intervals import Share
+from diffproof.runs.certify.accuracy import accuracies, told
 from diffproof.runs.certify.store import CertifyStore, ImageResult
 from diffproof.runs.labels import short_source, short_spec
 from diffproof.runs.settings import CertifySettings
@@ -42,6 +44,7 @@ class Row:
         weights_hash: SHA-256 of its networks.
         results: its finished images, by index.
         planned: how many images the run is to have.
+        shares: see `accuracy.accuracies`.
     """
 
     folders: tuple[Path, ...]
@@ -49,6 +52,7 @@ class Row:
     weights_hash: str
     results: list[ImageResult]
     planned: int
+    shares: dict[float, Share] = field(default_factory=dict)
 
     @property
     def largest_radius(self) -> float:
@@ -62,16 +66,18 @@ class Row:
 
     @property
     def remarks(self) -> list[str]:
-        """What a reader of a sequential run must know."""
+        """What a reader of a run that ends when it is decided must know."""
+        name = " and ".join(map(str, self.folders))
+        found = [f"{name}: {told(self.shares, self.planned)}"] if self.shares else []
         if self.settings.stop == Stopping.FIXED:
-            return []
+            return found
         asked = (
             f"asked for radii {self.settings.radii}; accuracy at others is that at the next larger one,"
             " ACR that of the proved ones; "
             if self.settings.radii is not None
             else ""
         )
-        return [f"{' and '.join(map(str, self.folders))}: {asked}{draws_saved(self.settings, self.draws)}"]
+        return [*found, f"{name}: {asked}{draws_saved(self.settings, self.draws)}"]
 
     def certified_accuracy(self, radius: float) -> float:
         """Share of images certified correctly with at least this radius; abstentions count as wrong."""
@@ -153,7 +159,7 @@ def load_report(folders: Sequence[Path], radii: Sequence[float]) -> Report:
     limits = {
         (s.sigma, f"{s.stop} n" if s.stop != Stopping.FIXED else "n", s.n, s.alpha): row.largest_radius
         for row in rows
-        if (s := row.settings).radii is None
+        if (s := row.settings).radii is None or s.stop == Stopping.FIXED
     }
     remarks.extend(
         f"sigma = {sigma:g}: {n} = {most} and alpha = {alpha:g} allow no radius above {limit:.3f}"
@@ -171,7 +177,9 @@ def _load_row(folder: Path) -> Row:
         store.warn_if_edited()
     if not results:
         raise ArgumentError("run", f"{folder} has no finished image yet")
-    return Row((folder,), settings, identity.weights_hash, results, identity.planned)
+    by_index = {result.image_index: result for result in results}
+    shares = accuracies(by_index, identity.indices, settings)
+    return Row((folder,), settings, identity.weights_hash, results, identity.planned, shares)
 
 
 def _joined(rows: Iterable[Row]) -> list[Row]:
@@ -280,7 +288,7 @@ def draw_curves(report: Report, path: Path) -> None:
                 linewidth=1.8,
                 label=report.label(row),
             )
-            if asked := row.settings.asked_radii:
+            if row.settings.stop != Stopping.FIXED and (asked := row.settings.asked_radii):
                 # All that such a run proves.
                 accuracies = [100 * row.certified_accuracy(radius) for radius in asked]
                 axis.plot(asked, accuracies, "o", color=_COLOURS[which % len(_COLOURS)], markersize=4)

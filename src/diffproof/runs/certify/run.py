@@ -18,6 +18,7 @@ from diffproof.defenses.named import compile_networks
 from diffproof.errors import ArgumentError, is_compile_error
 from diffproof.memory import check_batch
 from diffproof.noise import Stream
+from diffproof.runs.certify.accuracy import accuracies, known, order
 from diffproof.runs.certify.store import CertifyStore, ImageResult, Partial
 from diffproof.runs.code import own_code_of
 from diffproof.runs.defense import load_networks_and_defense
@@ -165,9 +166,16 @@ def run(
         finished = store.finished()
         on_evaluations(len(finished.intersection(job.indices)) * job.evaluations_per_image)
         recorder = _Recorder(store)
-        for index in job.indices:
-            if index not in finished:
-                store.save_result(_certify_image(job, recorder, index, on_evaluations))
+        until = job.settings.until_half_width is not None
+        done = {result.image_index: result for result in store.results()} if until else {}
+        left = [index for index in order(job.indices, job.settings) if index not in finished]
+        for place, index in enumerate(left):
+            if known(accuracies(done, job.indices, job.settings).values(), job.settings):
+                on_evaluations((len(left) - place) * job.evaluations_per_image)
+                break
+            result = _certify_image(job, recorder, index, on_evaluations)
+            store.save_result(result)
+            done |= {index: result} if until else {}
         return store.results()
 
 

@@ -1,0 +1,56 @@
+"""Certified accuracy of all images of a run from those that it has taken in random order so far."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import takewhile
+
+import numpy as np
+
+from diffproof.intervals import Share
+from diffproof.runs.certify.store import ImageResult
+from diffproof.runs.settings import CertifySettings
+
+# Keeps the order from what else the seed chooses, such as --limit.
+_ORDER = 1
+
+
+def order(indices: Sequence[int], settings: CertifySettings) -> list[int]:
+    """The order in which a run takes its images: at random by the seed where it ends at a half-width."""
+    if settings.until_half_width is None:
+        return list(indices)
+    source = np.random.default_rng([settings.seed, _ORDER])
+    return [int(index) for index in source.permutation(np.array(sorted(indices)))]
+
+
+def accuracies(
+    results: Mapping[int, ImageResult], indices: Sequence[int], settings: CertifySettings
+) -> dict[float, Share]:
+    """Certified accuracy of all of a run's images by radius, with 95% intervals that hold at any time.
+
+    Args:
+        results: of finished images by index; those that the order has not reached do not count.
+        indices: of all images of the run.
+        settings: the run's; without a half-width there is no such accuracy.
+    """
+    if settings.until_half_width is None:
+        return {}
+    taken = [results[index] for index in takewhile(results.__contains__, order(indices, settings))]
+    return {
+        radius: Share.of_sequence(
+            [one.correct and one.certificate.radius >= radius for one in taken], len(indices)
+        )
+        for radius in (settings.accuracy_radii if taken else ())
+    }
+
+
+def known(shares: Iterable[Share], settings: CertifySettings) -> bool:
+    """Whether a run's accuracies are known to the half-width that it was to reach."""
+    widths = [(share.high - share.low) / 2 for share in shares]
+    return settings.until_half_width is not None and bool(widths) and max(widths) <= settings.until_half_width
+
+
+def told(shares: Mapping[float, Share], images: int) -> str:
+    """The intervals in words."""
+    parts = (f"{share.low:.1%} to {share.high:.1%} at ε={radius:g}" for radius, share in shares.items())
+    return f"certified accuracy of all {images} images is {', '.join(parts)} (95% each, at any time)"
