@@ -227,10 +227,7 @@ class Noise:
         size = math.prod(sizes)
         out = torch.empty(len(self), size, dtype=dtype, device=self.draw.device)
         for rows, bits in self.words(size, step):
-            if bits.device.type == "cpu":
-                out[rows] = torch.from_numpy(normal_from_bits(bits.numpy()))
-            else:
-                out[rows] = normal_from_bits(bits)
+            out[rows] = torch.as_tensor(normal_from_bits(_array(bits)))
         return out.reshape(len(self), *sizes)
 
     def words(self, size: int, step: int | Tensor, low: bool = False) -> Iterator[tuple[slice, Tensor]]:
@@ -249,19 +246,21 @@ class Noise:
             raise ArgumentError("shape", f"expected at most 2^30 numbers a row, got {size}")
         block = torch.arange((size + 3) // 4, dtype=torch.int64, device=self.draw.device)[None, :]
         counter = [self.vote << 16 | step, self.draw, self._image_word()]
-        parts: list[Any] = [block | _LOW_WORDS if low else block, *(part[:, None] for part in counter)]
+        parts = [block | _LOW_WORDS if low else block, *(part[:, None] for part in counter)]
         if self.key is not None:
             parts += [self.key[:, :1], self.key[:, 1:]]
-        stack: Any = torch.stack
+        arrays = [_array(part) for part in parts]
+        if not all(isinstance(array, np.ndarray) for array in arrays):
+            arrays = parts
+        stack: Any = torch.stack if arrays is parts else np.stack
         # Elsewhere few large kernels are faster than many small ones.
         rows_at_once = max(1, len(self))
         if block.device.type == "cpu":
-            parts, stack = [part.numpy() for part in parts], np.stack
             rows_at_once = max(1, _CHUNK // max(1, block.shape[1] * 4))
         for start in range(0, len(self), rows_at_once):
             rows = slice(start, start + rows_at_once)
-            vote, draw, image, *key = (part[rows] for part in parts[1:])
-            words = philox4x32((parts[0], vote, draw, image), tuple(key) or self._seed_words)
+            vote, draw, image, *key = (array[rows] for array in arrays[1:])
+            words = philox4x32((arrays[0], vote, draw, image), tuple(key) or self._seed_words)
             bits = stack(words, -1).reshape(len(words[0]), 4 * block.shape[1])[:, :size]
             yield rows, torch.as_tensor(bits)
 
@@ -322,6 +321,14 @@ def check_image_index(index: int) -> int:
             "image_index", f"expected 0 ≤ image_index ≤ {MAX_IMAGE_INDEX}, got {shown(number)}"
         )
     return number
+
+
+def _array(tensor: Tensor) -> Any:
+    """As NumPy's array where the CPU holds it, else the tensor: another device, a transform of torch.func."""
+    try:
+        return tensor.numpy() if tensor.device.type == "cpu" else tensor
+    except RuntimeError:
+        return tensor
 
 
 def _check_int64(name: str, index: Tensor) -> None:

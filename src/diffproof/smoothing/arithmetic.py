@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from scipy.stats import binom
 from torch import Tensor, nn
 
 from diffproof.defenses.base import Defense
@@ -57,5 +56,8 @@ def most_flips(draws: int, precision: str) -> int:
         draws: uncertain ones.
         precision: of the networks; one without a rate of its own has that of bfloat16.
     """
+    # It takes a second to import, and only verification needs it.
+    from scipy.stats import binom
+
     rate = FLIP_RATES.get(precision, FLIP_RATES["bfloat16"])
     return int(binom.isf(_FALSE_ALARM, draws, rate))

@@ -108,7 +108,7 @@ class GridNoise:
         if levels * sigma > _LARGEST_SIGMA:
             raise ArgumentError(
                 "levels",
-                f"expected at most {_LARGEST_SIGMA} / sigma = {_LARGEST_SIGMA / sigma:g}, got {levels}",
+                f"expected levels·sigma ≤ {_LARGEST_SIGMA}, got {levels}·{sigma:g}",
             )
         self._tables: dict[tuple[torch.device, torch.dtype], Tensor] = {}
 
