@@ -107,7 +107,8 @@ class GridNoise:
         self.levels = check_at_least("levels", levels, 1, _MOST_LEVELS)
         if levels * sigma > _LARGEST_SIGMA:
             raise ArgumentError(
-                "levels",
+                # The one of the two that somebody chose.
+                "sigma" if levels == LEVELS else "levels",
                 f"expected levels·sigma ≤ {_LARGEST_SIGMA}, got {levels}·{sigma:g}",
             )
         self._tables: dict[tuple[torch.device, torch.dtype], Tensor] = {}
