@@ -37,6 +37,8 @@ DEEP = "[" * 100_000
 # What is done to a store of certificates, and what the line says.
 CERTIFIED = [
     (cell("radius", "-1"), "image 0: certificate: not readable: radius is -1"),
+    (cell("failure_mass", "-0.5"), "image 0: certificate: not readable: failure_mass is -0.5"),
+    (cell("off_grid", "-1"), "image 0: certificate: not readable: off_grid is -1"),
     (cell("radius", "'x'"), "radius: expected a finite number, got 'x'"),
     (cell("radius", "json('[1]')"), "radius: expected a finite number, got [1]"),
     (cell("radius", "9e999"), "certificate: not readable"),

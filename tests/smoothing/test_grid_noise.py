@@ -222,3 +222,6 @@ def test_what_a_certificate_covers_is_exact(noise: str) -> None:
         made.covers(other, image)
     with pytest.raises(ValueError, match=r"^other: expected shape \(1, 4, 4\), got \(4, 4\)$"):
         made.covers(image, other[0])
+    for wrong in (image * torch.nan, image + 2.0**60):
+        with pytest.raises(ValueError, match=r"^other: expected (finite )?pixels"):
+            made.covers(image, wrong)

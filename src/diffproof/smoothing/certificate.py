@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from diffproof.checks import check_fields
+from diffproof.checks import check_fields, check_pixels
 from diffproof.errors import ArgumentError
 from diffproof.smoothing.bounds import RadiusBound, radius_bound
 from diffproof.smoothing.grid_noise import as_noise
@@ -155,10 +155,13 @@ class Certificate:
             other: of the same shape.
 
         Raises:
-            ValueError: the images differ in shape, or the first is not the one that was certified.
+            ValueError: the images differ in shape, the first is not the one that was certified, or the other
+                none of finite pixels in [0, 1].
         """
         if image.shape != other.shape:
             raise ArgumentError("other", f"expected shape {tuple(image.shape)}, got {tuple(other.shape)}")
+        # As whole numbers, others may wrap around to ones nearby.
+        check_pixels(other[None], "other")
         noise = as_noise(self.noise, self.sigma, self.levels)
         if hash_tensors({"image": noise.certified(image)}) != self.image_hash:
             raise ArgumentError("image", "expected the image that was certified, got another one")
@@ -177,7 +180,7 @@ class Certificate:
         """
         try:
             made = cls(**check_fields(cls, json.loads(text)))
-            for name in ("radius", "image_index"):
+            for name in ("radius", "image_index", "failure_mass", "off_grid", "moved"):
                 if getattr(made, name) < 0:
                     raise ValueError(f"{name} is {getattr(made, name)}")
             if made.sequential is not None:

@@ -724,6 +724,11 @@ def shifted(folder: Path, index: int, field: str, move: int) -> tuple[int, ...]:
         (lambda c: {"settings": {**c.settings, "votes": 6}}, "made by a defence with other settings"),
         (lambda c: {"weights_hash": "0" * 64}, "the weights are not those it was made with"),
         (lambda c: {"image_hash": "0" * 64}, "the image is not the one it was made for"),
+        (lambda c: {"levels": 255}, "levels is 255, the run's is 240"),
+        (lambda c: {"noise": "continuous"}, "noise is continuous, the run's is grid"),
+        (lambda c: {"failure_mass": 0.0}, "it states less failure mass than its noise has"),
+        (lambda c: {"off_grid": 0.0}, "off_grid is 0.0, expected 0.01666"),
+        (lambda c: {"moved": 0.001}, "moved is 0.001, expected 0.0"),
     ],
 )
 def test_verify_catches_a_changed_certificate(

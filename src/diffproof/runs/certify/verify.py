@@ -268,8 +268,12 @@ def failures_of(result: ImageResult, job: CertifyRun, identity: Identity) -> lis
         image = job.data.pixels[result.image_index]
         if certificate.image_hash != job.smoothed.image_hash(image):
             found.append("the image is not the one it was made for")
-        if certificate.failure_mass < job.smoothed.noise.failure_mass(image.numel()):
+        noise = job.smoothed.noise
+        if certificate.failure_mass < noise.failure_mass(image.numel()):
             found.append("it states less failure mass than its noise has")
+        for name, is_so in (("off_grid", noise.off_grid(image.numel())), ("moved", noise.moved(image))):
+            if not same(getattr(certificate, name), is_so):
+                found.append(f"{name} is {getattr(certificate, name)}, expected {is_so}")
         stated = (certificate.image_size, certificate.classifier_size)
         sizes = job.smoothed.sizes(image)
         # Earlier versions stated neither sizes nor precision.
