@@ -605,6 +605,24 @@ def test_the_picture_is_a_picture(mixed_run: Path, small_run: Path, tmp_path: Pa
     assert (picture.read_bytes(), table.read_bytes()) == before
 
 
+def test_rows_of_other_noise_are_told_apart(tmp_path: Path, small_run: Path) -> None:
+    other = shutil.copytree(small_run, tmp_path / "continuous")
+    with CertifyStore.reading(small_run) as store:
+        settings = replace(store.settings, noise="continuous", levels=None)
+    change(other, "UPDATE settings SET json = ?", json.dumps(settings.as_dict()))
+    (other / "settings.yaml").write_text(settings_text(settings, {}))
+    name = settings.describe()
+    assert [load_report([one], [0.0]).rows[0].settings.noise for one in (small_run, other)] == [
+        "grid",
+        "continuous",
+    ]
+    report = load_report([small_run, other], [0.0])
+    assert sorted(report.label(row) for row in report.rows) == [
+        f"{name}, continuous noise",
+        f"{name}, grid noise",
+    ]
+
+
 @pytest.mark.slow
 def test_long_names_stay_inside_the_picture(tmp_path: Path, small_run: Path) -> None:
     for model in (f"its-{'very-' * 20}fine-tuned-copy", "a-model-with-a-long-name", "another-model", "b"):

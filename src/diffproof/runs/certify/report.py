@@ -120,6 +120,8 @@ class Report:
             specs = {getattr(other.settings, name) for other in self.rows} - {None}
             if len(specs) > 1 and getattr(row.settings, name) is not None:
                 parts.append(short_spec(getattr(row.settings, name)))
+        if len({other.settings.noise for other in self.rows}) > 1:
+            parts.append(f"{row.settings.noise} noise")
         if row.settings.stop != Stopping.FIXED and len({other.settings.stop for other in self.rows}) > 1:
             parts.append(row.settings.stop)
         return ", ".join(parts)
