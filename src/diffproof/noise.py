@@ -383,15 +383,15 @@ def _quantile_table(device: str | None) -> tuple[Any, Any, Any]:
 
     Tensors on a device, or NumPy's arrays for None.
     """
-    segment = torch.arange(_OCTAVES << _OCTAVE_BITS, dtype=torch.int64)
-    low = (segment + _FIRST_SEGMENT << _SHIFT).view(torch.float64)
-    high = (segment + _FIRST_SEGMENT + 1 << _SHIFT).view(torch.float64)
-    start, middle, end = (torch.from_numpy(-ndtri(u.numpy())) for u in (low, (low + high) / 2, high))
+    segment = np.arange(_OCTAVES << _OCTAVE_BITS)
+    low = (segment + _FIRST_SEGMENT << _SHIFT).view(np.float64)
+    high = (segment + _FIRST_SEGMENT + 1 << _SHIFT).view(np.float64)
+    start, middle, end = (-ndtri(u) for u in (low, (low + high) / 2, high))
     c1 = 4 * middle - 3 * start - end
     c2 = 2 * (start - 2 * middle + end)
     # Rounded to fixed point: last-place differences between platforms' libraries cannot reach the noise.
     scale = 2.0**36
-    c0, c1, c2 = (torch.round(table * scale) / scale for table in (start, c1, c2))
-    if device is None:
-        return c0.numpy(), c1.numpy(), c2.numpy()
-    return c0.to(device), c1.to(device), c2.to(device)
+    c0, c1, c2 = (np.round(table * scale) / scale for table in (start, c1, c2))
+    if device is not None:
+        c0, c1, c2 = (torch.from_numpy(table).to(device) for table in (c0, c1, c2))
+    return c0, c1, c2

@@ -145,8 +145,8 @@ class Smoothed:
         """
         bound = as_bound(bound)
         check_probability("alpha", alpha)
-        check_at_least("n0", n0, 1, MAX_DRAW)
-        check_at_least("n", n, 1, MAX_DRAW)
+        n0 = check_at_least("n0", n0, 1, MAX_DRAW)
+        n = check_at_least("n", n, 1, MAX_DRAW)
         failures = self.noise.failure_mass(check_tensor("image", image).numel())
         asked = {"radii": radii, "tolerance": tolerance, "futility": futility, "n": n}
         test = stopping_test(stop, bound, **asked, sigma=self.sigma, alpha=alpha, failure_mass=failures)
