@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import warnings
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
@@ -16,8 +15,11 @@ from torch import Tensor
 from diffproof.errors import ArgumentError, printable
 from diffproof.files import check_file, replacing
 from diffproof.formats import in_place_of_file
+from diffproof.missing_parts import load_whole, open_image
 from diffproof.wording import counted, shortened
 
+# What Pillow calls the formats that are read; of others it may run programs.
+_FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "BMP", "DIB", "GIF", "TIFF", "PPM", "JPEG2000", "AVIF")
 # PIL modes of 8 bits a channel, and those that carry their own transparency.
 _MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "LAB")
 _TRANSPARENT = ("LA", "PA", "RGBA")
@@ -72,7 +74,8 @@ def read_picture(
     """One picture, upright by its EXIF orientation, 8 bits a channel, transparency over white.
 
     Args:
-        source: any file that Pillow reads, of 8 or 16 bits a channel, or what is in one.
+        source: a file of PNG, JPEG, WebP, BMP, GIF, TIFF, PNM, JPEG 2000 or AVIF, of 8 or 16 bits a channel,
+            or what is in one.
         channels: 3, which grey becomes too, or 1, which takes only pictures without colours.
         image_size: bring it to this size: shorter side, then the central square; None leaves it as it is.
         name: what messages call it, by default its path.
@@ -81,7 +84,7 @@ def read_picture(
         C×H×W float32 in [0, 1].
 
     Raises:
-        UnreadableError: it cannot be read, is no picture, a damaged one or an animation.
+        UnreadableError: it cannot be read, is no picture, an animation, or a part of it is missing.
         ValueError: it has colours, and channels is 1.
     """
     name = str(source) if name is None else name
@@ -90,7 +93,7 @@ def read_picture(
         frames = 1 if opened.format == "MPO" else getattr(opened, "n_frames", 1)
         if frames > 1:
             raise UnreadableError("pictures", f"{name} has {frames} frames, expected one picture")
-        image = _eight_bits(opened, name)
+        image = _eight_bits(opened, source, name)
     if image.mode in _TRANSPARENT or "transparency" in image.info:
         image = _over_white(image)
     image = image.convert("RGB")
@@ -131,7 +134,7 @@ def _opened(source: Path | bytes, name: str) -> Iterator[Any]:
         # Pillow's warning of pictures that take gigabytes, its error of larger ones.
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            opening = Image.open(io.BytesIO(source) if isinstance(source, bytes) else source)
+            opening = open_image(source, _FORMATS)
         with opening as opened:
             yield opened
     except (MemoryError, UnreadableError):
@@ -155,7 +158,7 @@ def _head(source: Path | bytes) -> bytes:
         return file.read(_HEAD)
 
 
-def _eight_bits(opened: Any, name: str) -> Any:
+def _eight_bits(opened: Any, source: Path | bytes, name: str) -> Any:
     """The decoded PIL image, turned as its EXIF data says, in a mode of 8 bits a channel."""
     from PIL import Image, ImageOps
 
@@ -174,6 +177,7 @@ def _eight_bits(opened: Any, name: str) -> Any:
         )
     if raw in _TO_8_BITS and key is not None:
         opened.info["transparency"] = key * _TO_8_BITS[raw]
+    load_whole(opened, source)
     image = ImageOps.exif_transpose(opened)
     if not sixteen:
         return image
