@@ -28,7 +28,9 @@ from diffproof.classifiers.spec import Kind, parse
 from diffproof.cli.main import run
 from diffproof.optional import import_optional
 from diffproof.weights import load_weights, save_weights
+from helpers.classifiers import randomised
 from helpers.files import Trap
+from helpers.huggingface import save_model
 from helpers.paths import SHARED
 
 
@@ -39,16 +41,6 @@ def fails(spec: str) -> str:
     text = str(caught.value)
     assert "\n" not in text
     return text
-
-
-def randomised(module: nn.Module, seed: int = 0) -> nn.Module:
-    """The module with every tensor drawn afresh, running statistics included."""
-    generator = torch.Generator().manual_seed(seed)
-    for name, tensor in module.state_dict().items():
-        if tensor.is_floating_point():
-            drawn = torch.rand(tensor.shape, generator=generator)
-            tensor.copy_(drawn + 0.5 if "var" in name else (drawn - 0.5) * 0.5)
-    return module.eval()
 
 
 # ---- resizing
@@ -283,78 +275,7 @@ def test_pickled_code_never_runs(tmp_path: Path, spec: str) -> None:
 # ---- transformers
 
 
-def tiny_model(kind: str, channels: int = 3, size: int = 32) -> tuple[Any, Any]:
-    """A small random transformers model and its image processor of another size rule each."""
-    tf = pytest.importorskip("transformers", reason="transformers is not installed")
-    labels = {i: f"class {i}" for i in range(10)}
-    vit = {
-        "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32,
-        "image_size": size, "patch_size": 8, "num_channels": channels, "id2label": labels,
-    }  # fmt: skip
-    conv = {"num_channels": channels, "hidden_sizes": [16, 16], "depths": [1, 1], "id2label": labels}
-    pil = {name: processor(tf, name) for name in ("vit", "beit", "convnext", "deit")}
-    square, shorter = {"height": size, "width": size}, {"shortest_edge": size}
-    grey = {} if channels == 3 else {"image_mean": [0.4], "image_std": [0.3]}
-    table: dict[str, Callable[[], tuple[Any, Any]]] = {
-        "vit": lambda: (tf.ViTConfig(**vit), pil["vit"](size=square, **grey)),
-        "beit": lambda: (
-            tf.BeitConfig(**vit),
-            pil["beit"](size={"height": 40, "width": 40}, do_center_crop=True, crop_size=square, resample=3),
-        ),
-        "deit": lambda: (
-            tf.DeiTConfig(**vit),
-            pil["deit"](size={"height": 37, "width": 37}, do_center_crop=True, crop_size=square),
-        ),
-        "shorter": lambda: (
-            tf.ViTConfig(**vit),
-            pil["deit"](size=shorter, crop_size=square, resample=2, image_mean=[0.4, 0.5, 0.6]),
-        ),
-        "raw": lambda: (
-            tf.ViTConfig(**vit),
-            pil["vit"](size=square, do_normalize=False, rescale_factor=1 / 127.5, resample=3),
-        ),
-        "swin": lambda: (
-            tf.SwinConfig(
-                image_size=size, patch_size=4, embed_dim=8, depths=[1, 1], num_heads=[2, 2], window_size=4,
-                id2label=labels,
-            ),
-            pil["vit"](size=square),
-        ),
-        "convnext": lambda: (
-            tf.ConvNextConfig(**conv | {"num_stages": 2}),
-            pil["convnext"](size={"shortest_edge": 30}, crop_pct=0.875),
-        ),
-        "convnext384": lambda: (
-            tf.ConvNextConfig(**conv | {"num_stages": 2}),
-            pil["convnext"](size={"shortest_edge": 384}, crop_pct=0.875),
-        ),
-        "resnet": lambda: (
-            tf.ResNetConfig(**conv, embedding_size=16),
-            pil["convnext"](size=shorter, crop_pct=0.9, image_mean=[0.1, 0.2, 0.3]),
-        ),
-    }  # fmt: skip
-    config, prepare = table[kind]()
-    torch.manual_seed(0)
-    architecture = type(config).__name__.replace("Config", "ForImageClassification")
-    model = getattr(tf, architecture)(config)
-    return randomised(model), prepare
-
-
-def processor(tf: Any, name: str) -> Any:
-    """The Pillow processor class, whose name says so since it is no longer the default."""
-    classes = {"vit": "ViT", "beit": "Beit", "convnext": "ConvNext", "deit": "DeiT"}
-    module = importlib.import_module(f"transformers.models.{name}.image_processing_pil_{name}")
-    return getattr(module, f"{classes[name]}ImageProcessorPil")
-
-
 KINDS = ["vit", "beit", "deit", "shorter", "raw", "swin", "convnext", "convnext384", "resnet"]
-
-
-def save_model(folder: Path, kind: str, **options: Any) -> tuple[Any, Any]:
-    model, prepare = tiny_model(kind, **options)
-    model.save_pretrained(folder)
-    prepare.save_pretrained(folder)
-    return model, prepare
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -383,7 +304,7 @@ def test_transformers_models_agree(tmp_path: Path, kind: str, capfd: pytest.Capt
     assert bool(images.grad.any())
 
 
-def test_grey_transformers_model_certifies_digits(tmp_path: Path) -> None:
+def test_grey_transformers_model_certifies_digits(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     save_model(tmp_path / "m", "vit", channels=1, size=16)
     spec, out = f"hf:{tmp_path / 'm'}", tmp_path / "run"
     flags = ["--data", "digits", "--indices", "0:2", "--sigma", "0.25", "--n0", "5", "--n", "20"]
@@ -395,6 +316,12 @@ def test_grey_transformers_model_certifies_digits(tmp_path: Path) -> None:
     with CertifyStore.reading(out) as store:
         certificate = store.results()[0].certificate
     assert (certificate.image_size, certificate.classifier_size) == ((8, 8), (16, 16))
+    # Another function of the same weights is another run.
+    config = tmp_path / "m/config.json"
+    config.write_text(config.read_text().replace('"hidden_act": "gelu"', '"hidden_act": "relu"'))
+    more = [*flags, "--defense", "dds", "--denoiser", "digits", "--indices", "0:3"]
+    assert run(["certify", *more]) == 2
+    assert "other settings: the weights in the files" in capsys.readouterr().err
 
 
 def test_transformers_misuse(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -398,3 +398,13 @@ def test_a_latent_pipeline_is_known_by_its_folders(tmp_path: Path) -> None:
     (tmp_path / "vae" / "config.json").write_text("{}")
     with pytest.raises(ValueError, match=r"latent pipeline.* vae"):
         dp.load_denoiser(str(tmp_path))
+
+
+@pytest.mark.parametrize("other", [{"act_fn": "mish"}, {"flip_sin_to_cos": False}, {"norm_eps": 0.1}])
+def test_hashes_tell_functions_of_the_same_weights(tmp_path: Path, other: dict[str, Any]) -> None:
+    save_pipeline(tmp_path)
+    before = load(str(tmp_path)).describe()
+    change("unet/config.json", _diffusers_version="0.1.0")(tmp_path)
+    assert load(str(tmp_path)).describe() == before
+    change("unet/config.json", **other)(tmp_path)
+    assert load(str(tmp_path)).describe() != before

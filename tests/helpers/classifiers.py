@@ -56,3 +56,13 @@ class SmoothClassifier(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         logits: Tensor = self.last(torch.tanh(3 * self.first(images.flatten(1))))
         return logits
+
+
+def randomised(module: nn.Module, seed: int = 0) -> nn.Module:
+    """The module with every tensor drawn afresh, running statistics included."""
+    generator = torch.Generator().manual_seed(seed)
+    for name, tensor in module.state_dict().items():
+        if tensor.is_floating_point():
+            drawn = torch.rand(tensor.shape, generator=generator)
+            tensor.copy_(drawn + 0.5 if "var" in name else (drawn - 0.5) * 0.5)
+    return module.eval()

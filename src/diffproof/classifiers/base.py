@@ -39,6 +39,7 @@ class Classifier(nn.Module):
         channels: channels of the images, None if neither image_shape nor mean says. Images of another number
             are refused: a grey image is not silently made RGB.
         address: where a user's code made it ("module:factory"), None for others; errors name it.
+        structure: what its files say of the network besides its tensors, for hashes.
 
     Raises:
         ValueError: mean and std do not come together or have another number of channels than image_shape,
@@ -46,6 +47,7 @@ class Classifier(nn.Module):
     """
 
     address: str | None = None
+    structure: str = ""
 
     def __init__(
         self,
@@ -95,7 +97,8 @@ class Classifier(nn.Module):
     def describe(self) -> str:
         """What defines the function besides its tensors."""
         resizing = "" if self.resize is None else f", resized {self.resize.describe()}"
-        return f"classes {self.num_classes}, images {self.image_shape}{resizing}"
+        network = f", network {self.structure}" * bool(self.structure)
+        return f"classes {self.num_classes}, images {self.image_shape}{resizing}{network}"
 
     def input_size(self, height: int, width: int) -> tuple[int, int]:
         """The (height, width) at which the network sees an image of height × width."""

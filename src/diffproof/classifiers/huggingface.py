@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import math
 import tempfile
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -13,13 +15,20 @@ import torch
 from torch import Tensor, nn
 
 from diffproof.classifiers.base import Classifier
+from diffproof.classifiers.huggingface_files import (
+    check_configuration,
+    check_folder,
+    check_weights,
+    numbering,
+)
 from diffproof.classifiers.preprocessing import Interpolation, Resize
-from diffproof.errors import ArgumentError
+from diffproof.errors import ArgumentError, failing_network
 from diffproof.files import read_text
 from diffproof.formats import check_fetched
 from diffproof.hub import snapshot
 from diffproof.optional import import_optional, one_line
 from diffproof.weights import no_larger_than, stored_bytes
+from diffproof.wording import counted
 
 # Pillow's codes.
 _INTERPOLATIONS = {2: Interpolation.BILINEAR, 3: Interpolation.BICUBIC}
@@ -27,6 +36,13 @@ _FILES = ("*.json", "*.safetensors")
 _CONFIGURATION = ("config.json", "preprocessor_config.json", "processor_config.json")
 # Pillow rounds to 8 bits after each of its two passes; what is off by more is prepared in another way.
 _LEVELS = 2.5
+# Pixels of a side; what is larger would only fill the memory.
+_LONGEST = 4096
+# Keys of a configuration that say nothing of the function from images to logits.
+_APART = (
+    *("architectures", "dtype", "torch_dtype", "id2label", "label2id", "problem_type", "return_dict"),
+    *("transformers_version", "_name_or_path"),
+)
 
 
 class Logits(nn.Module):
@@ -38,7 +54,8 @@ class Logits(nn.Module):
 
     def forward(self, pixel_values: Tensor) -> Tensor:
         """N×C×H×W → N×num_classes."""
-        logits: Tensor = self.model(pixel_values=pixel_values).logits
+        with failing_network("classifier", self.model):
+            logits: Tensor = self.model(pixel_values=pixel_values).logits
         return logits
 
 
@@ -54,14 +71,17 @@ def load(name: str) -> Classifier:
 
     Raises:
         ValueError: transformers is missing, no such folder or Hub id, a model without a trained
-            classification head, weights that do not fit, or images prepared in a way that is not supported.
+            classification head, weights that do not fit or are quantised or not finite, adapters or code
+            beside it, or images prepared in a way that is not supported.
     """
     transformers = import_optional("transformers", "hf")
     folder = _folder(name)
+    check_folder(folder, name)
+    check_configuration(_texts(folder), name)
     found: dict[str, Any]
     with _quiet(transformers):
         try:
-            with no_larger_than(stored_bytes(Path(folder))):
+            with no_larger_than(stored_bytes(folder)):
                 model, found = transformers.AutoModelForImageClassification.from_pretrained(
                     folder,
                     local_files_only=True,
@@ -77,9 +97,10 @@ def load(name: str) -> Classifier:
         except MemoryError:
             raise
         except Exception as error:  # a damaged or foreign file ends in almost any exception
-            check_fetched("hf", Path(folder))
+            check_fetched("hf", folder)
             raise ArgumentError("hf", f"cannot load {name}: {one_line(error)}") from None
-    return _classifier(model, processor, name, [*found["missing_keys"], *found["mismatched_keys"]])
+    check_weights(model, found, name)
+    return _classifier(model, processor, name)
 
 
 def configuration(name: str) -> dict[str, str]:
@@ -91,7 +112,10 @@ def configuration(name: str) -> dict[str, str]:
     Raises:
         ValueError: no such folder or Hub id, or a file that is no text.
     """
-    folder = Path(_folder(name))
+    return _texts(_folder(name))
+
+
+def _texts(folder: Path) -> dict[str, str]:
     return {file: read_text("hf", folder / file) for file in _CONFIGURATION if (folder / file).is_file()}
 
 
@@ -106,6 +130,7 @@ def build(files: Mapping[str, str], name: str) -> Classifier:
         ValueError: see `load`.
     """
     transformers = import_optional("transformers", "hf")
+    check_configuration(files, name)
     plain = {"local_files_only": True, "trust_remote_code": False}
     with tempfile.TemporaryDirectory() as folder, _quiet(transformers), torch.random.fork_rng(devices=[]):
         for file in _CONFIGURATION:
@@ -120,50 +145,46 @@ def build(files: Mapping[str, str], name: str) -> Classifier:
             raise
         except Exception as error:  # a damaged or foreign configuration ends in almost any exception
             raise ArgumentError("hf", f"cannot build {name}: {one_line(error)}") from None
-    return _classifier(model, processor, name, [])
+    return _classifier(model, processor, name)
 
 
-def _classifier(model: Any, processor: Any, name: str, unfitting: Sequence[Any]) -> Classifier:
-    """A transformers model as a classifier; `unfitting` are the keys that lack fitting weights."""
+def _classifier(model: Any, processor: Any, name: str) -> Classifier:
+    """A transformers model as a classifier."""
     labels = {int(index): str(name) for index, name in model.config.id2label.items()}
-    numbered = sorted(labels) == list(range(len(labels)))
-    misfits = [key if isinstance(key, str) else key[0] for key in unfitting]
-    if misfits:
-        gaps = f"; id2label in its config.json numbers {len(labels)} classes {_shown(labels)}" * (
-            not numbered
-        )
-        raise ArgumentError(
-            "hf",
-            f"{name} has no fitting weights for {', '.join(sorted(misfits)[:3])}:"
-            f" it is no trained classifier{gaps}",
-        )
-    if not numbered:
+    gaps = numbering(labels)
+    if gaps:
         warnings.warn(
-            f"hf: id2label of {name} numbers {len(labels)} classes {_shown(labels)}, not from 0: classes are"
-            " the network's outputs in their order, without names",
+            f"hf: id2label of {name} {gaps}, not from 0: classes are the network's outputs in their order,"
+            " without names",
             stacklevel=4,
         )
+    # Without it, parts of a model cannot read each other's outputs.
+    model.config.return_dict = True
+    channels = getattr(getattr(model.config, "vision_config", model.config), "num_channels", 3)
     try:
-        prepared = preprocessing(processor, getattr(model.config, "num_channels", 3))
-    except ArgumentError:
-        raise
+        prepared = preprocessing(processor, channels)
+        classifier = Classifier(
+            Logits(model),
+            len(labels),
+            class_names=None if gaps else _names(labels, model.config.label2id, name),
+            **prepared,
+        )
+    except ArgumentError as error:
+        raise ArgumentError("hf", f"{name}: {error.problem if error.argument == 'hf' else error}") from None
     except (KeyError, TypeError, ValueError) as error:  # a configuration without a number where one belongs
         raise ArgumentError("hf", f"cannot read the image processor of {name}: {one_line(error)}") from None
-    classifier = Classifier(
-        Logits(model),
-        len(labels),
-        class_names=_names(labels, model.config.label2id or {}, name) if numbered else None,
-        **prepared,
-    )
+    stated = {key: value for key, value in model.config.to_diff_dict().items() if key not in _APART}
+    classifier.structure = json.dumps(stated, sort_keys=True, default=str)
     check_agreement(classifier, processor, name)
     return classifier
 
 
-def _names(labels: dict[int, str], back: Mapping[str, Any], name: str) -> list[str] | None:
+def _names(labels: dict[int, str], label2id: Any, name: str) -> list[str] | None:
     """The class names; None for those that transformers makes up, or where label2id says otherwise."""
     names = [labels[index] for index in range(len(labels))]
     if names == [f"LABEL_{index}" for index in range(len(labels))]:
         return None
+    back = label2id if isinstance(label2id, Mapping) else {}
     for index, label in enumerate(names):
         # ImageNet has two cranes.
         if names.count(label) == 1 and str(back.get(label, index)) != str(index):
@@ -174,10 +195,6 @@ def _names(labels: dict[int, str], back: Mapping[str, Any], name: str) -> list[s
             )
             return None
     return names
-
-
-def _shown(labels: dict[int, str]) -> str:
-    return ", ".join(map(str, sorted(labels)[:4])) + ", …" * (len(labels) > 4)
 
 
 def preprocessing(processor: Any, channels: int) -> dict[str, Any]:
@@ -192,10 +209,13 @@ def preprocessing(processor: Any, channels: int) -> dict[str, Any]:
     """
     settings = processor.to_dict()
     # The processor works on 8-bit levels: x·255·factor, then normalised.
-    scale = 255.0 * (settings["rescale_factor"] if settings.get("do_rescale") else 1.0)
+    factor = float(settings["rescale_factor"]) if settings.get("do_rescale") else 1.0
+    if not 0 < factor < math.inf:
+        raise ArgumentError("hf", f"expected a rescale_factor > 0, got {factor}")
+    scale = 255.0 * factor
     mean, std = [0.0] * channels, [1.0] * channels
     if settings.get("do_normalize"):
-        mean, std = (_per_channel(settings[name], channels) for name in ("image_mean", "image_std"))
+        mean, std = (_per_channel(name, settings[name], channels) for name in ("image_mean", "image_std"))
     resize = _resize(settings) if settings.get("do_resize") else None
     if resize is None and settings.get("do_center_crop"):
         raise ArgumentError("hf", "a centre crop without resizing is not supported")
@@ -206,17 +226,21 @@ def preprocessing(processor: Any, channels: int) -> dict[str, Any]:
     }
 
 
-def _per_channel(value: Any, channels: int) -> list[float]:
-    return [float(value)] * channels if isinstance(value, int | float) else [float(part) for part in value]
+def _per_channel(name: str, value: Any, channels: int) -> list[float]:
+    values = [value] * channels if isinstance(value, int | float) else list(value)
+    if len(values) != channels:
+        raise ArgumentError("hf", f"expected {counted(channels, 'value')} of {name}, got {len(values)}")
+    return [float(part) for part in values]
 
 
 def _resize(settings: dict[str, Any]) -> Resize:
-    interpolation = _INTERPOLATIONS.get(int(settings.get("resample", 2)))
+    resample = settings.get("resample", 2)
+    interpolation = next((name for code, name in _INTERPOLATIONS.items() if code == resample), None)
     if interpolation is None:
-        raise ArgumentError(
-            "hf", f"expected bilinear (2) or bicubic (3), got Pillow's filter {settings['resample']}"
-        )
+        raise ArgumentError("hf", f"expected bilinear (2) or bicubic (3), got Pillow's filter {resample!r}")
     wanted = {key: value for key, value in dict(settings["size"]).items() if value is not None}
+    if not all(isinstance(value, int) and 1 <= value <= _LONGEST for value in wanted.values()):
+        raise ArgumentError("hf", f"expected a size of 1 to {_LONGEST} pixels, got {wanted}")
     crop = None
     if settings.get("do_center_crop"):
         crop = settings["crop_size"]["height"], settings["crop_size"]["width"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -167,7 +168,10 @@ def _load_folder(folder: Path) -> NetworkDenoiser:
         raise ArgumentError(
             "denoiser", f"learned variance in {folder}: expected learned_range, got {variance}"
         )
-    return from_unet(unet, schedule, prediction=prediction).eval()
+    denoiser = from_unet(unet, schedule, prediction=prediction).eval()
+    stated = {key: value for key, value in config.items() if not key.startswith("_")}
+    denoiser.structure = json.dumps(stated, sort_keys=True, default=str)
+    return denoiser
 
 
 def _load_unet(folder: Path) -> nn.Module:

@@ -67,9 +67,14 @@ class NetworkDenoiser(Denoiser):
         num_classes: labels it takes, None if unconditional.
         null_label: the label it was trained with for "unconditional", if any.
 
+    Attributes:
+        structure: what its files say of the network besides its tensors, for hashes.
+
     The network is conditioned on the trained timestep nearest to sigma, while its input is scaled and its
     prediction converted with sigma exactly as asked.
     """
+
+    structure: str = ""
 
     def __init__(
         self,
@@ -172,7 +177,8 @@ class NetworkDenoiser(Denoiser):
             # What Python says of an object by itself is its address.
             told = None if own.__repr__ is object.__repr__ else repr(self.schedule)
             schedule = self.origin or told or f"{schedule} {torch.tensor(self.schedule.sigma_range).tolist()}"
-        return f"{super().describe()}, {self.prediction.value}, data {self.data_range}, {schedule}"
+        network = f", network {self.structure}" * bool(self.structure)
+        return f"{super().describe()}, {self.prediction.value}, data {self.data_range}, {schedule}{network}"
 
     def start_timestep(self, sigma: float) -> float:
         """As the schedule has it, in the network's units of sigma."""
