@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 import diffproof as dp
-from diffproof.data.classes import check_names, read_class_map
+from diffproof.data.classes import check_names, match_names, read_class_map
 from helpers.animals import ANIMALS, accuracy, animal_classifier, animal_data
 
 BACKWARDS = ANIMALS[::-1]
@@ -401,3 +401,58 @@ def test_names_of_two_networks() -> None:
         ValueError, match=r"^guide: its classes are not in the order of the classifier: 'ant' is"
     ):
         check_names("guide", BACKWARDS, ANIMALS, "the classifier")
+
+
+# What test data calls its classes, of which animals it has images, and the labels that training data gives.
+@pytest.mark.parametrize(
+    ("classes", "animals", "labels"),
+    [
+        (ANIMALS, ANIMALS, [0, 1, 2, 3, 4]),
+        (BACKWARDS, BACKWARDS, [4, 3, 2, 1, 0]),
+        (("bee", "cat"), ("bee", "cat"), [1, 2]),
+        (("Bee", "ELK "), ("bee", "elk"), [1, 4]),
+        # No image has the last one.
+        (("dog", "wolf"), ("dog",), [3]),
+    ],
+)
+def test_test_data_is_matched_by_name(
+    classes: Sequence[str], animals: Sequence[str], labels: list[int]
+) -> None:
+    data = match_names(animal_data(classes, animals), animal_data(ANIMALS, ANIMALS), "test_data")
+    assert (data.labels.tolist(), data.class_names, data.classes_named) == (labels, ANIMALS, True)
+    assert accuracy(animal_classifier(ANIMALS), data) == 1.0
+
+
+@pytest.mark.parametrize(
+    ("classes", "named", "others", "others_named", "message"),
+    [
+        (("bee", "wolf"), True, ANIMALS, True, "'wolf'; expected one of that name in zoo, got none"),
+        (("bee", "fox"), True, ("bee", "fox", "Fox "), True, ""),
+        (("bee", "FOX"), True, ("bee", "fox", "Fox "), True, "expected one of that name in zoo, got several"),
+        (tuple("012"), False, ("ant", "bee"), True, "has 3 classes, but zoo has 2"),
+        (("ant", "bee"), True, tuple("012"), False, "has 2 classes, but zoo has 3"),
+        (tuple("01"), False, tuple("012"), False, ""),
+        (tuple("01"), False, tuple("012"), True, ""),
+        (tuple("012"), False, tuple("01"), False, "has 3 classes, but zoo has 2"),
+    ],
+)  # fmt: skip
+def test_test_data_of_other_classes(
+    classes: Sequence[str], named: bool, others: Sequence[str], others_named: bool, message: str
+) -> None:
+    images = ANIMALS[: len(classes)], ANIMALS[: len(others)]
+    data, other = animal_data(classes, images[0], named), animal_data(others, images[1], others_named)
+    if message:
+        with pytest.raises(ValueError, match=f"^test_data: .*{re.escape(message)}"):
+            match_names(data, other, "test_data")
+    else:
+        assert match_names(data, other, "test_data").labels.tolist() == [*range(len(classes))]
+
+
+@pytest.mark.parametrize("named", [False, True])
+def test_test_data_that_only_one_side_names_is_said(named: bool) -> None:
+    words, numbers = animal_data(("ant", "bee"), ANIMALS[:2]), animal_data("01", ANIMALS[:2], named=False)
+    data, other = (words, numbers) if named else (numbers, words)
+    with pytest.warns(
+        UserWarning, match=r"^test_data: none of the 2 class names of zoo could be checked; label"
+    ):
+        assert match_names(data, other, "test_data") is data

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import diffproof as dp
 from diffproof.data.labels import classes_of
@@ -50,8 +52,17 @@ TAKEN: dict[str, tuple[Any, list[int], list[str], bool, str]] = {
         True,
         "are taken as 0 to 2",
     ),
-    "texts": (["dog", "ant", "dog"], [1, 0, 1], ["ant", "dog"], True, ""),
-    "texts of any alphabet": (["猫", "Ä", "a b"], [2, 1, 0], ["a b", "Ä", "猫"], True, ""),
+    "texts": (
+        ["dog", "ant", "dog"],
+        [1, 0, 1],
+        ["ant", "dog"],
+        True,
+        "classes in alphabetical order: ant, dog are the labels 0 to 1",
+    ),
+    "one text": (["dog"], [0], ["dog"], True, ""),
+    "texts of any alphabet": (
+        ["猫", "Ä", "a b"], [2, 1, 0], ["a b", "Ä", "猫"], True, "order: a b, Ä, 猫 are the labels 0 to 2"
+    ),
     "numbers as texts": (
         ["10", "2", "0"],
         [2, 1, 0],
@@ -106,6 +117,69 @@ def test_refused_labels_of_an_archive(tmp_path: Path, values: Any, message: str)
     with pytest.raises(ValueError, match=re.escape(f"data: {message.format(path)}")) as caught:
         dp.load_data(str(path))
     assert len(str(caught.value).splitlines()) == 1
+
+
+# Labels of the split that is read and of others; what comes of it, or what is said.
+SPLITS: dict[str, tuple[list[Any], list[Any], list[int] | str, list[str]]] = {
+    "as many texts": (["bee", "cat"], ["ant", "bee"], [1, 2], ["ant", "bee", "cat"]),
+    "the same texts": (["b", "a"], ["a", "b"], [1, 0], ["a", "b"]),
+    "numbers as texts": (["10", "2"], ["9"], [2, 0], ["2", "9", "10"]),
+    "ids": ([10**9, 10**8], [5 * 10**8], [2, 0], ["100000000", "500000000", "1000000000"]),
+    "ids of the other split only": ([1, 3], [1, 10**9], [0, 1], ["1", "3", "1000000000"]),
+    "integers": ([0, 1], [0, 1, 2], [0, 1], ["0", "1", "2"]),
+    "no labels beside texts": (["b", "a"], ["", " "], [1, 0], ["a", "b"]),
+    "no labels beside integers": ([1, 0], [-1, -1], [1, 0], ["0", "1"]),
+    "fractions beside integers": ([1, 0], [0.5, 0.5], [1, 0], ["0", "1"]),
+    "texts and integers": (
+        ["a", "b"], [0, 1], "labels of {} are texts, those of another split integers; expected one kind", []
+    ),
+    "integers and texts": (
+        [0, 1], ["a", "b"], "labels of {} are integers, those of another split texts; expected one kind", []
+    ),
+}  # fmt: skip
+
+
+# The library that reads tables gives all splits one kind before.
+OF_ARCHIVES = ("fractions beside integers", "texts and integers", "integers and texts")
+
+
+@pytest.mark.parametrize(
+    ("kind", "case"),
+    [
+        (kind, name)
+        for kind in ("npz", "parquet")
+        for name in SPLITS
+        if kind == "npz" or name not in OF_ARCHIVES
+    ],
+)
+def test_a_label_means_the_same_in_each_split(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, case: str
+) -> None:
+    values, others, expected, names = SPLITS[case]
+    if kind == "npz":
+        splits = {"test": values, "train": others}
+        arrays: dict[str, Any] = {f"y_{name}": np.array(one) for name, one in splits.items()}
+        arrays |= {f"x_{name}": np.zeros((len(one), 2, 2), np.uint8) for name, one in splits.items()}
+        np.savez(tmp_path / "d.npz", **arrays)
+        source, told = tmp_path / "d.npz", str(tmp_path / "d.npz")
+    else:
+        pandas, datasets = pytest.importorskip("pandas"), pytest.importorskip("datasets")
+        monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+        picture = io.BytesIO()
+        Image.new("L", (2, 2)).save(picture, format="png")
+        (tmp_path / "d").mkdir()
+        for name, one in (("test", values), ("train", others)):
+            rows = [{"bytes": picture.getvalue(), "path": None}] * len(one)
+            pandas.DataFrame({"image": rows, "label": one}).to_parquet(tmp_path / "d" / f"{name}.parquet")
+        source, told = tmp_path / "d", "d"
+    if isinstance(expected, str):
+        with pytest.raises(ValueError, match=re.escape(f"data: {expected.format(told)}")):
+            dp.load_data(str(source))
+        return
+    data = dp.load_data(str(source))
+    assert (data.labels.tolist(), list(data.class_names)) == (expected, names)
+    absent = [name for label, name in enumerate(names) if label not in expected]
+    assert (f"no image of {', '.join(absent)}" in data.layout) == (bool(absent) and data.classes_named)
 
 
 def column(values: list[Any]) -> np.ndarray:

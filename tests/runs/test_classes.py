@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 
@@ -14,7 +15,7 @@ from diffproof.runs.certify.run import prepare
 from diffproof.runs.certify.store import CertifyStore
 from diffproof.runs.settings import CertifySettings
 from diffproof.weights import load_weights
-from helpers.animals import ANIMALS, animal_classifier, animal_folder
+from helpers.animals import ANIMALS, animal_classifier, animal_folder, grey
 from helpers.command_line import Refused, words
 
 OWN = """
@@ -191,3 +192,28 @@ def test_trained_denoisers_name_their_classes(zoo: Path, refused: Refused) -> No
 def test_packaged_networks_name_their_classes() -> None:
     assert dp.load_classifier("digits").class_names == tuple("0123456789")
     assert dp.load_denoiser("digits").class_names == tuple("0123456789")
+
+
+@pytest.mark.slow
+def test_archives_of_other_classes_are_matched_by_name(
+    zoo: Path, refused: Refused, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each of two archives numbers its texts for itself."""
+    for name, animals in {"a": "ant bee cat", "b": "bee cat", "c": "dog elk"}.items():
+        values = [grey(animal) for animal in animals.split() for _ in range(6)]
+        pixels = (255 * np.array(values)).astype(np.uint8)[:, None, None].repeat(8, 1).repeat(8, 2)
+        np.savez(zoo / f"{name}.npz", images=pixels, labels=np.repeat(animals.split(), 6))
+    training = "--iterations 300 --learning-rate 0.01 --width 8 --batch-size 16"
+    given = ["train", "classifier", "--data", "a.npz", *training.split()]
+    assert run([*given, "--test-data", "b.npz", "--out", "w.safetensors"]) == 0
+    said = capsys.readouterr()
+    assert "accuracy on 12 clean test images: 100.00%" in said.out
+    assert "data: a.npz: classes in alphabetical order: ant, bee, cat are the labels 0 to 2" in said.err
+    assert refused([*given, "--test-data", "c.npz", "--out", "v.safetensors"]) == (
+        "--test-data: has the class 'dog'; expected one of that name in a.npz, got none"
+    )
+    # The weights name their classes.
+    certify = words("certify", **{**CERTIFY, "data": "b.npz", "classifier": "w.safetensors"}, out="r")
+    assert "but b.npz has 2; a class map (--class-map FILE) says which is which" in refused(certify)
+    assert run([*certify, "--class-map", '{"bee": "bee", "cat": "cat"}']) == 0
+    assert "certified accuracy 100.0%" in capsys.readouterr().out

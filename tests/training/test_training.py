@@ -378,7 +378,11 @@ def test_bad_flags_of_the_denoiser_end_in_one_line(
     ("classes", "flags", "message"),
     [
         ("cat", "", "--data: expected several classes, got 'cat' alone; own: 1 picture in 1 class folder"),
-        ("cat dog", "--test-data digits", "--test-data: has 10 classes, but own has 2"),
+        (
+            "cat dog",
+            "--test-data digits",
+            "--test-data: has the class '0'; expected one of that name in own, got none",
+        ),
     ],
 )
 def test_classes_that_no_classifier_can_have(

@@ -216,21 +216,15 @@ def _adversary(
     return Adversary(method, Ascent(threat, steps, step_size), weight)
 
 
-def _check_new(images: ImageData, held_out: ImageData | None) -> None:
-    """Raise ValueError where a new network cannot be measured on these images, or is given a class map."""
-    from diffproof.data.classes import check_names
+def _matched_to_new(images: ImageData, held_out: ImageData | None) -> ImageData | None:
+    """The images that a new network is measured on, with the labels that it learns; ValueError for others."""
+    from diffproof.data.classes import match_names
 
     refuse_given("class_map", "is for --classifier; a new network takes the classes of the data")
     if len(images.class_names) < 2:
         found = f"{images.class_names[0]!r} alone; {images.layout}"
         raise ArgumentError("data", f"expected several classes, got {found}")
-    if held_out is None:
-        return
-    count, known = len(held_out.class_names), len(images.class_names)
-    if count > known or (held_out.classes_named and count != known):
-        raise ArgumentError("test_data", f"has {count} classes, but {images.name} has {known}")
-    if held_out.classes_named and images.classes_named:
-        check_names("test_data", held_out.class_names, images.class_names, images.name)
+    return held_out and match_names(held_out, images, "test_data")
 
 
 def _further(options: TrainingOptions, spec: str) -> tuple[Classifier, dict[str, Any]]:
@@ -262,7 +256,7 @@ def _train_classifier(
     images, held_out, record = options.images()
     options.warn_of_shared(held_out, images)
     if spec is None:
-        _check_new(images, held_out)
+        held_out = _matched_to_new(images, held_out)
         start, description = None, describe_classifier(images, width)
     else:
         start, base = _further(options, spec)

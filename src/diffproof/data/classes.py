@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from diffproof.data.images import ImageData
 from diffproof.errors import ArgumentError
@@ -79,6 +80,52 @@ def match_classes(
             stacklevel=2,
         )
     return data
+
+
+def match_names(data: ImageData, other: ImageData, argument: str) -> ImageData:
+    """The data with labels that are another data set's classes of the same names.
+
+    Names are compared as by `match_classes`. Labels without names are taken as they are; a warning says
+    where only one side names its classes.
+
+    Args:
+        data: images with labels.
+        other: the data that gives the labels their meaning.
+        argument: what `data` was given for, for messages.
+
+    Raises:
+        ValueError: a label or a named class that the other data does not have.
+    """
+    count, known = len(data.class_names), len(other.class_names)
+    if not (data.classes_named and other.classes_named):
+        if count > known or (data.classes_named and count != known):
+            raise ArgumentError(argument, f"has {count} classes, but {other.name} has {known}")
+        if data.classes_named or other.classes_named:
+            check_names(argument, data.class_names, other.class_names[:count], other.name)
+        return data
+    places: dict[str, list[int]] = {}
+    for label, name in enumerate(other.class_names):
+        for one in _names(name):
+            places.setdefault(one, []).append(label)
+    label_of = torch.full((count,), -1)
+    for label in data.labels.unique().tolist():
+        name = data.class_names[label]
+        exact = [place for place, one in enumerate(other.class_names) if one == name]
+        found = exact or sorted({place for one in _names(name) for place in places.get(one, ())})
+        if len(found) != 1:
+            got = "several" if found else "none"
+            raise ArgumentError(
+                argument,
+                f"has the class {_short(name)}; expected one of that name in {other.name}, got {got}",
+            )
+        label_of[label] = found[0]
+    return _relabelled(data, label_of, other.class_names, named=True)
+
+
+def _relabelled(data: ImageData, label_of: Tensor, names: Sequence[str], *, named: bool) -> ImageData:
+    mapped = copy.copy(data)
+    mapped.labels, mapped.class_names, mapped.classes_named = label_of[data.labels], tuple(names), named
+    return mapped
 
 
 def check_names(owner: str, names: Sequence[str] | None, others: Sequence[str], source: str) -> None:
@@ -252,10 +299,7 @@ def _mapped(
             f"class_map: it has entries for {shortened(map(repr, unknown), 3)}, no class of {data.name}",
             stacklevel=3,
         )
-    mapped = copy.copy(data)
-    mapped.labels, mapped.class_names = label_of[data.labels], tuple(shown)
-    mapped.classes_named = names is not None
-    return mapped
+    return _relabelled(data, label_of, shown, named=names is not None)
 
 
 def _index(value: str | int, name: str, owner: str, count: int, names: Sequence[str] | None) -> int:

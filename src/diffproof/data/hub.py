@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from diffproof.checks import unknown_name
 from diffproof.data.encoded import EncodedPixels
 from diffproof.data.images import ImageData
@@ -48,7 +50,7 @@ def load_hub(source: str, split: str | None, default: str, image_size: int | Non
     table = splits[split]
     name = Path(source).name if Path(source).exists() else source
     column = _image_column(datasets, table, name)
-    classes = _classes(datasets, table, name)
+    classes = _classes(datasets, table, name, [other for key, other in splits.items() if key != split])
     table = table.cast_column(column, datasets.Image(decode=False))
     pixels = TablePixels(table.select_columns(column), column, name, image_size, _folders(datasets, source))
     layout = f"{name}: {classes.note}" if classes.note else ""
@@ -136,8 +138,8 @@ def _image_column(datasets: Any, table: Any, name: str) -> str:
     return str(images[0])
 
 
-def _classes(datasets: Any, table: Any, name: str) -> Classes:
-    """The labels and class names of the label column."""
+def _classes(datasets: Any, table: Any, name: str, others: Sequence[Any]) -> Classes:
+    """The labels and class names of the label column; `others` are the tables of the other splits."""
     features = table.features
     classes = [column for column, feature in features.items() if isinstance(feature, datasets.ClassLabel)]
     known = [column for column in _LABEL_COLUMNS if column in (classes or features)]
@@ -147,13 +149,20 @@ def _classes(datasets: Any, table: Any, name: str) -> Classes:
             f"{name}: expected a label column ({', '.join(_LABEL_COLUMNS)}), got {', '.join(features)}",
         )
     column = known[0] if known else classes[0]
+    feature = features[column]
+    if isinstance(feature, datasets.ClassLabel):
+        return classes_of(_column(table, column, name), name, feature.names)
+    beside = [_column(other, column, name) for other in others if column in other.features]
+    return classes_of(_column(table, column, name), name, others=beside)
+
+
+def _column(table: Any, column: str, name: str) -> np.ndarray:
     try:
-        values = table.select_columns(column).with_format("arrow")[:][column].to_numpy(zero_copy_only=False)
+        values = table.select_columns(column).with_format("arrow")[:][column]
+        return np.asarray(values.to_numpy(zero_copy_only=False))
     except ValueError as error:  # pyarrow's errors of a damaged file are of this kind
         reason = " ".join(str(error).split())[:200]
         raise ArgumentError("data", f"cannot read the labels of {name}: {reason}") from None
-    feature = features[column]
-    return classes_of(values, name, feature.names if isinstance(feature, datasets.ClassLabel) else None)
 
 
 class TablePixels(EncodedPixels):

@@ -7,6 +7,7 @@ import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -53,18 +54,19 @@ def load_npz(path: Path, split: str | None, default: str) -> ImageData:
             archive = np.load(file, allow_pickle=False)
         arrays = _find(path, archive.files, split, default)
         with _damage_told(path):
-            for name in arrays[:2]:
+            for name in (arrays.images, arrays.labels, *arrays.others):
                 entry = zipfile.ZipFile(file).getinfo(f"{name}.npy")
                 with zipfile.ZipFile(file).open(entry) as member:
                     check_array(member, entry.file_size)
-            images, labels = archive[arrays[0]], archive[arrays[1]]
+            images, labels, *others = (
+                archive[name] for name in (arrays.images, arrays.labels, *arrays.others)
+            )
     pixels = _pixels(path, images)
-    labels = labels[:, 0] if labels.ndim == 2 and labels.shape[1] == 1 else labels
-    classes = classes_of(labels, str(path))
+    classes = classes_of(_column(labels), str(path), others=map(_column, others))
     layout = f"{path.name}: {classes.note}" if classes.note else ""
     return ImageData(
         path.name,
-        arrays[2],
+        arrays.split,
         pixels,
         classes.labels,
         classes.names,
@@ -83,8 +85,20 @@ def _damage_told(path: Path) -> Iterator[None]:
         raise ArgumentError("data", f"cannot read {path}: {' '.join(str(error).split())[:200]}") from None
 
 
-def _find(path: Path, names: list[str], split: str | None, default: str) -> tuple[str, str, str]:
-    """The names of the arrays of images and of labels, and of their split."""
+def _column(labels: np.ndarray) -> np.ndarray:
+    return labels[:, 0] if labels.ndim == 2 and labels.shape[1] == 1 else labels
+
+
+class _Arrays(NamedTuple):
+    """The names of the arrays of images and of labels, of their split, and of the labels of other splits."""
+
+    images: str
+    labels: str
+    split: str
+    others: tuple[str, ...] = ()
+
+
+def _find(path: Path, names: list[str], split: str | None, default: str) -> _Arrays:
     splits = {
         found[1]: (name, labels.format(found[1]))
         for images, labels in _NAMES_BY_SPLIT
@@ -95,7 +109,8 @@ def _find(path: Path, names: list[str], split: str | None, default: str) -> tupl
         wanted = split or (next(iter(splits)) if len(splits) == 1 else default)
         if wanted not in splits:
             raise unknown_name("split", wanted, splits)
-        return (*splits[wanted], wanted)
+        others = tuple(labels for other, (_, labels) in splits.items() if other != wanted)
+        return _Arrays(*splits[wanted], wanted, others)
     for pair in _NAMES:
         if set(pair) <= set(names):
             if split not in (None, _ALL):
@@ -104,7 +119,7 @@ def _find(path: Path, names: list[str], split: str | None, default: str) -> tupl
                     f"expected none or {_ALL!r}, as {path} has one set of images without a name,"
                     f" got {split!r}",
                 )
-            return (*pair, _ALL)
+            return _Arrays(*pair, _ALL)
     raise ArgumentError(
         "data", f"{path}: expected arrays images and labels (or x_test and y_test), got {', '.join(names)}"
     )
