@@ -52,6 +52,12 @@ def _load(context: click.Context, parameter: click.Parameter, path: Path | None)
         typed = {str(name).replace("-", "_"): value for name, value in load_yaml(text).items()}
         values["class_map"] = json.dumps(typed["class_map"])
     _warn_of_other_code(text)
+    if "noise" in known - values.keys() and values.keys() >= _WRITTEN:
+        warnings.warn(
+            f"config: {path} is of a run whose noise was continuous, as none was on a grid then; here it is"
+            " on a grid, if --noise does not say otherwise",
+            stacklevel=2,
+        )
     context.meta["config"] = path
     for name, value in values.items():
         if name not in known:
@@ -90,6 +96,8 @@ def _without_null(method: dict[str, Any]) -> dict[str, Any]:
     return {name: None if value in ("null", "~", "") else value for name, value in method.items()}
 
 
+# What the settings.yaml of every certification says, and hardly one that a user writes.
+_WRITTEN = {"data", "defense", "sigma", "n0", "n", "alpha", "bound", "seed", "batch_size", "device"}
 # What runs write below their settings; see runs.settings_file.settings_text.
 _CODE = re.compile(r"^#   (?P<module>[\w.]+): (?P<digest>[0-9a-f]{64})$", re.MULTILINE)
 

@@ -7,7 +7,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from decimal import Decimal
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -128,7 +128,7 @@ def _missing(values: np.ndarray) -> np.ndarray:
         every = values.ravel().tolist()
         none = [value is None or (isinstance(value, float) and math.isnan(value)) for value in every]
         blank = [isinstance(value, str) and not value.strip() for value in every]
-        return np.array(none, dtype=bool) | np.array(blank, dtype=bool)
+        return np.array([*map(any, zip(none, blank, strict=True))], dtype=bool)
     if values.dtype.kind == "U":
         return np.asarray(np.char.strip(values) == "", dtype=bool)
     return np.zeros(len(values), dtype=bool)
@@ -136,7 +136,7 @@ def _missing(values: np.ndarray) -> np.ndarray:
 
 def _plain(values: np.ndarray) -> np.ndarray:
     """Objects that are all integers, or all texts, as an array of these."""
-    every = values.ravel().tolist() if values.dtype.kind in "Of" else []
+    every: list[Any] = values.ravel().tolist() if values.dtype.kind in "Of" else []
     return np.array(every) if {type(value) for value in every} in ({int}, {str}) else values
 
 

@@ -135,6 +135,28 @@ def test_a_config_gives_what_its_flags_give(tmp_path: Path) -> None:
     assert texts[0] == texts[1]
 
 
+@pytest.mark.parametrize("written", ["before the grid", "today", "by hand"])
+def test_a_config_from_before_noise_was_on_a_grid_is_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], written: str
+) -> None:
+    certify(tmp_path / "first", **PLAIN, indices="7", n0=5, n=10)
+    config = tmp_path / "first" / "settings.yaml"
+    lines = config.read_text().splitlines(keepends=True)
+    kept = {
+        "before the grid": [line for line in lines if not line.startswith(("noise:", "levels:", "stop:"))],
+        "today": lines,
+        "by hand": [line for line in lines if line.startswith(("data:", "sigma:", "defense:", "n:", "n0:"))],
+    }[written]
+    (tmp_path / "c.yaml").write_text("".join(kept))
+    capsys.readouterr()
+    command = ["certify", "--config", str(tmp_path / "c.yaml"), "--classifier", "digits", "--indices", "7"]
+    assert run([*command, "--out", str(tmp_path / "again")]) == 0
+    (first, *others) = (*capsys.readouterr().err.splitlines(), "")
+    said = "whose noise was continuous, as none was on a grid then; here it is on a grid, if --noise does not"
+    assert (said in first) == (written == "before the grid")
+    assert not any("continuous" in line for line in others)
+
+
 def test_a_method_is_a_mapping_or_its_text_in_a_config(tmp_path: Path, denoiser: Path) -> None:
     (tmp_path / "config.yaml").write_text(
         "defense:\n  name: densepure\n  steps: 2\n  votes: 3\n  consensus: null\n  eta: 0.5\n"
