@@ -202,7 +202,11 @@ def column(values: list[Any]) -> np.ndarray:
         (np.array([0, -1]), ["ant", "bee"], "row 1 of few has the label -1, expected 0 to 1"),
         (np.array([0, 2]), ["ant", "bee"], "row 1 of few has the label 2, expected 0 to 1"),
         (np.array([300_000_000, 0]), ["ant", "bee"], "row 0 of few has the label 300000000, expected 0 to 1"),
-        (column([0, "a", 1.5]), None, "labels of few: expected integers or texts, one an image, got object"),
+        (
+            column([0, "a", 1.5]),
+            None,
+            "labels of few: expected integers or texts, one an image, got float, int, str",
+        ),
         (
             column([np.arange(2), np.arange(3)]),
             None,

@@ -12,10 +12,10 @@ from typing import TypeVar
 
 import torch
 
-from diffproof.checks import unknown_name
 from diffproof.data.encoded import FilePixels
 from diffproof.data.images import ImageData
-from diffproof.data.labels import in_order
+from diffproof.data.labels import check_case, in_order
+from diffproof.data.splits import choose_split, meaning
 from diffproof.errors import ArgumentError
 from diffproof.wording import counted, shortened
 
@@ -26,17 +26,6 @@ SUFFIXES = tuple(
     f".{kind}"
     for kind in "png apng jpg jpeg jpe jfif mpo webp bmp gif tif tiff ppm pgm pbm pnm jp2 avif".split()  # noqa: SIM905
 )
-# Names of split folders, in any case, and the split that each means.
-_SPLITS = {
-    "train": "train",
-    "training": "train",
-    "test": "test",
-    "testing": "test",
-    "val": "validation",
-    "valid": "validation",
-    "validation": "validation",
-    "dev": "validation",
-}
 # The split of a folder that has none.
 ALL = "all"
 
@@ -103,18 +92,9 @@ class Layout:
         Raises:
             ValueError: no such split, or several.
         """
-        wanted = split or (next(iter(self.splits)) if len(self.splits) == 1 else default)
-        if wanted in self.splits:
-            return wanted
-        if ALL in self.splits:
+        if ALL in self.splits and split not in (None, ALL):
             raise ArgumentError("split", f"{self.root} has no split folders, expected none, got {split!r}")
-        meant = [name for name in self.splits if _meaning(name) == (_meaning(wanted) or wanted)]
-        if len(meant) == 1:
-            return meant[0]
-        if split is None:
-            known = ", ".join(self.splits)
-            raise ArgumentError("split", f"expected one of {known}; {self.root} has no {wanted!r}")
-        raise unknown_name("split", split, self.splits)
+        return choose_split(self.splits, split, default, self.root)
 
     def labelled(self, split: str) -> tuple[list[str], list[int]]:
         """The pictures of a split's class folders, class by class, and their labels.
@@ -237,8 +217,8 @@ def find_layout(root: Path) -> Layout:
     above = {_identity(str(folder)) for folder in (root.resolve(), *root.resolve().parents)}
     top = walk.each(folders, lambda folder: walk.split(folder, set(above)), lambda one: one.pictures)
     full = {name: one for name, one in top.items() if one.pictures}
-    others = [name for name in full if _meaning(name) is None]
-    nested = [name for name, one in full.items() if _meaning(name) and not one.loose]
+    others = [name for name in full if meaning(name) is None]
+    nested = [name for name, one in full.items() if meaning(name) and not one.loose]
     if full and not others:
         splits = _like_training(full)
     elif nested and others:
@@ -251,11 +231,11 @@ def find_layout(root: Path) -> Layout:
         classes = {
             name: sorted([*one.loose, *(path for paths in one.classes.values() for path in paths)])
             for name, one in top.items()
-            if one.pictures or _meaning(name) is None
+            if one.pictures or meaning(name) is None
         }
         splits = {ALL: Split(str(root), classes, loose)}
     names = {name for split in splits.values() if split.labelled for name in split.classes}
-    _check_case(splits, names, root)
+    check_case([split.classes for split in splits.values()], str(root))
     ordered, note = in_order(names, str(root))
     if ALL in splits and len(ordered) == 1 and not top[ordered[0]].loose:
         note = f"the only class folder holds folders of pictures; are these the classes, in {ordered[0]}?"
@@ -268,7 +248,7 @@ def _like_training(splits: dict[str, Split]) -> dict[str, Split]:
     So lie pictures that came without labels, as in val/images.
     """
     trained = {
-        name for split, one in splits.items() if _meaning(split) == "train" for name in _filled(one.classes)
+        name for split, one in splits.items() if meaning(split) == "train" for name in _filled(one.classes)
     }
     if not trained:
         return splits
@@ -282,17 +262,6 @@ def _like_training(splits: dict[str, Split]) -> dict[str, Split]:
 
 def _filled(classes: dict[str, list[str]]) -> set[str]:
     return {name for name, pictures in classes.items() if pictures}
-
-
-def _check_case(splits: dict[str, Split], names: set[str], root: Path) -> None:
-    """Raise ValueError where splits write a class in two ways, which would be two classes."""
-    written: dict[str, str] = {}
-    for name in sorted(names):
-        other = written.setdefault(name.casefold(), name)
-        if other != name and not any({name, other} <= split.classes.keys() for split in splits.values()):
-            raise ArgumentError(
-                "data", f"splits of {root} call a class {other!r} and {name!r}; expected one name in all"
-            )
 
 
 class _Walk:
@@ -377,8 +346,3 @@ def _see(folder: str, seen: set[tuple[int, int]]) -> None:
 def _identity(folder: str) -> tuple[int, int]:
     status = os.stat(folder)
     return status.st_dev, status.st_ino
-
-
-def _meaning(name: str) -> str | None:
-    """The split that a folder's name means, None if it is no such name."""
-    return _SPLITS.get(name.casefold())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,16 +11,19 @@ from typing import Any
 
 import numpy as np
 
-from diffproof.checks import unknown_name
 from diffproof.data.encoded import EncodedPixels
 from diffproof.data.images import ImageData
 from diffproof.data.labels import Classes, classes_of
+from diffproof.data.parquet import check_tables
+from diffproof.data.splits import choose_split
 from diffproof.errors import ArgumentError, printable
 from diffproof.files import check_file
 from diffproof.hub import quick_hub
 from diffproof.pictures import UnreadableError
+from diffproof.wording import counted, shortened
 
 # Label columns by name, where no column says that it holds classes; first found wins.
+_CONFIGURATIONS = re.compile(r"Config name is missing.*?\[(.*?)\]")
 _LABEL_COLUMNS = ("label", "labels", "fine_label", "class", "target")
 
 
@@ -42,20 +46,22 @@ def load_hub(source: str, split: str | None, default: str, image_size: int | Non
         raise ArgumentError(
             "data", "reading this needs the `datasets` library: pip install 'diffproof[hf]'"
         ) from None
-    splits = _open(datasets, source)
-    if split is None:
-        split = next(iter(splits)) if len(splits) == 1 else default
-    if split not in splits:
-        raise unknown_name("split", split, splits)
-    table = splits[split]
+    splits, notes = _open(datasets, source)
     name = Path(source).name if Path(source).exists() else source
+    split = choose_split(splits, split, default, name)
+    table = splits[split]
     column = _image_column(datasets, table, name)
-    classes = _classes(datasets, table, name, [other for key, other in splits.items() if key != split])
+    label_column, others = _label_column(datasets, table, name)
+    beside = [one for key, one in splits.items() if key != split]
+    classes = _classes(datasets, table, name, label_column, beside)
     table = table.cast_column(column, datasets.Image(decode=False))
     pixels = TablePixels(table.select_columns(column), column, name, image_size, _folders(datasets, source))
-    layout = f"{name}: {classes.note}" if classes.note else ""
+    if others:
+        notes.append(f"labels of the column {label_column} are taken, none of {shortened(others)}")
+    notes += [classes.note] * bool(classes.note)
     labels, names, named, _ = classes
-    return ImageData(name, str(split), pixels, labels, names, classes_named=named, layout=layout)
+    layout = f"{name}: {'; '.join(notes)}" if notes else ""
+    return ImageData(name, split, pixels, labels, names, classes_named=named, layout=layout)
 
 
 @contextmanager
@@ -72,9 +78,9 @@ def _quiet(datasets: Any) -> Iterator[None]:
         datasets.logging.set_verbosity(verbosity)
 
 
-def _open(datasets: Any, source: str) -> dict[Any, Any]:
-    """All splits of a source, by name."""
-    path = Path(source)
+def _open(datasets: Any, source: str) -> tuple[dict[str, Any], list[str]]:
+    """All splits of a source, by name, and what to know of its files."""
+    path, notes = Path(source), list[str]()
     for one in path.rglob("*") if path.is_dir() else ():
         if not one.is_dir():
             check_file("data", one)
@@ -83,18 +89,26 @@ def _open(datasets: Any, source: str) -> dict[Any, Any]:
             if (path / "dataset_dict.json").is_file() or (path / "state.json").is_file():
                 found = datasets.load_from_disk(source)
             elif path.is_file():
+                check_tables([path])
                 found = datasets.load_dataset("parquet", data_files={"file": str(path.resolve())})
             elif path.is_dir():
+                notes = _check_folder(datasets, path)
                 found = datasets.load_dataset(str(path.resolve()))
             else:
                 with quick_hub():
                     found = datasets.load_dataset(source)
-    except MemoryError:
+    except (MemoryError, ArgumentError):
         raise
     except Exception as error:  # the library's own errors and those of pyarrow, fsspec and the network
         # Of a table that it prepares, the library says the reason only beneath its own error.
         cause = error.__cause__ if isinstance(error.__cause__, Exception) else error
         reason = " ".join(str(cause).split())[:200] or type(cause).__name__
+        if (several := _CONFIGURATIONS.search(reason)) is not None:
+            raise ArgumentError(
+                "data",
+                f"{source} has several configurations ({several[1]}) and no default; give a folder or a"
+                " parquet file of one",
+            ) from None
         if path.exists():
             raise ArgumentError(
                 "data",
@@ -106,7 +120,34 @@ def _open(datasets: Any, source: str) -> dict[Any, Any]:
             f"cannot load {source!r} from the Hub or its cache: {reason}; download it once while online"
             f" (hf download --repo-type dataset {source}), or give the path of a parquet file or a folder",
         ) from None
-    return dict(found) if isinstance(found, dict) else {str(found.split or "all"): found}
+    tables = found if isinstance(found, dict) else {found.split or "all": found}
+    return {str(split): table for split, table in tables.items()}, notes
+
+
+def _check_folder(datasets: Any, folder: Path) -> list[str]:
+    """Raise ValueError unless the library reads a folder's parquet files only; what to know of them.
+
+    Its README.md may name files, and may come from anybody.
+    """
+    builder = datasets.load_dataset_builder(str(folder.resolve()))
+    named = [str(one) for files in (builder.config.data_files or {}).values() for one in files]
+    root = str(folder.resolve())
+    outside = [one for one in named if not os.path.normpath(one).startswith(root + os.sep)]
+    if outside:
+        raise ArgumentError(
+            "data", f"{folder} names the file {printable(outside[0], 160)}, expected one in it"
+        )
+    other = [one for one in named if not one.endswith(".parquet")]
+    if other or not named:
+        got = f"{os.path.relpath(other[0], root)} among more of its kind" if other else "none"
+        raise ArgumentError("data", f"expected parquet files in {folder}, and fewer others, got {got}")
+    check_tables(map(Path, named))
+    files = {str(one) for one in folder.resolve().rglob("*.parquet")} - {*named}
+    left = sorted(os.path.relpath(one, root) for one in files)
+    shown = [one for one in left if not any(part.startswith(".") for part in one.split(os.sep))]
+    if not shown:
+        return []
+    return [f"{counted(len(shown), 'parquet file')} of no split ignored: {shortened(shown, 3)}"]
 
 
 def _folders(datasets: Any, source: str) -> list[str]:
@@ -122,34 +163,45 @@ def _folders(datasets: Any, source: str) -> list[str]:
 
 def _image_column(datasets: Any, table: Any, name: str) -> str:
     """The column that holds images: encoded bytes or paths."""
-    images = [column for column, feature in table.features.items() if isinstance(feature, datasets.Image)]
-    if not images:
-        # Files written without the library keep an image as a struct of its bytes and its path.
-        images = [
-            column
-            for column, feature in table.features.items()
-            if isinstance(feature, dict) and {"bytes", "path"} <= set(feature)
-        ]
+    features = table.features
+    images = [column for column, feature in features.items() if isinstance(feature, datasets.Image)]
+    # Files written without the library keep an image as its bytes, perhaps beside its path.
+    images = images or [
+        column for column, feature in features.items() if isinstance(feature, dict) and "bytes" in feature
+    ]
+    images = images or [
+        column for column, one in features.items() if getattr(one, "dtype", "") in ("binary", "large_binary")
+    ]
     if len(images) != 1:
-        columns = ", ".join(table.features)
-        raise ArgumentError(
-            "data", f"{name}: expected one column of images, got {len(images)} among {columns}"
-        )
+        got = shortened(images) if images else f"none among {_columns(features)}"
+        raise ArgumentError("data", f"{name}: expected one column of pictures (as bytes of files), got {got}")
     return str(images[0])
 
 
-def _classes(datasets: Any, table: Any, name: str, others: Sequence[Any]) -> Classes:
-    """The labels and class names of the label column; `others` are the tables of the other splits."""
+def _columns(features: Any) -> str:
+    """The columns of a table with what is in each."""
+    kinds = {column: getattr(one, "dtype", type(one).__name__.lower()) for column, one in features.items()}
+    return shortened((f"{column} ({printable(kind, 40)})" for column, kind in kinds.items()), 10)
+
+
+def _label_column(datasets: Any, table: Any, name: str) -> tuple[str, list[str]]:
+    """The label column, and others that could be it."""
     features = table.features
     classes = [column for column, feature in features.items() if isinstance(feature, datasets.ClassLabel)]
     known = [column for column in _LABEL_COLUMNS if column in (classes or features)]
     if not known and len(classes) != 1:
+        got = f"several: {shortened(classes)}" if classes else _columns(features)
         raise ArgumentError(
-            "data",
-            f"{name}: expected a label column ({', '.join(_LABEL_COLUMNS)}), got {', '.join(features)}",
+            "data", f"{name}: expected a label column ({', '.join(_LABEL_COLUMNS)}), got {got}"
         )
-    column = known[0] if known else classes[0]
-    feature = features[column]
+    chosen = known[0] if known else classes[0]
+    like = [column for column in features if column in (*classes, *_LABEL_COLUMNS) and column != chosen]
+    return chosen, like
+
+
+def _classes(datasets: Any, table: Any, name: str, column: str, others: Sequence[Any]) -> Classes:
+    """The labels and class names of a label column; `others` are the tables of the other splits."""
+    feature = table.features[column]
     if isinstance(feature, datasets.ClassLabel):
         return classes_of(_column(table, column, name), name, feature.names)
     beside = [_column(other, column, name) for other in others if column in other.features]

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import re
+import unicodedata
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from decimal import Decimal
 from typing import Any, NamedTuple
 
@@ -68,6 +69,17 @@ def in_order(names: Iterable[str], source: str) -> tuple[tuple[str, ...], str]:
     return numbers, _order("numeric", numbers)
 
 
+def check_case(splits: Sequence[Collection[str]], source: str) -> None:
+    """Raise ValueError where splits write a class in two ways, which would be two classes."""
+    written: dict[str, str] = {}
+    for name in sorted({name for split in splits for name in split}):
+        other = written.setdefault(name.casefold(), name)
+        if other != name and not any(name in split and other in split for split in splits):
+            raise ArgumentError(
+                "data", f"splits of {source} call a class {other!r} and {name!r}; expected one name in all"
+            )
+
+
 def _order(kind: str, names: Sequence[str]) -> str:
     if len(names) == 1 and kind == "alphabetical":
         return ""
@@ -103,9 +115,10 @@ def classes_of(
     values = _plain(values)
     if values.ndim != 1 or values.dtype.kind not in "iuU":
         shape = "×".join(map(str, values.shape))
+        kinds = sorted({type(value).__name__ for value in values.ravel().tolist()})
+        got = f"{shortened(kinds)} ({shape})" if values.dtype.kind == "O" else f"{values.dtype} ({shape})"
         raise ArgumentError(
-            "data",
-            f"labels of {source}: expected integers or texts, one an image, got {values.dtype} ({shape})",
+            "data", f"labels of {source}: expected integers or texts, one an image, got {got}"
         )
     if values.dtype.kind != "U":
         last = len(names) - 1 if names is not None else None
@@ -135,9 +148,12 @@ def _missing(values: np.ndarray) -> np.ndarray:
 
 
 def _plain(values: np.ndarray) -> np.ndarray:
-    """Objects that are all integers, or all texts, as an array of these."""
-    every: list[Any] = values.ravel().tolist() if values.dtype.kind in "Of" else []
-    return np.array(every) if {type(value) for value in every} in ({int}, {str}) else values
+    """Objects that are all integers, or all texts, as an array of these; texts that look alike become one."""
+    every: list[Any] = values.ravel().tolist() if values.dtype.kind in "OfU" else []
+    kinds = {type(value) for value in every}
+    if kinds == {str}:
+        return np.array([unicodedata.normalize("NFC", text) for text in every]).reshape(values.shape)
+    return np.array(every) if kinds == {int} else values
 
 
 def _in_all_splits(values: np.ndarray, others: Iterable[np.ndarray], source: str) -> np.ndarray:
@@ -158,7 +174,9 @@ def _in_all_splits(values: np.ndarray, others: Iterable[np.ndarray], source: str
         parts.append(kept)
     # Of integers with and without a sign, NumPy would make floats.
     different = [np.unique(part) for part in parts]
-    if values.dtype.kind != "U":
+    if values.dtype.kind == "U":
+        check_case([part.tolist() for part in different], source)
+    else:
         different = [part.astype(np.uint64) for part in different]
     return np.asarray(np.unique(np.concatenate(different)))
 

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from pathlib import Path
 from typing import NamedTuple
 
 from diffproof.checks import MOST_PIXELS, check_at_least, check_instance, check_source, unknown_name
 from diffproof.data.digits import load_digits
 from diffproof.data.images import ImageData
 from diffproof.data.indices import choose
+from diffproof.data.parquet import check_start
 from diffproof.errors import ArgumentError
-from diffproof.files import check_file, expanded, named, warn_of_path
-from diffproof.formats import in_place_of_file
+from diffproof.files import expanded, named, warn_of_path
 
 
 class HubName(NamedTuple):
@@ -26,8 +25,6 @@ class HubName(NamedTuple):
     image_size: int | None = None
 
 
-# Bytes that show what lies in place of a table.
-_HEAD = 4096
 SHIPPED: dict[str, Callable[[str], ImageData]] = {"digits": load_digits}
 HUB_NAMES: dict[str, HubName] = {
     "cifar10": HubName("uoft-cs/cifar10"),
@@ -85,15 +82,6 @@ def load_data(
     return data.select(chosen)
 
 
-def _check_parquet(path: Path) -> None:
-    """Raise ValueError of a file that is no parquet file, with what it is where that is known."""
-    with path.open("rb") as file:
-        head = file.read(_HEAD)
-    if not head.startswith(b"PAR1"):
-        wanted = "no parquet file; expected a .parquet or .npz file, or a folder of class folders with images"
-        raise ArgumentError("data", f"cannot read {path}: it is {in_place_of_file(head) or wanted}")
-
-
 def is_name(source: str) -> bool:
     """Whether a source is the name of a data set, whatever files there are of that name."""
     return source in SHIPPED or source in HUB_NAMES
@@ -118,8 +106,7 @@ def _open(source: str, split: str | None, default: str, image_size: int | None, 
         wanted = split or (named.test if default == "test" else default)
         return load_hub(named.id, wanted, default, image_size or named.image_size)
     if os.path.lexists(path) and not path.is_dir():
-        check_file("data", path)
-        _check_parquet(path)
+        check_start(path)
     file = path.suffix == ".parquet" or source.startswith((".", "/", "~"))
     if path.is_dir():
         from diffproof.data.folders import load_folder

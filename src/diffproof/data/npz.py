@@ -12,9 +12,9 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from diffproof.checks import unknown_name
 from diffproof.data.images import ImageData
 from diffproof.data.labels import classes_of
+from diffproof.data.splits import choose_split
 from diffproof.errors import ArgumentError
 from diffproof.files import check_archive, check_array
 from diffproof.formats import in_place_of_file
@@ -106,9 +106,7 @@ def _find(path: Path, names: list[str], split: str | None, default: str) -> _Arr
         if (found := re.fullmatch(images.format("(.+)"), name)) and labels.format(found[1]) in names
     }
     if splits:
-        wanted = split or (next(iter(splits)) if len(splits) == 1 else default)
-        if wanted not in splits:
-            raise unknown_name("split", wanted, splits)
+        wanted = choose_split(splits, split, default, path)
         others = tuple(labels for other, (_, labels) in splits.items() if other != wanted)
         return _Arrays(*splits[wanted], wanted, others)
     for pair in _NAMES:
