@@ -44,7 +44,7 @@ def test_all_splits_of_a_folder(
     Path("d/train/dog/6.png").write_bytes(Path("d/train/dog/5.png").read_bytes()[:33])
     Path("d/train/dog/7.jpg").write_text("no picture")
     lines = said(capsys, "d", status=1)
-    assert lines.pop(16).startswith("  unreadable: d/train/dog/6.png cannot be decoded: ")
+    assert lines.pop(19).startswith("  unreadable: d/train/dog/6.png cannot be decoded: ")
     assert lines == [
         "d: split test, 2 pictures in 2 class folders (other splits: train 6);",
         "    classes in alphabetical order: cat, dog are the labels 0 to 1; other files",
@@ -54,6 +54,7 @@ def test_all_splits_of_a_folder(
         "       1         1  dog",
         "  modes: 2 RGB; 3 channels where the networks do not say",
         "  size: all 4×4 (width×height)",
+        "  the same as an image before: 1 in split test with another label",
         "d: split train, 6 pictures in 2 class folders (other splits: test 2);",
         "    classes in alphabetical order: cat, dog are the labels 0 to 1; other files",
         "    ignored: 1 .txt",
@@ -62,12 +63,14 @@ def test_all_splits_of_a_folder(
         "       1         4  dog",
         "  modes: 3 RGB, 1 L; 3 channels where the networks do not say",
         "  sizes (width×height): 3 of 6×5, 1 of 4×4; --image-size brings them to one",
+        "  the same as an image before: 1 in split test, 2 in split train with another",
+        "    label",
         "  unreadable: d/train/dog/7.jpg cannot be decoded: cannot identify image file",
         "2 pictures cannot be read; --skip-unreadable leaves such pictures out",
     ]
     lines = said(capsys, "d", "--split", "test")
     assert [lines[0][:13], lines[-1]] == ["d: split test", "every image can be read"]
-    assert sum("split " in line for line in lines) == 1
+    assert sum("d: split " in line for line in lines) == 1
 
 
 def test_many_classes_fit_the_width(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -109,6 +112,7 @@ def test_an_archive(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         "       1         1  1000000000",
         "  modes: 3 L; 1 channel where the networks do not say",
         "  size: all 5×4 (width×height)",
+        "  the same as an image before: 2 in split all with another label",
         "every image can be read",
     ]
 

@@ -188,6 +188,35 @@ CASES = {
     "numbers in splits": Case(
         ("test/9/0.png", "test/10/1.png", "train/9/2.png"), {"9": (0,), "10": (1,)}, split="test"
     ),
+    "what systems leave behind": Case(
+        ("__MACOSX/a/0.png", "@eaDir/1.png", "cat/2.png", "cat/@eaDir/3.png", "dog/4.png"),
+        {"cat": (2,), "dog": (4,)},
+        said="other files ignored: 3 hidden",
+    ),
+    "a folder of no pictures": Case(
+        ("cat/0.png", "dog/1.heic", "elk/2.png"),
+        {"cat": (0,), "elk": (2,)},
+        said="folders without pictures ignored: dog; other files ignored: 1 .heic",
+    ),
+    "pictures and masks": Case(
+        ("images/cat/0.png", "images/dog/1.png", "masks/cat/2.png", "masks/dog/3.png"),
+        {"images": (0, 1), "masks": (2, 3)},
+        said="several of these hold cat, dog; are those the classes?",
+    ),
+    "words that have split in them": Case(
+        ("seg_test/x/0.png", "seg_train/y/1.png"),
+        {"seg_test": (0,), "seg_train": (1,)},
+        said="are seg_test, seg_train splits? They would be called train, test, val or the like",
+    ),
+    "one kind of split in the classes": Case(
+        ("cat/train/0.png", "dog/train/1.png"), {"cat": (0,), "dog": (1,)}, said="several of these hold train"
+    ),
+    "an empty split that is not asked for": Case(
+        ("test/cat/", "train/cat/1.png", "train/dog/2.png"),
+        {"cat": (1,), "dog": (2,)},
+        {"split": "train"},
+        "train",
+    ),
     "pictures in the root": Case(
         ("cat/0.png", "dog/1.png", "overview.png"),
         {"cat": (0,), "dog": (1,)},
@@ -330,6 +359,29 @@ REFUSED = {
         ("d/cat/0.png", "d/test/cat/1.png", "d/train/cat/2.png"),
         {},
         "{}/test holds folders of pictures, as a split does, but 'cat' beside it is no split",
+    ),
+    "splits in classes": (
+        ("d/cat/test/0.png", "d/cat/train/1.png", "d/dog/train/2.png"),
+        {},
+        "{}/cat holds test, train, as splits are called; expected splits at the top and classes in them",
+    ),
+    "splits in one folder": (
+        ("d/zoo/test/cat/0.png", "d/zoo/val/cat/1.png"),
+        {},
+        "{}/zoo holds test, val, as splits are called; expected splits at the top and classes in them; giv",
+    ),
+    "an empty split": (("d/test/cat/", "d/train/cat/0.png"), {}, "split: {}/test has no picture; there are"),
+    "a split of other files": (("d/test/cat/x.txt", "d/train/cat/0.png"), {}, "{}/test has no picture"),
+    "one number": (("d/01/0.png", "d/1/1.png"), {}, "{} has the classes '01' and '1', which are one number"),
+    "a class with other spaces": (
+        ("d/test/polar_bear/0.png", "d/test/dog/3.png", "d/train/polar bear/1.png", "d/train/dog/2.png"),
+        {},
+        "splits of {} call a class 'polar bear' and 'polar_bear'; expected one name in all",
+    ),
+    "labels in a file": (
+        ("d/0.png", "d/metadata.csv"),
+        {},
+        "expected class folders in {}, got 1 picture straight in it; labels in .csv files are not read",
     ),
     "pictures and tables": (("d/cat/0.png", "d/data/x.parquet"), {}, "{} holds pictures and .parquet files"),
     "a negative number": (("d/-1/0.png", "d/0/1.png"), {}, "{} has the class -1, expected numbers ≥ 0 or "),

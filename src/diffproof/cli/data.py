@@ -22,17 +22,17 @@ def data(source: str, split: str | None) -> int:
     """Check every image of DATA before a run: what is there, and what cannot be read.
 
     DATA is a folder of pictures, a .parquet or .npz file, or any other --data of diffproof certify. Printed
-    are the splits and classes that were found, with their images, the modes and sizes of these, and each
-    picture that cannot be read; the exit status is 1 if there is one.
+    are the splits and classes that were found, with their images, the modes and sizes of these, how many are
+    there twice, and each picture that cannot be read; the exit status is 1 if there is one.
     """
     from diffproof.cli.progress import shown_once_started
     from diffproof.data.survey import open_splits, survey
     from diffproof.wording import counted
 
-    unreadable = 0
+    unreadable, seen = 0, dict[str, tuple[str, int]]()
     for images in open_splits(source, split):
         with shown_once_started(images.name, len(images), "images") as advance:
-            found = survey(images, advance)
+            found = survey(images, advance, seen)
         _print(found)
         unreadable += len(found.unreadable)
     if unreadable:
@@ -65,6 +65,12 @@ def _print(found: Survey) -> None:
     elif sizes:
         several = f"sizes (width×height): {shortened(sizes, _SIZES)}"
         _line(f"{several}; --image-size brings them to one")
+    if found.repeated:
+        same = [
+            f"{count:,} in split {split}{' with another label' * other}"
+            for (split, other), count in found.repeated.items()
+        ]
+        _line(f"the same as an image before: {', '.join(same)}")
     for problem in found.unreadable:
         click.echo(f"  unreadable: {printable(problem)}")
 

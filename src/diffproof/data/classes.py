@@ -6,7 +6,6 @@ import copy
 import difflib
 import json
 import re
-import unicodedata
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,6 +15,7 @@ import torch
 from torch import Tensor
 
 from diffproof.data.images import ImageData
+from diffproof.data.labels import plain_name
 from diffproof.errors import ArgumentError
 from diffproof.files import expanded, read_text
 from diffproof.wording import shortened
@@ -69,7 +69,7 @@ def match_classes(
     numbered = names is not None and all(name.isdecimal() for name in names)
     if data.classes_named or numbered:
         check_names(owner, names, data.class_names, data.name)
-    elif names is not None and _plain(names[0]) == "background" and bool((data.labels == 0).any()):
+    elif names is not None and plain_name(names[0]) == "background" and bool((data.labels == 0).any()):
         raise ArgumentError(
             owner, f"its class 0 is {names[0]!r}, but {data.name} has images with the label 0{_HINT}"
         )
@@ -182,15 +182,9 @@ def _check_numbers(owner: str, others: Sequence[str], source: str) -> None:
         )
 
 
-def _plain(name: str) -> str:
-    """A name without what does not tell it from others."""
-    plain = re.sub(r"[\s_-]+", " ", unicodedata.normalize("NFKC", name).casefold()).strip()
-    return str(int(plain)) if plain.isdecimal() else plain
-
-
 def _names(name: str) -> set[str]:
     """A name as it is and each of those that stand in it with commas between, plain."""
-    return {_plain(part) for part in (name, *name.split(","))} - {""}
+    return {plain_name(part) for part in (name, *name.split(","))} - {""}
 
 
 # ---- class maps
@@ -278,12 +272,12 @@ def _mapped(
     # An entry that points nowhere is a mistake, also if no class of this data needs it.
     indices = {name: _index(value, name, owner, count, names) for name, value in entries.items()}
     for name in entries:
-        plain.setdefault(_plain(name), []).append(name)
+        plain.setdefault(plain_name(name), []).append(name)
     label_of = torch.full((len(data.class_names),), -1)
     shown = list(names) if names is not None else [str(label) for label in range(count)]
     for label in data.labels.unique().tolist():
         name = data.class_names[label]
-        alike = [name] if name in entries else plain.get(_plain(name), [])
+        alike = [name] if name in entries else plain.get(plain_name(name), [])
         if len(alike) != 1:
             got = ", ".join(map(_short, alike[:3])) or "none"
             raise ArgumentError(
@@ -292,8 +286,8 @@ def _mapped(
         index = label_of[label] = indices[alike[0]]
         if names is None:
             shown[index] = name
-    known = {*data.class_names, *map(_plain, data.class_names)}
-    unknown = [name for name in entries if known.isdisjoint((name, _plain(name)))]
+    known = {*data.class_names, *map(plain_name, data.class_names)}
+    unknown = [name for name in entries if known.isdisjoint((name, plain_name(name)))]
     if unknown:
         warnings.warn(
             f"class_map: it has entries for {shortened(map(repr, unknown), 3)}, no class of {data.name}",
@@ -324,8 +318,8 @@ def _index(value: str | int, name: str, owner: str, count: int, names: Sequence[
         )
     for alike in (
         lambda other: other == value,
-        lambda other: _plain(other) == _plain(value),
-        lambda other: _plain(value) in _names(other),
+        lambda other: plain_name(other) == plain_name(value),
+        lambda other: plain_name(value) in _names(other),
     ):
         found = [label for label, other in enumerate(names) if alike(other)]
         if len(found) == 1:

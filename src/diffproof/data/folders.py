@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 import unicodedata
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -14,8 +15,8 @@ import torch
 
 from diffproof.data.encoded import FilePixels
 from diffproof.data.images import ImageData
-from diffproof.data.labels import check_case, in_order
-from diffproof.data.splits import choose_split, meaning
+from diffproof.data.labels import check_names_of_splits, in_order
+from diffproof.data.splits import SPLITS, choose_split, meaning
 from diffproof.errors import ArgumentError
 from diffproof.wording import counted, shortened
 
@@ -26,6 +27,8 @@ SUFFIXES = tuple(
     f".{kind}"
     for kind in "png apng jpg jpeg jpe jfif mpo webp bmp gif tif tiff ppm pgm pbm pnm jp2 avif".split()  # noqa: SIM905
 )
+# Folders that systems leave behind, hidden ones for what is read here.
+_LEFT_BEHIND = ("__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information", "lost+found")
 # The split of a folder that has none.
 ALL = "all"
 
@@ -67,6 +70,8 @@ class Layout:
         class_names: those of all splits together, so that a label means the same in each.
         note: what to know of the class folders or of their order, "" for nothing.
         ignored: files that are no pictures, by how their names end, and hidden files and folders.
+        dropped: folders of such files only, which could have been classes or splits.
+        empty: folders without any picture that are called as splits are.
     """
 
     root: Path
@@ -74,6 +79,8 @@ class Layout:
     class_names: tuple[str, ...]
     note: str
     ignored: Counter[str]
+    dropped: Sequence[str] = ()
+    empty: Sequence[str] = ()
 
     @property
     def others(self) -> str:
@@ -94,6 +101,11 @@ class Layout:
         """
         if ALL in self.splits and split not in (None, ALL):
             raise ArgumentError("split", f"{self.root} has no split folders, expected none, got {split!r}")
+        lacking = [name for name in self.empty if meaning(name) == meaning(split or default)]
+        if lacking and ALL not in self.splits and not {*map(meaning, lacking)} & {*map(meaning, self.splits)}:
+            raise ArgumentError(
+                "split", f"{self.root / lacking[0]} has no picture; there are {', '.join(self.splits)}"
+            )
         return choose_split(self.splits, split, default, self.root)
 
     def labelled(self, split: str) -> tuple[list[str], list[int]]:
@@ -107,6 +119,8 @@ class Layout:
             got = f"{counted(len(found.loose), 'picture')} straight in it"
             if found.strange:
                 got = f"only {shortened(found.strange)}, which are no classes of the training split"
+            tables = [kind for kind in _TABLES if self.ignored[kind]]
+            got += f"; labels in {shortened(tables)} files are not read" if tables else ""
             raise ArgumentError("data", f"expected class folders in {found.folder}, got {got}")
         by_class = [found.classes.get(name, []) for name in self.class_names]
         labels = [label for label, paths in enumerate(by_class) for _ in paths]
@@ -137,6 +151,8 @@ class Layout:
             notes += [f"no picture of {shortened(empty)}"] * bool(empty)
             if found.loose:
                 notes.append(f"{counted(len(found.loose), 'picture')} beside the class folders ignored")
+        if self.dropped:
+            notes.append(f"folders without pictures ignored: {shortened(self.dropped)}")
         if self.ignored:
             notes.append(f"other files ignored: {self.others}")
         return notes
@@ -174,6 +190,8 @@ def load_split(layout: Layout, split: str, image_size: int | None, *, labelled: 
     return ImageData(name, split, pixels, labels, names, layout=layout.describe(split))
 
 
+# Files that may hold labels of the pictures beside them.
+_TABLES = (".csv", ".tsv", ".json", ".jsonl", "metadata.parquet")
 # Files of `Dataset.save_to_disk`.
 _SAVED = ("dataset_dict.json", "state.json")
 # A table, but one that describes the pictures beside it.
@@ -234,12 +252,41 @@ def find_layout(root: Path) -> Layout:
             if one.pictures or meaning(name) is None
         }
         splits = {ALL: Split(str(root), classes, loose)}
+        _check_below(full, root)
     names = {name for split in splits.values() if split.labelled for name in split.classes}
-    check_case([split.classes for split in splits.values()], str(root))
+    check_names_of_splits([split.classes for split in splits.values()], str(root))
     ordered, note = in_order(names, str(root))
     if ALL in splits and len(ordered) == 1 and not top[ordered[0]].loose:
         note = f"the only class folder holds folders of pictures; are these the classes, in {ordered[0]}?"
-    return Layout(root, splits, ordered, note, walk.ignored)
+    doubt = _doubt(full) if ALL in splits else ""
+    empty = [name for name, one in top.items() if meaning(name) and not one.pictures]
+    empty += [name for name in walk.dropped if meaning(name)]
+    return Layout(
+        root, splits, ordered, "; ".join(filter(None, [note, doubt])), walk.ignored, walk.dropped, empty
+    )
+
+
+def _check_below(full: dict[str, Split], root: Path) -> None:
+    """Raise ValueError where splits lie in the class folders: all of them would be read as one."""
+    for name, one in full.items():
+        inner = [folder for folder in _filled(one.classes) if meaning(folder)]
+        if len({*map(meaning, inner)}) > 1:
+            raise ArgumentError(
+                "data",
+                f"{root / name} holds {shortened(sorted(inner))}, as splits are called; expected splits at"
+                f" the top and classes in them{'; give that folder' * (len(full) == 1)}",
+            )
+
+
+def _doubt(full: dict[str, Split]) -> str:
+    """Whether folders that are taken for classes may be none, as they hold nothing but folders."""
+    if len(full) < 2 or any(one.loose for one in full.values()):
+        return ""
+    if all({*re.split(r"[\W_]+", name.casefold())} & {*SPLITS} for name in full):
+        return f"are {shortened(full)} splits? They would be called train, test, val or the like"
+    inner = Counter(folder for one in full.values() for folder in _filled(one.classes))
+    several = sorted(folder for folder, number in inner.items() if number > 1)
+    return f"several of these hold {shortened(several)}; are those the classes?" if several else ""
 
 
 def _like_training(splits: dict[str, Split]) -> dict[str, Split]:
@@ -269,6 +316,7 @@ class _Walk:
 
     def __init__(self) -> None:
         self.ignored: Counter[str] = Counter()
+        self.dropped: list[str] = []
 
     def scan(self, folder: str) -> tuple[list[str], list[str]]:
         """The pictures straight in a folder, and its folders; links are what they lead to."""
@@ -277,7 +325,7 @@ class _Walk:
             with os.scandir(folder) as entries:
                 for entry in sorted(entries, key=lambda entry: entry.name):
                     suffix = os.path.splitext(entry.name)[1].lower()
-                    if entry.name.startswith("."):
+                    if entry.name.startswith(".") or entry.name in _LEFT_BEHIND:
                         self.ignored["hidden"] += 1
                     elif _is_folder(entry):
                         folders.append(entry.path)
@@ -322,6 +370,8 @@ class _Walk:
                 raise ArgumentError("data", f"two folders beside {folder} have its name in another encoding")
             if full(inside) or self.ignored.total() == before:
                 found[name] = inside
+            else:
+                self.dropped.append(name)
         return found
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 import unicodedata
@@ -48,7 +49,8 @@ def in_order(names: Iterable[str], source: str) -> tuple[tuple[str, ...], str]:
         source: whose names they are, for messages.
 
     Raises:
-        ValueError: a negative number among numbers, or names that differ in spaces around them only.
+        ValueError: numbers of which one is negative or two are equal, or names that differ in spaces around
+            them only.
     """
     alphabetical = tuple(sorted(names))
     bare = Counter(name.strip() for name in alphabetical)
@@ -64,16 +66,27 @@ def in_order(names: Iterable[str], source: str) -> tuple[tuple[str, ...], str]:
         raise ArgumentError("data", f"{source} has the class {negative}, expected numbers ≥ 0 or names")
     # Exact for numbers of any size.
     numbers = tuple(sorted(alphabetical, key=lambda name: (Decimal(name), name)))
+    for one, other in itertools.pairwise(numbers):
+        if Decimal(one) == Decimal(other):
+            raise ArgumentError(
+                "data", f"{source} has the classes {one!r} and {other!r}, which are one number"
+            )
     if numbers == alphabetical and [*map(Decimal, numbers)] == [*range(len(numbers))]:
         return numbers, ""
     return numbers, _order("numeric", numbers)
 
 
-def check_case(splits: Sequence[Collection[str]], source: str) -> None:
+def plain_name(name: str) -> str:
+    """A name without what does not tell it from others: case, underscores, hyphens, spaces, zeros."""
+    plain = re.sub(r"[\s_-]+", " ", unicodedata.normalize("NFKC", name).casefold()).strip()
+    return str(int(plain)) if plain.isdecimal() else plain
+
+
+def check_names_of_splits(splits: Sequence[Collection[str]], source: str) -> None:
     """Raise ValueError where splits write a class in two ways, which would be two classes."""
     written: dict[str, str] = {}
     for name in sorted({name for split in splits for name in split}):
-        other = written.setdefault(name.casefold(), name)
+        other = written.setdefault(plain_name(name), name)
         if other != name and not any(name in split and other in split for split in splits):
             raise ArgumentError(
                 "data", f"splits of {source} call a class {other!r} and {name!r}; expected one name in all"
@@ -175,7 +188,7 @@ def _in_all_splits(values: np.ndarray, others: Iterable[np.ndarray], source: str
     # Of integers with and without a sign, NumPy would make floats.
     different = [np.unique(part) for part in parts]
     if values.dtype.kind == "U":
-        check_case([part.tolist() for part in different], source)
+        check_names_of_splits([part.tolist() for part in different], source)
     else:
         different = [part.astype(np.uint64) for part in different]
     return np.asarray(np.unique(np.concatenate(different)))

@@ -8,7 +8,7 @@ from diffproof.checks import unknown_name
 from diffproof.errors import ArgumentError
 
 # In any case, and the split that each means.
-_SPLITS = {
+SPLITS = {
     "train": "train",
     "training": "train",
     "test": "test",
@@ -22,7 +22,7 @@ _SPLITS = {
 
 def meaning(name: str) -> str | None:
     """The split that a name means, None if it is no such name."""
-    return _SPLITS.get(name.casefold())
+    return SPLITS.get(name.casefold())
 
 
 def choose_split(names: Collection[str], split: str | None, default: str, source: object) -> str:

@@ -12,6 +12,7 @@ from diffproof.data.images import ImageData
 from diffproof.data.named import is_name, load_data
 from diffproof.files import expanded
 from diffproof.pictures import UnreadableError
+from diffproof.weights import hash_tensors
 
 
 @dataclass(frozen=True)
@@ -23,12 +24,15 @@ class Survey:
         modes: how many images there are of each mode in the file, such as RGB or L (grey).
         sizes: how many there are of each (width, height), upright.
         unreadable: what is wrong with the others.
+        repeated: how many are the same, pixel by pixel, as one before, by the split of that and whether it
+            has another label.
     """
 
     data: ImageData
     modes: Counter[str] = field(default_factory=Counter)
     sizes: Counter[tuple[int, int]] = field(default_factory=Counter)
     unreadable: list[str] = field(default_factory=list)
+    repeated: Counter[tuple[str, bool]] = field(default_factory=Counter)
 
 
 def open_splits(source: str, split: str | None) -> list[ImageData]:
@@ -45,25 +49,37 @@ def open_splits(source: str, split: str | None) -> list[ImageData]:
     return [load_split(layout, name, None, labelled=False) for name in layout.splits]
 
 
-def survey(data: ImageData, on_image: Callable[[int], None] = lambda images: None) -> Survey:
+def survey(
+    data: ImageData,
+    on_image: Callable[[int], None] = lambda images: None,
+    seen: dict[str, tuple[str, int]] | None = None,
+) -> Survey:
     """Decode every image of a data set, and count what there is.
 
     Args:
         data: the images.
         on_image: called with 1 after each.
+        seen: split and label of each image of splits that were looked at before, by its hash; gets those of
+            this one.
     """
-    found = Survey(data)
+    found, seen = Survey(data), {} if seen is None else seen
     for index in range(len(data)):
         try:
-            channels, height, width = data.pixels[index].shape
+            image = data.pixels[index]
         except UnreadableError as error:
             found.unreadable.append(error.reason)
         else:
+            channels, height, width = image.shape
             pixels = data.pixels
             mode = (
                 pixels.form(index)[0] if isinstance(pixels, EncodedPixels) else {1: "L", 3: "RGB"}[channels]
             )
             found.modes[mode] += 1
             found.sizes[width, height] += 1
+            hashed, label = hash_tensors({"image": image}), int(data.labels[index])
+            if hashed in seen:
+                split, other = seen[hashed]
+                found.repeated[split, label != other] += 1
+            seen.setdefault(hashed, (data.split, label))
         on_image(1)
     return found
