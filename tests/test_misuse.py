@@ -6,6 +6,7 @@ was expected.
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -1023,6 +1024,105 @@ def test_a_denoiser_that_is_no_function_is_refused() -> None:
     for call in calls(dp.DDS(denoiser, CLASSIFIER, sigma=0.2)).values():
         with pytest.raises(dp.ArgumentError, match=r"^denoiser: gives one image other answers"):
             call()
+
+
+class Output(nn.Module):
+    """A network that makes something of its input."""
+
+    def __init__(self, make: Callable[[Tensor], object]) -> None:
+        super().__init__()
+        self.make = make
+
+    def forward(self, x: Tensor, timestep: Tensor, label: Tensor | None) -> object:
+        return self.make(x)
+
+
+async def later(x: Tensor) -> Tensor:
+    return x
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda x: (x,), "got tuple; wrap it in a module"),
+        (lambda x: {"sample": x}, "got dict; wrap it"),
+        (lambda x: None, "got NoneType"),
+        (lambda x: x.numpy(), "got ndarray"),
+        (later, "got coroutine"),
+        (lambda x: x > 0, "expected floats of 4×4 from the network, got shape .*, torch.bool"),
+        (lambda x: x.long(), "expected floats of 4×4 from the network, got shape .*, torch.int64"),
+        (lambda x: x[:, :, :1], r"expected floats of 4×4 from the network, got shape \(2, 1, 1, 4\)"),
+        (lambda x: x[:1], "expected 1 or 2 output channels"),
+    ],
+)
+def test_outputs_of_a_denoisers_network(make: Callable[[Tensor], object], message: str) -> None:
+    denoiser = dp.NetworkDenoiser(Output(make), dp.DiscreteSchedule.linear()).eval()
+    with pytest.raises(dp.ArgumentError, match=message):
+        denoiser(torch.rand(2, 1, 4, 4), 0.2)
+    gc.collect()
+
+
+class Asynchronous(nn.Module):
+    async def forward(self, images: Tensor) -> Tensor:
+        return images.flatten(1)
+
+
+def test_async_functions_are_no_networks() -> None:
+    with pytest.raises(dp.ArgumentError, match=r"^classifier: expected a tensor of logits .* got coroutine"):
+        dp.Classifier(Asynchronous(), 4)(IMAGES)
+    # What was never awaited would be told here.
+    gc.collect()
+
+
+class Drifting(nn.Module):
+    """A network that becomes another one after some images."""
+
+    def __init__(self, after: int) -> None:
+        super().__init__()
+        self.layer = nn.Linear(IMAGES[0].numel(), 3)
+        self.left = after
+
+    def forward(self, images: Tensor) -> Tensor:
+        self.left -= len(images)
+        logits: Tensor = self.layer(images.flatten(1)) * (1 if self.left > 0 else -1)
+        return logits
+
+
+def drifting(after: int) -> dp.Undefended:
+    torch.manual_seed(0)
+    return dp.Undefended(dp.Classifier(Drifting(after), 3)).eval()
+
+
+ATTACKS: dict[str, Callable[[dp.Undefended], object]] = {
+    "run": lambda defense: dp.PGD(iterations=5, eot=1).run(
+        dp.AttackedDefense(defense),
+        IMAGES,
+        LABELS,
+        threat=dp.Linf(0.1),
+        seed=0,
+        image_indices=range(2),
+        batch_size=8,
+    ),
+    "evaluate": lambda defense: dp.evaluate(
+        defense, IMAGES, LABELS, budget=0.1, iterations=1, draws=10, votes=1
+    ),
+}
+
+
+@pytest.mark.parametrize("call", ATTACKS)
+def test_a_network_that_changes_after_a_while_is_refused(call: str) -> None:
+    with pytest.raises(dp.ArgumentError, match=r"^classifier: gives an image another answer by now"):
+        ATTACKS[call](drifting(8))
+    ATTACKS[call](drifting(10_000))
+
+
+@pytest.mark.parametrize("call", ATTACKS)
+def test_weights_may_change_between_two_attacks(call: str) -> None:
+    defense = drifting(10_000)
+    for change in (torch.nn.init.ones_, torch.nn.init.zeros_):
+        ATTACKS[call](defense)
+        change(next(defense.parameters()))
+    ATTACKS[call](defense)
 
 
 def test_a_function_of_chance_is_refused() -> None:

@@ -39,13 +39,19 @@ _SHOWN_END = 160
 def printable(text: object, most: int = LONGEST_LINE) -> str:
     """A text as one line that is safe on a terminal.
 
-    White space is joined, control characters and bytes that are no text are escaped (\\x1b), and the middle
-    of what is longer than `most` is left out.
+    White space is joined, control characters and bytes that are no text are escaped (\\x1b, \\xff), and
+    the middle of what is longer than `most` is left out.
     """
     line = " ".join(str(text).split())
-    line = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
+    line = "".join(c if c.isprintable() else _escaped(c) for c in line)
     end = min(_SHOWN_END, most // 3)
     return line if len(line) <= most else f"{line[: most - end - 1]}…{line[-end:]}"
+
+
+def _escaped(character: str) -> str:
+    # Python has a byte that is no text of its encoding as a surrogate of its own.
+    byte = ord(character) - 0xDC00
+    return f"\\x{byte:02x}" if 0x80 <= byte <= 0xFF else character.encode("unicode_escape").decode()
 
 
 @contextmanager

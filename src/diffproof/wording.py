@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterable
 
 from diffproof.errors import printable
@@ -22,3 +23,10 @@ def shortened(items: Iterable[object], most: int = 5) -> str:
     texts = [printable(item, 200) for item in items]
     more = [f"and {len(texts) - most:,} more"] if len(texts) > most else []
     return ", ".join([*texts[:most], *more])
+
+
+def kind_of(value: object) -> str:
+    """The name of a value's type. An async function's call is closed, since Python complains of it, too."""
+    if inspect.iscoroutine(value):
+        value.close()
+    return type(value).__name__

@@ -72,6 +72,7 @@ def check(line: str, flag: str, message: str) -> None:
         ("split", "", "Invalid value for '--split': expected a text, got ''."),
         ("classifier", "  ", "Invalid value for '--classifier': expected a text, got ' '."),
         ("out", " ", "Invalid value for '--out': expected a path, got ' '."),
+        ("classifier", "é" * 5000, "classifier: expected a name or a path, got one too long for a file: 'éé"),
         ("indices", "0,0,0", "indices: expected each image once, got 0 again in '0,0,0'"),
         ("indices", "0:3,2:4", "indices: expected each image once, got 2 again in '0:3,2:4'"),
         ("indices", "1_0", "indices: expected start:stop or start:stop:step, got '1_0'"),

@@ -581,7 +581,16 @@ def test_a_full_disk_costs_no_old_file(tmp_path: Path, small_run: Path, command:
 def test_a_full_standard_output_is_one_line(small_run: Path) -> None:
     with open("/dev/full", "w") as full:
         status, err = in_a_process("export", str(small_run), stdout=full.fileno())
-    assert (status, err) == (2, "diffproof: error: [Errno 28] No space left on device\n")
+    assert (status, err) == (2, "diffproof: error: standard output: [Errno 28] No space left on device\n")
+
+
+@pytest.mark.slow
+def test_a_current_directory_that_is_gone_is_one_line(tmp_path: Path) -> None:
+    gone = f"import os; os.chdir({str(tmp_path)!r}); os.rmdir({str(tmp_path)!r})\n"
+    program = gone + "from diffproof.cli.main import main\nmain()"
+    status, err = in_a_process(*certify_flags(Path("/nowhere"), **PLAIN), program=program)
+    line = "diffproof: error: the current directory is gone (No such file or directory); change to one\n"
+    assert (status, err) == (2, line)
 
 
 @pytest.mark.slow

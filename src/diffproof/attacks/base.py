@@ -24,7 +24,7 @@ from diffproof.checks import (
     check_tensor,
     shown,
 )
-from diffproof.defenses.repeatability import check_repeatable
+from diffproof.defenses.repeatability import check_repeatable, check_unchanged
 from diffproof.errors import ArgumentError
 from diffproof.noise import MAX_IMAGE_INDEX, check_seed
 
@@ -156,7 +156,9 @@ class Attack:
         self.check(view, threat)
         indices = check_arguments(view, images, labels, threat, image_indices, batch_size, seed)
         job = Job(view, images.detach(), labels.to(images.device), indices, seed, batch_size)
-        return self.find(job, threat)
+        found = self.find(job, threat)
+        check_unchanged(view.defense)
+        return found
 
 
 def check_draws(iterations: int, eot: int) -> None:

@@ -14,6 +14,7 @@ from diffproof.attacks.scoring import Scores, draw_labels, score
 from diffproof.attacks.threat import Threat
 from diffproof.attacks.views import AttackedDefense
 from diffproof.checks import MOST_DRAWS, check_at_least
+from diffproof.defenses.repeatability import check_unchanged
 from diffproof.defenses.voting import majority
 from diffproof.noise import Noise, Stream
 
@@ -120,6 +121,7 @@ def evaluate(
             looks = attack.most_draws(results[i], view.num_classes) if view.random else 1
             wrong = _wrong_within(view, images[row], results[i], looks, seed, batch_size)
             found[row] = (results[i], after[i], wrong)
+    check_unchanged(defense)
     made = []
     for row, index in enumerate(indices):
         result, after_labels, wrong = found.get(row, (None, torch.empty(0, dtype=torch.int64), True))

@@ -20,6 +20,7 @@ from diffproof.checks import (
 )
 from diffproof.classifiers.preprocessing import Resize
 from diffproof.errors import ArgumentError, failing_network
+from diffproof.wording import kind_of
 
 
 class Classifier(nn.Module):
@@ -145,12 +146,13 @@ def check_logits(output: object, rows: int, num_classes: int) -> Tensor:
     """
     logits = output.get("logits") if isinstance(output, Mapping) else getattr(output, "logits", output)
     if not isinstance(logits, Tensor):
-        what = f"{type(output).__name__} of {len(output)}" if isinstance(output, tuple | list) else None
+        what = kind_of(output)
+        what = f"{what} of {len(output)}" if isinstance(output, tuple | list) else what
         what = f"keys {', '.join(map(str, output))}"[:100] if isinstance(output, Mapping) else what
         raise ArgumentError(
             "classifier",
-            f"expected a tensor of logits from the network, got {what or type(output).__name__}; wrap it in a"
-            " module that returns them alone",
+            f"expected a tensor of logits from the network, got {what}; wrap it in a module that returns them"
+            " alone",
         )
     if not logits.is_floating_point():
         raise ArgumentError(

@@ -10,6 +10,7 @@ from diffproof.classifiers.base import Classifier
 from diffproof.errors import ArgumentError
 from diffproof.own_code import Address, build
 from diffproof.weights import load_into, load_weights
+from diffproof.wording import kind_of
 
 
 def load(module: str, name: str, weights: str | None) -> Classifier:
@@ -40,7 +41,7 @@ def _as_classifier(built: object, spec: str) -> Classifier:
     if not isinstance(built, nn.Module) or not isinstance(num_classes, int):
         raise ArgumentError(
             "classifier",
-            f"{spec}() returned {type(built).__name__}, expected a torch module with num_classes;"
+            f"{spec}() returned {kind_of(built)}, expected a torch module with num_classes;"
             " or wrap it as diffproof.Classifier(module, num_classes, mean=…, std=…)",
         )
     return Classifier(built, num_classes)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import sys
 import traceback
 import warnings
@@ -82,7 +83,22 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def run(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status."""
-    return guarded(lambda: diffproof.main(args=arguments, prog_name="diffproof", standalone_mode=False))
+
+    def work() -> object:
+        _check_directory()
+        return diffproof.main(args=arguments, prog_name="diffproof", standalone_mode=False)
+
+    return guarded(work)
+
+
+def _check_directory() -> None:
+    # Libraries that torch loads end the process without one.
+    try:
+        os.getcwd()
+    except OSError as error:
+        raise click.ClickException(
+            f"the current directory is gone ({error.strerror}); change to one"
+        ) from None
 
 
 def guarded(work: Callable[[], object]) -> int:
@@ -107,7 +123,8 @@ def _status_of(work: Callable[[], object]) -> int:
     except click.ClickException as error:
         return _complain(error.format_message() + _place_of(error, error.__cause__))
     except (ArgumentError, OSError, MemoryError) as error:
-        return _complain((str(error) or type(error).__name__) + _place_of(error, error))
+        text = str(error) or type(error).__name__
+        return _complain(_stream_of(error) + text + _place_of(error, error))
     except (KeyboardInterrupt, click.Abort) as error:
         # click turns a KeyboardInterrupt into an Abort that has it as its cause.
         hint = str(error) or str(error.__cause__ or "")
@@ -121,6 +138,14 @@ def _place_of(error: Exception, mistake: BaseException | None) -> str:
         traceback.print_exception(error)
         return ""
     return "" if mistake is None or mistake.__cause__ is None else "; diffproof --traceback … shows where"
+
+
+def _stream_of(error: Exception) -> str:
+    """Names the output where printing failed; nothing for other errors."""
+    if not isinstance(error, OSError) or error.filename is not None:
+        return ""
+    where = [frame.f_globals.get("__name__", "") for frame, _ in traceback.walk_tb(error.__traceback__)]
+    return "standard output: " * (where[-1].partition(".")[0] in ("click", "rich"))
 
 
 def _complain(message: str) -> int:

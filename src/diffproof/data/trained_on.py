@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -146,7 +147,8 @@ def records_of(spec: str | None) -> list[TrainedOn]:
         return []
     # A file's own name may have an "@", too.
     named = (expanded(spec), expanded(spec.partition("@")[2]))
-    path = next((path for path in named if path.is_file()), None)
+    # Of names that no system can have, isfile says no.
+    path = next((path for path in named if os.path.isfile(path)), None)
     if path is None or format_of(path) is not Format.SAFETENSORS:
         return []
     training = load_weights(path).description.get("training")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import weakref
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -20,8 +21,18 @@ _SIGMA = 0.25
 _COPIES = 4
 # Answers below this are compared as if they were of this size: they may be nothing but rounding.
 _SMALL = 1e-3
-# What has proved to be a function.
-_repeatable: weakref.WeakSet[nn.Module] = weakref.WeakSet()
+
+
+@dataclass(frozen=True)
+class _Answer:
+    """What a network said of images when it proved to be a function, and a sum of what it consisted of."""
+
+    rows: Tensor
+    said: Tensor
+    weights: tuple[object, ...]
+
+
+_answers: weakref.WeakKeyDictionary[nn.Module, _Answer] = weakref.WeakKeyDictionary()
 
 
 def check_repeatable(owner: nn.Module, images: Tensor) -> None:
@@ -29,7 +40,7 @@ def check_repeatable(owner: nn.Module, images: Tensor) -> None:
 
     Asked about an image alone (or a pair, if it takes no single one), then about copies of it beside another:
     an answer that changes depends on chance, on earlier calls, or on what else is in the batch. Each network
-    is asked once in its life, if it takes such images.
+    is asked once in its life, if it takes such images; see `check_unchanged`.
 
     Args:
         owner: a defence.
@@ -38,20 +49,50 @@ def check_repeatable(owner: nn.Module, images: Tensor) -> None:
     one = images[:1].detach()
     rows = torch.cat([1 - one, one.expand(_COPIES, *one.shape[1:])])
     for name, part in _parts(owner):
-        if part in _repeatable:
+        if part in _answers:
             continue
-        ask = _question(part)
         with torch.no_grad():  # answers are compared, not differentiated
-            alone = _few(ask, rows)
+            alone = _few(part, rows)
             if alone is None:
                 # The defence may change images first; what else is wrong shows when it asks itself.
                 continue
-            change = _change(part, ask(rows)[1:], alone)
+            change = _change(part, _question(part)(rows)[1:], alone.said)
         if change is not None:
             raise not_repeatable(
                 name, f"gives one image other answers when asked again ({change:.1%} of their size)"
             )
-        _repeatable.add(part)
+        _answers[part] = alone
+
+
+def check_unchanged(owner: nn.Module) -> None:
+    """Raise ValueError if a network of a defence answers otherwise by now than when it was checked.
+
+    What was computed with it since then may be of two networks. Those that have other weights by now, or are
+    on another device, are passed over.
+
+    Args:
+        owner: a defence, after `check_repeatable`.
+    """
+    for name, part in _parts(owner):
+        known = _answers.get(part)
+        if known is None:
+            continue
+        try:
+            with torch.no_grad():
+                change = _change(part, _question(part)(known.rows)[:1], known.said)
+        except (ValueError, RuntimeError):
+            continue
+        if change is not None and known.weights == _weights(part):
+            raise not_repeatable(
+                name, f"gives an image another answer by now than at first ({change:.1%} of its size)"
+            )
+
+
+def _weights(part: nn.Module) -> tuple[object, ...]:
+    """A short account of a network's weights and statistics, which others hardly share."""
+    statistics = [tensor for name, tensor in part.named_buffers() if "running_" in name]
+    sums = ((tensor, tensor.detach().double()) for tensor in (*part.parameters(), *statistics))
+    return tuple((of.dtype, of.device, float(exact.sum()), float(exact.square().sum())) for of, exact in sums)
 
 
 def not_repeatable(argument: str, found: str) -> ArgumentError:
@@ -85,11 +126,12 @@ def _question(part: nn.Module) -> Callable[[Tensor], Tensor]:
     return ask
 
 
-def _few(ask: Callable[[Tensor], Tensor], rows: Tensor) -> Tensor | None:
+def _few(part: nn.Module, rows: Tensor) -> _Answer | None:
     """The answer to the copied image alone; beside a copy, where that fails; None where both do."""
-    for number in (1, 2):
+    for few in (rows[1:2], rows[1:3]):
         try:
-            return ask(rows[1 : 1 + number])[:1]
+            # Whoever changes what it is given has no effect on what it is asked later.
+            return _Answer(few.clone(), _question(part)(few)[:1].clone(), _weights(part))
         except (ValueError, RuntimeError):
             pass
     return None

@@ -10,6 +10,7 @@ from diffproof.denoisers.base import Denoiser
 from diffproof.errors import ArgumentError
 from diffproof.own_code import Address, build
 from diffproof.weights import load_into, load_weights
+from diffproof.wording import kind_of
 
 
 def load(where: Address, weights: str | None) -> Denoiser:
@@ -27,7 +28,7 @@ def load(where: Address, weights: str | None) -> Denoiser:
     if not isinstance(denoiser, Denoiser):
         raise ArgumentError(
             "denoiser",
-            f"{where}() returned {type(denoiser).__name__}, expected a diffproof.Denoiser; a"
+            f"{where}() returned {kind_of(denoiser)}, expected a diffproof.Denoiser; a"
             " network becomes one as diffproof.NetworkDenoiser(network, schedule, prediction=…)",
         )
     denoiser.address = str(where)

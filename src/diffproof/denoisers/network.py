@@ -23,6 +23,7 @@ from diffproof.denoisers.base import Denoiser, Estimate, Sigma, per_row
 from diffproof.denoisers.multi_head import MultiHead
 from diffproof.denoisers.schedules import Schedule
 from diffproof.errors import ArgumentError, failing_network
+from diffproof.wording import kind_of
 
 
 class Prediction(StrEnum):
@@ -146,7 +147,19 @@ class NetworkDenoiser(Denoiser):
             timestep = timestep.to(torch.promote_types(dtype, torch.float32))
         # What is left of the input is needed afterwards.
         with unchanged("network", scaled), failing_network("denoiser", self.network, self.address):
-            output: Tensor = self.network(scaled.to(dtype), timestep, label)
+            output = self.network(scaled.to(dtype), timestep, label)
+        if not isinstance(output, Tensor):
+            raise ArgumentError(
+                "denoiser",
+                f"expected a tensor from the network, got {kind_of(output)}; wrap it in a module that returns"
+                " its prediction alone",
+            )
+        # Less would be repeated over the image.
+        if not output.is_floating_point() or output.shape[-2:] != scaled.shape[-2:]:
+            size = f"{scaled.shape[-2]}×{scaled.shape[-1]}"
+            raise ArgumentError(
+                "denoiser", f"expected floats of {size} from the network, got {shown(output)}"
+            )
         return output.to(scaled.dtype)
 
     def _converted(self, output: Tensor, given: _Input) -> Estimate:

@@ -331,6 +331,38 @@ def test_agdm_counts_the_evaluations_it_makes() -> None:
         assert defense.evaluations == len(denoiser.estimates) == 5 * times
 
 
+class Failing(nn.Module):
+    """A guide of a user's, in which something is wrong."""
+
+    num_classes = 3
+
+    def forward(self, images: Tensor) -> Tensor:
+        raise KeyError("size")
+
+
+class Short(nn.Module):
+    """A guide with too few logits."""
+
+    num_classes = 3
+
+    def forward(self, images: Tensor) -> Tensor:
+        return images.flatten(1)[:, :2]
+
+
+@pytest.mark.parametrize(
+    ("guide", "message"),
+    [
+        (Failing(), r"^guide: Failing of .*test_guided failed: KeyError: 'size'"),
+        (Short(), r"^guide: expected logits 1×3, got shape \(1, 2\)"),
+        (dp.Classifier(Failing(), 3), r"^guide: Failing of .*test_guided failed: KeyError"),
+    ],
+)
+def test_what_fails_in_a_guide_is_one_line_that_names_it(guide: nn.Module, message: str) -> None:
+    defense = dp.AGDM(one_gaussian(), linear_classifier(), guide=guide, t_star=0.2, steps=2).eval()
+    with pytest.raises(dp.ArgumentError, match=message):
+        defense.purify(pictures(1), noise_of(1))
+
+
 def test_the_guide_is_part_of_the_defence() -> None:
     guide, _, _ = strong(2)
     inner = dp.DiffPure(one_gaussian(), linear_classifier(), t_star=0.1, steps=2)

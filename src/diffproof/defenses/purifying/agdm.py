@@ -7,14 +7,14 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from diffproof.checks import check_instance, check_member, check_positive
+from diffproof.checks import check_instance, check_member, check_positive, renamed
 from diffproof.classifiers.base import Classifier, check_logits
 from diffproof.data.classes import check_names
 from diffproof.defenses.base import Defense
 from diffproof.defenses.purifying.coordinates import as_image
 from diffproof.defenses.purifying.reverse_process import Draw, Purification, potential_gradient
 from diffproof.denoisers.base import Denoiser
-from diffproof.errors import ArgumentError
+from diffproof.errors import ArgumentError, failing_network
 from diffproof.reverse.solvers import Solver
 
 
@@ -155,7 +155,8 @@ class AGDM(Purification):
         return f"{super().describe()}; guide {mine}"
 
     def _logits(self, images: Tensor) -> Tensor:
-        return check_logits(self.guide(images), len(images), self.num_classes)
+        with renamed({"classifier": "guide"}), failing_network("guide", self.guide):
+            return check_logits(self.guide(images), len(images), self.num_classes)
 
     def _distance(self, wanted: Tensor, logits: Tensor) -> Tensor:
         """N distances between the guide's logits of the input and of the state."""
