@@ -36,9 +36,10 @@ def test_both_are_measured_once(tmp_path: Path, capsys: pytest.CaptureFixture[st
 
     # What the loop certifies is what the same draws do without an end.
     data = dp.load_data("digits")
-    networks = {"denoiser": dp.load_denoiser("digits"), "classifier": dp.load_classifier("digits")}
+    denoiser, classifier = dp.load_denoiser("digits"), dp.load_classifier("digits")
     for method in ("dds", "densepure:steps=2,votes=3"):
-        smoothed = dp.Smoothed(dp.load_defense(method, **networks), 0.7, levels=data.levels)
+        defense = dp.load_defense(method, denoiser=denoiser, classifier=classifier)
+        smoothed = dp.Smoothed(defense, 0.7, levels=data.levels)
         found = {name: row for name, row in rows.items() if name.startswith(f"fixed {method} ")}
         assert len(found) == 2
         for name, row in found.items():
