@@ -218,3 +218,82 @@ def test_a_split_that_is_not_there(tmp_path: Path) -> None:
         dp.load_data(str(tmp_path / "few"))
     with pytest.raises(ValueError, match=r"^split: unknown name 'tets'"):
         dp.load_data(str(tmp_path / "few"), "tets")
+
+
+# What `datasets` saved itself
+
+
+def saved(folder: Path, **splits: tuple[list[Any], Any]) -> Path:
+    """A folder of `save_to_disk`: labels and the kind of their column by split."""
+    tables = {}
+    for split, (labels, kind) in splits.items():
+        features = datasets.Features({"image": datasets.Image(), "label": kind})
+        tables[split] = datasets.Dataset.from_dict({"image": ROWS[: len(labels)], "label": labels}, features)
+    datasets.disable_progress_bars()
+    datasets.DatasetDict(tables).save_to_disk(folder)
+    return folder
+
+
+def named(*names: str) -> Any:
+    return datasets.ClassLabel(names=names)
+
+
+def test_names_of_another_split_are_known(tmp_path: Path) -> None:
+    few = saved(tmp_path / "few", train=([0, 2], named("z", "a", "b")), test=([1, 0], named("z", "a")))
+    data = dp.load_data(str(few))
+    assert (data.labels.tolist(), data.class_names) == ([1, 0], ("z", "a", "b"))
+    few = saved(tmp_path / "more", train=([0, 1], named("z", "a")), test=([1, 0], datasets.Value("int64")))
+    assert dp.load_data(str(few)).class_names == ("z", "a")
+
+
+SAVED: dict[str, tuple[dict[str, tuple[list[Any], Any]], str]] = {
+    "names in another order": (
+        {"test": ([0], named("a", "b")), "train": ([0], named("b", "a"))},
+        "splits of few call the label 0 'a' and 'b'",
+    ),
+    "texts and named numbers": (
+        {"test": (["a"], datasets.Value("string")), "train": ([0], named("b", "a"))},
+        "labels of few are texts, those of another split numbers of named classes",
+    ),
+    "an empty split": (
+        {"test": ([0], named("a", "b")), "train": ([], named("a", "b"))}, "{}/train has no row"
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("splits", "message"), SAVED.values(), ids=SAVED)
+def test_refused_saved_tables(tmp_path: Path, splits: dict[str, tuple[list[Any], Any]], message: str) -> None:
+    few = saved(tmp_path / "few", **splits)
+    with pytest.raises(ValueError, match=f"^{re.escape(f'data: {message.format(few)}')}$"):
+        dp.load_data(str(few))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("dataset_dict.json", '{"splits": ["test", "gone"]}', "no such file: {}/gone/state.json"),
+        (
+            "dataset_dict.json",
+            '{"splits": ["../few/test"]}',
+            "/state.json names the file ../few/test, expected one",
+        ),
+        (
+            "dataset_dict.json",
+            "[]",
+            "{}/dataset_dict.json is damaged: it is not what Dataset.save_to_disk writes",
+        ),
+        ("test/state.json", "{", "{}/test/state.json is damaged: it is not what Dataset.save_to_disk writes"),
+        ("test/state.json", '{"_data_files": [3]}', "{}/test/state.json is damaged: "),
+        ("test/state.json", '{"_data_files": [{"filename": "x.arrow"}]}', "no such file: {}/test/x.arrow"),
+        (
+            "test/state.json",
+            '{"_data_files": [{"filename": "/etc/passwd"}]}',
+            "{}/test/state.json names the file /etc/passwd, expected one beside it",
+        ),
+    ],
+)
+def test_damaged_saved_tables(tmp_path: Path, name: str, content: str, message: str) -> None:
+    few = saved(tmp_path / "few", test=([0, 1], named("a", "b")))
+    (few / name).write_text(content)
+    with pytest.raises(ValueError, match=f"^data: .*{re.escape(message.format(few))}"):
+        dp.load_data(str(few))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections.abc import Iterator, Sequence
@@ -17,7 +18,7 @@ from diffproof.data.labels import Classes, classes_of
 from diffproof.data.parquet import check_tables
 from diffproof.data.splits import choose_split
 from diffproof.errors import ArgumentError, printable
-from diffproof.files import check_file
+from diffproof.files import check_file, read_text
 from diffproof.hub import quick_hub
 from diffproof.pictures import UnreadableError
 from diffproof.wording import counted, shortened
@@ -87,6 +88,7 @@ def _open(datasets: Any, source: str) -> tuple[dict[str, Any], list[str]]:
     try:
         with _quiet(datasets):
             if (path / "dataset_dict.json").is_file() or (path / "state.json").is_file():
+                _check_saved(path)
                 found = datasets.load_from_disk(source)
             elif path.is_file():
                 check_tables([path])
@@ -122,6 +124,28 @@ def _open(datasets: Any, source: str) -> tuple[dict[str, Any], list[str]]:
         ) from None
     tables = found if isinstance(found, dict) else {found.split or "all": found}
     return {str(split): table for split, table in tables.items()}, notes
+
+
+def _check_saved(folder: Path) -> None:
+    """Raise ValueError where a folder of `save_to_disk` names no files of its own; anybody may make it."""
+    path = folder / "dataset_dict.json"
+    try:
+        splits = json.loads(read_text("data", path))["splits"] if path.is_file() else [""]
+        for split in splits:
+            path = folder / split / "state.json"
+            files = [one["filename"] for one in json.loads(read_text("data", path))["_data_files"]]
+            if not files:
+                raise ArgumentError("data", f"{folder / split} has no row")
+            for file in (split, *files):
+                if os.path.basename(file) != file:
+                    told = f"{path} names the file {printable(file, 160)}, expected one beside it"
+                    raise ArgumentError("data", told)
+            for file in files:
+                check_file("data", path.parent / file)
+    except (KeyError, TypeError, json.JSONDecodeError):
+        raise ArgumentError(
+            "data", f"{path} is damaged: it is not what Dataset.save_to_disk writes"
+        ) from None
 
 
 def _check_folder(datasets: Any, folder: Path) -> list[str]:
@@ -201,11 +225,23 @@ def _label_column(datasets: Any, table: Any, name: str) -> tuple[str, list[str]]
 
 def _classes(datasets: Any, table: Any, name: str, column: str, others: Sequence[Any]) -> Classes:
     """The labels and class names of a label column; `others` are the tables of the other splits."""
-    feature = table.features[column]
-    if isinstance(feature, datasets.ClassLabel):
-        return classes_of(_column(table, column, name), name, feature.names)
-    beside = [_column(other, column, name) for other in others if column in other.features]
-    return classes_of(_column(table, column, name), name, others=beside)
+    here, beside = table.features[column], [other for other in others if column in other.features]
+    every = [
+        one.names for one in (here, *(other.features[column] for other in beside)) if hasattr(one, "names")
+    ]
+    values = _column(table, column, name)
+    if not every or (here.dtype == "string" and not hasattr(here, "names")):
+        if every:
+            raise ArgumentError(
+                "data", f"labels of {name} are texts, those of another split numbers of named classes"
+            )
+        return classes_of(values, name, others=[_column(other, column, name) for other in beside])
+    names = max(every, key=len)
+    for one in every:
+        for label, (mine, other) in enumerate(zip(names, one, strict=False)):
+            if mine != other:
+                raise ArgumentError("data", f"splits of {name} call the label {label} {mine!r} and {other!r}")
+    return classes_of(values, name, names)
 
 
 def _column(table: Any, column: str, name: str) -> np.ndarray:
