@@ -520,6 +520,9 @@ def test_npz_names(
     assert data.labels.tolist() == [LABELS[index]]
 
 
+PIXELS, FEW = np.zeros((2, 4, 4), np.uint8), np.array([0, 1])
+
+
 @pytest.mark.parametrize(
     ("arrays", "options", "message"),
     [
@@ -569,6 +572,28 @@ def test_npz_names(
             {"image_size": 4},
             "few.npz is read as it is, expected none, got 4",
         ),
+        (
+            {"images": PIXELS, "labels": FEW, "x": PIXELS, "y": FEW},
+            {},
+            "expected one set of arrays a split, got images and x",
+        ),
+        (
+            {"x_test": PIXELS, "y_test": FEW, "test_images": PIXELS, "test_labels": FEW},
+            {},
+            "expected one set of arrays a split, got x_test and test_images",
+        ),
+        (
+            {"x_test": PIXELS, "y_test": FEW, "images": PIXELS, "labels": FEW},
+            {},
+            "expected one set of arrays a split, got images and x_test",
+        ),
+        # The training images do not take the place of those.
+        (
+            {"x_train": PIXELS, "y_train": FEW, "x_test": PIXELS},
+            {},
+            "few.npz has the images x_test without labels, expected y_test",
+        ),
+        ({"images": PIXELS, "labels": np.array(3)}, {}, "one an image, got int64 ()"),
     ],
 )
 def test_npz_of_other_forms(
@@ -580,6 +605,23 @@ def test_npz_of_other_forms(
 
 
 @pytest.mark.slow
+def test_arrays_that_are_not_read_are_said(tmp_path: Path) -> None:
+    np.savez(tmp_path / "few.NPZ.npz", images=PIXELS, labels=FEW, class_names=np.array(["ant", "bee"]))
+    path = (tmp_path / "few.NPZ.npz").rename(tmp_path / "few.NPZ")
+    data = dp.load_data(str(path))
+    assert (data.layout, data.labels.tolist()) == (
+        "few.NPZ: arrays that are not read: class_names",
+        FEW.tolist(),
+    )
+
+
+@pytest.mark.parametrize("head", [b"PK\x03\x04", b"\x1f\x8b\x08", bytes(257) + b"ustar"])
+def test_archives_of_pictures_are_not_unpacked(tmp_path: Path, head: bytes) -> None:
+    (tmp_path / "few.dat").write_bytes(head)
+    with pytest.raises(ValueError, match=r"^data: .*few\.dat is an archive; unpack it and give its folder$"):
+        dp.load_data(str(tmp_path / "few.dat"))
+
+
 def test_a_run_on_an_archive_repeats_from_its_own_settings(tmp_path: Path) -> None:
     images, labels = dp.load_data("digits", indices="0:4")
     np.savez(tmp_path / "few.npz", images=images.numpy(), labels=labels.numpy())

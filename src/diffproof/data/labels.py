@@ -123,9 +123,9 @@ def classes_of(
         ValueError: a missing label, one that is out of range, values of another kind, or texts in one split
             and integers in another.
     """
-    none = _missing(values)
-    _refuse(none, source, lambda row: "has no label (a split without labels?)")
-    values = _plain(values)
+    if values.ndim == 1:
+        _refuse(_missing(values), source, lambda row: "has no label (a split without labels?)")
+        values = _plain(values)
     if values.ndim != 1 or values.dtype.kind not in "iuU":
         shape = "×".join(map(str, values.shape))
         kinds = sorted({type(value).__name__ for value in values.ravel().tolist()})

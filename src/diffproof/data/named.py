@@ -89,7 +89,7 @@ def is_name(source: str) -> bool:
 
 def _open(source: str, split: str | None, default: str, image_size: int | None, labelled: bool) -> ImageData:
     path = expanded(source)
-    if source in SHIPPED or path.suffix == ".npz":
+    if source in SHIPPED or path.suffix.lower() == ".npz":
         if image_size is not None:
             raise ArgumentError("image_size", f"{source} is read as it is, expected none, got {image_size}")
         if source in SHIPPED:

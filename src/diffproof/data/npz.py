@@ -18,6 +18,7 @@ from diffproof.data.splits import choose_split
 from diffproof.errors import ArgumentError
 from diffproof.files import check_archive, check_array
 from diffproof.formats import in_place_of_file
+from diffproof.wording import shortened
 
 # Names under which archives keep images and labels; {} stands for the split.
 _NAMES_BY_SPLIT = (("x_{}", "y_{}"), ("{}_images", "{}_labels"))
@@ -63,7 +64,9 @@ def load_npz(path: Path, split: str | None, default: str) -> ImageData:
             )
     pixels = _pixels(path, images)
     classes = classes_of(_column(labels), str(path), others=map(_column, others))
-    layout = f"{path.name}: {classes.note}" if classes.note else ""
+    unread = f"arrays that are not read: {shortened(arrays.unread)}" if arrays.unread else ""
+    notes = "; ".join(filter(None, [classes.note, unread]))
+    layout = f"{path.name}: {notes}" if notes else ""
     return ImageData(
         path.name,
         arrays.split,
@@ -90,37 +93,49 @@ def _column(labels: np.ndarray) -> np.ndarray:
 
 
 class _Arrays(NamedTuple):
-    """The names of the arrays of images and of labels, of their split, and of the labels of other splits."""
+    """The names of the arrays of images and labels, their split, other splits' labels, and the rest."""
 
     images: str
     labels: str
     split: str
-    others: tuple[str, ...] = ()
+    others: tuple[str, ...]
+    unread: tuple[str, ...]
 
 
 def _find(path: Path, names: list[str], split: str | None, default: str) -> _Arrays:
-    splits = {
-        found[1]: (name, labels.format(found[1]))
-        for images, labels in _NAMES_BY_SPLIT
-        for name in names
-        if (found := re.fullmatch(images.format("(.+)"), name)) and labels.format(found[1]) in names
-    }
-    if splits:
-        wanted = choose_split(splits, split, default, path)
-        others = tuple(labels for other, (_, labels) in splits.items() if other != wanted)
-        return _Arrays(*splits[wanted], wanted, others)
-    for pair in _NAMES:
-        if set(pair) <= set(names):
-            if split not in (None, _ALL):
-                raise ArgumentError(
-                    "split",
-                    f"expected none or {_ALL!r}, as {path} has one set of images without a name,"
-                    f" got {split!r}",
-                )
-            return _Arrays(*pair, _ALL)
-    raise ArgumentError(
-        "data", f"{path}: expected arrays images and labels (or x_test and y_test), got {', '.join(names)}"
-    )
+    """The arrays of a split; "" stands for the one of arrays that name none."""
+    found: dict[str, list[tuple[str, str]]] = {}
+    for images, labels in (*_NAMES_BY_SPLIT, *_NAMES):
+        for name in names:
+            match = re.fullmatch(images.format("(.+)"), name)
+            if match is not None:
+                one = match[1] if match.groups() else ""
+                found.setdefault(one, []).append((name, labels.format(one)))
+    pairs = {one: [pair for pair in given if pair[1] in names] for one, given in found.items()}
+    splits = {one: given[0] for one, given in pairs.items() if given}
+    twice = next((given for given in pairs.values() if len(given) > 1), [])
+    if twice or ("" in splits and len(splits) > 1):
+        first, other = (twice or [splits[""], *(pair for one, pair in splits.items() if one)])[:2]
+        raise ArgumentError(
+            "data", f"{path}: expected one set of arrays a split, got {first[0]} and {other[0]}"
+        )
+    lone = found.get(split or default, [])
+    if lone and (split or default) not in splits:
+        raise ArgumentError(
+            "data", f"{path} has the images {lone[0][0]} without labels, expected {lone[0][1]}"
+        )
+    if not splits:
+        got = ", ".join(names)
+        raise ArgumentError(
+            "data", f"{path}: expected arrays images and labels (or x_test and y_test), got {got}"
+        )
+    if [*splits] == [""] and split not in (None, _ALL):
+        told = f"expected none or {_ALL!r}, as {path} has one set of images without a name, got {split!r}"
+        raise ArgumentError("split", told)
+    wanted = "" if [*splits] == [""] else choose_split(splits, split, default, path)
+    others = tuple(labels for other, (_, labels) in splits.items() if other != wanted)
+    unread = tuple(name for name in names if not any(name in pair for pair in splits.values()))
+    return _Arrays(*splits[wanted], wanted or _ALL, others, unread)
 
 
 def _pixels(path: Path, images: np.ndarray) -> torch.Tensor:

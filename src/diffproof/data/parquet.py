@@ -12,6 +12,8 @@ from diffproof.formats import in_place_of_file
 
 # Bytes that show what lies in place of a table.
 _HEAD = 4096
+# How archives of zip, gzip, bzip2, xz, zstd, 7z and RAR begin.
+_ARCHIVES = (b"PK\x03\x04", b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd", b"7z\xbc\xaf", b"Rar!")
 
 
 def check_start(path: Path) -> None:
@@ -19,6 +21,8 @@ def check_start(path: Path) -> None:
     check_file("data", path)
     with path.open("rb") as file:
         head = file.read(_HEAD)
+    if head.startswith(_ARCHIVES) or head[257:262] == b"ustar":
+        raise ArgumentError("data", f"{path} is an archive; unpack it and give its folder")
     if not head.startswith(b"PAR1"):
         wanted = "no parquet file; expected a .parquet or .npz file, or a folder of class folders with images"
         raise ArgumentError("data", f"cannot read {path}: it is {in_place_of_file(head) or wanted}")
