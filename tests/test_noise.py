@@ -34,9 +34,8 @@ from diffproof.noise import (
     MAX_VOTE,
     Noise,
     Stream,
-    normal_from_bits,
-    philox4x32,
 )
+from diffproof.philox import normal_from_bits, philox4x32
 
 
 def philox_in_plain_integers(counter: tuple[int, ...], key: tuple[int, int]) -> list[int]:

@@ -52,13 +52,13 @@ if TYPE_CHECKING:
     from diffproof.data.named import load_data as load_data
     from diffproof.defenses.base import CertifiableDefense as CertifiableDefense
     from diffproof.defenses.base import Defense as Defense
-    from diffproof.defenses.base import Labelled as Labelled
     from diffproof.defenses.base import noise_for as noise_for
     from diffproof.defenses.dds import DDS as DDS
     from diffproof.defenses.densepure import DensePure as DensePure
     from diffproof.defenses.diffusion_classifier.classifier import DiffusionClassifier as DiffusionClassifier
     from diffproof.defenses.diffusion_classifier.loss import DiffusionLoss as DiffusionLoss
     from diffproof.defenses.diffusion_classifier.rdc import RDC as RDC
+    from diffproof.defenses.labelling import Labelled as Labelled
     from diffproof.defenses.named import load_defense as load_defense
     from diffproof.defenses.purifying.agdm import AGDM as AGDM
     from diffproof.defenses.purifying.base import Purifier as Purifier
@@ -126,7 +126,7 @@ _HOMES = {
     "ImageData": "data.images",
     "Job": "attacks.base",
     "L2": "attacks.threat",
-    "Labelled": "defenses.base",
+    "Labelled": "defenses.labelling",
     "noise_for": "defenses.base",
     "Lagrange": "attacks.lagrange",
     "LikelihoodMaximization": "defenses.purifying.likelihood",

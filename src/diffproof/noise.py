@@ -1,9 +1,7 @@
 """Gaussian noise as a pure function of (seed, stream, image index, draw, vote, step).
 
-The bits come from the counter-based generator Philox4x32-10 (Salmon et al., "Parallel Random Numbers: As
-Easy as 1, 2, 3", SC 2011) and turn into normals by inverting the normal distribution function with a table
-of quadratics. Both use only integer arithmetic and single IEEE additions and multiplications in float64, so
-a value is the same bits for any batch size, device, thread count or moment of interruption.
+The bits come from the counter-based generator Philox4x32-10, see `philox`: a value is the same bits for any
+batch size, device, thread count or moment of interruption.
 
 The counter's four words: which four numbers of a tensor; vote and step; draw; image and stream. The key is
 the seed, or what `Noise.nested` derives from both.
@@ -11,44 +9,27 @@ the seed, or what `Noise.nested` derives from both.
 
 from __future__ import annotations
 
-import functools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from enum import IntEnum
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
-from scipy.special import ndtri
 from torch import Tensor
 
 from diffproof.checks import check_at_least, check_integer, check_listed, check_tensor, shown
 from diffproof.errors import ArgumentError
-
-_MASK = 0xFFFFFFFF
-_MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
-_KEY_STEPS = (0x9E3779B9, 0xBB67AE85)
-_ROUNDS = 10
-
-# 64 quadratics per octave of the tail probability u keep the inversion error below 1e-7.
-_OCTAVE_BITS = 6
-_SHIFT = 52 - _OCTAVE_BITS
-_FRACTION_MASK = (1 << _SHIFT) - 1
-_OCTAVES = 32
-_FIRST_SEGMENT = (1023 - 33) << _OCTAVE_BITS  # segment of u = 2^-33, the smallest tail probability
+from diffproof.philox import MASK, normal_from_bits, philox4x32
 
 # Elements drawn at a time: the float64 temporaries then stay in a core's cache.
 _CHUNK = 1 << 16
 
-# On the CPU, NumPy takes a third of the time that torch does for the same bits.
-Array = TypeVar("Array", Tensor, NDArray[Any])
-
 # In the counter's first word, above what tensors need: further bits of each number, keys of nested noise.
 _LOW_WORDS = 1 << 31
-_NESTED = _MASK
+_NESTED = MASK
 _LARGEST_BLOCK = 1 << 28
 
 MAX_IMAGE_INDEX = 2**28 - 1
@@ -84,7 +65,7 @@ class Noise:
 
     Args:
         seed: the run's seed, in [0, 2^64).
-        stream: what the draws are for.
+        stream: what the draws are for; of `joined` rows perhaps N int64, one each.
         image_index: int64 tensor of N image indices, in [0, 2^28).
         draw: int64 tensor of N draw indices, in [0, 2^32).
         vote: int64 tensor of N vote indices, in [0, 2^16); 0 is the noise that is added to the image.
@@ -96,7 +77,7 @@ class Noise:
     """
 
     seed: int
-    stream: Stream
+    stream: Stream | Tensor
     image_index: Tensor
     draw: Tensor
     vote: Tensor
@@ -105,7 +86,9 @@ class Noise:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "seed", check_seed(self.seed))
-        if not isinstance(self.stream, Stream):
+        if isinstance(self.stream, Tensor):
+            _check_int64("stream", self.stream)
+        elif not isinstance(self.stream, Stream):
             raise ArgumentError("stream", f"expected a diffproof.Stream, got {shown(self.stream)}")
         for name in ("image_index", "draw", "vote"):
             # Other integers overflow in the arithmetic, which would be another noise.
@@ -156,6 +139,31 @@ class Noise:
         _check_int64("draw", draw)
         return cls(seed, stream, image_index, draw, torch.zeros_like(draw))
 
+    @classmethod
+    def joined(cls, parts: Sequence[Noise]) -> Noise:
+        """The rows of several noises one after another.
+
+        Args:
+            parts: at least one; of one seed, device and nesting.
+        """
+        first = parts[0]
+        if any(
+            (one.seed, one.taken, one.key is None) != (first.seed, first.taken, first.key is None)
+            for one in parts
+        ):
+            raise ArgumentError("parts", "expected noises of one seed and nesting, got several")
+        streams = {one.stream if isinstance(one.stream, Stream) else None for one in parts}
+        keys = [one.key for one in parts if one.key is not None]
+        return first._changed(
+            stream=first.stream
+            if len(streams) == 1 and None not in streams
+            else torch.cat([one._streams() for one in parts]),
+            image_index=torch.cat([one.image_index for one in parts]),
+            draw=torch.cat([one.draw for one in parts]),
+            vote=torch.cat([one.vote for one in parts]),
+            key=torch.cat(keys) if keys else None,
+        )
+
     def __len__(self) -> int:
         return len(self.draw)
 
@@ -168,6 +176,7 @@ class Noise:
             draw=self.draw.to(device),
             vote=self.vote.to(device),
             key=None if self.key is None else self.key.to(device),
+            stream=self.stream.to(device) if isinstance(self.stream, Tensor) else self.stream,
         )
 
     def rows(self, index: Tensor, vote: Tensor) -> Noise:
@@ -175,7 +184,9 @@ class Noise:
         key = None if self.key is None else self.key[index]
         # On another device the look at the votes would make the program wait for it, each time.
         change = partial(replace, self) if vote.device.type == "cpu" else self._changed
-        return change(image_index=self.image_index[index], draw=self.draw[index], vote=vote, key=key)
+        stream = self.stream[index] if isinstance(self.stream, Tensor) else self.stream
+        own = {"stream": stream, "image_index": self.image_index[index], "draw": self.draw[index]}
+        return change(**own, vote=vote, key=key)
 
     def nested(self) -> Noise:
         """Noise for a defence inside the one that this noise is for: independent of it, and vote by vote.
@@ -278,11 +289,17 @@ class Noise:
         return words.gather(1, (column & 3)[:, None])[:, 0]
 
     def _image_word(self) -> Tensor:
-        return self.image_index << 4 | int(self.stream)
+        return self.image_index << 4 | self._streams()
+
+    def _streams(self) -> Tensor:
+        """The stream of each row."""
+        if isinstance(self.stream, Tensor):
+            return self.stream
+        return torch.full_like(self.image_index, int(self.stream))
 
     @property
     def _seed_words(self) -> tuple[Any, Any]:
-        return self.seed & _MASK, self.seed >> 32
+        return self.seed & MASK, self.seed >> 32
 
     def _key_words(self, rows: slice | Tensor) -> tuple[Any, Any]:
         return self._seed_words if self.key is None else (self.key[rows, 0], self.key[rows, 1])
@@ -334,64 +351,3 @@ def _array(tensor: Tensor) -> Any:
 def _check_int64(name: str, index: Tensor) -> None:
     if check_tensor(name, index, "an int64 tensor").dtype != torch.int64:
         raise ArgumentError(name, f"expected an int64 tensor, got {shown(index)}")
-
-
-def philox4x32(counter: tuple[Array, Array, Array, Array], key: tuple[Any, Any]) -> list[Array]:
-    """Philox4x32-10: four counter words and two key words to four random words (Salmon et al. 2011, 3.3).
-
-    Args:
-        counter: four int64 tensors or arrays of 32-bit words that broadcast against each other. The first
-            rounds run on the unbroadcast words, which spares a fifth of the work when words are constant
-            along a row.
-        key: two 32-bit words, or tensors or arrays of such that broadcast against the counter's.
-
-    Returns:
-        Four int64 tensors or arrays of uniform 32-bit words, of the broadcast shape.
-    """
-    c0, c1, c2, c3 = counter
-    k0, k1 = key
-    for _ in range(_ROUNDS):
-        # int64 products wrap modulo 2^64; masking after the arithmetic shift leaves the unsigned high word.
-        p0, p1 = c0 * _MULTIPLIERS[0], c2 * _MULTIPLIERS[1]
-        c0, c2 = (p1 >> 32 & _MASK) ^ c1 ^ k0, (p0 >> 32 & _MASK) ^ c3 ^ k1
-        c1, c3 = p1 & _MASK, p0 & _MASK
-        k0, k1 = (k0 + _KEY_STEPS[0]) & _MASK, (k1 + _KEY_STEPS[1]) & _MASK
-    # After three rounds each word depends on all four.
-    return [c0, c1, c2, c3]
-
-
-def normal_from_bits(bits: Array) -> Array:
-    """Uniform 32-bit words to standard normals, symmetric, within 1e-7 of the exact inverse, |value| < 6.4.
-
-    The top bit is the sign; the other 31 are the tail probability u = (m + ½)·2⁻³² in (0, ½). The exponent
-    and leading mantissa bits of u pick a quadratic, its remaining mantissa bits are the argument.
-    """
-    doubles: Any = Tensor.double if isinstance(bits, Tensor) else np.double
-    tail = (doubles(bits & 0x7FFFFFFF) + 0.5) * 2.0**-32
-    pattern = tail.view(torch.int64 if isinstance(bits, Tensor) else np.int64)
-    segment = (pattern >> _SHIFT) - _FIRST_SEGMENT
-    fraction = doubles(pattern & _FRACTION_MASK) * 2.0**-_SHIFT
-    tables = _quantile_table(str(bits.device) if isinstance(bits, Tensor) else None)
-    c0, c1, c2 = (table[segment] for table in tables)
-    value: Array = ((c2 * fraction + c1) * fraction + c0) * (1 - 2 * (bits >> 31))
-    return value
-
-
-@functools.cache
-def _quantile_table(device: str | None) -> tuple[Any, Any, Any]:
-    """Coefficients of −Φ⁻¹(u) on each segment, interpolated at its two ends and its middle.
-
-    Tensors on a device, or NumPy's arrays for None.
-    """
-    segment = np.arange(_OCTAVES << _OCTAVE_BITS)
-    low = (segment + _FIRST_SEGMENT << _SHIFT).view(np.float64)
-    high = (segment + _FIRST_SEGMENT + 1 << _SHIFT).view(np.float64)
-    start, middle, end = (-ndtri(u) for u in (low, (low + high) / 2, high))
-    c1 = 4 * middle - 3 * start - end
-    c2 = 2 * (start - 2 * middle + end)
-    # Rounded to fixed point: last-place differences between platforms' libraries cannot reach the noise.
-    scale = 2.0**36
-    c0, c1, c2 = (np.round(table * scale) / scale for table in (start, c1, c2))
-    if device is not None:
-        c0, c1, c2 = (torch.from_numpy(table).to(device) for table in (c0, c1, c2))
-    return c0, c1, c2

@@ -28,6 +28,7 @@ class Watched(Defense):
         self.asked: list[tuple[Stream, int, int]] = []
 
     def respond(self, images: Tensor, noise: Noise) -> Tensor:
+        assert isinstance(noise.stream, Stream)
         indices, draws = noise.image_index.tolist(), noise.draw.tolist()
         self.asked += [(noise.stream, *pair) for pair in zip(indices, draws, strict=True)]
         move = self.spread * noise.normal((1,), 0, images.dtype)[:, 0]

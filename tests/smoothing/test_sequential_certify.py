@@ -91,7 +91,7 @@ def test_it_is_recomputed_from_what_it_states(smoothed: dp.Smoothed, asked: dict
 
 def test_the_hits_are_those_of_the_same_draws_without_a_test(smoothed: dp.Smoothed) -> None:
     made = certify(smoothed, 0.15, radii=[0.1])
-    *_, counted = smoothed.tally(point(0.15), made.n, stream=Stream.ESTIMATION, seed=0, image_index=0)
+    counted = smoothed.tally(point(0.15), made.n, stream=Stream.ESTIMATION, seed=0, image_index=0)
     assert counted.counts == made.counts
 
 

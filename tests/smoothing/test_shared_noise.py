@@ -13,8 +13,9 @@ from torch import Tensor
 
 import diffproof as dp
 from diffproof import noise as noise_module
-from diffproof.defenses.base import Labelled
+from diffproof.defenses.labelling import Labelled
 from diffproof.noise import Noise, Stream
+from diffproof.philox import philox4x32
 from diffproof.smoothing.grid_noise import ContinuousNoise, GridNoise
 from helpers.classifiers import steep_classifier
 from helpers.denoisers import mixture
@@ -65,10 +66,10 @@ def test_no_word_is_drawn_twice(
     composition: str, kind: type[GridNoise | ContinuousNoise], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     defense = COMPOSITIONS[composition]()
-    philox, drawn = noise_module.philox4x32, Counter[tuple[int, ...]]()
+    drawn = Counter[tuple[int, ...]]()
 
     def watched(*arguments: Any) -> Any:
-        words = philox(*arguments)
+        words = philox4x32(*arguments)
         drawn.update(map(tuple, np.stack(words, -1).reshape(-1, 4).tolist()))
         return words
 

@@ -369,7 +369,7 @@ def test_images_that_are_refused(image: Tensor, message: str) -> None:
         ({"alpha": 0.0}, r"alpha: expected a number in \(0, 1\), got 0.0"),
         ({"alpha": 1}, r"alpha: expected a number in \(0, 1\), got 1"),
         ({"batch_size": 0}, "batch_size: expected an integer ≥ 1, got 0"),
-        ({"seed": -1}, "seed: expected an integer ≥ 0, got -1"),
+        ({"seed": -1}, r"seed: expected 0 ≤ seed < 2\^64, got -1"),
         ({"seed": 2**64}, r"seed: expected 0 ≤ seed < 2\^64"),
         ({"image_index": -1}, "image_index: expected 0 ≤ image_index ≤ 268435455, got -1"),
         ({"image_index": 2**28}, "image_index: expected 0 ≤ image_index ≤ 268435455"),

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
 from contextvars import ContextVar
-from typing import Any, ClassVar, NamedTuple, TypeVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +18,7 @@ from diffproof.checks import (
     unchanged,
 )
 from diffproof.classifiers.base import Classifier, check_logits, predicted_labels
+from diffproof.defenses.labelling import Batches, Labelled, Labeller
 from diffproof.denoisers.base import Denoiser, check_denoiser
 from diffproof.errors import ArgumentError, failing_network
 from diffproof.modes import check_evaluation_mode
@@ -235,50 +235,6 @@ def noise_for(images: Tensor, noise: Noise | None) -> Noise:
     return noise.to(images.device)
 
 
-class Labelled(NamedTuple):
-    """Labels of a batch of noisy draws and what they cost.
-
-    Attributes:
-        labels: N int64.
-        denoiser_evaluations: images that went through the denoiser.
-        classifier_evaluations: images that went through the classifier.
-    """
-
-    labels: Tensor
-    denoiser_evaluations: int
-    classifier_evaluations: int
-
-
-class Underway(NamedTuple):
-    """A batch of noisy draws between two network calls of its labelling.
-
-    Attributes:
-        draws: how many there are.
-        tensors: what the calls so far have given, by the defence's own names.
-        denoiser_evaluations: see Labelled; so far.
-        classifier_evaluations: see Labelled; so far.
-    """
-
-    draws: int
-    tensors: dict[str, Tensor]
-    denoiser_evaluations: int
-    classifier_evaluations: int
-
-
-T = TypeVar("T")
-Labelling = Generator[Underway, None, Labelled]
-
-
-def finished(steps: Generator[Underway, None, T]) -> T:
-    """What the steps return in the end."""
-    while True:
-        try:
-            next(steps)
-        except StopIteration as end:
-            result: T = end.value
-            return result
-
-
 class CertifiableDefense(Defense):
     """A defence that labels noisy draws, the base classifier of randomized smoothing.
 
@@ -319,29 +275,20 @@ class CertifiableDefense(Defense):
         """
         raise TypeError(f"{type(self).__name__} does not define classify()")
 
-    def classify_in_steps(
-        self, noisy: Tensor, sigma: float, noise: Noise, batch_size: int, underway: Underway | None
-    ) -> Labelling:
-        """As `classify`, yielding what there is after each network call; here after all of them.
+    def labeller(self, sigma: float, batch_size: int) -> Labeller:
+        """What labels noisy draws as they come; here batch by batch, by `classify`.
 
         Args:
-            noisy: see `labels`.
             sigma: see `labels`.
-            noise: see `labels`.
             batch_size: see `classify`.
-            underway: what was yielded of the same draws, to go on from; with any batch size.
         """
-        yield from ()
-        return self.classify(noisy, sigma, noise, batch_size)
+        return Batches(lambda noisy, noise, size: self.classify(noisy, sigma, noise, size), batch_size)
 
-    def labelling(
-        self, noisy: Tensor, sigma: float, noise: Noise, batch_size: int, underway: Underway | None
-    ) -> Labelling:
-        """`classify_in_steps`, but `classify` where a subclass has changed that alone; same arguments."""
-        changed = next(of for of in type(self).__mro__ if {"classify", "classify_in_steps"} & vars(of).keys())
-        in_steps = "classify_in_steps" in vars(changed)
-        of = type(self) if in_steps else CertifiableDefense
-        return of.classify_in_steps(self, noisy, sigma, noise, batch_size, underway)
+    def chosen_labeller(self, sigma: float, batch_size: int) -> Labeller:
+        """`labeller`, but that by `classify` where a subclass has changed it alone; same arguments."""
+        changed = next(of for of in type(self).__mro__ if {"classify", "labeller"} & vars(of).keys())
+        of = type(self) if "labeller" in vars(changed) else CertifiableDefense
+        return of.labeller(self, sigma, batch_size)
 
     def logits(self, noisy: Tensor, sigma: float, noise: Noise) -> Tensor:
         """Differentiable N×num_classes logits of noisy images. Written by subclasses.

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 
-from diffproof.defenses.base import CertifiableDefense, Labelled, Labelling, Underway, finished
+from diffproof.defenses.base import CertifiableDefense
+from diffproof.defenses.labelling import Labelled, Labeller, label_all
+from diffproof.defenses.vote_labeller import VoteLabeller
 from diffproof.denoisers.base import Denoiser, check_denoiser
 from diffproof.noise import Noise
 from diffproof.reverse.sampling import first_estimate
@@ -31,27 +32,19 @@ class DDS(CertifiableDefense):
 
     def classify(self, noisy: Tensor, sigma: float, noise: Noise, batch_size: int) -> Labelled:
         """One denoiser and one classifier evaluation an image."""
-        return finished(self.classify_in_steps(noisy, sigma, noise, batch_size, None))
+        return label_all(self.labeller(sigma, batch_size), noisy, noise)[0]
 
-    def classify_in_steps(
-        self, noisy: Tensor, sigma: float, noise: Noise, batch_size: int, underway: Underway | None
-    ) -> Labelling:
-        """See CertifiableDefense: `labels` of the first draws, and the estimate `clean` of the next."""
-        there = {} if underway is None else underway.tensors
-        labels = there.get("labels", torch.empty(0, dtype=torch.int64)).to(noisy.device)
-        clean = there.get("clean")
-        while len(labels) < len(noisy):
-            if clean is None or len(clean) > batch_size:
-                rows = noisy[len(labels) :][:batch_size]
-                clean = first_estimate(self.denoiser, rows, sigma).clean
-            seen = len(labels) + len(clean)
-            yield Underway(len(noisy), {"labels": labels, "clean": clean}, seen, len(labels))
-            rows = torch.arange(len(labels), seen, device=noisy.device)
-            own = noise.to(noisy.device).rows(rows, noise.vote.to(noisy.device)[rows])
-            labels, clean = torch.cat([labels, self.classifier_labels(clean.to(noisy.device), own)]), None
-            if seen < len(noisy):
-                yield Underway(len(noisy), {"labels": labels}, seen, seen)
-        return Labelled(labels, len(noisy), len(noisy))
+    def labeller(self, sigma: float, batch_size: int) -> Labeller:
+        """See CertifiableDefense: a vote of one sample in one step."""
+        return VoteLabeller(
+            self.denoiser,
+            self.classifier_labels,
+            sigmas=[sigma],
+            votes=1,
+            num_classes=self.num_classes,
+            batch_size=batch_size,
+            first_vote=0,
+        )
 
     def logits(self, noisy: Tensor, sigma: float, noise: Noise) -> Tensor:
         """The classifier's logits on the denoised image."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from diffproof.defenses.base import CertifiableDefense, Defense, Labelled
+from diffproof.defenses.base import CertifiableDefense, Defense
+from diffproof.defenses.labelling import Batches, Labelled, Labeller
 from diffproof.noise import Noise
 
 
@@ -30,6 +31,12 @@ class Undefended(CertifiableDefense):
         parts = zip(noisy.split(batch_size), noise.split(batch_size), strict=True)
         labels = torch.cat([self.classifier_labels(*part) for part in parts])
         return Labelled(labels, 0, len(noisy))
+
+    def labeller(self, sigma: float, batch_size: int) -> Labeller:
+        """See CertifiableDefense."""
+        return Batches(
+            lambda noisy, noise, size: self.classify(noisy, sigma, noise, size), batch_size, mixed=True
+        )
 
     def logits(self, noisy: Tensor, sigma: float, noise: Noise) -> Tensor:
         """The classifier's logits on the noisy image."""

@@ -182,6 +182,10 @@ class _Sequential(ABC):
         """Whether no more draws are needed."""
         return self.decide(hits).stop is not None
 
+    def first_end(self, hits: Sequence[int]) -> int:
+        """The next checkpoint after those of the hits: draws may end there."""
+        return self.checkpoints[len(hits)]
+
     def proved(self, hits: Sequence[int]) -> tuple[RadiusBound, dict[str, Any]]:
         """What a certificate states of the hits: bounds and radius, and how they were asked for and decided.
 
@@ -277,6 +281,22 @@ class RadiusTest(_Sequential):
             proofs.append(Proof(radius, p0, *passed[0]))
         draws, now = looks[-1]
         return Decision(self._stop(len(proofs), draws, now), draws, now, tuple(proofs))
+
+    def first_end(self, hits: Sequence[int]) -> int:
+        """The first checkpoint after those of the hits at which some hits would end the draws."""
+        looks = self._looks(hits)
+        draws, now = looks[-1] if looks else (0, 0)
+        proved = len(self.decide(hits).proofs)
+        # The fewest hits with which so many radii are proved: as few as prove the last, and then none more.
+        fewest: dict[int, int] = {proved: now}
+        for place in range(len(hits), len(self.checkpoints)):
+            look = self.checkpoints[place]
+            for more in range(proved, len(self.radii)):
+                if (count := self._critical[more][place]) <= now + look - draws:
+                    fewest.setdefault(more + 1, count)
+            if any(self._stop(some, look, least) is not None for some, least in fewest.items()):
+                return look
+        return self.n
 
     def _stop(self, proved: int, draws: int, hits: int) -> Stop | None:
         if proved == len(self.radii):

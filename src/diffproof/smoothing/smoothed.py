@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from diffproof.checks import (
@@ -21,22 +20,23 @@ from diffproof.checks import (
     check_tensor,
     shown,
 )
-from diffproof.defenses.base import CertifiableDefense, Defense, Labelled, Labelling, Underway
-from diffproof.defenses.repeatability import check_repeatable, not_repeatable
-from diffproof.errors import ArgumentError, halved
-from diffproof.noise import MAX_DRAW, Noise, Stream, check_image_index, check_seed
+from diffproof.defenses.base import CertifiableDefense, Defense
+from diffproof.defenses.labelling import Batches, Labeller
+from diffproof.defenses.repeatability import check_repeatable
+from diffproof.errors import ArgumentError
+from diffproof.noise import MAX_DRAW, Stream, check_image_index, check_seed
 from diffproof.smoothing.arithmetic import arithmetic
 from diffproof.smoothing.bounds import Bound, as_bound, prediction, radius_bound
 from diffproof.smoothing.certificate import Certificate, certifies
 from diffproof.smoothing.grid_noise import SmoothingNoise, as_noise
+from diffproof.smoothing.label_function import LabelFunction
+from diffproof.smoothing.packing import Packing
+from diffproof.smoothing.schedule import Counting, Schedule
 from diffproof.smoothing.sequential import SequentialTest
 from diffproof.smoothing.stopping import Stopping, stopping_test
-from diffproof.smoothing.tally import Counted, Looks, Tally, counting, last, tallies
+from diffproof.smoothing.tally import Counted, Looks, Tally
 from diffproof.version import version
 from diffproof.weights import hash_tensors
-
-# A function of chance with two labels gives them all again once in 2^16 times.
-_ASKED_AGAIN = 16
 
 BATCH_SIZE = 256
 
@@ -95,8 +95,7 @@ class Smoothed:
         self.base = base
         self.num_classes = check_at_least("num_classes", num_classes, 2)
         self.noise = as_noise(noise, self.sigma, levels)
-        # Whether a function has proved to give the same labels again.
-        self._repeats = False
+        self._function = LabelFunction(base, num_classes)
         # The batch size that memory allowed last, once it ran out.
         self._fitting_batch: int | None = None
 
@@ -151,8 +150,8 @@ class Smoothed:
         asked = {"radii": radii, "tolerance": tolerance, "futility": futility, "n": n}
         test = stopping_test(stop, bound, **asked, sigma=self.sigma, alpha=alpha, failure_mass=failures)
         address: dict[str, Any] = {"seed": seed, "image_index": image_index}
-        tally = partial(self.tally, image, batch_size=batch_size, **address)
-        counted = last(counting(tally, n0, test or Looks((n,))))
+        counting = Counting(check_image_index(image_index), n0, test or Looks((n,)), self.num_classes)
+        counted = self.count(image, counting, seed=seed, batch_size=batch_size)
         return self.certificate(image, counted, alpha=alpha, bound=bound, test=test, **address)
 
     def predict(
@@ -180,10 +179,10 @@ class Smoothed:
             ValueError, MemoryError: as in `certify`.
         """
         check_probability("alpha", alpha)
-        counting = self.tally(
+        tally = self.tally(
             image, n, stream=Stream.PREDICTION, seed=seed, image_index=image_index, batch_size=batch_size
         )
-        return prediction(last(counting).counts, alpha)
+        return prediction(tally.counts, alpha)
 
     def tally(
         self,
@@ -194,27 +193,76 @@ class Smoothed:
         seed: int,
         image_index: int,
         batch_size: int = BATCH_SIZE,
-        done: Tally | None = None,
-    ) -> Iterator[Tally]:
-        """Count the labels of `draws` noisy draws, yielding the tally so far after each network call.
+    ) -> Tally:
+        """Count the labels of noisy draws.
 
         Args:
             image: C×H×W floats in [0, 1].
-            draws: how many, in all, ≥ 1.
+            draws: how many, ≥ 1.
             stream: what the draws are for; fixes the noise, with the seed and the image's index.
             seed: see `certify`.
             image_index: see `certify`.
-            batch_size: most images that go through a network at once. When memory runs out it is halved, with
-                a warning, for the rest of this object's life.
-            done: an earlier tally of the same draws to continue from.
+            batch_size: see `packing`.
 
         Raises:
             ValueError, MemoryError: as in `certify`.
         """
         draws = check_at_least("n", draws, 1, MAX_DRAW)
+        counting = Counting(check_image_index(image_index), draws, None, self.num_classes, first=stream)
+        tally = self.count(image, counting, seed=seed, batch_size=batch_size).selection
+        assert tally is not None
+        return tally
+
+    def count(self, image: Tensor, counting: Counting, *, seed: int, batch_size: int = BATCH_SIZE) -> Counted:
+        """What is counted of one image in the end.
+
+        Args:
+            image: C×H×W floats in [0, 1].
+            counting: how many draws of which kind.
+            seed: see `certify`.
+            batch_size: see `packing`.
+
+        Raises:
+            ValueError, MemoryError: as in `certify`.
+        """
+        self.check_image(image)
+        schedule = Schedule([counting.image_index], lambda index: counting)
+        packing = self.packing(schedule, lambda index: image, seed=seed, batch_size=batch_size)
+        while packing.step():
+            pass
+        return counting.counted
+
+    def packing(
+        self,
+        schedule: Schedule,
+        image: Callable[[int], Tensor],
+        *,
+        seed: int,
+        batch_size: int = BATCH_SIZE,
+    ) -> Packing:
+        """What labels the draws of a schedule.
+
+        Args:
+            schedule: the draws.
+            image: gives images by their index, C×H×W, that have passed `check_image`.
+            seed: see `certify`.
+            batch_size: most images that go through a network at once. When memory runs out it is halved, with
+                a warning, for the rest of this object's life.
+        """
         batch_size = check_at_least("batch_size", batch_size, 1, MOST_ROWS)
-        check_at_least("seed", seed, 0)
-        check_image_index(image_index)
+        check_seed(seed)
+        return Packing(
+            self._labeller(min(batch_size, self._fitting_batch or batch_size)),
+            self.noise.added,
+            schedule,
+            image,
+            num_classes=self.num_classes,
+            seed=seed,
+            on_halved=partial(setattr, self, "_fitting_batch"),
+        )
+
+    def check_image(self, image: Tensor) -> Tensor:
+        """The image, or ValueError where it is none that the base classifier takes as it should."""
         if check_tensor("image", image).ndim != 3:
             raise ArgumentError("image", f"expected C×H×W, got shape {tuple(image.shape)}")
         check_pixels(image[None], "image")
@@ -223,59 +271,12 @@ class Smoothed:
             check_device(image, self.base, "defence")
             self.base.check_evaluation_mode()
             check_repeatable(self.base, image[None])
-        batch_size = min(batch_size, self._fitting_batch or batch_size)
-        tally = done or Tally((0,) * self.num_classes)
-        yield tally
-        while tally.draws < draws:
-            size = batch_size if tally.underway is None else tally.underway.draws
-            stop = min(tally.draws + size, draws)
-            noise = Noise.for_draws(seed, stream, image_index, tally.draws, stop).to(image.device)
-            labelling = self._label(image, noise, batch_size, tally.underway)
-            try:
-                for later in tallies(tally, labelling, self.num_classes):
-                    tally = later
-                    yield tally
-            except (MemoryError, RuntimeError) as error:
-                batch_size = self._fitting_batch = halved(batch_size, error)
+        return image
 
-    # Counts of labels have no gradient, and a graph would only take memory and time.
-    @torch.no_grad()
-    def _label(self, image: Tensor, noise: Noise, batch_size: int, underway: Underway | None) -> Labelling:
-        noisy = self.noise.added(image, noise)
+    def _labeller(self, batch_size: int) -> Labeller:
         if isinstance(self.base, CertifiableDefense):
-            further = noise.after_first()
-            return (yield from self.base.labelling(noisy, self.sigma, further, batch_size, underway))
-        labels = self._labels_of(noisy)
-        if not self._repeats:
-            # Alone, nothing else decides about a draw's label; among others, chance hardly gives all again.
-            for last in (1, _ASKED_AGAIN):
-                index = torch.arange(len(noise), device=image.device)[-last:].flip(0)
-                # As drawn, whatever was made of the batch.
-                drawn = self.noise.added(image, noise.rows(index, noise.vote[index]))
-                if not labels[index].equal(self._labels_of(drawn)):
-                    raise not_repeatable("base", "gives one image another label when asked again")
-            self._repeats = True
-        return Labelled(labels, 0, len(noisy))
-
-    def _labels_of(self, noisy: Tensor) -> Tensor:
-        """What a function says of noisy images, checked."""
-        assert not isinstance(self.base, CertifiableDefense)
-        labels = self.base(noisy)
-        if not isinstance(labels, Tensor):
-            raise ArgumentError(
-                "base", f"expected a tensor of {len(noisy)} labels, got {type(labels).__name__}"
-            )
-        if labels.shape != (len(noisy),) or labels.is_floating_point() or labels.dtype == torch.bool:
-            raise ArgumentError(
-                "base",
-                f"expected {len(noisy)} integer labels, got shape {tuple(labels.shape)}, {labels.dtype}",
-            )
-        if not 0 <= int(labels.min()) <= int(labels.max()) < self.num_classes:
-            raise ArgumentError(
-                "base",
-                f"expected labels in [0, {self.num_classes}), got {int(labels.min())} to {int(labels.max())}",
-            )
-        return labels
+            return self.base.chosen_labeller(self.sigma, batch_size)
+        return Batches(self._function.classify, batch_size, mixed=True)
 
     def certificate(
         self,

@@ -20,6 +20,8 @@ from diffproof.runs.certify.run import CertifyRun, prepare
 from diffproof.runs.certify.store import CertifyStore
 from diffproof.runs.certify.verify import verify
 from diffproof.runs.settings import CertifySettings
+from diffproof.smoothing.schedule import Counting
+from diffproof.smoothing.tally import Counted
 from helpers.command_line import Refused
 from helpers.runs import PLAIN, certify_flags, change, rows
 
@@ -80,7 +82,7 @@ def test_interrupted_after_every_network_call(tmp_path: Path, changes: dict[str,
 
     for interrupted in range(1_000):
         now = 0
-        job = replace(job, settings=replace(job.settings, batch_size=(1, 7, 64)[interrupted % 3]))
+        job = replace(job, settings=replace(job.settings, batch_size=(1, 2, 4)[interrupted % 3]))
         try:
             certify_run.run(job, tmp_path / "run", stop)
             break
@@ -237,16 +239,15 @@ def test_a_good_run_holds_and_is_drawn_again(asked: Path, monkeypatch: pytest.Mo
     found = verify(asked)
     assert (found.checked, found.failures) == (10, [])
     drawn: dict[int, int] = {}
-    tally = CertifyRun.tally
+    count = CertifyRun.count
 
-    def spy(job: CertifyRun, index: int) -> Any:
-        def counting(draws: int, **given: Any) -> Any:
-            drawn[index] = draws
-            return tally(job, index)(draws, **given)
+    def spy(job: CertifyRun, counting: Counting) -> Counted:
+        counted = count(job, counting)
+        if counted.estimation is not None:
+            drawn[counting.image_index] = counted.estimation.draws
+        return counted
 
-        return counting
-
-    monkeypatch.setattr(CertifyRun, "tally", spy)
+    monkeypatch.setattr(CertifyRun, "count", spy)
     assert run(["verify", str(asked), "--resample", "10"]) == 0
     assert drawn == {one.image_index: one.n for _, one in certificates(asked)}
 

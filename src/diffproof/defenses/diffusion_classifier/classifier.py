@@ -17,20 +17,15 @@ from diffproof.checks import (
     check_positive,
     check_probability,
 )
-from diffproof.classifiers.base import predicted_labels
-from diffproof.defenses.base import (
-    CertifiableDefense,
-    Labelled,
-    Labelling,
-    Underway,
-    finished,
-    noise_for,
-)
+from diffproof.defenses.base import CertifiableDefense, noise_for
 from diffproof.defenses.diffusion_classifier.levels import Weighting
 from diffproof.defenses.diffusion_classifier.loss import DiffusionLoss, Reduction
 from diffproof.defenses.diffusion_classifier.racing import Race, race
+from diffproof.defenses.diffusion_classifier.sum_labeller import SumLabeller
+from diffproof.defenses.labelling import Labelled, Labeller, label_all
 from diffproof.denoisers.base import Denoiser, check_denoiser
 from diffproof.errors import ArgumentError
+from diffproof.gradients import Term
 from diffproof.noise import Noise
 
 
@@ -143,17 +138,21 @@ class DiffusionClassifier(CertifiableDefense):
         """The label of each noisy image, by racing where the classifier has a `race_error`."""
         return self._labelled(noisy, sigma, noise.to(noisy.device), batch_size)
 
-    def classify_in_steps(
-        self, noisy: Tensor, sigma: float, noise: Noise, batch_size: int, underway: Underway | None
-    ) -> Labelling:
-        """See CertifiableDefense; a race has no steps.
-
-        On the way are `labels` of the first images, the `losses` of the next ones for the first classes, and
-        the `sum` of the first `terms` for the next classes.
-        """
+    def labeller(self, sigma: float, batch_size: int) -> Labeller:
+        """See CertifiableDefense; a race labels a batch at once."""
         if self.race_error is not None:
-            return self._labelled(noisy, sigma, noise.to(noisy.device), batch_size)
-        return (yield from self._summing(noisy, sigma, noise.to(noisy.device), batch_size, underway))
+            return super().labeller(sigma, batch_size)
+
+        def terms(images: Tensor, noise: Noise, classes: Tensor) -> list[Term]:
+            return self.loss.terms(images, noise, classes, sigma, shared=self.shared_noise)
+
+        return SumLabeller(
+            terms,
+            self.logits_of,
+            num_classes=self.num_classes,
+            one_row=self.rows_per_image == 1,
+            batch_size=batch_size,
+        )
 
     def check_sigma(self, sigma: float) -> None:
         """Raise ValueError unless there is a noise level above sigma."""
@@ -216,43 +215,7 @@ class DiffusionClassifier(CertifiableDefense):
         if self.race_error is not None:
             raced = self.race(images, noise, error=self.race_error, batch_size=batch_size, sigma=sigma)
             return Labelled(raced.labels, int(raced.evaluations.sum()), 0)
-        return finished(self._summing(images, sigma, noise, batch_size, None))
-
-    @torch.no_grad()
-    def _summing(
-        self, images: Tensor, sigma: float, noise: Noise, batch_size: int, underway: Underway | None
-    ) -> Labelling:
-        """The labels of all terms of all losses, one denoiser batch a step."""
-        there = {} if underway is None else underway.tensors
-        there = {name: tensor.to(images.device) for name, tensor in there.items()}
-        # Other batches would add the terms up in other pieces.
-        if int(there.get("batch_size", batch_size)) != batch_size:
-            there = {name: tensor for name, tensor in there.items() if name == "labels"}
-        labels = there.get("labels", torch.empty(0, dtype=torch.int64, device=images.device))
-        every, at_once, one_row = self.num_classes, self.images_at_once(batch_size), self.rows_per_image == 1
-        each = len(self.loss.above(sigma)) * self.loss.samples
-        spent = len(labels) * self._evaluations(sigma)
-        while len(labels) < len(images):
-            rows = torch.arange(len(labels), min(len(labels) + at_once, len(images)), device=images.device)
-            part, own = images[rows], noise.rows(rows, noise.vote[rows])
-            losses = there.pop("losses", images.new_empty(len(rows), 0))
-            spent += losses.shape[1] * len(rows) * each
-            while losses.shape[1] < every:
-                some = torch.arange(every)[losses.shape[1] :][: every if one_row else batch_size]
-                terms = self.loss.terms(part, own, some, sigma, shared=self.shared_noise)
-                done, total = int(there.pop("terms", 0)), there.pop("sum", None)
-                batch = len(rows) * (1 if one_row else len(some))
-                spent += done * batch
-                for i, term in enumerate(terms[done:], start=done + 1):
-                    total = term(part) if total is None else total + term(part)
-                    spent += batch
-                    tensors = {"labels": labels, "losses": losses, "sum": total, "terms": torch.tensor(i)}
-                    tensors["batch_size"] = torch.tensor(batch_size)
-                    yield Underway(len(images), tensors, spent, 0)
-                assert total is not None
-                losses = torch.cat([losses, total], 1)
-            labels = torch.cat([labels, predicted_labels(self.logits_of(losses))])
-        return Labelled(labels, len(images) * self._evaluations(sigma), 0)
+        return label_all(self.labeller(sigma, batch_size), images, noise)[0]
 
     def _evaluations(self, sigma: float) -> int:
         return self.rows_per_image * len(self.loss.above(sigma)) * self.loss.samples

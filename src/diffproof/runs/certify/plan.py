@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import functools
 import itertools
 import math
 import statistics
-from collections.abc import Sequence
 from dataclasses import replace
 from time import perf_counter as now
 
@@ -16,8 +14,9 @@ from diffproof.noise import Stream
 from diffproof.runs.certify.run import COMMIT_EVERY, CertifyRun
 from diffproof.runs.certify.store import CertifyStore, ImageResult
 from diffproof.runs.code import own_code_of
-from diffproof.runs.plan import Costs, Pace, Range, folder_sizes, measure, spread_out
+from diffproof.runs.plan import Costs, Range, folder_sizes, measure, spread_out
 from diffproof.runs.store import Identity
+from diffproof.smoothing.schedule import Counting, Schedule
 from diffproof.smoothing.tally import Counted, Tally
 
 # Standard errors of the evaluations of an image that the range of the time holds.
@@ -42,31 +41,32 @@ def certify_costs(job: CertifyRun, loading: float) -> Costs:
     def label(draws: int) -> int:
         nonlocal kept
         index = next(turns)
-        for tally in job.tally(index)(draws, stream=Stream.ESTIMATION):
-            if tally.underway is not None:
-                tensors = tally.underway.tensors.values()
-                kept = max(kept, sum(_size(tensor, at_once / draws, s.batch_size) for tensor in tensors))
+        counting = Counting(index, draws, None, job.smoothed.num_classes, first=Stream.ESTIMATION)
+        packing = job.packing(Schedule([index], lambda _: counting))
+        while packing.step():
+            tensors = packing.snapshot()().tensors.values()
+            kept = max(kept, sum(_size(tensor, at_once / draws, s.batch_size) for tensor in tensors))
+        tally = counting.counted.selection
+        assert tally is not None
         tallies[index].append(tally)
-        return _spent(tally)
+        return tally.evaluations
 
     at_once = min(s.batch_size, max(s.n0, s.n))
     # What torch compiles for one row fits no larger batch.
     pace = measure(label, at_once, start=2 if s.compile else 1)
     shares = [
-        sum(map(_spent, counted)) / sum(tally.draws for tally in counted)
+        sum(tally.evaluations for tally in counted) / sum(tally.draws for tally in counted)
         for counted in tallies.values()
         if counted
     ]
     a_draw = statistics.mean(shares)
     ending, result = _end(job, sample[0], tallies[sample[0]][-1])
     paths = [_looks(job, index, counted[-1])[0] for index, counted in tallies.items() if counted]
-    estimates = [_seconds(pace, (0, *path), s.batch_size, a_draw) for path in paths]
-    estimating = functools.reduce(Range.plus, estimates).times(1 / len(paths))
     draws = statistics.mean(path[-1] for path in paths)
-    seconds, unsure = (
-        pace.of(s.n0, s.batch_size, a_draw).plus(estimating),
-        _unsure(shares, len(job.indices)) / a_draw,
-    )
+    # Draws of all images share batches.
+    rows = round(len(job.indices) * (s.n0 + draws))
+    seconds = pace.of(rows, s.batch_size, a_draw).times(1 / len(job.indices))
+    unsure = _unsure(shares, len(job.indices)) / a_draw
     unsure += _unsure([path[-1] for path in paths], len(job.indices)) / draws
     seconds = Range(seconds.low * max(0.0, 1 - unsure), seconds.expected, seconds.high * (1 + unsure))
     seconds = seconds.plus(Range(ending, ending, ending))
@@ -86,10 +86,6 @@ def certify_costs(job: CertifyRun, loading: float) -> Costs:
     )
 
 
-def _spent(tally: Tally) -> int:
-    return tally.denoiser_evaluations + tally.classifier_evaluations
-
-
 def _looks(job: CertifyRun, index: int, tally: Tally) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Where a run looks at an image's hits, and the hits, were its share of them always that of a tally."""
     test = job.test(job.data.pixels[index])
@@ -100,12 +96,6 @@ def _looks(job: CertifyRun, index: int, tally: Tally) -> tuple[tuple[int, ...], 
     hits = [math.floor(share * look) for look in test.checkpoints]
     end = next((place for place in range(1, len(hits)) if test.enough(hits[:place])), len(hits))
     return test.checkpoints[:end], tuple(hits[:end])
-
-
-def _seconds(pace: Pace, looks: Sequence[int], at_once: int, evaluations: float) -> Range:
-    """Seconds of the draws from look to look, see `Pace.of`."""
-    parts = (pace.of(look - before, at_once, evaluations) for before, look in itertools.pairwise(looks))
-    return functools.reduce(Range.plus, parts)
 
 
 def _size(tensor: Tensor, factor: float, most: int) -> float:

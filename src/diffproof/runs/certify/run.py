@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,7 +17,6 @@ from diffproof.defenses.base import CertifiableDefense
 from diffproof.defenses.named import compile_networks
 from diffproof.errors import ArgumentError, is_compile_error
 from diffproof.memory import check_batch
-from diffproof.noise import Stream
 from diffproof.runs.certify.accuracy import accuracies, known, order
 from diffproof.runs.certify.store import CertifyStore, ImageResult, Partial
 from diffproof.runs.code import own_code_of
@@ -26,9 +25,11 @@ from diffproof.runs.prepare import classes_for, first_line, load_images, resolve
 from diffproof.runs.settings import CertifySettings
 from diffproof.runs.store import Identity, warn_of_more
 from diffproof.smoothing.grid_noise import LEVELS, SmoothingNoise
+from diffproof.smoothing.packing import Packing, Work
+from diffproof.smoothing.schedule import Counting, Schedule
 from diffproof.smoothing.sequential import SequentialTest
 from diffproof.smoothing.smoothed import Smoothed
-from diffproof.smoothing.tally import Counted, Looks, Tally, counting
+from diffproof.smoothing.tally import Counted, Looks
 
 # Seconds between commits to disk: what a crash can lose.
 COMMIT_EVERY = 2.0
@@ -67,15 +68,35 @@ class CertifyRun:
         """What ends the draws of an image, None for a fixed number of them."""
         return self.settings.test(self.smoothed.noise.failure_mass(image.numel()))
 
-    def tally(self, index: int) -> Callable[..., Iterator[Tally]]:
-        """`Smoothed.tally` of the image of an index."""
-        return partial(
-            self.smoothed.tally,
-            self.data.pixels[index].to(self.device),
-            seed=self.settings.seed,
-            image_index=index,
-            batch_size=self.settings.batch_size,
-        )
+    def image(self, index: int) -> Tensor:
+        """The image of an index, on the networks' device."""
+        return self.data.pixels[index].to(self.device)
+
+    def counting(self, index: int, partial: Partial | None = None) -> Counting:
+        """The draws of an image, from what was counted of it before."""
+        looks = self.test(self.data.pixels[index]) or Looks((self.settings.n,))
+        seconds = 0.0 if partial is None else partial.seconds
+        classes = self.smoothed.num_classes
+        return Counting(index, self.settings.n0, looks, classes, done=partial, seconds=seconds)
+
+    def count(self, counting: Counting) -> Counted:
+        """What is counted of one image in the end."""
+        settings, image = self.settings, self.image(counting.image_index)
+        return self.smoothed.count(image, counting, seed=settings.seed, batch_size=settings.batch_size)
+
+    def packing(self, schedule: Schedule) -> Packing:
+        """What labels the draws of a schedule."""
+        images: dict[int, Tensor] = {}
+
+        def image(index: int) -> Tensor:
+            if index not in images:
+                for other in images.keys() - schedule.in_work.keys():
+                    del images[other]
+                images[index] = self.smoothed.check_image(self.image(index))
+            return images[index]
+
+        settings = self.settings
+        return self.smoothed.packing(schedule, image, seed=settings.seed, batch_size=settings.batch_size)
 
 
 def prepare(settings: CertifySettings) -> CertifyRun:
@@ -130,8 +151,8 @@ def _label_first(job: CertifyRun, draws: int) -> None:
     with warnings.catch_warnings():
         # Said once of every compiled U-Net, and of no use to who certifies it.
         warnings.filterwarnings("ignore", r"\s*Dynamo detected a call to a `functools.lru_cache`")
-        for _ in job.tally(job.indices[0])(draws, stream=Stream.SELECTION):
-            pass
+        index = job.indices[0]
+        job.count(Counting(index, draws, None, job.smoothed.num_classes))
 
 
 def run(
@@ -165,79 +186,144 @@ def run(
         warn_of_more(folder, store.identity, job.indices)
         finished = store.finished()
         on_evaluations(len(finished.intersection(job.indices)) * job.evaluations_per_image)
-        recorder = _Recorder(store)
-        until = job.settings.until_half_width is not None
-        done = {result.image_index: result for result in store.results()} if until else {}
         left = [index for index in order(job.indices, job.settings) if index not in finished]
-        for place, index in enumerate(left):
-            if known(accuracies(done, job.indices, job.settings).values(), job.settings):
-                on_evaluations((len(left) - place) * job.evaluations_per_image)
-                break
-            result = _certify_image(job, recorder, index, on_evaluations)
-            store.save_result(result)
-            done |= {index: result} if until else {}
+        _Running(job, store, left, on_evaluations).run()
         return store.results()
 
 
-class _Recorder:
-    """Records partial tallies and commits every few seconds: a commit can cost more than a network call."""
+class _Running:
+    """The images of a run that are left, of which many are in work at once.
 
-    def __init__(self, store: CertifyStore) -> None:
-        self.store = store
+    Args:
+        job: the run.
+        store: of its folder.
+        left: images in the order of their turn.
+        on_evaluations: see `run`.
+    """
+
+    def __init__(
+        self, job: CertifyRun, store: CertifyStore, left: list[int], on_evaluations: OnEvaluations
+    ) -> None:
+        self.job, self.store, self.left, self.on_evaluations = job, store, left, on_evaluations
+        self.schedule = Schedule(left, self._begin)
+        self.packing = job.packing(self.schedule)
+        # Results by image, where they decide how many images there are to be.
+        until = job.settings.until_half_width is not None
+        self.results = {result.image_index: result for result in store.results()} if until else None
+        self.closed = self._told = 0
         self._committed = self._stepped = time.monotonic()
 
-    def step(self, index: int, partial: Partial) -> None:
-        """Commit what is recorded, and these tallies with it, if after such another step it were too late."""
-        now = time.monotonic()
-        if now - self._committed + (now - self._stepped) > COMMIT_EVERY:
-            self.store.save_partial(index, partial)
+    def _begin(self, index: int) -> Counting:
+        counting = self.job.counting(index)
+        assert counting.looks is not None
+        return self.job.counting(index, self.store.partial(index, counting.looks.checkpoints))
+
+    def run(self) -> None:
+        """Certify them, recording every few seconds and when interrupted."""
+        if self._enough():
+            self._end()
+            return
+        self.packing.resume(self.store.work())
+        recorded = self._snapshot()
+        try:
+            while self.packing.step():
+                if self._close():
+                    break
+                recorded = self._snapshot()
+                self._record(recorded)
+                self._tell(recorded)
+            else:
+                # Of some, all was counted before.
+                self._close()
+        except KeyboardInterrupt:
+            self._save(recorded)
+            raise
+        except RuntimeError as error:
+            if is_compile_error(error):
+                raise _cannot_compile(error) from None
+            raise
+        self._end()
+
+    def _close(self) -> bool:
+        """Make the certificates of images of which all is counted; whether others are not needed any more."""
+        for index in self.schedule.finished():
+            if self.results is not None and index != self.left[self.closed]:
+                # It counts when those before it do, if it still does.
+                return False
+            result = _result(self.job, self.schedule.close(index))
+            self.store.save_result(result)
+            self.closed += 1
+            if self.results is not None:
+                self.results[index] = result
+                if self._enough():
+                    return True
+        return False
+
+    def _enough(self) -> bool:
+        """Whether the accuracies are known well enough."""
+        if self.results is None:
+            return False
+        return known(
+            accuracies(self.results, self.job.indices, self.job.settings).values(), self.job.settings
+        )
+
+    def _snapshot(self) -> _Snapshot:
+        counted = [(one.image_index, one.counted, one.seconds) for one in self.schedule.in_work.values()]
+        return _Snapshot(counted, self.packing.snapshot())
+
+    def _record(self, now: _Snapshot) -> None:
+        """Commit what there is if after such another step it were too late: it costs more than a call."""
+        stepped = time.monotonic()
+        if stepped - self._committed + (stepped - self._stepped) > COMMIT_EVERY:
+            self._save(now)
             self.store.commit()
-            now = self._committed = time.monotonic()
-        self._stepped = now
+            stepped = self._committed = time.monotonic()
+        self._stepped = stepped
 
+    def _save(self, now: _Snapshot) -> None:
+        partials = {
+            index: Partial(counted.selection, counted.estimation, counted.hits, seconds)
+            for index, counted, seconds in now.counted
+        }
+        self.store.save_partials(partials, now.work())
 
-def _certify_image(
-    job: CertifyRun, recorder: _Recorder, index: int, on_evaluations: OnEvaluations
-) -> ImageResult:
-    """Certify one image, recording its tallies every few seconds and when interrupted."""
-    settings, smoothed = job.settings, job.smoothed
-    image = job.data.pixels[index].to(job.device)
-    test = job.test(image)
-    looks = test or Looks((settings.n,))
-    saved = recorder.store.partial(index, looks.checkpoints)
-    counted: Counted = saved
-    started, told = time.monotonic() - saved.seconds, 0
+    def _tell(self, now: _Snapshot) -> None:
+        """Say how far it is: of draws with a label, all that these might have taken is done."""
+        tallies = [
+            one for _, counted, _ in now.counted for one in (counted.selection, counted.estimation) if one
+        ]
+        draws = sum(tally.draws for tally in tallies) + self.packing.labelled
+        evaluations = draws * self.job.evaluations_per_draw + self.packing.labeller.begun
+        self._advance(self.closed * self.job.evaluations_per_image + evaluations)
 
-    def so_far() -> Partial:
-        return Partial(counted.selection, counted.estimation, counted.hits, time.monotonic() - started)
+    def _advance(self, evaluations: int) -> None:
+        self.on_evaluations(max(0, evaluations - self._told))
+        self._told = max(self._told, evaluations)
 
-    def tell(evaluations: int) -> None:
-        nonlocal told
-        on_evaluations(max(0, evaluations - told))
-        told = max(told, evaluations)
-
-    try:
-        for counted in counting(job.tally(index), settings.n0, looks, saved):
-            recorder.step(index, so_far())
-            tallies = [tally for tally in (counted.selection, counted.estimation) if tally is not None]
-            # Of draws that are labelled, all that their labels might have taken is done.
-            tell(sum(tally.draws * job.evaluations_per_draw + tally.begun for tally in tallies))
+    def _end(self) -> None:
         # So are draws that are not needed.
-        tell(job.evaluations_per_image)
-    except KeyboardInterrupt:
-        recorder.store.save_partial(index, so_far())
-        raise
-    except RuntimeError as error:
-        if is_compile_error(error):
-            raise _cannot_compile(error) from None
-        raise
-    certificate = smoothed.certificate(
-        image,
-        counted,
+        self._advance(len(self.left) * self.job.evaluations_per_image)
+        self.store.drop_work(self.schedule.in_work)
+
+
+class _Snapshot(NamedTuple):
+    """What is counted of each image in work, its seconds, and how to get what is being labelled."""
+
+    counted: list[tuple[int, Counted, float]]
+    work: Callable[[], Work]
+
+
+def _result(job: CertifyRun, counting: Counting) -> ImageResult:
+    """The certificate of an image of which all is counted."""
+    index, settings, started = counting.image_index, job.settings, time.monotonic()
+    certificate = job.smoothed.certificate(
+        job.image(index),
+        counting.counted,
         alpha=settings.alpha,
         seed=settings.seed,
         image_index=index,
         bound=settings.bound,
-        test=test,
+        test=job.test(job.data.pixels[index]),
     )
-    return ImageResult(index, int(job.data.labels[index]), certificate, so_far().seconds)
+    seconds = counting.seconds + time.monotonic() - started
+    return ImageResult(index, int(job.data.labels[index]), certificate, seconds)

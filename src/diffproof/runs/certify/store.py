@@ -1,22 +1,24 @@
-"""What a certification run holds: a row a finished image, partial tallies of the one in work."""
+"""What a certification run holds: a row a finished image, partial tallies of those in work."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 from torch import Tensor
 
 from diffproof.checks import check_at_least, check_fields
-from diffproof.defenses.base import Underway
+from diffproof.noise import MAX_DRAW, Stream
 from diffproof.runs.settings import CertifySettings
 from diffproof.runs.store import RunStore, check_seconds, naming, reporting
 from diffproof.smoothing.certificate import Certificate
+from diffproof.smoothing.packing import Work
+from diffproof.smoothing.schedule import Unit
 from diffproof.smoothing.tally import Counted, Tally
 
-# In bytes: what is kept of a batch in work.
+# In bytes: what is kept of draws in work.
 _LARGEST = 2**27
 
 
@@ -37,7 +39,7 @@ class ImageResult:
 
 @dataclass(frozen=True)
 class Partial(Counted):
-    """What is counted of the image in work, and the seconds it took."""
+    """What is counted of an image in work, and the seconds it took."""
 
     seconds: float = 0.0
 
@@ -67,12 +69,34 @@ def _check_tally(tally: Tally | None, draws: int) -> None:
         return
     if not sum(tally.counts) == tally.draws <= draws or min(tally.counts, default=-1) < 0:
         raise ValueError(f"expected counts of at most {draws} draws, got {tally.counts} of {tally.draws}")
-    begun = () if tally.underway is None else (tally.underway,)
-    for one in (tally, *begun):
-        for name in ("denoiser_evaluations", "classifier_evaluations"):
-            check_at_least(name, getattr(one, name), 0)
-    if begun and tally.draws + begun[0].draws > draws:
-        raise ValueError(f"expected at most {draws} draws, got {tally.draws} and {begun[0].draws} begun")
+    for name in ("denoiser_evaluations", "classifier_evaluations"):
+        check_at_least(name, getattr(tally, name), 0)
+
+
+def _unit(image_index: int, stream: int, start: int, stop: int, told: object) -> tuple[Unit, Tally]:
+    """A unit in work and its labels.
+
+    Raises:
+        ValueError, TypeError: someone changed it to what no run writes.
+    """
+    image_index, start = check_at_least("image_index", image_index, 0), check_at_least("start", start, 0)
+    unit = Unit(image_index, Stream(stream), start, check_at_least("stop", stop, start + 1, MAX_DRAW))
+    tally = Tally(**check_fields(Tally, told))
+    _check_tally(tally, unit.stop - unit.start)
+    return unit, tally
+
+
+def _check_work(work: Work) -> None:
+    """Raise ValueError unless a run can have been interrupted so."""
+    of, draw = ([] if name not in work.tensors else work.tensors[name].tolist() for name in ("unit", "draw"))
+    missing: dict[int, set[int]] = {place: set() for place in range(len(work.units))}
+    for place, one in zip(of, draw, strict=True):
+        if place not in missing:
+            raise ValueError(f"expected draws of {len(work.units)} units, got unit {place}")
+        missing[place].add(one)
+    for (unit, tally), draws in zip(work.units, missing.values(), strict=True):
+        if len(draws) + tally.draws != unit.stop - unit.start or not draws <= {*range(unit.start, unit.stop)}:
+            raise ValueError(f"expected the draws from {unit.start} to {unit.stop}, got others")
 
 
 def _check_hits(partial: Partial, checkpoints: Sequence[int]) -> None:
@@ -98,10 +122,7 @@ CREATE TABLE IF NOT EXISTS partial (
     image_index INTEGER, stream TEXT, tally TEXT NOT NULL, seconds REAL NOT NULL,
     PRIMARY KEY (image_index, stream)
 );
-CREATE TABLE IF NOT EXISTS underway (
-    image_index INTEGER, stream TEXT, draws INTEGER NOT NULL, denoiser_evaluations INTEGER NOT NULL,
-    classifier_evaluations INTEGER NOT NULL, tensors BLOB NOT NULL, PRIMARY KEY (image_index, stream)
-);
+CREATE TABLE IF NOT EXISTS work (units TEXT NOT NULL, tensors BLOB NOT NULL);
 """
 
     def results(self) -> list[ImageResult]:
@@ -130,18 +151,10 @@ CREATE TABLE IF NOT EXISTS underway (
             rows = self._connection.execute(
                 "SELECT stream, tally, seconds FROM partial WHERE image_index = ?", (image_index,)
             ).fetchall()
-            begun = self._connection.execute(
-                "SELECT stream, draws, denoiser_evaluations, classifier_evaluations, tensors FROM underway"
-                " WHERE image_index = ?",
-                (image_index,),
-            ).fetchall()
             with naming(f"image {image_index} in work"):
                 texts = {stream: json.loads(text) for stream, text, _ in rows}
                 hits = texts.pop("hits", [])
                 found = {stream: Tally(**check_fields(Tally, told)) for stream, told in texts.items()}
-                for stream, draws, *spent, blob in begun:
-                    underway = Underway(check_at_least("draws", draws, 1), _tensors(blob), *spent)
-                    found[stream] = replace(found[stream], underway=underway)
                 seconds = max((one for *_, one in rows), default=0.0)
                 partial = Partial(**check_fields(Partial, {**found, "hits": hits, "seconds": seconds}))
                 check_seconds(partial.seconds)
@@ -151,26 +164,38 @@ CREATE TABLE IF NOT EXISTS underway (
                     _check_hits(partial, checkpoints)
         return partial
 
-    def save_partial(self, image_index: int, partial: Partial) -> None:
-        """Record what is counted of the image in work; kept from the next commit on."""
-        tallies = {"selection": partial.selection, "estimation": partial.estimation}
-        rows, begun = [], []
-        for stream, tally in tallies.items():
-            if tally is None:
-                continue
-            counted = {name: value for name, value in vars(tally).items() if name != "underway"}
-            rows.append((image_index, stream, json.dumps(counted), partial.seconds))
-            now = tally.underway
-            # What is larger would take longer to write than its images took to compute.
-            if now is not None and sum(tensor.nbytes for tensor in now.tensors.values()) < _LARGEST:
-                spent = now.denoiser_evaluations, now.classifier_evaluations
-                begun.append((image_index, stream, now.draws, *spent, _bytes(now.tensors)))
-        if partial.hits:
-            rows.append((image_index, "hits", json.dumps(partial.hits), partial.seconds))
+    def work(self) -> Work:
+        """The draws that were being labelled.
+
+        Raises:
+            ValueError: the store is corrupt.
+        """
+        with reporting(self.folder), naming("draws in work"):
+            work = Work([], {})
+            for text, blob in self._connection.execute("SELECT units, tensors FROM work LIMIT 1"):
+                work = Work([_unit(*told) for told in json.loads(text)], _tensors(blob))
+            _check_work(work)
+        return work
+
+    def save_partials(self, partials: Mapping[int, Partial], work: Work) -> None:
+        """Record what is counted and labelled of the images in work; kept from the next commit on."""
+        rows = []
+        for index, partial in partials.items():
+            for stream, tally in (("selection", partial.selection), ("estimation", partial.estimation)):
+                if tally is not None:
+                    rows.append((index, stream, json.dumps(vars(tally)), partial.seconds))
+            if partial.hits:
+                rows.append((index, "hits", json.dumps(partial.hits), partial.seconds))
+        # What is larger would take longer to write than its images took to compute.
+        if sum(tensor.nbytes for tensor in work.tensors.values()) > _LARGEST:
+            work = Work([], {})
+        units = [[*unit, vars(tally)] for unit, tally in work.units]
         with reporting(self.folder):
             self._connection.executemany("INSERT OR REPLACE INTO partial VALUES (?, ?, ?, ?)", rows)
-            self._connection.execute("DELETE FROM underway WHERE image_index = ?", (image_index,))
-            self._connection.executemany("INSERT INTO underway VALUES (?, ?, ?, ?, ?, ?)", begun)
+            self._connection.execute("DELETE FROM work")
+            if units:
+                row = (json.dumps(units), _bytes(work.tensors))
+                self._connection.execute("INSERT INTO work VALUES (?, ?)", row)
 
     def save_result(self, result: ImageResult) -> None:
         """Record a finished image and drop its partial tallies; kept from the next commit on."""
@@ -179,8 +204,14 @@ CREATE TABLE IF NOT EXISTS underway (
                 "INSERT INTO images VALUES (?, ?, ?, ?)",
                 (result.image_index, result.true_label, result.certificate.to_json(), result.seconds),
             )
-            for table in ("partial", "underway"):
-                self._connection.execute(f"DELETE FROM {table} WHERE image_index = ?", (result.image_index,))
+            self._connection.execute("DELETE FROM partial WHERE image_index = ?", (result.image_index,))
+
+    def drop_work(self, images: Iterable[int]) -> None:
+        """Forget what was being labelled, and what is counted of images that are not to be finished."""
+        with reporting(self.folder):
+            self._connection.execute("DELETE FROM work")
+            rows = [(index,) for index in images]
+            self._connection.executemany("DELETE FROM partial WHERE image_index = ?", rows)
 
 
 def _bytes(tensors: dict[str, Tensor]) -> bytes:

@@ -19,8 +19,9 @@ from diffproof.runs.settings import CertifySettings, RunSettings
 from diffproof.runs.store import Identity
 from diffproof.smoothing.arithmetic import arithmetic, flips, most_flips, uncertain
 from diffproof.smoothing.certificate import Certificate, certifies
+from diffproof.smoothing.schedule import Counting
 from diffproof.smoothing.stopping import Stopping
-from diffproof.smoothing.tally import Counted, Looks, counting, last
+from diffproof.smoothing.tally import Counted, Looks
 from diffproof.wording import counted, part_of
 
 # Relative: noise levels computed on another machine may differ in their last bits.
@@ -335,4 +336,5 @@ def _draw_again(result: ImageResult, job: CertifyRun) -> Counted:
     looks: tuple[int, ...] = (certificate.n,)
     if test is not None:
         looks = tuple(look for look in test.checkpoints if look <= certificate.n)
-    return last(counting(job.tally(result.image_index), certificate.n0, Looks(looks)))
+    classes = job.smoothed.num_classes
+    return job.count(Counting(result.image_index, certificate.n0, Looks(looks), classes))

@@ -1,0 +1,227 @@
+"""A vote on every noisy draw, with the samples that draws still need packed into full batches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from diffproof.defenses.labelling import Finished, Labeller
+from diffproof.defenses.voting import NOT_CAST, votes_needed, winner
+from diffproof.denoisers.base import Denoiser, Estimate
+from diffproof.noise import Noise
+from diffproof.reverse.sampling import first_estimate, posterior_steps
+
+
+class _Samples(NamedTuple):
+    """A batch of samples on their way through the reverse process.
+
+    Attributes:
+        draw: the place of the draw that each is of.
+        vote: which of its votes.
+        noise: a row each.
+        images: at noise level sigmas[taken].
+        estimate: the denoiser's of these.
+        taken: see `images`.
+    """
+
+    draw: Tensor
+    vote: Tensor
+    noise: Noise
+    images: Tensor
+    estimate: Estimate
+    taken: int
+
+
+class VoteLabeller(Labeller):
+    """Labels a draw by the majority of the labels of its posterior samples.
+
+    The first estimate of a draw is the same for all its samples and made once. Samples that any draws still
+    need run together. A draw leaves as soon as its outstanding votes cannot change the winner: no vote is
+    cast too many, whatever shares its batches.
+
+    Args:
+        denoiser: gives the samples.
+        label: images and their noise to labels.
+        sigmas: noise levels that a sample visits, that of the draws first.
+        votes: of a draw, ≥ 1.
+        num_classes: number of labels.
+        batch_size: see Labeller.
+        consensus: see DensePure.
+        eta: see DensePure.
+        all_votes: cast all votes of every draw.
+        first_vote: vote index of the noise of a draw's first sample.
+    """
+
+    def __init__(
+        self,
+        denoiser: Denoiser,
+        label: Callable[[Tensor, Noise], Tensor],
+        *,
+        sigmas: Sequence[float],
+        votes: int,
+        num_classes: int,
+        batch_size: int,
+        consensus: int | None = None,
+        eta: float = 1.0,
+        all_votes: bool = False,
+        first_vote: int = 1,
+    ) -> None:
+        super().__init__(batch_size)
+        self._denoiser, self._label, self._eta = denoiser, label, eta
+        self._sigmas, self._votes, self._first_vote = sigmas, votes, first_vote
+        self._num_classes, self._consensus, self._all_votes = num_classes, consensus, all_votes
+        # What no draw has had a vote needs.
+        self._at_first = int(self._needed(torch.full((1, votes), NOT_CAST)))
+        self._ballots = torch.empty(0, votes, dtype=torch.int64)
+        self._clean: Tensor | None = None
+        self._mix: Tensor | None = None
+        self._samples: _Samples | None = None
+        # Draws that have a first estimate, votes that these need, and votes that they have cast.
+        self._estimated = self._pending = self._cast = 0
+
+    def _needed(self, ballots: Tensor) -> Tensor:
+        """The least number of further votes of each draw."""
+        if self._all_votes:
+            return (ballots == NOT_CAST).sum(1)
+        return votes_needed(ballots, self._num_classes, self._consensus)
+
+    @property
+    def wanted(self) -> int:
+        """See Labeller; none while votes fill a batch."""
+        if self._samples is not None or self._pending >= self.batch_size:
+            return 0
+        return max(0, self.batch_size - (len(self) - self._estimated))
+
+    @property
+    def begun(self) -> int:
+        """See Labeller."""
+        sampled = 0 if self._samples is None else len(self._samples.draw) * self._samples.taken
+        return self._estimated + self._cast * len(self._sigmas) + sampled
+
+    def add(self, noisy: Tensor, noise: Noise, tags: Tensor) -> None:
+        """See Labeller."""
+        super().add(noisy, noise, tags)
+        fresh = torch.full((len(tags), self._votes), NOT_CAST, device=tags.device)
+        self._ballots = torch.cat([self._ballots.to(tags.device), fresh])
+
+    def step(self) -> Finished | None:
+        """See Labeller."""
+        if self._samples is not None and len(self._samples.draw) > self.batch_size:
+            self._samples = None
+        if self._samples is None:
+            if self._pending < self.batch_size and self._estimated < len(self):
+                self._estimate()
+                return None
+            self._samples = self._next_samples(self.batch_size)
+        now = self._samples
+        if now.taken < len(self._sigmas) - 1:
+            images, estimate = next(
+                posterior_steps(
+                    self._denoiser,
+                    now.images,
+                    self._sigmas,
+                    now.noise,
+                    eta=self._eta,
+                    estimate=now.estimate,
+                    taken=now.taken,
+                )
+            )
+            self._called(len(images))
+            self._samples = now._replace(images=images, estimate=estimate, taken=now.taken + 1)
+            return None
+        labels = self._label(now.estimate.clean, now.noise)
+        self._called(len(labels))
+        return self._count(now, labels)
+
+    def _estimate(self) -> None:
+        """First estimates of the next draws."""
+        rows = self.noisy[self._estimated :][: self.batch_size]
+        clean, mix = first_estimate(self._denoiser, rows, self._sigmas[0])
+        self._called(len(rows))
+        self._clean = clean if self._clean is None else torch.cat([self._clean, clean])
+        if mix is not None:
+            self._mix = mix if self._mix is None else torch.cat([self._mix, mix])
+        self._estimated += len(rows)
+        self._pending += len(rows) * self._at_first
+
+    def _next_samples(self, size: int) -> _Samples:
+        """Samples of the first votes that are needed, whatever draws they are of."""
+        ballots = self._ballots[: self._estimated]
+        needed = self._needed(ballots)
+        before = needed.cumsum(0) - needed
+        draw = torch.repeat_interleave(needed, output_size=self._pending)
+        cast = (ballots != NOT_CAST).sum(1)
+        vote = torch.arange(len(draw), device=draw.device) - before[draw] + cast[draw]
+        draw, vote = draw[:size], vote[:size]
+        assert self._clean is not None
+        mix = None if self._mix is None else self._mix[draw]
+        estimate = Estimate(self._clean[draw], mix)
+        return _Samples(
+            draw, vote, self.noise.rows(draw, vote + self._first_vote), self.noisy[draw], estimate, 0
+        )
+
+    def _count(self, samples: _Samples, labels: Tensor) -> Finished | None:
+        """Cast the labels of samples; the draws that are decided by them."""
+        ballots = self._ballots.index_put((samples.draw, samples.vote), labels)
+        needed = self._needed(ballots[: self._estimated])
+        decided = (needed == 0).nonzero()[:, 0]
+        self._pending = int(needed.sum())
+        self._ballots, self._samples = ballots, None
+        self._cast += len(labels)
+        if not len(decided):
+            return None
+        voted = ballots[decided]
+        cast = (voted != NOT_CAST).sum(1)
+        done = Finished(
+            self.tags[decided],
+            winner(voted, self._num_classes, self._consensus),
+            1 + cast * (len(self._sigmas) - 1),
+            cast,
+            voted,
+        )
+        kept = torch.ones(len(self), dtype=torch.bool, device=needed.device)
+        kept[decided] = False
+        rest = kept.nonzero()[:, 0]
+        assert self._clean is not None
+        open_ = rest[: self._estimated - len(decided)]
+        self._clean = self._clean[open_]
+        self._mix = None if self._mix is None else self._mix[open_]
+        self._ballots = ballots[rest]
+        self._estimated -= len(decided)
+        self._cast -= int(cast.sum())
+        self._drop(rest)
+        return done
+
+    def state(self) -> dict[str, Tensor]:
+        """First estimates, ballots, and the samples on their way."""
+        tensors = {"ballots": self._ballots}
+        if self._clean is not None:
+            tensors["clean"] = self._clean
+        if self._mix is not None:
+            tensors["mix"] = self._mix
+        now = self._samples
+        if now is not None and now.taken:
+            tensors |= {"sample": now.images, "sample_clean": now.estimate.clean}
+            tensors["steps"] = torch.tensor(now.taken)
+            if now.estimate.log_variance_mix is not None:
+                tensors["sample_mix"] = now.estimate.log_variance_mix
+        return tensors
+
+    def resume(self, noisy: Tensor, noise: Noise, tags: Tensor, state: Mapping[str, Tensor]) -> None:
+        """See Labeller."""
+        super().resume(noisy, noise, tags, state)
+        there = {name: tensor.to(noisy.device) for name, tensor in state.items()}
+        self._ballots, self._clean, self._mix = there["ballots"], there.get("clean"), there.get("mix")
+        self._estimated = 0 if self._clean is None else len(self._clean)
+        ballots = self._ballots[: self._estimated]
+        self._pending = int(self._needed(ballots).sum())
+        self._cast = int((ballots != NOT_CAST).sum())
+        if "sample" in there:
+            estimate = Estimate(there["sample_clean"], there.get("sample_mix"))
+            begun = self._next_samples(len(there["sample"]))
+            self._samples = begun._replace(
+                images=there["sample"], estimate=estimate, taken=int(there["steps"])
+            )

@@ -1,0 +1,206 @@
+"""Runs a schedule in this process: draws of many images share batches, so that networks stay full."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from diffproof.defenses.labelling import Finished, Labeller
+from diffproof.errors import halved
+from diffproof.noise import Noise
+from diffproof.smoothing.schedule import Schedule, Unit
+from diffproof.smoothing.tally import Tally
+
+
+class Work(NamedTuple):
+    """Draws that are being labelled.
+
+    Attributes:
+        units: those that lack labels, each with the tally of the labels that are there.
+        tensors: `unit` and `draw` of each draw without a label, and what was computed of these.
+    """
+
+    units: list[tuple[Unit, Tally]]
+    tensors: dict[str, Tensor]
+
+
+@dataclass
+class _InWork:
+    """A unit in work, its labels so far, how many are missing, and whether somebody wants them."""
+
+    unit: Unit
+    tally: Tally
+    missing: int
+    wanted: bool = True
+
+
+class Packing:
+    """Labels the draws of a schedule, a network call at a time.
+
+    Args:
+        labeller: an empty one.
+        added: noisy draws of an image, C×H×W and the noise of N rows to N×C×H×W; see `GridNoise.added`.
+        schedule: what is drawn.
+        image: an image by its index, on the networks' device.
+        num_classes: number of labels.
+        seed: fixes the noise, with an image's index.
+        on_halved: told the new batch size when memory has run out.
+
+    Attributes:
+        labeller: the given one; it counts what went through the networks.
+    """
+
+    def __init__(
+        self,
+        labeller: Labeller,
+        added: Callable[[Tensor, Noise], Tensor],
+        schedule: Schedule,
+        image: Callable[[int], Tensor],
+        *,
+        num_classes: int,
+        seed: int,
+        on_halved: Callable[[int], None] = lambda batch_size: None,
+    ) -> None:
+        self.labeller, self._added, self._schedule, self._image = labeller, added, schedule, image
+        self._none, self._seed, self._on_halved = Tally((0,) * num_classes), seed, on_halved
+        self._units: dict[int, _InWork] = {}
+        self._tag = 0
+        self._since = time.monotonic()
+
+    # Counts of labels have no gradient, and a graph would only take memory and time.
+    @torch.no_grad()
+    def step(self) -> bool:
+        """Fill up the next network call and make it; whether there was one to make.
+
+        Raises:
+            ValueError: what the networks say of their images, or of their labels.
+            MemoryError: not even one image fits into memory.
+        """
+        self._fill()
+        if not len(self.labeller):
+            return False
+        while True:
+            try:
+                done = self.labeller.step()
+                break
+            except (MemoryError, RuntimeError) as error:
+                self.labeller.batch_size = halved(self.labeller.batch_size, error)
+                self._on_halved(self.labeller.batch_size)
+        self._share_time()
+        if done is not None:
+            self._count(done)
+        return True
+
+    @property
+    def labelled(self) -> int:
+        """Draws that have a label while their unit or earlier ones are not complete."""
+        waiting = sum(
+            tally.draws for counting in self._schedule.in_work.values() for _, tally in counting.waiting()
+        )
+        return waiting + sum(one.tally.draws for one in self._units.values())
+
+    def snapshot(self) -> Callable[[], Work]:
+        """What gives the draws that are being labelled now, to go on from, even when they are no more."""
+        in_work = [(tag, one.unit, one.tally) for tag, one in self._units.items()]
+        waiting = [one for counting in self._schedule.in_work.values() for one in counting.waiting()]
+        if not len(self.labeller):
+            return lambda: Work(waiting, {})
+        tags, draw, state = self.labeller.tags, self.labeller.noise.draw, self.labeller.state()
+
+        def work() -> Work:
+            places = {tag: place for place, (tag, *_) in enumerate(in_work)}
+            of = torch.tensor([places[tag] for tag in tags.tolist()])
+            own = {"unit": of, "draw": draw} | {f"of {name}": one for name, one in state.items()}
+            return Work([(unit, tally) for _, unit, tally in in_work] + waiting, own)
+
+        return work
+
+    def resume(self, work: Work) -> None:
+        """Go on with what was being labelled, before the first step.
+
+        Args:
+            work: of a packing of the same draws; of any batch size. What the schedule has no more is labelled
+                in vain.
+        """
+        none = torch.empty(0, dtype=torch.int64)
+        of, draw = work.tensors.get("unit", none), work.tensors.get("draw", none)
+        missing = [int((of == place).sum()) for place in range(len(work.units))]
+        for place, (unit, tally) in sorted(
+            enumerate(work.units), key=lambda one: self._schedule.in_turn(one[1][0])
+        ):
+            taken = self._schedule.reopen(unit)
+            if missing[place]:
+                self._units[place] = _InWork(unit, tally, missing[place], taken)
+            elif taken:
+                self._schedule.put(unit, tally)
+        self._tag = len(work.units)
+        if not len(of):
+            return
+        begun = list(self._units)
+        noisy, noise = self._drawn(
+            [work.units[place][0] for place in begun], [draw[of == place] for place in begun]
+        )
+        # Where each stood: they are drawn unit by unit here.
+        drawn = torch.cat([(of == place).nonzero()[:, 0] for place in begun])
+        order = drawn.argsort().to(noisy.device)
+        state = {name[3:]: tensor for name, tensor in work.tensors.items() if name.startswith("of ")}
+        self.labeller.resume(noisy[order], noise.rows(order, noise.vote[order]), of.to(noisy.device), state)
+
+    def _fill(self) -> None:
+        """Take draws until the next network call is full, or there are none."""
+        units, wanted = [], self.labeller.wanted
+        while wanted > 0 and (unit := self._schedule.take(wanted)) is not None:
+            units.append(unit)
+            wanted -= unit.stop - unit.start
+        if units:
+            draws = [torch.arange(unit.start, unit.stop) for unit in units]
+            noisy, noise = self._drawn(units, draws)
+            sizes = torch.tensor([len(part) for part in draws])
+            tags = torch.arange(self._tag, self._tag + len(units)).repeat_interleave(sizes)
+            for unit, part in zip(units, draws, strict=True):
+                self._units[self._tag] = _InWork(unit, self._none, len(part))
+                self._tag += 1
+            self.labeller.add(noisy, noise, tags.to(noisy.device))
+
+    def _drawn(self, units: list[Unit], draws: list[Tensor]) -> tuple[Tensor, Noise]:
+        """Noisy draws of units, and the noise for what works on them."""
+        noisy, noises = [], []
+        for unit, draw in zip(units, draws, strict=True):
+            image = self._image(unit.image_index)
+            index = torch.full_like(draw, unit.image_index)
+            noise = Noise.for_rows(self._seed, unit.stream, index, draw).to(image.device)
+            noisy.append(self._added(image, noise))
+            noises.append(noise.after_first())
+        return torch.cat(noisy), Noise.joined(noises)
+
+    def _share_time(self) -> None:
+        """Each image in work took its draws' share of the time since the last call."""
+        now = time.monotonic()
+        passed, self._since = now - self._since, now
+        missing = sum(one.missing for one in self._units.values())
+        for one in self._units.values():
+            counting = self._schedule.in_work.get(one.unit.image_index)
+            if counting is not None:
+                counting.seconds += passed * one.missing / missing
+
+    def _count(self, done: Finished) -> None:
+        """Add labels to the tallies of their units, and give those that are complete to the schedule."""
+        tags, labels, denoiser, classifier = (one.cpu() for one in done[:4])
+        for tag in tags.unique().tolist():
+            own, one = tags == tag, self._units[tag]
+            counts = torch.bincount(labels[own], minlength=len(self._none.counts)).tolist()
+            spent = int(denoiser[own].sum()), int(classifier[own].sum())
+            new = Tally(tuple(counts), int(own.sum()), *spent)
+            one.tally, one.missing = one.tally + new, one.missing - new.draws
+            if one.missing:
+                continue
+            del self._units[tag]
+            if one.wanted:
+                self._schedule.put(one.unit, one.tally)
+            else:
+                self._schedule.vain += one.tally.evaluations

@@ -1,0 +1,215 @@
+"""What is drawn next: units of work of any image out, their tallies in, in any order."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from typing import NamedTuple
+
+from diffproof.noise import Stream
+from diffproof.smoothing.tally import Counted, Looking, Tally
+
+
+class Unit(NamedTuple):
+    """The draws start ≤ draw < stop of a stream of an image; no look at the hits lies between them.
+
+    Attributes:
+        image_index: the image's index in its data set.
+        stream: what the draws are for.
+        start: the first.
+        stop: the one after the last.
+    """
+
+    image_index: int
+    stream: Stream
+    start: int
+    stop: int
+
+
+class Counting:
+    """The draws of one image: those that select its class, then those that bound its probability.
+
+    Which units they come in, and in which order their tallies come back, changes nothing of what is counted.
+
+    Args:
+        image_index: the image's index in its data set.
+        n0: draws of the first kind, ≥ 1.
+        looks: at the hits of the second kind; None for none of that.
+        num_classes: number of labels.
+        done: what was counted before.
+        first: the stream of the first kind.
+        seconds: that were spent on it before.
+
+    Attributes:
+        counted: what is counted so far.
+        finished: whether that is all.
+        vain: evaluations for draws that turned out to be needless.
+        seconds: that were spent on it.
+    """
+
+    def __init__(
+        self,
+        image_index: int,
+        n0: int,
+        looks: Looking | None,
+        num_classes: int,
+        *,
+        done: Counted | None = None,
+        first: Stream = Stream.SELECTION,
+        seconds: float = 0.0,
+    ) -> None:
+        self.image_index, self.n0, self.looks, self.first = image_index, n0, looks, first
+        self._none = Tally((0,) * num_classes)
+        self.counted = done or Counted()
+        self.vain, self.seconds = 0, seconds
+        # Tallies of later draws than the next, by their start.
+        self._later: dict[int, Tally] = {}
+        self.finished, self._limit, self._looked = False, 0, -1
+        self._settle()
+        self._handed = self._tally.draws
+
+    @property
+    def _stream(self) -> Stream:
+        selection = self.counted.selection
+        return self.first if selection is None or selection.draws < self.n0 else Stream.ESTIMATION
+
+    @property
+    def _tally(self) -> Tally:
+        """Of the stream in work."""
+        counted = self.counted
+        return (counted.selection if self._stream is self.first else counted.estimation) or self._none
+
+    def take(self, rows: int) -> Unit | None:
+        """The next draws, of which nothing is known that would make them needless; None for none.
+
+        Args:
+            rows: how many at most, ≥ 1.
+        """
+        if self.finished or self._handed >= self._limit:
+            return None
+        start, stop = self._handed, min(self._handed + rows, self._limit)
+        if self._stream is not self.first and self.looks is not None:
+            looks = self.looks.checkpoints
+            stop = min(stop, looks[bisect_right(looks, start)])
+        self._handed = stop
+        return Unit(self.image_index, self._stream, start, stop)
+
+    def put(self, unit: Unit, tally: Tally) -> None:
+        """Count the draws of a unit that was taken."""
+        if self.finished:
+            self.vain += tally.evaluations
+            return
+        self._later[unit.start] = tally
+        while not self.finished and (next_ := self._later.pop(self._tally.draws, None)) is not None:
+            if self._stream is self.first:
+                self.counted = replace(self.counted, selection=self._tally + next_)
+                if self._stream is not self.first:
+                    self._handed = 0
+            else:
+                self.counted = replace(self.counted, estimation=self._tally + next_)
+            self._settle()
+        if self.finished:
+            self.vain += sum(tally.evaluations for tally in self._later.values())
+
+    def hand_out(self, unit: Unit) -> bool:
+        """Whether a unit that was taken in an interrupted run is the next one; if so, it is taken again."""
+        fits = unit.stream is self._stream and unit.start == self._handed < unit.stop <= self._limit
+        if fits and not self.finished:
+            self._handed = unit.stop
+            return True
+        return False
+
+    def waiting(self) -> list[tuple[Unit, Tally]]:
+        """Units that are labelled while earlier ones are not."""
+        return [
+            (Unit(self.image_index, self._stream, start, start + tally.draws), tally)
+            for start, tally in self._later.items()
+        ]
+
+    def _settle(self) -> None:
+        """Look at the hits if it is time, and see what may be drawn before the next time."""
+        looks, counted = self.looks, self.counted
+        if self._stream is self.first:
+            self._limit = self.n0
+            return
+        if looks is None:
+            self.finished = True
+            return
+        estimation, hits = counted.estimation, counted.hits
+        if estimation is not None and estimation.draws in looks.checkpoints[len(hits) : len(hits) + 1]:
+            assert counted.selection is not None
+            hits += (estimation.counts[counted.selection.selected],)
+            self.counted = replace(counted, hits=hits)
+        if self._looked != len(hits):
+            self._looked = len(hits)
+            self.finished = bool(hits) and looks.enough(hits)
+            self._limit = 0 if self.finished else looks.first_end(hits)
+
+
+class Schedule:
+    """Many images' draws: those of the first images first, those of others where these must wait.
+
+    Args:
+        images: indices in the order of their turn.
+        begin: makes the Counting of an index, when it is its turn.
+
+    Attributes:
+        in_work: those that have begun and are not closed, in the order of their turn.
+        vain: evaluations for draws of closed images that turned out to be needless.
+    """
+
+    def __init__(self, images: Iterable[int], begin: Callable[[int], Counting]) -> None:
+        self._left = list(images)[::-1]
+        self._turn = {index: turn for turn, index in enumerate(reversed(self._left))}
+        self._begin = begin
+        self.in_work: dict[int, Counting] = {}
+        self.vain = 0
+
+    def take(self, rows: int) -> Unit | None:
+        """The next unit; None at the end, and while units that were taken must come back first.
+
+        Args:
+            rows: how many draws at most, ≥ 1.
+        """
+        for counting in self.in_work.values():
+            if (unit := counting.take(rows)) is not None:
+                return unit
+        while self._left:
+            if (unit := self.open(self._left[-1]).take(rows)) is not None:
+                return unit
+        return None
+
+    def open(self, image_index: int) -> Counting:
+        """The Counting of an image in work; if need be, it begins before its turn."""
+        if image_index not in self.in_work:
+            self._left.remove(image_index)
+            opened = self.in_work | {image_index: self._begin(image_index)}
+            self.in_work = dict(sorted(opened.items(), key=lambda one: self._turn[one[0]]))
+        return self.in_work[image_index]
+
+    def in_turn(self, unit: Unit) -> tuple[int, int]:
+        """What sorts units: the turn of their image, and where they begin."""
+        return self._turn.get(unit.image_index, len(self._turn)), unit.start
+
+    def reopen(self, unit: Unit) -> bool:
+        """See `Counting.hand_out`; False for an image that has no turn any more."""
+        known = unit.image_index in self.in_work or unit.image_index in self._left
+        return known and self.open(unit.image_index).hand_out(unit)
+
+    def put(self, unit: Unit, tally: Tally) -> None:
+        """Count the draws of a unit that was taken."""
+        if unit.image_index in self.in_work:
+            self.in_work[unit.image_index].put(unit, tally)
+        else:
+            self.vain += tally.evaluations
+
+    def close(self, image_index: int) -> Counting:
+        """Take a finished image out of work."""
+        counting = self.in_work.pop(image_index)
+        self.vain += counting.vain
+        return counting
+
+    def finished(self) -> list[int]:
+        """Images in work of which all is counted, in the order of their turn."""
+        return [index for index, counting in self.in_work.items() if counting.finished]
