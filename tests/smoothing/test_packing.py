@@ -174,6 +174,7 @@ def test_what_a_user_s_class_changes_is_not_passed_over() -> None:
     assert any(one and one.counts != one.counts[::-1] for one, _ in pairs)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", DEFENSES)
 def test_it_goes_on_from_any_network_call_and_repeats_none(name: str, tmp_path: Path) -> None:
     defense = DEFENSES[name]()
@@ -206,7 +207,7 @@ def test_it_goes_on_from_any_network_call_and_repeats_none(name: str, tmp_path: 
         assert found.units == work.units
         assert found.tensors.keys() == work.tensors.keys()
         assert all(torch.equal(found.tensors[key], tensor) for key, tensor in work.tensors.items())
-        for batch_size in (BATCH, 2, 64):
+        for batch_size in (BATCH, 64):
             schedule, packing = several.packing(batch_size)
             packing.resume(found)
             with watched(defense) as again:
@@ -269,15 +270,15 @@ def answers(share: float, seed: int) -> Callable[[int, Stream, int], int]:
 
 
 LOOKING: dict[str, Callable[[], Looking]] = {
-    "fixed": lambda: Looks((700,)),
-    "looks": lambda: Looks((32, 100, 700)),
-    "radii": lambda: RadiusTest([0.0, 0.2, 0.4], sigma=SIGMA, alpha=0.01, n=700),
-    "without futility": lambda: RadiusTest([0.0, 0.2, 0.4], sigma=SIGMA, alpha=0.01, n=700, futility=0.0),
-    "largest radius": lambda: RadiusSequence(sigma=SIGMA, alpha=0.01, n=700),
+    "fixed": lambda: Looks((300,)),
+    "looks": lambda: Looks((32, 100, 300)),
+    "radii": lambda: RadiusTest([0.0, 0.2, 0.4], sigma=SIGMA, alpha=0.01, n=300),
+    "without futility": lambda: RadiusTest([0.0, 0.2, 0.4], sigma=SIGMA, alpha=0.01, n=300, futility=0.0),
+    "largest radius": lambda: RadiusSequence(sigma=SIGMA, alpha=0.01, n=300),
 }
 
 
-@pytest.mark.parametrize("share", [0.4, 0.7, 0.85, 1.0])
+@pytest.mark.parametrize("share", [0.4, 0.85, 1.0])
 @pytest.mark.parametrize("name", LOOKING)
 def test_units_in_any_order_give_the_counts_of_draws_one_after_another(name: str, share: float) -> None:
     looks = LOOKING[name]()

@@ -69,6 +69,11 @@ if TYPE_CHECKING:
     " ± this at 95%, in (0, 0.5). [default: take all]",
 )
 @click.option(
+    "--keep-ballots",
+    is_flag=True,
+    help="Keep every vote of a defence that votes, for `diffproof report --over`. [default: do not]",
+)
+@click.option(
     "--noise",
     type=Names(NOISES),
     default="grid",

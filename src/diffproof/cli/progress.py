@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from diffproof.runs.attack.report import AttackReport
     from diffproof.runs.attack.run import AttackRun
     from diffproof.runs.attack.store import AttackedImage
+    from diffproof.runs.certify.ablation import Ablation
     from diffproof.runs.certify.report import Report
     from diffproof.runs.certify.run import CertifyRun
     from diffproof.runs.certify.store import ImageResult
@@ -137,6 +138,15 @@ def print_report(report: Report) -> None:
         ),
         report.remarks,
     )
+
+
+def print_ablation(ablation: Ablation) -> None:
+    """The table on standard output."""
+    from diffproof.runs.certify.ablation import cells, header
+
+    settings = next(iter(ablation.rows.values())).settings
+    title = f"certified accuracy of {settings.describe()}, sigma = {settings.sigma:g}, at ℓ2 radius ε"
+    show(Rows(header(ablation), cells(ablation), title=title))
 
 
 def print_attack_report(report: AttackReport) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from diffproof.cli.flags import command, device_option, refuse_given
+from diffproof.cli.flags import Names, command, device_option, refuse_given
 from diffproof.cli.paths import PATH
 from diffproof.cli.screen import said
 from diffproof.errors import ArgumentError, printable
@@ -20,9 +20,14 @@ from diffproof.wording import counted
     help="Show certified accuracy at these ℓ2 radii ε, ≥ 0; certification runs only."
     " [default: 0,0.25,0.5,0.75,1]",
 )
-@click.option("--out", type=PATH, help="Write table.csv and the pictures to this folder.")
+@click.option(
+    "--over",
+    type=Names(("votes", "draws")),
+    help="Show what one run with --keep-ballots would have certified with fewer votes or draws.",
+)
+@click.option("--out", type=PATH, help="Write tables (CSV) and pictures to this folder.")
 @click.option("--force", is_flag=True, help="Overwrite what is there.")
-def report(runs: tuple[Path, ...], at: str | None, out: Path | None, force: bool) -> None:
+def report(runs: tuple[Path, ...], at: str | None, over: str | None, out: Path | None, force: bool) -> None:
     """Compare RUNS, of `certify` or of `attack`.
 
     Runs of certification are compared by certified accuracy and average certified radius (ACR), and drawn as
@@ -33,7 +38,9 @@ def report(runs: tuple[Path, ...], at: str | None, out: Path | None, force: bool
 
     _check_force(out)
     attacks = [AttackStore.holds(run) for run in runs]
-    if not any(attacks):
+    if over is not None:
+        _report_ablation(runs, attacks, "0,0.25,0.5,0.75,1" if at is None else at, over, out, force)
+    elif not any(attacks):
         _report_certified(runs, "0,0.25,0.5,0.75,1" if at is None else at, out, force)
     elif not all(attacks):
         raise ArgumentError("runs", "expected runs of one kind, got certification and attack runs")
@@ -52,13 +59,32 @@ def _report_certified(runs: tuple[Path, ...], at: str, out: Path | None, force: 
     from diffproof.cli.progress import print_report
     from diffproof.runs.certify.report import load_report, write_report
 
-    try:
-        radii = [float(radius) for radius in at.split(",")]
-    except ValueError:
-        raise ArgumentError("at", f"expected numbers with commas between, got {at!r}") from None
-    loaded = load_report(runs, radii)
+    loaded = load_report(runs, _radii(at))
     written = () if out is None else write_report(loaded, out, force=force)
     print_report(loaded)
+    for path in written:
+        click.echo(printable(f"written: {path}"))
+
+
+def _radii(at: str) -> list[float]:
+    try:
+        return [float(radius) for radius in at.split(",")]
+    except ValueError:
+        raise ArgumentError("at", f"expected numbers with commas between, got {at!r}") from None
+
+
+def _report_ablation(
+    runs: tuple[Path, ...], attacks: list[bool], at: str, over: str, out: Path | None, force: bool
+) -> None:
+    from diffproof.cli.progress import print_ablation
+    from diffproof.runs.certify.ablation import Over, load_ablation, write_ablation
+    from diffproof.runs.certify.report import check_at
+
+    if len(runs) != 1 or any(attacks):
+        raise ArgumentError("over", f"expected one certification run, got {counted(len(runs), 'run')}")
+    ablation = load_ablation(runs[0], Over(over), check_at(_radii(at)))
+    written = () if out is None else write_ablation(ablation, out, force=force)
+    print_ablation(ablation)
     for path in written:
         click.echo(printable(f"written: {path}"))
 

@@ -43,6 +43,7 @@ class DensePure(CertifiableDefense):
     """
 
     method = "densepure"
+    votes_on_draws = True
 
     def __init__(
         self,

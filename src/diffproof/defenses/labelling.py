@@ -34,13 +34,16 @@ class Finished(NamedTuple):
         labels: M int64.
         denoiser_evaluations: M int64, of each draw.
         classifier_evaluations: M int64, of each draw.
-        ballots: M×votes labels in the order of voting, where there was a vote.
+        draw: M int64, their numbers.
+        ballots: M×votes labels in the order of voting, NOT_CAST where they were not needed; None where there
+            is no vote.
     """
 
     tags: Tensor
     labels: Tensor
     denoiser_evaluations: Tensor
     classifier_evaluations: Tensor
+    draw: Tensor
     ballots: Tensor | None = None
 
 
@@ -168,7 +171,7 @@ class Batches(Labeller):
         tags = self.tags[part]
         self._called(size)
         self._drop(rest)
-        return Finished(tags, labels, *each)
+        return Finished(tags, labels, each[0], each[1], noise.draw)
 
     def _shared(self, spent: int, size: int, device: torch.device) -> Tensor:
         """What was spent on each of some draws; on draws of one tag together, no matter on which."""

@@ -180,6 +180,7 @@ class VoteLabeller(Labeller):
             winner(voted, self._num_classes, self._consensus),
             1 + cast * (len(self._sigmas) - 1),
             cast,
+            self.noise.draw[decided],
             voted,
         )
         kept = torch.ones(len(self), dtype=torch.bool, device=needed.device)

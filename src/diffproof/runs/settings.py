@@ -217,6 +217,7 @@ class CertifySettings(RunSettings):
     tolerance: float | None = None
     futility: float | None = None
     until_half_width: float | None = None
+    keep_ballots: bool = False
     compile: bool = False
 
     def __post_init__(self) -> None:

@@ -16,6 +16,8 @@ from diffproof.noise import Noise
 from diffproof.smoothing.schedule import Schedule, Unit
 from diffproof.smoothing.tally import Tally
 
+OnBallots = Callable[[Unit, Tensor, Tensor], None]
+
 
 class Work(NamedTuple):
     """Draws that are being labelled.
@@ -50,6 +52,7 @@ class Packing:
         num_classes: number of labels.
         seed: fixes the noise, with an image's index.
         on_halved: told the new batch size when memory has run out.
+        on_ballots: told the unit, the numbers and the ballots (M×votes) of draws on which a vote has ended.
 
     Attributes:
         labeller: the given one; it counts what went through the networks.
@@ -65,9 +68,11 @@ class Packing:
         num_classes: int,
         seed: int,
         on_halved: Callable[[int], None] = lambda batch_size: None,
+        on_ballots: OnBallots | None = None,
     ) -> None:
         self.labeller, self._added, self._schedule, self._image = labeller, added, schedule, image
         self._none, self._seed, self._on_halved = Tally((0,) * num_classes), seed, on_halved
+        self._on_ballots = on_ballots
         self._units: dict[int, _InWork] = {}
         self._tag = 0
         self._since = time.monotonic()
@@ -193,6 +198,9 @@ class Packing:
         tags, labels, denoiser, classifier = (one.cpu() for one in done[:4])
         for tag in tags.unique().tolist():
             own, one = tags == tag, self._units[tag]
+            if self._on_ballots is not None and done.ballots is not None:
+                voted = own.to(done.draw.device)
+                self._on_ballots(one.unit, done.draw[voted].cpu(), done.ballots[voted].cpu())
             counts = torch.bincount(labels[own], minlength=len(self._none.counts)).tolist()
             spent = int(denoiser[own].sum()), int(classifier[own].sum())
             new = Tally(tuple(counts), int(own.sum()), *spent)

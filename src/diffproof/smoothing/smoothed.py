@@ -30,7 +30,7 @@ from diffproof.smoothing.bounds import Bound, as_bound, prediction, radius_bound
 from diffproof.smoothing.certificate import Certificate, certifies
 from diffproof.smoothing.grid_noise import SmoothingNoise, as_noise
 from diffproof.smoothing.label_function import LabelFunction
-from diffproof.smoothing.packing import Packing
+from diffproof.smoothing.packing import OnBallots, Packing
 from diffproof.smoothing.schedule import Counting, Schedule
 from diffproof.smoothing.sequential import SequentialTest
 from diffproof.smoothing.stopping import Stopping, stopping_test
@@ -239,6 +239,7 @@ class Smoothed:
         *,
         seed: int,
         batch_size: int = BATCH_SIZE,
+        on_ballots: OnBallots | None = None,
     ) -> Packing:
         """What labels the draws of a schedule.
 
@@ -248,6 +249,7 @@ class Smoothed:
             seed: see `certify`.
             batch_size: most images that go through a network at once. When memory runs out it is halved, with
                 a warning, for the rest of this object's life.
+            on_ballots: see Packing.
         """
         batch_size = check_at_least("batch_size", batch_size, 1, MOST_ROWS)
         check_seed(seed)
@@ -259,6 +261,7 @@ class Smoothed:
             num_classes=self.num_classes,
             seed=seed,
             on_halved=partial(setattr, self, "_fitting_batch"),
+            on_ballots=on_ballots,
         )
 
     def check_image(self, image: Tensor) -> Tensor:

@@ -92,10 +92,11 @@ class SumLabeller(Labeller):
         """The labels that whole sums give."""
         rows = len(self._losses)
         labels, tags = predicted_labels(self._logits(self._losses)), self.tags[:rows]
+        draw = self.noise.draw[:rows]
         each = torch.full_like(labels, self._begun // rows)
         self._begin()
         self._drop(torch.arange(rows, len(self), device=labels.device))
-        return Finished(tags, labels, each, torch.zeros_like(labels))
+        return Finished(tags, labels, each, torch.zeros_like(labels), draw)
 
     def state(self) -> dict[str, Tensor]:
         """Losses for the first classes, and the sum of the first terms for the next ones."""

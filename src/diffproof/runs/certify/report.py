@@ -65,10 +65,23 @@ class Row:
         return float(np.mean([result.certificate.n for result in self.results]))
 
     @property
+    def votes(self) -> tuple[float, int] | None:
+        """Votes that were cast on a draw, on average, and how many there would be; None without a vote."""
+        certificates = [result.certificate for result in self.results]
+        asked = certificates[0].settings.get("votes")
+        if not isinstance(asked, int):
+            return None
+        draws = sum(one.n0 + one.n for one in certificates)
+        return sum(one.classifier_evaluations for one in certificates) / draws, asked
+
+    @property
     def remarks(self) -> list[str]:
         """What a reader of a run that ends when it is decided must know."""
         name = " and ".join(map(str, self.folders))
         found = [f"{name}: {told(self.shares, self.planned)}"] if self.shares else []
+        if self.votes is not None:
+            cast, most = self.votes
+            found.append(f"{name}: {cast:.2f} of {most} votes cast a draw, on average")
         if self.settings.stop == Stopping.FIXED:
             return found
         asked = (
@@ -141,9 +154,8 @@ def load_report(folders: Sequence[Path], radii: Sequence[float]) -> Report:
     Runs of the same settings and networks that share no image are parts of one run: they make one row.
     """
     check_runs(folders)
-    if not radii or any(not 0.0 <= radius < float("inf") for radius in radii):
-        raise ArgumentError("at", f"expected radii ≥ 0, got {list(radii)}")
-    loaded = [_load_row(folder) for folder in folders]
+    check_at(radii)
+    loaded = [load_row(folder) for folder in folders]
     rows = sorted(_joined(loaded), key=_order)
     remarks = [
         f"{row.folders[0]}: {part_of(len(row.results), row.planned, 'image')} finished"
@@ -173,7 +185,15 @@ def load_report(folders: Sequence[Path], radii: Sequence[float]) -> Report:
     return Report(rows, tuple(radii), remarks)
 
 
-def _load_row(folder: Path) -> Row:
+def check_at(radii: Sequence[float]) -> Sequence[float]:
+    """Radii of columns, or ValueError."""
+    if not radii or any(not 0.0 <= radius < float("inf") for radius in radii):
+        raise ArgumentError("at", f"expected radii ≥ 0, got {list(radii)}")
+    return radii
+
+
+def load_row(folder: Path) -> Row:
+    """A run folder as a row; ValueError where it has no finished image."""
     with CertifyStore.reading(folder) as store:
         settings, results, identity = store.settings, store.results(), store.identity
         store.warn_if_edited()
@@ -251,7 +271,7 @@ def cells(report: Report, row: Row) -> list[str]:
 def write_table(report: Report, path: Path) -> None:
     """The table as CSV, with shares in [0, 1], the statistics of each run, and its folder."""
     radii = [f"certified_accuracy_at_{radius:g}" for radius in report.radii]
-    tests = ["n0", "n", "draws", "radii", "alpha"]
+    tests = ["n0", "n", "draws", "votes", "radii", "alpha"]
     lines: list[list[object]] = [
         ["defence", "sigma", "images", *radii, "acr", "wrong", "abstained", *tests, "run"]
     ]
@@ -260,7 +280,8 @@ def write_table(report: Report, path: Path) -> None:
         accuracies = [f"{row.certified_accuracy(radius):.6f}" for radius in report.radii]
         shares = [f"{value:.6f}" for value in (row.average_radius, row.wrong, row.abstained)]
         head = [report.label(row), s.sigma, len(row.results)]
-        asked = [s.n0, s.n, f"{row.draws:.6g}", s.radii, s.alpha]
+        votes = None if row.votes is None else f"{row.votes[0]:.6g}"
+        asked = [s.n0, s.n, f"{row.draws:.6g}", votes, s.radii, s.alpha]
         lines.append([*head, *accuracies, *shares, *asked, "; ".join(map(str, row.folders))])
     write_csv(path, lines)
 
@@ -285,10 +306,8 @@ def draw_curves(report: Report, path: Path) -> None:
                 [*radii, max(largest, *radii)],
                 [*(100 * share for share in shares), 100 * shares[-1]],
                 where="post",
-                color=_COLOURS[which % len(_COLOURS)],
-                linestyle=_STYLES[which % len(_STYLES)],
-                linewidth=1.8,
                 label=report.label(row),
+                **step_of(which),
             )
             if row.settings.stop != Stopping.FIXED and (asked := row.settings.asked_radii):
                 # All that such a run proves.
@@ -325,6 +344,12 @@ def draw_curves(report: Report, path: Path) -> None:
     _shrink(figure, title, [title])
     with replacing(path) as fresh:
         figure.savefig(fresh, dpi=150, format="png")
+
+
+def step_of(which: int) -> dict[str, Any]:
+    """How a line of a picture looks, by its place."""
+    style = _STYLES[which % len(_STYLES)]
+    return {"color": _COLOURS[which % len(_COLOURS)], "linestyle": style, "linewidth": 1.8}
 
 
 def _shrink(figure: Figure, artist: Artist, texts: Sequence[Text]) -> None:

@@ -18,6 +18,7 @@ from diffproof.defenses.named import compile_networks
 from diffproof.errors import ArgumentError, is_compile_error
 from diffproof.memory import check_batch
 from diffproof.runs.certify.accuracy import accuracies, known, order
+from diffproof.runs.certify.ballots import Ballots
 from diffproof.runs.certify.store import CertifyStore, ImageResult, Partial
 from diffproof.runs.code import own_code_of
 from diffproof.runs.defense import load_networks_and_defense
@@ -25,7 +26,7 @@ from diffproof.runs.prepare import classes_for, first_line, load_images, resolve
 from diffproof.runs.settings import CertifySettings
 from diffproof.runs.store import Identity, warn_of_more
 from diffproof.smoothing.grid_noise import LEVELS, SmoothingNoise
-from diffproof.smoothing.packing import Packing, Work
+from diffproof.smoothing.packing import OnBallots, Packing, Work
 from diffproof.smoothing.schedule import Counting, Schedule
 from diffproof.smoothing.sequential import SequentialTest
 from diffproof.smoothing.smoothed import Smoothed
@@ -84,8 +85,8 @@ class CertifyRun:
         settings, image = self.settings, self.image(counting.image_index)
         return self.smoothed.count(image, counting, seed=settings.seed, batch_size=settings.batch_size)
 
-    def packing(self, schedule: Schedule) -> Packing:
-        """What labels the draws of a schedule."""
+    def packing(self, schedule: Schedule, on_ballots: OnBallots | None = None) -> Packing:
+        """What labels the draws of a schedule; see `Packing` for ballots."""
         images: dict[int, Tensor] = {}
 
         def image(index: int) -> Tensor:
@@ -96,7 +97,9 @@ class CertifyRun:
             return images[index]
 
         settings = self.settings
-        return self.smoothed.packing(schedule, image, seed=settings.seed, batch_size=settings.batch_size)
+        return self.smoothed.packing(
+            schedule, image, seed=settings.seed, batch_size=settings.batch_size, on_ballots=on_ballots
+        )
 
 
 def prepare(settings: CertifySettings) -> CertifyRun:
@@ -120,6 +123,9 @@ def prepare(settings: CertifySettings) -> CertifyRun:
     assert isinstance(defense, CertifiableDefense)
     smoothed = Smoothed(defense, settings.sigma, noise=settings.noise, levels=settings.levels)
     job = CertifyRun(settings, data, indices, smoothed, device)
+    if settings.keep_ballots and not defense.votes_on_draws:
+        name = settings.method.name
+        raise ArgumentError("keep_ballots", f"expected a defence that votes on draws, got {name}")
     rows = min(settings.batch_size, max(settings.n0, settings.n))
     check_batch(rows, data.pixels[indices[0]].shape)
     job.test(data.pixels[indices[0]])
@@ -206,7 +212,8 @@ class _Running:
     ) -> None:
         self.job, self.store, self.left, self.on_evaluations = job, store, left, on_evaluations
         self.schedule = Schedule(left, self._begin)
-        self.packing = job.packing(self.schedule)
+        self.ballots = Ballots()
+        self.packing = job.packing(self.schedule, self.ballots.add if job.settings.keep_ballots else None)
         # Results by image, where they decide how many images there are to be.
         until = job.settings.until_half_width is not None
         self.results = {result.image_index: result for result in store.results()} if until else None
@@ -252,6 +259,9 @@ class _Running:
                 return False
             result = _result(self.job, self.schedule.close(index))
             self.store.save_result(result)
+            if self.job.settings.keep_ballots:
+                self.store.save_ballots(self.ballots)
+                self.store.join_ballots(index)
             self.closed += 1
             if self.results is not None:
                 self.results[index] = result
@@ -286,6 +296,7 @@ class _Running:
             for index, counted, seconds in now.counted
         }
         self.store.save_partials(partials, now.work())
+        self.store.save_ballots(self.ballots)
 
     def _tell(self, now: _Snapshot) -> None:
         """Say how far it is: of draws with a label, all that these might have taken is done."""

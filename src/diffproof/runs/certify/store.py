@@ -11,6 +11,7 @@ from torch import Tensor
 
 from diffproof.checks import check_at_least, check_fields
 from diffproof.noise import MAX_DRAW, Stream
+from diffproof.runs.certify.ballots import Ballots, unpacked
 from diffproof.runs.settings import CertifySettings
 from diffproof.runs.store import RunStore, check_seconds, naming, reporting
 from diffproof.smoothing.certificate import Certificate
@@ -122,6 +123,7 @@ CREATE TABLE IF NOT EXISTS partial (
     image_index INTEGER, stream TEXT, tally TEXT NOT NULL, seconds REAL NOT NULL,
     PRIMARY KEY (image_index, stream)
 );
+CREATE TABLE IF NOT EXISTS ballots (image_index INTEGER, stream INTEGER, votes BLOB NOT NULL);
 CREATE TABLE IF NOT EXISTS work (units TEXT NOT NULL, tensors BLOB NOT NULL);
 """
 
@@ -196,6 +198,34 @@ CREATE TABLE IF NOT EXISTS work (units TEXT NOT NULL, tensors BLOB NOT NULL);
             if units:
                 row = (json.dumps(units), _bytes(work.tensors))
                 self._connection.execute("INSERT INTO work VALUES (?, ?)", row)
+
+    def save_ballots(self, ballots: Ballots) -> None:
+        """Record ballots, which are let go; kept from the next commit on."""
+        with reporting(self.folder):
+            self._connection.executemany("INSERT INTO ballots VALUES (?, ?, ?)", ballots.packed())
+
+    def join_ballots(self, image_index: int) -> None:
+        """Make one row of the ballots of a finished image and stream: they take less."""
+        for stream, (draw, votes) in self.ballots(image_index).items():
+            joined = Ballots()
+            joined.add(Unit(image_index, stream, 0, len(draw)), draw, votes)
+            with reporting(self.folder):
+                where = "WHERE image_index = ? AND stream = ?"
+                self._connection.execute(f"DELETE FROM ballots {where}", (image_index, int(stream)))
+            self.save_ballots(joined)
+
+    def ballots(self, image_index: int) -> dict[Stream, tuple[Tensor, Tensor]]:
+        """The numbers of an image's draws, ascending, and their ballots, by stream, where they were kept.
+
+        Raises:
+            ValueError: the store is corrupt.
+        """
+        with reporting(self.folder), naming(f"ballots of image {image_index}"):
+            query = "SELECT stream, votes FROM ballots WHERE image_index = ? ORDER BY rowid"
+            found: dict[Stream, list[bytes]] = {}
+            for stream, blob in self._connection.execute(query, (image_index,)):
+                found.setdefault(Stream(stream), []).append(blob)
+            return {stream: unpacked(blobs) for stream, blobs in found.items()}
 
     def save_result(self, result: ImageResult) -> None:
         """Record a finished image and drop its partial tallies; kept from the next commit on."""

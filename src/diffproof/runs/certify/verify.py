@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 from diffproof.errors import ArgumentError
 from diffproof.methods import own_class
+from diffproof.runs.certify.ablation import failures_of_ballots
 from diffproof.runs.certify.report import Row
 from diffproof.runs.certify.run import CertifyRun, prepare
 from diffproof.runs.certify.store import CertifyStore, ImageResult
@@ -71,9 +72,10 @@ def verify(
     with CertifyStore.reading(folder) as store:
         settings, results, identity = store.settings, store.results(), store.identity
         edited = store.edited()
+        unlike = failures_of_ballots(store, results)
     check_asked(folder, results, resample, places)
     failures = [failure for result in results for failure in failures_of_counts(result, settings, identity)]
-    failures += _unlike(results) + edited
+    failures += _unlike(results) + unlike + edited
     remarks = unfinished(identity, len(results))
     if places is None:
         row = Row((folder,), settings, identity.weights_hash, results, identity.planned)
