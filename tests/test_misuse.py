@@ -18,6 +18,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 import diffproof as dp
+from diffproof.smoothing.outward import binomial_bound_below
 from diffproof.theory.densities import GaussianMixture
 from helpers.classifiers import steep_classifier
 from helpers.denoisers import mixture
@@ -1190,3 +1191,50 @@ def test_networks_that_change_their_input_are_refused_or_get_a_copy() -> None:
     # Behind a normalisation it only gets what was made for it.
     dp.Undefended(dp.Classifier(InPlace(), 4)).predict_labels(images)
     assert torch.equal(images, IMAGES)
+
+
+DATA = dp.load_data("digits", indices="0:4")
+CERTIFICATE = dp.Smoothed(DDS, 0.2).certify(IMAGES[0], n0=2, n=5)
+MISUSES: list[tuple[Callable[[], object], str]] = [
+    (lambda: CERTIFICATE.covers(None, IMAGES[1]), "image: expected a torch tensor of floats"),  # type: ignore[arg-type]
+    (lambda: CERTIFICATE.covers(IMAGES[0], "x"), "other: expected a torch tensor of floats"),  # type: ignore[arg-type]
+    (lambda: CERTIFICATE.covers(IMAGES[0] * NAN, IMAGES[0]), "image: "),
+    (lambda: CERTIFICATE.covers(IMAGES[0] * 255, IMAGES[0]), "image: "),
+    (lambda: CERTIFICATE.covers(IMAGES[0], IMAGES[0] - 1), "other: "),
+    (lambda: CERTIFICATE.covers(IMAGES[0].to("meta"), IMAGES[0]), "image: "),
+    (
+        lambda: dp.Smoothed(DDS, 0.2).certify(IMAGES[0], stop="sequential", radii=[[0.1]]),  # type: ignore[list-item]
+        r"radii: expected numbers, got \[0.1\]",
+    ),
+    (
+        lambda: dp.Smoothed(lambda rows: rows, 1e-320, num_classes=2),
+        "sigma: expected levels·sigma ≥ 1e-09, got 255·9.99989e-321",
+    ),
+    (lambda: dp.Resize(4)("x"), "images: expected a torch tensor of floats"),  # type: ignore[arg-type]
+    (lambda: dp.Resize(4)(IMAGES[0]), r"images: expected N×C×H×W, got shape \(1, 2, 2\)"),
+    (lambda: DATA.select([1.5]), "indices: expected integers, got 1.5"),  # type: ignore[list-item]
+    (lambda: DATA.select([-1]), "indices: expected 0 to 3, got -1"),
+    (lambda: DATA.select([4]), "indices: expected 0 to 3, got 4"),
+    (lambda: DATA.select("0:2"), "indices: "),  # type: ignore[arg-type]
+    (lambda: DATA.batch(torch.tensor([0, 9])), "indices: expected 0 to 3, got 9"),
+    (lambda: DATA.batch([True]), "indices: expected integers, got True"),
+    (lambda: DATA.with_channels(0), "channels: expected 1 or 3, got 0"),
+    (lambda: DATA.with_channels(2), "channels: expected 1 or 3, got 2"),
+    (lambda: DATA.with_channels("3"), "channels: expected an integer"),  # type: ignore[arg-type]
+    (lambda: dp.match_classes(None, CLASSIFIER), "data: expected a diffproof.ImageData, got None"),  # type: ignore[arg-type]
+    (lambda: dp.match_classes(DATA, 3), "model: expected a network with num_classes, got 3"),
+]
+
+
+@pytest.mark.parametrize("number", range(len(MISUSES)))
+def test_misuses_of_results_and_data(number: int) -> None:
+    call, message = MISUSES[number]
+    with pytest.raises(dp.ArgumentError, match=f"^{message}"):
+        call()
+
+
+@pytest.mark.parametrize("alpha", [1e-200, 2.3e-308, 5e-324])
+def test_an_alpha_next_to_nothing_proves_next_to_nothing(alpha: float) -> None:
+    for n in (1, 5, 10, 100):
+        for count in (0, n // 2, n - 1, n):
+            assert 0 <= binomial_bound_below(count, n, alpha) <= binomial_bound_below(count, n, 0.001)

@@ -365,6 +365,8 @@ def test_commands_refuse_what_is_no_run(refused: Refused, command: str) -> None:
 @pytest.mark.parametrize(
     ("at", "message"),
     [
+        ("0,0.5,0", "--at: expected each radius once, got '0,0.5,0'"),
+        ("٣", "--at: expected numbers with commas between, got '٣'"),
         ("garbage", "--at: expected numbers with commas between, got 'garbage'"),
         ("", "--at: expected numbers with commas between, got ''"),
         ("0,,1", "--at: expected numbers with commas between, got '0,,1'"),

@@ -8,7 +8,7 @@ from enum import StrEnum
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from diffproof.checks import unknown_name
+from diffproof.checks import check_tensor, unknown_name
 from diffproof.errors import ArgumentError
 
 
@@ -80,6 +80,8 @@ class Resize:
 
     def __call__(self, images: Tensor) -> Tensor:
         """N×C×H×W → N×C×H'×W', with (H', W') = `output(H, W)`."""
+        if check_tensor("images", images).ndim != 4:
+            raise ArgumentError("images", f"expected N×C×H×W, got shape {tuple(images.shape)}")
         size = self.resized(*images.shape[2:])
         if size != tuple(images.shape[2:]):
             images = interpolate(images, size, mode=self.interpolation.value, antialias=True)

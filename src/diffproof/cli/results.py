@@ -68,9 +68,12 @@ def _report_certified(runs: tuple[Path, ...], at: str, out: Path | None, force: 
 
 def _radii(at: str) -> list[float]:
     try:
-        return [float(radius) for radius in at.split(",")]
+        radii = [float(radius) for radius in at.encode("ascii").split(b",")]
     except ValueError:
         raise ArgumentError("at", f"expected numbers with commas between, got {at!r}") from None
+    if len(set(radii)) != len(radii):
+        raise ArgumentError("at", f"expected each radius once, got {at!r}")
+    return radii
 
 
 def _report_ablation(

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from diffproof.checks import check_instance, shown
 from diffproof.data.images import ImageData
 from diffproof.data.labels import plain_name
 from diffproof.errors import ArgumentError
@@ -59,6 +60,9 @@ def match_classes(
             another label, numbered classes whose order is not known, a background class that shifts the
             labels; or a class map that is wrong or incomplete.
     """
+    check_instance("data", data, ImageData, "a diffproof.ImageData")
+    if not isinstance(getattr(model, "num_classes", None), int):
+        raise ArgumentError("model", f"expected a network with num_classes, got {shown(model)}")
     count, names = int(model.num_classes), getattr(model, "class_names", None)
     if class_map is not None:
         return _mapped(data, read_class_map(class_map), owner, count, names)

@@ -10,6 +10,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from diffproof.checks import check_integer, check_listed
 from diffproof.errors import ArgumentError
 from diffproof.pictures import UnreadableError, left_out
 from diffproof.weights import hash_tensors
@@ -116,17 +117,18 @@ class ImageData:
         """Some of the images, N×C×H×W float32 in [0, 1].
 
         Raises:
-            ValueError: their shapes differ, or an image cannot be decoded.
+            ValueError: their shapes differ, an image cannot be decoded, or an index is no integer in [0, N).
         """
+        indices = self._checked(indices)
         if isinstance(self.pixels, TensorPixels):
-            return self.pixels[torch.as_tensor(indices)]
-        images = [self.pixels[int(index)] for index in indices]
+            return self.pixels[torch.as_tensor(indices, dtype=torch.int64)]
+        images = [self.pixels[index] for index in indices]
         for index, image in zip(indices, images, strict=True):
             if image.shape != images[0].shape:
                 one, other = ("×".join(map(str, shape.shape)) for shape in (images[0], image))
                 raise ArgumentError(
                     "data",
-                    f"image {int(index)} of {self.name} is {other} (channels×height×width), others are"
+                    f"image {index} of {self.name} is {other} (channels×height×width), others are"
                     f" {one}; an image size (--image-size) brings them to one",
                 )
         return torch.stack(images)
@@ -155,16 +157,31 @@ class ImageData:
         return digest.hexdigest()
 
     def select(self, indices: Sequence[int]) -> ImageData:
-        """The images of these indices, in this order."""
-        chosen = list(indices)
+        """The images of these indices, in this order.
+
+        Raises:
+            ValueError: an index is no integer in [0, N).
+        """
+        chosen = self._checked(indices)
         return self._with(_Chosen(self.pixels, chosen), self.labels[chosen], self.layout)
+
+    def _checked(self, indices: Sequence[int] | Tensor) -> list[int]:
+        given = indices.tolist() if isinstance(indices, Tensor) else indices
+        chosen = [check_integer("indices", index, "integers") for index in check_listed("indices", given)]
+        wrong = next((index for index in chosen if not 0 <= index < len(self)), None)
+        if wrong is not None:
+            raise ArgumentError("indices", f"expected 0 to {len(self) - 1}, got {wrong}")
+        return chosen
 
     def with_channels(self, channels: int) -> ImageData:
         """The same images with as many channels: grey in each of 3, or one of 3 that are equal.
 
         Raises:
-            ValueError: they have colours, and channels is 1; this may show only when they are decoded.
+            ValueError: they have colours, and channels is 1; this may show only when they are decoded; or
+                channels is neither 1 nor 3.
         """
+        if check_integer("channels", channels) not in (1, 3):
+            raise ArgumentError("channels", f"expected 1 or 3, got {channels}")
         return self._with(self.pixels.with_channels(channels), self.labels, self.layout)
 
     def fitting(self, *networks: object) -> ImageData:

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from diffproof.checks import check_source
 from diffproof.data.encoded import EncodedPixels
 from diffproof.data.folders import load_split, picture_layout
 from diffproof.data.images import ImageData
@@ -41,7 +42,7 @@ def open_splits(source: str, split: str | None) -> list[ImageData]:
     Raises:
         ValueError: see load_data.
     """
-    path = expanded(source)
+    path = expanded(check_source("data", source))
     folder = split is None and not is_name(source) and path.is_dir()
     layout = picture_layout(path) if folder else None
     if layout is None:

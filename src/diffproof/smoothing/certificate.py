@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from diffproof.checks import check_fields, check_pixels
+from diffproof.checks import check_fields, check_pixels, check_tensor
 from diffproof.errors import ArgumentError
 from diffproof.smoothing.bounds import RadiusBound, radius_bound
 from diffproof.smoothing.grid_noise import as_noise
@@ -158,7 +158,8 @@ class Certificate:
             ValueError: the images differ in shape, the first is not the one that was certified, or the other
                 none of finite pixels in [0, 1].
         """
-        if image.shape != other.shape:
+        check_pixels(check_tensor("image", image)[None], "image")
+        if image.shape != check_tensor("other", other).shape:
             raise ArgumentError("other", f"expected shape {tuple(image.shape)}, got {tuple(other.shape)}")
         # As whole numbers, others may wrap around to ones nearby.
         check_pixels(other[None], "other")

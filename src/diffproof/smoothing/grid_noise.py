@@ -27,6 +27,8 @@ from diffproof.noise import Noise
 LEVELS = 255
 _MOST_LEVELS = 2**16 - 1
 # A second's work and some megabytes of tables.
+# Noise below never leaves a level.
+_LEAST_SIGMA = 1e-9
 _LARGEST_SIGMA = 2048
 
 # Bits of a number's tail probability, in units of 2^-64: its word without the sign, and 32 more.
@@ -105,6 +107,8 @@ class GridNoise:
     def __init__(self, sigma: float, levels: int = LEVELS) -> None:
         self.sigma = check_positive("sigma", sigma)
         self.levels = check_at_least("levels", levels, 1, _MOST_LEVELS)
+        if levels * sigma < _LEAST_SIGMA:
+            raise ArgumentError("sigma", f"expected levels·sigma ≥ {_LEAST_SIGMA:g}, got {levels}·{sigma:g}")
         if levels * sigma > _LARGEST_SIGMA:
             raise ArgumentError(
                 # The one of the two that somebody chose.

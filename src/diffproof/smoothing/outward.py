@@ -121,12 +121,13 @@ def binomial_bound_below(count: int, n: int, alpha: float) -> float:
         return 0.0
     # The quantile of Beta(count, n − count + 1) itself: a root search on 1 − alpha loses a small alpha.
     guess = min(float(betaincinv(count, n - count + 1, alpha)), 1 - _UNIT)
-    if guess == 0.0:
+    # For an alpha near the least of float64 it may come out as NaN, or its next step below 0.
+    if not guess > 0.0:
         return 0.0
     # One step of Newton: the tail's logarithm has the slope count / ratio in log p.
     excess, ratio = _tail_over_alpha(count, n, guess, alpha)
     guess = math.nextafter(guess - guess * math.log(excess) * ratio / count, 0.0)
-    return _moved(guess, 0.0, lambda p: tail_at_most(count, n, p, alpha))
+    return _moved(guess, 0.0, lambda p: tail_at_most(count, n, p, alpha)) if guess > 0.0 else 0.0
 
 
 def _upper_half(z: Decimal) -> Decimal:

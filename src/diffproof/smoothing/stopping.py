@@ -7,7 +7,7 @@ from enum import StrEnum
 from functools import lru_cache
 from typing import Any
 
-from diffproof.checks import check_listed, check_member
+from diffproof.checks import check_listed, check_member, check_number
 from diffproof.errors import ArgumentError
 from diffproof.smoothing.bounds import Bound, as_bound
 from diffproof.smoothing.sequential import FUTILITY, TOLERANCE, RadiusSequence, RadiusTest, SequentialTest
@@ -65,7 +65,11 @@ def sequential_test(
         )
     if tolerance is not None:
         raise ArgumentError("tolerance", f"asked radii need none, got {tolerance}")
-    return _radius_test(tuple(check_listed("radii", radii)), sigma, alpha, n, futility, failure_mass)
+    # What the numbers must be is the test's to say.
+    given = tuple(
+        check_number("radii", one, lambda number: True, "numbers") for one in check_listed("radii", radii)
+    )
+    return _radius_test(given, sigma, alpha, n, futility, failure_mass)
 
 
 @lru_cache(maxsize=64)
