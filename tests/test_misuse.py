@@ -1069,6 +1069,8 @@ class Asynchronous(nn.Module):
 
 
 def test_async_functions_are_no_networks() -> None:
+    with pytest.raises(dp.ArgumentError, match=r"^base: expected a tensor of 2 labels, got coroutine"):
+        dp.Smoothed(later, 0.25, num_classes=2).certify(IMAGES[0], n0=2, n=2)  # type: ignore[arg-type]
     with pytest.raises(dp.ArgumentError, match=r"^classifier: expected a tensor of logits .* got coroutine"):
         dp.Classifier(Asynchronous(), 4)(IMAGES)
     # What was never awaited would be told here.
@@ -1094,7 +1096,8 @@ def drifting(after: int) -> dp.Undefended:
     return dp.Undefended(dp.Classifier(Drifting(after), 3)).eval()
 
 
-ATTACKS: dict[str, Callable[[dp.Undefended], object]] = {
+USES: dict[str, Callable[[dp.Undefended], object]] = {
+    "certify": lambda defense: dp.Smoothed(defense, 0.25).certify(IMAGES[0], n0=10, n=40),
     "run": lambda defense: dp.PGD(iterations=5, eot=1).run(
         dp.AttackedDefense(defense),
         IMAGES,
@@ -1110,20 +1113,20 @@ ATTACKS: dict[str, Callable[[dp.Undefended], object]] = {
 }
 
 
-@pytest.mark.parametrize("call", ATTACKS)
+@pytest.mark.parametrize("call", USES)
 def test_a_network_that_changes_after_a_while_is_refused(call: str) -> None:
     with pytest.raises(dp.ArgumentError, match=r"^classifier: gives an image another answer by now"):
-        ATTACKS[call](drifting(8))
-    ATTACKS[call](drifting(10_000))
+        USES[call](drifting(8))
+    USES[call](drifting(10_000))
 
 
-@pytest.mark.parametrize("call", ATTACKS)
-def test_weights_may_change_between_two_attacks(call: str) -> None:
+@pytest.mark.parametrize("call", USES)
+def test_weights_may_change_between_two_uses(call: str) -> None:
     defense = drifting(10_000)
     for change in (torch.nn.init.ones_, torch.nn.init.zeros_):
-        ATTACKS[call](defense)
+        USES[call](defense)
         change(next(defense.parameters()))
-    ATTACKS[call](defense)
+    USES[call](defense)
 
 
 def test_a_function_of_chance_is_refused() -> None:

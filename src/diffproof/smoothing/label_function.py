@@ -11,6 +11,7 @@ from diffproof.defenses.labelling import Labelled
 from diffproof.defenses.repeatability import not_repeatable
 from diffproof.errors import ArgumentError
 from diffproof.noise import Noise
+from diffproof.wording import kind_of
 
 # A function of chance with two labels gives them all again once in 2^16 times.
 _ASKED_AGAIN = 16
@@ -46,9 +47,7 @@ class LabelFunction:
         """What a function says of noisy images, checked."""
         labels = self._function(noisy)
         if not isinstance(labels, Tensor):
-            raise ArgumentError(
-                "base", f"expected a tensor of {len(noisy)} labels, got {type(labels).__name__}"
-            )
+            raise ArgumentError("base", f"expected a tensor of {len(noisy)} labels, got {kind_of(labels)}")
         if labels.shape != (len(noisy),) or labels.is_floating_point() or labels.dtype == torch.bool:
             raise ArgumentError(
                 "base",

@@ -22,7 +22,7 @@ from diffproof.checks import (
 )
 from diffproof.defenses.base import CertifiableDefense, Defense
 from diffproof.defenses.labelling import Batches, Labeller
-from diffproof.defenses.repeatability import check_repeatable
+from diffproof.defenses.repeatability import check_repeatable, check_unchanged
 from diffproof.errors import ArgumentError
 from diffproof.noise import MAX_DRAW, Stream, check_image_index, check_seed
 from diffproof.smoothing.arithmetic import arithmetic
@@ -302,11 +302,15 @@ class Smoothed:
             image_index: see `certify`.
             bound: see Bound.
             test: what ended the estimation draws; None for a fixed number of them.
+
+        Raises:
+            ValueError: a network of the defence answers otherwise by now than at first.
         """
         alpha = check_probability("alpha", alpha)
         selection, estimation = counted.selection, counted.estimation
         assert selection is not None
         assert estimation is not None
+        naive = self._evaluations_per_draw()
         selected = selection.selected
         failure_mass = self.noise.failure_mass(image.numel())
         if test is None:
@@ -316,8 +320,6 @@ class Smoothed:
             proved, asked = test.proved(counted.hits)
         draws = selection.draws + estimation.draws
         image_size, classifier_size = self.sizes(image)
-        base = self.base
-        naive = base.evaluations_per_draw(self.sigma) if isinstance(base, CertifiableDefense) else (0, 1)
         return Certificate(
             label=selected if certifies(proved, test is not None) else None,
             radius=proved.radius,
@@ -352,6 +354,13 @@ class Smoothed:
             moved=self.noise.moved(image),
             sequential=asked,
         )
+
+    def _evaluations_per_draw(self) -> tuple[int, int]:
+        """Those of a plain implementation, by networks that answer as they did at first."""
+        if not isinstance(self.base, CertifiableDefense):
+            return 0, 1
+        check_unchanged(self.base)
+        return self.base.evaluations_per_draw(self.sigma)
 
     def certificate_settings(self) -> dict[str, Any]:
         """What the base classifier states of itself in certificates."""
