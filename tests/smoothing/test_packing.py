@@ -315,9 +315,8 @@ def test_units_in_any_order_give_the_counts_of_draws_one_after_another(name: str
             assert schedule.close(index).counted == one_after_another(index)
         vain += schedule.vain
         spent += sum(one_after_another(index).evaluations for index in range(4))
-    # Nothing is drawn that a look may make needless: radii are looked through, whatever the hits.
-    assert vain == 0
-    assert spent > 0
+    # Of the draws that looks make needless there are few, and of those that none can make so none.
+    assert vain <= (0.05 * spent if len(looks.checkpoints) > 3 else 0)
 
 
 def test_images_begin_where_others_must_wait_and_no_earlier() -> None:
@@ -356,6 +355,6 @@ def test_networks_are_full_while_votes_and_images_finish() -> None:
     while packing.step():
         pass
     spent = sum(schedule.close(index).counted.evaluations for index in range(IMAGES_IN_ALL))
-    assert spent == packing.labeller.rows
+    assert spent + schedule.vain == packing.labeller.rows
     assert packing.labeller.rows / packing.labeller.slots > 0.95
-    assert schedule.vain == 0
+    assert schedule.vain <= 0.05 * spent

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_right
 from collections.abc import Callable, Iterable
 from dataclasses import replace
@@ -9,6 +10,12 @@ from typing import NamedTuple
 
 from diffproof.noise import Stream
 from diffproof.smoothing.tally import Counted, Looking, Tally
+
+# How far beyond the draws before which an image's hardly end others are taken, where networks were idle
+# otherwise: looks are 5% apart.
+_AHEAD = 1.1
+# The share of all draws that may turn out to be needless so.
+_NEEDLESS = 0.04
 
 
 class Unit(NamedTuple):
@@ -80,20 +87,40 @@ class Counting:
         counted = self.counted
         return (counted.selection if self._stream is self.first else counted.estimation) or self._none
 
-    def take(self, rows: int) -> Unit | None:
+    @property
+    def draws(self) -> int:
+        """How many are counted."""
+        counted = (self.counted.selection, self.counted.estimation)
+        return sum(tally.draws for tally in counted if tally is not None)
+
+    @property
+    def ahead(self) -> int:
+        """How many were taken that a look may yet make needless."""
+        return self.needless if self.finished else max(0, self._handed - self._limit)
+
+    def take(self, rows: int, *, ahead: bool = False) -> Unit | None:
         """The next draws, of which nothing is known that would make them needless; None for none.
 
         Args:
             rows: how many at most, ≥ 1.
+            ahead: take those, too, that the next looks may make needless.
         """
-        if self.finished or self._handed >= self._limit:
+        if self.finished:
             return None
-        start, stop = self._handed, min(self._handed + rows, self._limit)
-        if self._stream is not self.first and self.looks is not None:
-            looks = self.looks.checkpoints
-            stop = min(stop, looks[bisect_right(looks, start)])
-        self._handed = stop
-        return Unit(self.image_index, self._stream, start, stop)
+        start, limit = self._handed, self._limit
+        if ahead and self.looks is not None and self._stream is not self.first:
+            limit = min(self.looks.checkpoints[-1], math.ceil(_AHEAD * limit))
+        if start >= limit:
+            return None
+        self._handed = min(start + rows, limit, self._look_after(start))
+        return Unit(self.image_index, self._stream, start, self._handed)
+
+    def _look_after(self, start: int) -> int:
+        """The next look after so many draws of the stream in work, or its end."""
+        if self.looks is None or self._stream is self.first:
+            return self.n0
+        looks = self.looks.checkpoints
+        return looks[min(bisect_right(looks, start), len(looks) - 1)]
 
     def put(self, unit: Unit, tally: Tally) -> None:
         """Count the draws of a unit that was taken."""
@@ -114,11 +141,17 @@ class Counting:
 
     def hand_out(self, unit: Unit) -> bool:
         """Whether a unit that was taken in an interrupted run is the next one; if so, it is taken again."""
-        fits = unit.stream is self._stream and unit.start == self._handed < unit.stop <= self._limit
-        if fits and not self.finished:
+        fits = unit.stream is self._stream and unit.start == self._handed < unit.stop
+        if fits and not self.finished and unit.stop <= self._look_after(unit.start):
             self._handed = unit.stop
             return True
         return False
+
+    @property
+    def needless(self) -> int:
+        """Draws that were taken and are not counted, once it is finished."""
+        estimation = self.counted.estimation
+        return 0 if estimation is None else self._handed - estimation.draws
 
     def waiting(self) -> list[tuple[Unit, Tally]]:
         """Units that are labelled while earlier ones are not."""
@@ -165,6 +198,8 @@ class Schedule:
         self._begin = begin
         self.in_work: dict[int, Counting] = {}
         self.vain = 0
+        # Draws of closed images, and those beyond them that were taken in vain.
+        self._drawn = self._needless = 0
 
     def take(self, rows: int) -> Unit | None:
         """The next unit; None at the end, and while units that were taken must come back first.
@@ -177,6 +212,20 @@ class Schedule:
                 return unit
         while self._left:
             if (unit := self.open(self._left[-1]).take(rows)) is not None:
+                return unit
+        return self._take_ahead(rows)
+
+    def _take_ahead(self, rows: int) -> Unit | None:
+        """Draws that may turn out to be needless, so few of them that it does not matter if they do."""
+        in_work = self.in_work.values()
+        drawn = self._drawn + sum(counting.draws for counting in in_work)
+        risked = self._needless + sum(counting.ahead for counting in in_work)
+        rows = min(rows, math.floor(_NEEDLESS * drawn) - risked)
+        if rows < 1:
+            return None
+        # Those that have gone on for long are the likeliest to go on.
+        for counting in sorted(in_work, key=lambda one: -one.draws):
+            if (unit := counting.take(rows, ahead=True)) is not None:
                 return unit
         return None
 
@@ -208,6 +257,8 @@ class Schedule:
         """Take a finished image out of work."""
         counting = self.in_work.pop(image_index)
         self.vain += counting.vain
+        self._drawn += counting.draws
+        self._needless += counting.needless
         return counting
 
     def finished(self) -> list[int]:
