@@ -243,3 +243,10 @@ def test_formats_for_which_pillow_runs_programs() -> None:
     content = saved(NOISE, "eps")
     with pytest.raises(UnreadableError, match="cannot identify image file"):
         read_picture(content, 3, name="a.png")
+
+
+@pytest.mark.parametrize("compression", ["tiff_ccitt", "group3", "group4"])
+def test_tiff_of_a_fax(compression: str) -> None:
+    content = saved(MODES["1"], "tiff", compression=compression)
+    with pytest.raises(UnreadableError, match=r"CCITT compression .* convert it"):
+        read_picture(content, 1, name="a.x")

@@ -15,6 +15,8 @@ import numpy as np
 
 _MISSING = "a part of its data is missing"
 _DAMAGED = "a part of its data is damaged"
+# Of fax, whose decoder goes on with white.
+_FAX = ("tiff_ccitt", "group3", "group4")
 # Decoders of these leave pixels as they are where data ends; two grounds tell which.
 _PAINTED = ("PNG", "TIFF", "GIF")
 _GROUNDS = ((1, 178, 77, 200), (254, 77, 178, 55))
@@ -82,6 +84,8 @@ def _content(source: Path | bytes) -> bytes:
 
 def _check_painted(image: Any, source: Path | bytes) -> None:
     """Decode an image; ValueError where its ground is seen."""
+    if image.info.get("compression") in _FAX:
+        raise ValueError("a TIFF of CCITT compression does not tell missing parts; convert it, as to PNG")
     ground, is_tiff = _paint(image, _GROUNDS[0]), image.format == "TIFF"
     pixels = np.asarray(image)
     # Of a TIFF a single channel may be missing.

@@ -78,6 +78,7 @@ PURIFY = "purify a.png --denoiser digits --out o"
             "--noise-sigma, --adversarial: expected one of them",
         ),
         ("theory --out o --t-star 0", "--t-star: expected"),
+        ("data digits --split left", "--split: unknown name 'left'"),
         (f"{DENSEPURE} dds --config none.yaml", "--config: cannot read none.yaml"),
     ],
 )

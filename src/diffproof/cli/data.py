@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from diffproof.cli.flags import command
+
 if TYPE_CHECKING:
     from diffproof.data.survey import Survey
 
@@ -15,7 +17,7 @@ _WIDTH = 80
 _CLASSES, _SIZES = 30, 5
 
 
-@click.command()
+@command()
 @click.argument("source", metavar="DATA")
 @click.option("--split", help="Look at this split. [default: all of a folder, else test or the only one]")
 def data(source: str, split: str | None) -> int:

@@ -56,7 +56,7 @@ def describe_denoiser(data: ImageData, unet: UNetSettings, schedule: str, timest
     factor = unet.patch * 2 ** (len(unet.channels) - 1)
     if height != width or height % factor:
         raise ArgumentError(
-            "channels",
+            "patch" if height % unet.patch else "channels",
             f"{counted(len(unet.channels), 'resolution')} and patch {unet.patch} need images of k·{factor}"
             f" square pixels, got {height}×{width}",
         )

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from diffproof.catalog import PRECISIONS
-from diffproof.checks import MOST_ROWS, check_at_least, check_positive, check_probability, unknown_name
+from diffproof.checks import MOST_ROWS, check_at_least, check_number, check_probability, unknown_name
 from diffproof.errors import ArgumentError, is_out_of_memory
 from diffproof.memory import check_batch
 from diffproof.training.batches import Batch, Mixture
@@ -24,6 +24,8 @@ from diffproof.training.processes import Processes
 OnStep = Callable[[int, float], None]
 LossOfBatch = Callable[[nn.Module, Batch, torch.Generator], Tensor]
 
+# Learning rates that move weights of float32 and that it has.
+_RATES = (1e-12, 1e38)
 # Added to the seed for dropout masks, so that they are not the numbers of the initialisation again.
 _DROPOUT_SEED = 2**32
 
@@ -54,7 +56,9 @@ class TrainSettings:
     def __post_init__(self) -> None:
         check_at_least("iterations", self.iterations, 1, MOST_ROWS)
         check_at_least("batch_size", self.batch_size, 1, MOST_ROWS)
-        check_positive("learning_rate", self.learning_rate)
+        low, high = _RATES
+        expected = f"a number in [{low:g}, {high:g}]"
+        check_number("learning_rate", self.learning_rate, lambda rate: low <= rate <= high, expected)
         check_probability("ema_decay", self.ema_decay)
         if check_at_least("seed", self.seed, 0) >= _DROPOUT_SEED:
             raise ArgumentError("seed", f"expected an integer below 2^32, got {self.seed}")
