@@ -608,8 +608,8 @@ def test_moved_pixels_stay_in_the_range(size: int, rate: float) -> None:
     defense = dp.Undefended(dp.Classifier(Looking(), 2))
     labels, attack, threat = torch.tensor([0, 1]), dp.StAdv(iterations=6, learning_rate=rate), Flow(0.05)
     results = dp.attack(defense, images, labels, attack=attack, threat=threat)
-    # Two looks whether it is a function come first.
-    assert len(looked) == 2 + 7
+    # Two looks whether it is a function come first, and one comes last.
+    assert len(looked) == 2 + 7 + 1
     points = Probe(job_of(defense, images, labels), threat, attack).points(20)
     for given in (*looked, adversarials(results), points):
         assert 0 <= float(given.min()) <= float(given.max()) <= 1

@@ -117,7 +117,9 @@ def test_a_folder_of_an_earlier_version_goes_on(tmp_path: Path) -> None:
     before = rows(folder)
     for statement in (
         "DROP TABLE planned",
-        "DROP TABLE underway",
+        "DROP TABLE work",
+        "DROP TABLE ballots",
+        "CREATE TABLE underway (image_index INTEGER, stream TEXT, draws INTEGER)",
         "DELETE FROM images WHERE image_index = 2",
     ):
         change(folder, statement)

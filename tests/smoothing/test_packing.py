@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -250,6 +251,32 @@ def test_memory_that_runs_out_between_two_calls_loses_none_of_them() -> None:
     assert max(calls) == 2
 
 
+@pytest.mark.parametrize(
+    ("joined", "place"), [("cat", place) for place in range(1, 31, 3)] + [("index_put", 1), ("index_put", 2)]
+)
+def test_memory_that_runs_out_anywhere_changes_no_count(
+    joined: str, place: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    several = Several(with_learned_variance())
+    expected, calls = several.whole(64), 0
+    holder = torch if joined == "cat" else Tensor
+    function = getattr(holder, joined)
+
+    def failing(*arguments: Any, **named: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == place:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return function(*arguments, **named)
+
+    monkeypatch.setattr(holder, joined, failing)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "no memory for the batch")
+        made = several.whole(64)
+    assert made == expected
+    assert calls > place
+
+
 # The schedule
 
 
@@ -317,6 +344,13 @@ def test_units_in_any_order_give_the_counts_of_draws_one_after_another(name: str
         spent += sum(one_after_another(index).evaluations for index in range(4))
     # Of the draws that looks make needless there are few, and of those that none can make so none.
     assert vain <= (0.05 * spent if len(looks.checkpoints) > 3 else 0)
+
+
+def test_images_stay_in_turn_when_one_is_opened_before_it() -> None:
+    schedule = Schedule(range(4), lambda index: Counting(index, N0, Looks((10,)), 2))
+    schedule.open(2)
+    assert [unit.image_index for unit in (schedule.take(100) for _ in range(4)) if unit] == [2, 0, 1, 3]
+    assert list(schedule.in_work) == [0, 1, 2, 3]
 
 
 def test_images_begin_where_others_must_wait_and_no_earlier() -> None:

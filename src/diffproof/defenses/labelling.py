@@ -120,6 +120,9 @@ class Labeller(ABC):
             noise: see `add`.
             tags: see `add`.
             state: what `state` of a labeller of the same defence gave for the same draws.
+
+        Raises:
+            ValueError: no labeller gives such a state.
         """
         self.add(noisy, noise, tags)
 
@@ -129,8 +132,9 @@ class Labeller(ABC):
 
     def _drop(self, kept: Tensor) -> None:
         """Keep only the draws at these places."""
-        self.noisy, self.tags = self.noisy[kept], self.tags[kept]
-        self.noise = self.noise.rows(kept, self.noise.vote[kept])
+        # Together: if memory runs out before, nothing has changed.
+        noise = self.noise.rows(kept, self.noise.vote[kept])
+        self.noisy, self.tags, self.noise = self.noisy[kept], self.tags[kept], noise
 
 
 class Batches(Labeller):
@@ -180,6 +184,30 @@ class Batches(Labeller):
             return each + spent // size
         each[0] = spent
         return each
+
+
+def part_of_state(
+    state: Mapping[str, Tensor], name: str, shape: tuple[int | None, ...], *, whole: bool = False
+) -> Tensor:
+    """A tensor of a labeller's state.
+
+    Args:
+        state: what a labeller resumes from.
+        name: the tensor's.
+        shape: its; None for any length.
+        whole: of int64, not of a floating dtype.
+
+    Raises:
+        ValueError: it is missing, or another one.
+    """
+    found = state.get(name)
+    if found is None:
+        raise ValueError(f"{name} is missing")
+    fits = found.ndim == len(shape) and all(n in (None, m) for n, m in zip(shape, found.shape, strict=True))
+    if not fits or not (found.dtype == torch.int64 if whole else found.is_floating_point()):
+        kind = "int64" if whole else "floats"
+        raise ValueError(f"{name}: expected {kind}, {shape}, got {found.dtype}, {tuple(found.shape)}")
+    return found
 
 
 # A label has no gradient.

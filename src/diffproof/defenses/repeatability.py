@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 import weakref
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 
 import torch
@@ -35,6 +37,24 @@ class _Answer:
 _answers: weakref.WeakKeyDictionary[nn.Module, _Answer] = weakref.WeakKeyDictionary()
 
 
+# Whether networks are called only to see what they are.
+_checking = ContextVar("checking", default=False)
+
+
+def checking() -> bool:
+    """Whether a network is called only to see whether it is a function: no work that anybody counts."""
+    return _checking.get()
+
+
+@contextmanager
+def _while_checking() -> Iterator[None]:
+    token = _checking.set(True)
+    try:
+        yield
+    finally:
+        _checking.reset(token)
+
+
 def check_repeatable(owner: nn.Module, images: Tensor) -> None:
     """Raise ValueError unless every network of a defence gives an image the same answer twice.
 
@@ -51,7 +71,7 @@ def check_repeatable(owner: nn.Module, images: Tensor) -> None:
     for name, part in _parts(owner):
         if part in _answers:
             continue
-        with torch.no_grad():  # answers are compared, not differentiated
+        with torch.no_grad(), _while_checking():  # answers are compared, not differentiated
             alone = _few(part, rows)
             if alone is None:
                 # The defence may change images first; what else is wrong shows when it asks itself.
@@ -78,7 +98,7 @@ def check_unchanged(owner: nn.Module) -> None:
         if known is None:
             continue
         try:
-            with torch.no_grad():
+            with torch.no_grad(), _while_checking():
                 change = _change(part, _question(part)(known.rows)[:1], known.said)
         except (ValueError, RuntimeError):
             continue

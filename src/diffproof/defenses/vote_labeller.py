@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from diffproof.defenses.labelling import Finished, Labeller
+from diffproof.defenses.labelling import Finished, Labeller, part_of_state
 from diffproof.defenses.voting import NOT_CAST, votes_needed, winner
 from diffproof.denoisers.base import Denoiser, Estimate
 from diffproof.noise import Noise
@@ -103,9 +103,10 @@ class VoteLabeller(Labeller):
 
     def add(self, noisy: Tensor, noise: Noise, tags: Tensor) -> None:
         """See Labeller."""
-        super().add(noisy, noise, tags)
         fresh = torch.full((len(tags), self._votes), NOT_CAST, device=tags.device)
-        self._ballots = torch.cat([self._ballots.to(tags.device), fresh])
+        ballots = torch.cat([self._ballots.to(tags.device), fresh])
+        super().add(noisy, noise, tags)
+        self._ballots = ballots
 
     def step(self) -> Finished | None:
         """See Labeller."""
@@ -141,9 +142,12 @@ class VoteLabeller(Labeller):
         rows = self.noisy[self._estimated :][: self.batch_size]
         clean, mix = first_estimate(self._denoiser, rows, self._sigmas[0])
         self._called(len(rows))
-        self._clean = clean if self._clean is None else torch.cat([self._clean, clean])
-        if mix is not None:
-            self._mix = mix if self._mix is None else torch.cat([self._mix, mix])
+        if self._clean is not None:
+            clean = torch.cat([self._clean, clean])
+        if self._mix is not None and mix is not None:
+            mix = torch.cat([self._mix, mix])
+        # Together: if memory runs out before, nothing has changed.
+        self._clean, self._mix = clean, mix
         self._estimated += len(rows)
         self._pending += len(rows) * self._at_first
 
@@ -168,10 +172,10 @@ class VoteLabeller(Labeller):
         ballots = self._ballots.index_put((samples.draw, samples.vote), labels)
         needed = self._needed(ballots[: self._estimated])
         decided = (needed == 0).nonzero()[:, 0]
-        self._pending = int(needed.sum())
-        self._ballots, self._samples = ballots, None
-        self._cast += len(labels)
+        pending = int(needed.sum())
         if not len(decided):
+            self._pending, self._ballots, self._samples = pending, ballots, None
+            self._cast += len(labels)
             return None
         voted = ballots[decided]
         cast = (voted != NOT_CAST).sum(1)
@@ -188,12 +192,14 @@ class VoteLabeller(Labeller):
         rest = kept.nonzero()[:, 0]
         assert self._clean is not None
         open_ = rest[: self._estimated - len(decided)]
-        self._clean = self._clean[open_]
-        self._mix = None if self._mix is None else self._mix[open_]
-        self._ballots = ballots[rest]
-        self._estimated -= len(decided)
-        self._cast -= int(cast.sum())
+        clean, mix = self._clean[open_], None if self._mix is None else self._mix[open_]
+        ballots, gone = ballots[rest], int(cast.sum())
+        # Together: if memory runs out before, nothing has changed.
         self._drop(rest)
+        self._clean, self._mix, self._ballots = clean, mix, ballots
+        self._pending, self._samples = pending, None
+        self._estimated -= len(decided)
+        self._cast += len(labels) - gone
         return done
 
     def state(self) -> dict[str, Tensor]:
@@ -213,6 +219,7 @@ class VoteLabeller(Labeller):
 
     def resume(self, noisy: Tensor, noise: Noise, tags: Tensor, state: Mapping[str, Tensor]) -> None:
         """See Labeller."""
+        self._check_state(state, tuple(noisy.shape))
         super().resume(noisy, noise, tags, state)
         there = {name: tensor.to(noisy.device) for name, tensor in state.items()}
         self._ballots, self._clean, self._mix = there["ballots"], there.get("clean"), there.get("mix")
@@ -226,3 +233,27 @@ class VoteLabeller(Labeller):
             self._samples = begun._replace(
                 images=there["sample"], estimate=estimate, taken=int(there["steps"])
             )
+
+    def _check_state(self, state: Mapping[str, Tensor], shape: tuple[int, ...]) -> None:
+        """Raise ValueError unless a vote on draws of this shape can have been left so."""
+        ballots = part_of_state(state, "ballots", (shape[0], self._votes), whole=True)
+        cast = ballots != NOT_CAST
+        few = len(part_of_state(state, "clean", (None, *shape[1:]))) if "clean" in state else 0
+        if (
+            bool((ballots < NOT_CAST).any() or (ballots >= self._num_classes).any())
+            or bool((cast[:, 1:] & ~cast[:, :-1]).any() or cast[few:].any())
+            or bool((self._needed(ballots) == 0).any())
+            or few > shape[0]
+        ):
+            raise ValueError("ballots: expected those of an unfinished vote, got others")
+        if "mix" in state:
+            part_of_state(state, "mix", (few, *shape[1:]))
+        if "sample" not in state:
+            return
+        samples = len(part_of_state(state, "sample", (None, *shape[1:])))
+        part_of_state(state, "sample_clean", (samples, *shape[1:]))
+        if "mix" in state:
+            part_of_state(state, "sample_mix", (samples, *shape[1:]))
+        taken = int(part_of_state(state, "steps", (), whole=True))
+        if not (0 < taken < len(self._sigmas) and 0 < samples <= int(self._needed(ballots[:few]).sum())):
+            raise ValueError(f"sample: expected samples of these draws, got {samples} after {taken} steps")

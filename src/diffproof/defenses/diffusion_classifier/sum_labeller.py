@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from diffproof.classifiers.base import predicted_labels
-from diffproof.defenses.labelling import Finished, Labeller
+from diffproof.defenses.labelling import Finished, Labeller, part_of_state
+from diffproof.errors import ArgumentError
 from diffproof.gradients import Term
 from diffproof.noise import Noise
 
@@ -77,6 +78,8 @@ class SumLabeller(Labeller):
         if self._terms is None:
             rows = torch.arange(len(images), device=images.device)
             self._terms = self._terms_of(images, self.noise.rows(rows, self.noise.vote[rows]), some)
+            if self._done >= len(self._terms):
+                raise ArgumentError("run", f"expected a sum of {len(self._terms)} terms, got {self._done}")
         value = self._terms[self._done](images)
         rows_in = len(images) * (1 if self._one_row else len(some))
         self._called(rows_in)
@@ -109,7 +112,15 @@ class SumLabeller(Labeller):
     def resume(self, noisy: Tensor, noise: Noise, tags: Tensor, state: Mapping[str, Tensor]) -> None:
         """See Labeller."""
         super().resume(noisy, noise, tags, state)
-        if state:
-            there = {name: tensor.to(noisy.device) for name, tensor in state.items()}
-            self._size, self._done, self._begun = there["numbers"].tolist()
-            self._losses, self._sum = there["losses"], there.get("sum")
+        if not state or (now := part_of_state(state, "numbers", (3,), whole=True).tolist())[0] != self._size:
+            # Other batches would add the terms up in other pieces.
+            return
+        self._size, self._done, self._begun = now
+        rows = min(len(noisy), self._at_once)
+        self._losses = part_of_state(state, "losses", (rows, None)).to(noisy.device)
+        classes = self._num_classes if self._one_row else self.batch_size
+        left = min(self._num_classes - self._losses.shape[1], classes)
+        if self._done:
+            self._sum = part_of_state(state, "sum", (rows, left)).to(noisy.device)
+        if left < 1 or self._begun < 1 or self._done < 0:
+            raise ValueError("numbers: expected those of an unfinished sum, got others")

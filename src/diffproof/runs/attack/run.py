@@ -27,6 +27,7 @@ from diffproof.catalog import ATTACKS, able
 from diffproof.data.images import ImageData
 from diffproof.defenses.base import Defense
 from diffproof.defenses.purifying.base import Purifier
+from diffproof.defenses.repeatability import checking
 from diffproof.defenses.voting import majority
 from diffproof.errors import ArgumentError, halved, is_out_of_memory
 from diffproof.memory import check_batch
@@ -223,7 +224,8 @@ def watched(defense: Defense, on_evaluations: OnProgress) -> Iterator[None]:
     """Report each call of a network of the defence with its number of images, recomputation included."""
 
     def report(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
-        on_evaluations(len(inputs[0]) if inputs else 1)
+        if not checking():
+            on_evaluations(len(inputs[0]) if inputs else 1)
 
     hooks = [network.register_forward_hook(report) for network in defense.networks()]
     try:

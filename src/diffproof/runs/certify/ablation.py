@@ -72,7 +72,7 @@ def load_ablation(folder: Path, over: Over, radii: Sequence[float]) -> Ablation:
     rows: dict[int, list[ImageResult]] = {}
     with CertifyStore.reading(folder) as store:
         for result in row.results:
-            ballots = _complete(store, result)
+            ballots = ballots_of(store, result)
             votes = ballots[Stream.ESTIMATION][1].shape[1]
             for value in series(votes if over is Over.VOTES else settings.n):
                 few = (value, settings.n) if over is Over.VOTES else (votes, value)
@@ -87,7 +87,7 @@ def failures_of_ballots(store: CertifyStore, results: Sequence[ImageResult]) -> 
     for result in results if store.settings.keep_ballots else ():
         one = result.certificate
         try:
-            ballots = _complete(store, result)
+            ballots = ballots_of(store, result)
             again = _with_fewer(
                 result, store.settings, ballots, ballots[Stream.ESTIMATION][1].shape[1], one.n
             )
@@ -102,18 +102,24 @@ def failures_of_ballots(store: CertifyStore, results: Sequence[ImageResult]) -> 
     return found
 
 
-def _complete(store: CertifyStore, result: ImageResult) -> dict[Stream, tuple[Tensor, Tensor]]:
-    """The ballots of all draws of a finished image, or ValueError."""
-    ballots, one = store.ballots(result.image_index), result.certificate
-    wanted = {Stream.SELECTION: one.n0, Stream.ESTIMATION: one.n}
-    if any(not draw.equal(torch.arange(wanted.get(stream, 0))) for stream, (draw, _) in ballots.items()) or (
-        ballots.keys() != wanted.keys()
-    ):
-        raise ArgumentError("run", f"{store.folder} lacks ballots of image {result.image_index}")
-    if any(
-        bool((votes[:, 0] < 0).any()) or int(votes.max()) >= len(one.counts) for _, votes in ballots.values()
-    ):
-        raise ArgumentError("run", f"{store.folder} has ballots of image {result.image_index} that cannot be")
+def ballots_of(store: CertifyStore, result: ImageResult) -> dict[Stream, tuple[Tensor, Tensor]]:
+    """The ballots of all draws that a finished image counts; there may be more, which it did not need.
+
+    Raises:
+        ValueError: some are missing, or cannot be.
+    """
+    found, one = store.ballots(result.image_index), result.certificate
+    ballots = {}
+    for stream, wanted in ((Stream.SELECTION, one.n0), (Stream.ESTIMATION, one.n)):
+        image = f"image {result.image_index}"
+        draw, votes = (part[:wanted] for part in found.get(stream, (torch.empty(0), torch.empty(0))))
+        if not draw.equal(torch.arange(wanted)):
+            raise ArgumentError("run", f"{store.folder} lacks ballots of {image}")
+        if int(votes[:, 0].min()) < 0 or int(votes.max()) >= len(one.counts):
+            raise ArgumentError(
+                "run", f"{store.folder} has ballots of image {result.image_index} that cannot be"
+            )
+        ballots[stream] = draw, votes
     return ballots
 
 

@@ -31,11 +31,14 @@ class Ballots:
         self._parts[unit.image_index, unit.stream].append((draw, ballots))
 
     def packed(self) -> Iterator[tuple[int, int, bytes]]:
-        """Images, streams and bytes of what waits, which waits no more."""
-        while self._parts:
-            (image_index, stream), parts = self._parts.popitem()
+        """Images, streams and bytes of what waits."""
+        for (image_index, stream), parts in self._parts.items():
             draw, ballots = (torch.cat(one) for one in zip(*parts, strict=True))
             yield image_index, int(stream), _packed(draw, ballots)
+
+    def clear(self) -> None:
+        """Let go what waits."""
+        self._parts.clear()
 
 
 def _packed(draw: Tensor, ballots: Tensor) -> bytes:

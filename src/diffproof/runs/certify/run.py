@@ -221,16 +221,18 @@ class _Running:
         self._committed = self._stepped = time.monotonic()
 
     def _begin(self, index: int) -> Counting:
-        counting = self.job.counting(index)
-        assert counting.looks is not None
-        return self.job.counting(index, self.store.partial(index, counting.looks.checkpoints))
+        looks = self.job.counting(index).looks
+        assert looks is not None
+        return self.job.counting(
+            index, self.store.partial(index, looks.checkpoints, self.job.smoothed.num_classes)
+        )
 
     def run(self) -> None:
         """Certify them, recording every few seconds and when interrupted."""
         if self._enough():
             self._end()
             return
-        self.packing.resume(self.store.work())
+        self._resume()
         recorded = self._snapshot()
         try:
             while self.packing.step():
@@ -250,6 +252,23 @@ class _Running:
                 raise _cannot_compile(error) from None
             raise
         self._end()
+
+    def _resume(self) -> None:
+        """Go on with what was being labelled.
+
+        Raises:
+            ValueError: the store is corrupt.
+        """
+        work, images = self.store.work(), len(self.job.data)
+        try:
+            if any(unit.image_index >= images for unit, _ in work.units):
+                raise ValueError(f"expected draws of {images} images, got those of others")
+            self.packing.resume(work)
+        except ArgumentError:
+            raise
+        except ValueError as error:
+            found = f"the store in {self.store.folder} is corrupt: draws in work: {error}"
+            raise ArgumentError("run", found) from None
 
     def _close(self) -> bool:
         """Make the certificates of images of which all is counted; whether others are not needed any more."""

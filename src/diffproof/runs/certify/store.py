@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from diffproof.checks import check_at_least, check_fields
@@ -74,6 +75,16 @@ def _check_tally(tally: Tally | None, draws: int) -> None:
         check_at_least(name, getattr(tally, name), 0)
 
 
+def _check_both(counted: Counted, n0: int, num_classes: int | None) -> None:
+    """Raise ValueError unless the second draws began after all of the first, and of so many classes."""
+    selection, estimation = counted.selection, counted.estimation
+    if estimation is not None and (selection is None or selection.draws != n0):
+        raise ValueError(f"expected estimation draws after {n0} selection draws")
+    found = {len(tally.counts) for tally in (selection, estimation) if tally is not None}
+    if num_classes is not None and found - {num_classes}:
+        raise ValueError(f"expected counts of {num_classes} classes, got {found.pop()}")
+
+
 def _unit(image_index: int, stream: int, start: int, stop: int, told: object) -> tuple[Unit, Tally]:
     """A unit in work and its labels.
 
@@ -89,11 +100,17 @@ def _unit(image_index: int, stream: int, start: int, stop: int, told: object) ->
 
 def _check_work(work: Work) -> None:
     """Raise ValueError unless a run can have been interrupted so."""
-    of, draw = ([] if name not in work.tensors else work.tensors[name].tolist() for name in ("unit", "draw"))
+    none = torch.empty(0, dtype=torch.int64)
+    found = [work.tensors.get(name, none) for name in ("unit", "draw")]
+    if any(one.dtype != torch.int64 for one in found):
+        raise ValueError(f"expected int64 numbers of units and draws, got {[one.dtype for one in found]}")
+    of, draw = (one.tolist() for one in found)
     missing: dict[int, set[int]] = {place: set() for place in range(len(work.units))}
     for place, one in zip(of, draw, strict=True):
         if place not in missing:
             raise ValueError(f"expected draws of {len(work.units)} units, got unit {place}")
+        if one in missing[place]:
+            raise ValueError(f"expected each draw once, got draw {one} of unit {place} twice")
         missing[place].add(one)
     for (unit, tally), draws in zip(work.units, missing.values(), strict=True):
         if len(draws) + tally.draws != unit.stop - unit.start or not draws <= {*range(unit.start, unit.stop)}:
@@ -139,12 +156,15 @@ CREATE TABLE IF NOT EXISTS work (units TEXT NOT NULL, tensors BLOB NOT NULL);
             ).fetchall()
             return [_result(*row) for row in rows]
 
-    def partial(self, image_index: int, checkpoints: Sequence[int] | None = None) -> Partial:
+    def partial(
+        self, image_index: int, checkpoints: Sequence[int] | None = None, num_classes: int | None = None
+    ) -> Partial:
         """What is saved of an image in work.
 
         Args:
             image_index: the image's.
             checkpoints: where its hits were looked at; None not to check that.
+            num_classes: labels that were counted; None not to check that.
 
         Raises:
             ValueError: the store is corrupt.
@@ -162,6 +182,7 @@ CREATE TABLE IF NOT EXISTS work (units TEXT NOT NULL, tensors BLOB NOT NULL);
                 check_seconds(partial.seconds)
                 _check_tally(partial.selection, self.settings.n0)
                 _check_tally(partial.estimation, self.settings.n)
+                _check_both(partial, self.settings.n0, num_classes)
                 if checkpoints is not None:
                     _check_hits(partial, checkpoints)
         return partial
@@ -203,6 +224,8 @@ CREATE TABLE IF NOT EXISTS work (units TEXT NOT NULL, tensors BLOB NOT NULL);
         """Record ballots, which are let go; kept from the next commit on."""
         with reporting(self.folder):
             self._connection.executemany("INSERT INTO ballots VALUES (?, ?, ?)", ballots.packed())
+        # Not before: who interrupts this must lose none, and those that are there twice count once.
+        ballots.clear()
 
     def join_ballots(self, image_index: int) -> None:
         """Make one row of the ballots of a finished image and stream: they take less."""
@@ -210,9 +233,11 @@ CREATE TABLE IF NOT EXISTS work (units TEXT NOT NULL, tensors BLOB NOT NULL);
             joined = Ballots()
             joined.add(Unit(image_index, stream, 0, len(draw)), draw, votes)
             with reporting(self.folder):
-                where = "WHERE image_index = ? AND stream = ?"
-                self._connection.execute(f"DELETE FROM ballots {where}", (image_index, int(stream)))
-            self.save_ballots(joined)
+                last = self._connection.execute("SELECT max(rowid) FROM ballots").fetchone()
+                # The new row first: an interruption in between loses none.
+                self.save_ballots(joined)
+                where = "WHERE image_index = ? AND stream = ? AND rowid <= ?"
+                self._connection.execute(f"DELETE FROM ballots {where}", (image_index, int(stream), *last))
 
     def ballots(self, image_index: int) -> dict[Stream, tuple[Tensor, Tensor]]:
         """The numbers of an image's draws, ascending, and their ballots, by stream, where they were kept.
@@ -258,9 +283,13 @@ def _tensors(data: bytes) -> dict[str, Tensor]:
     Raises:
         ValueError: the data is not what a run writes.
     """
+    from safetensors import SafetensorError
     from safetensors.torch import load
 
     start = hashlib.sha256().digest_size
     if not isinstance(data, bytes) or hashlib.sha256(data[start:]).digest() != data[:start]:
         raise ValueError("expected tensors as they were written, got others")
-    return load(data[start:])
+    try:
+        return load(data[start:])
+    except SafetensorError as error:
+        raise ValueError(f"expected a safetensors file, got {error}") from None
