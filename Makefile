@@ -31,6 +31,7 @@ bench: .venv/ready
 	$(BIN)/python benchmarks/overhead.py
 	$(BIN)/python benchmarks/noise.py
 	$(BIN)/python benchmarks/evaluations.py
+	$(BIN)/python benchmarks/packing.py
 	$(BIN)/python benchmarks/memory.py
 	$(BIN)/python benchmarks/noise_limit.py
 	$(BIN)/python benchmarks/compile.py

@@ -39,17 +39,17 @@ def main() -> None:
     """Print fill and what is in vain."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument(
-        "--images", type=int, default=64, help="images of the digits, spread evenly (default: 64)"
+        "--images", type=int, default=32, help="images of the digits, spread evenly (default: 32)"
     )
-    parser.add_argument("--n", type=int, default=10_000, help="most draws of an image (default: 10000)")
+    parser.add_argument("--n", type=int, default=5_000, help="most draws of an image (default: 5000)")
     asked = parser.parse_args()
     data = dp.load_data("digits")
     indices = range(0, len(data), max(1, len(data) // asked.images))[: asked.images]
     denoiser, classifier = dp.load_denoiser("digits"), dp.load_classifier("digits")
     radii = RadiusTest([0.0, 0.25, 0.5, 0.75], sigma=SIGMA, alpha=ALPHA, n=asked.n)
     ways: dict[str, Looking] = {"sequential": radii, f"n = {N0 * 5}": Looks((N0 * 5,))}
-    for text in ("none", "dds", "densepure:steps=2,votes=10", "densepure:steps=2,votes=10,consensus=3"):
-        defense = dp.load_defense(text, classifier=classifier, denoiser=None if text == "none" else denoiser)
+    for text in ("dds", "densepure:steps=2,votes=10,consensus=3"):
+        defense = dp.load_defense(text, classifier=classifier, denoiser=denoiser)
         assert isinstance(defense, dp.CertifiableDefense)
         smoothed = dp.Smoothed(defense, SIGMA)
         for way, looks in ways.items():

@@ -150,7 +150,8 @@ def judged(case: Case, ended: Ended, folder: Path, sound: dict[str, object]) -> 
     for line in lines:
         if len(line) > LONGEST_LINE:
             found.append(Finding("long line", f"{len(line)} characters: {line[:100]}"))
-        elif not line.isprintable():
+        # Tabs separate the columns that `export` prints.
+        elif not line.replace("\t", " ").isprintable():
             found.append(Finding("control characters", ascii(line)[:200]))
     if ended.status == 2:
         errors = [line for line in ended.stderr.splitlines() if line.startswith("diffproof: error: ")]
