@@ -78,6 +78,7 @@ PURIFY = "purify a.png --denoiser digits --out o"
             "--noise-sigma, --adversarial: expected one of them",
         ),
         ("theory --out o --t-star 0", "--t-star: expected"),
+        ("theory --out o --t-star 1e-300", "--t-star: expected a noise level ≥ 1e-15, got 1.58114e-151"),
         ("data digits --split left", "--split: unknown name 'left'"),
         (f"{DENSEPURE} dds --config none.yaml", "--config: cannot read none.yaml"),
     ],

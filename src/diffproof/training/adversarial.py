@@ -14,7 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from diffproof.attacks.base import MOST_GRADIENTS
 from diffproof.attacks.threat import Linf, PixelThreat
-from diffproof.checks import check_at_least, check_member, check_positive
+from diffproof.checks import check_at_least, check_member, check_number
 from diffproof.data.images import ImageData
 from diffproof.errors import ArgumentError
 from diffproof.training.batches import Batch
@@ -23,6 +23,9 @@ from diffproof.training.batches import Batch
 _TRADES_START = 1e-3
 # Images in work at once where accuracy is measured.
 _AT_ONCE = 256
+# What float32 can still add and multiply; the range of a setting above 0, and its words.
+LARGEST = 1e30
+_POSITIVE = (lambda number: 0.0 < number <= LARGEST), f"a number in (0, {LARGEST:g}]"
 
 # N×C×H×W → N×num_classes.
 Logits = Callable[[Tensor], Tensor]
@@ -63,7 +66,7 @@ class Ascent:
     def __post_init__(self) -> None:
         check_at_least("inner_steps", self.steps, 1, MOST_GRADIENTS)
         if self.step_size is not None:
-            check_positive("inner_step_size", self.step_size)
+            check_number("inner_step_size", self.step_size, *_POSITIVE)
 
     def start(self, images: Tensor, normal: Tensor, uniform: Tensor) -> Tensor:
         """A point uniform in the ball around each image, clamped to [0, 1].
@@ -123,7 +126,7 @@ class Adversary:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "method", check_member("adversarial", self.method, Method))
-        check_positive("trades_weight", self.weight)
+        check_number("trades_weight", self.weight, *_POSITIVE)
 
     def search(
         self, network: nn.Module, logits: Logits, batch: Batch, normal: Tensor, uniform: Tensor

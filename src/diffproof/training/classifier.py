@@ -15,7 +15,7 @@ from diffproof.classifiers.saved import build_classifier
 from diffproof.data.images import ImageData
 from diffproof.errors import ArgumentError
 from diffproof.memory import trainable
-from diffproof.training.adversarial import Adversary
+from diffproof.training.adversarial import LARGEST, Adversary
 from diffproof.training.batches import Batch, Mixture
 from diffproof.training.loop import Progress, TrainSettings, fit
 from diffproof.weights import hash_tensors
@@ -23,11 +23,13 @@ from diffproof.weights import hash_tensors
 # Most images that normalisation is measured on, and how many are in work at once.
 _MEASURED = 10_000
 _AT_ONCE = 256
+# Of wider networks torch cannot count the numbers.
+_WIDEST = 10**8
 
 
 def describe_classifier(data: ImageData, width: int) -> dict[str, Any]:
     """What a weights file says of the network it holds; normalisation from up to 10,000 images."""
-    check_at_least("width", width, 1)
+    check_at_least("width", width, 1, _WIDEST)
     with trainable("width"):
         SmallCNN(data.image_shape[0], len(data.class_names), width)
     mean, std = _mean_and_std(data)
@@ -91,8 +93,8 @@ def train_classifier(
         ValueError: bad settings, noise and an adversary together, data that cannot be read, or a loss that is
             not finite.
     """
-    if not 0.0 <= noise_sigma < float("inf"):
-        raise ArgumentError("noise_sigma", f"expected a finite number ≥ 0, got {noise_sigma}")
+    if not 0.0 <= noise_sigma <= LARGEST:
+        raise ArgumentError("noise_sigma", f"expected a number in [0, {LARGEST:g}], got {noise_sigma}")
     if adversary is not None:
         if noise_sigma:
             raise ArgumentError("noise_sigma, adversarial", "expected one of them")

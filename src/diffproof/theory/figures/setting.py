@@ -15,6 +15,7 @@ from diffproof.classifiers.base import Classifier
 from diffproof.defenses.base import CertifiableDefense
 from diffproof.defenses.dds import DDS
 from diffproof.defenses.densepure import DensePure
+from diffproof.denoisers.base import EXACT_SIGMAS
 from diffproof.errors import ArgumentError
 from diffproof.files import read_text
 from diffproof.noise import Noise, Stream
@@ -107,6 +108,8 @@ def make_setting(density: Path | None, t_star: float, seed: int) -> Setting:
         ValueError: an argument is out of range, or as `load_density`.
     """
     sigma = vp_sigmas(t_star, 1)[0]
+    if sigma < EXACT_SIGMAS[0]:
+        raise ArgumentError("t_star", f"expected a noise level ≥ {EXACT_SIGMAS[0]:g}, got {sigma:g}")
     check_at_least("seed", seed, 0)
     if seed >= 2**64:
         raise ArgumentError("seed", f"expected 0 ≤ seed < 2^64, got {seed}")
