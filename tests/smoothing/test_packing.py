@@ -175,6 +175,18 @@ def test_what_a_user_s_class_changes_is_not_passed_over() -> None:
     assert any(one and one.counts != one.counts[::-1] for one, _ in pairs)
 
 
+class Beyond(Plain):
+    """A user's own that counts its classes from 1."""
+
+    def classify(self, noisy: Tensor, sigma: float, noise: Noise, batch_size: int) -> Labelled:
+        return Labelled(1 + super().classify(noisy, sigma, noise, batch_size).labels, 0, len(noisy))
+
+
+def test_labels_that_are_no_classes_are_refused() -> None:
+    with pytest.raises(dp.ArgumentError, match=r"defense: expected labels in \[0, 3\), got [01] to 3"):
+        Several(Beyond(steep_classifier(hidden=8))).whole(64)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", DEFENSES)
 def test_it_goes_on_from_any_network_call_and_repeats_none(name: str, tmp_path: Path) -> None:

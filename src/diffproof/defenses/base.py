@@ -250,9 +250,6 @@ class CertifiableDefense(Defense):
 
     can = frozenset({"certify"})
 
-    # Whether its labeller tells ballots.
-    votes_on_draws: ClassVar[bool] = False
-
     def __init__(
         self,
         classifier: nn.Module | None,

@@ -43,7 +43,6 @@ class DensePure(CertifiableDefense):
     """
 
     method = "densepure"
-    votes_on_draws = True
 
     def __init__(
         self,

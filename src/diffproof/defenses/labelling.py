@@ -76,6 +76,11 @@ class Labeller(ABC):
         return len(self.tags) if hasattr(self, "tags") else 0
 
     @property
+    def votes(self) -> bool:
+        """Whether there is a vote on each draw, of more than one."""
+        return False
+
+    @property
     @abstractmethod
     def wanted(self) -> int:
         """How many more draws the next network call has room for."""

@@ -89,6 +89,11 @@ class VoteLabeller(Labeller):
         return votes_needed(ballots, self._num_classes, self._consensus)
 
     @property
+    def votes(self) -> bool:
+        """See Labeller."""
+        return self._votes > 1
+
+    @property
     def wanted(self) -> int:
         """See Labeller; none while votes fill a batch."""
         if self._samples is not None or self._pending >= self.batch_size:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from diffproof.defenses.labelling import Finished, Labeller
-from diffproof.errors import halved
+from diffproof.errors import ArgumentError, halved
 from diffproof.noise import Noise
 from diffproof.smoothing.schedule import Schedule, Unit
 from diffproof.smoothing.tally import Tally
@@ -220,12 +220,16 @@ class Packing:
     def _count(self, done: Finished) -> None:
         """Add labels to the tallies of their units, and give those that are complete to the schedule."""
         tags, labels, denoiser, classifier = (one.cpu() for one in done[:4])
+        classes = len(self._none.counts)
+        if not 0 <= int(labels.min()) <= int(labels.max()) < classes:
+            found = f"{int(labels.min())} to {int(labels.max())}"
+            raise ArgumentError("defense", f"expected labels in [0, {classes}), got {found}")
         for tag in tags.unique().tolist():
             own, one = tags == tag, self._units[tag]
             if self._on_ballots is not None and done.ballots is not None:
                 voted = own.to(done.draw.device)
                 self._on_ballots(one.unit, done.draw[voted].cpu(), done.ballots[voted].cpu())
-            counts = torch.bincount(labels[own], minlength=len(self._none.counts)).tolist()
+            counts = torch.bincount(labels[own], minlength=classes).tolist()
             spent = int(denoiser[own].sum()), int(classifier[own].sum())
             new = Tally(tuple(counts), int(own.sum()), *spent)
             one.tally, one.missing = one.tally + new, one.missing - new.draws

@@ -123,7 +123,7 @@ def prepare(settings: CertifySettings) -> CertifyRun:
     assert isinstance(defense, CertifiableDefense)
     smoothed = Smoothed(defense, settings.sigma, noise=settings.noise, levels=settings.levels)
     job = CertifyRun(settings, data, indices, smoothed, device)
-    if settings.keep_ballots and not defense.votes_on_draws:
+    if settings.keep_ballots and not defense.chosen_labeller(settings.sigma, 1).votes:
         name = settings.method.name
         raise ArgumentError("keep_ballots", f"expected a defence that votes on draws, got {name}")
     rows = min(settings.batch_size, max(settings.n0, settings.n))
