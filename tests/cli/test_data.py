@@ -134,7 +134,7 @@ def test_a_name_is_no_folder(
     [
         (["./none"], "data: no such file or folder: ./none"),
         (["empty"], "data: expected class folders with pictures in empty, got nothing"),
-        (["d", "--split", "tets"], "split: unknown name 'tets'; did you mean test?"),
+        (["d", "--split", "tets"], "--split: unknown name 'tets'; did you mean test?"),
     ],
 )
 def test_refused(
