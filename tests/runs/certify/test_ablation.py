@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import shutil
 import zlib
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,8 +14,10 @@ import torch
 from diffproof.cli.main import run
 from diffproof.defenses.voting import NOT_CAST
 from diffproof.noise import Stream
+from diffproof.runs.certify import run as certify_run
 from diffproof.runs.certify.ablation import Over, ballots_of, load_ablation, series
 from diffproof.runs.certify.ballots import Ballots, unpacked
+from diffproof.runs.certify.run import prepare
 from diffproof.runs.certify.store import CertifyStore
 from diffproof.smoothing.schedule import Unit
 from helpers.command_line import Refused
@@ -61,11 +64,6 @@ def test_fewer_draws_are_a_run_with_as_many(kept: Path, tmp_path: Path, denoiser
 def test_ballots_of_an_interrupted_run_are_those_of_a_whole_one(
     kept: Path, tmp_path: Path, denoiser: Path, changes: dict[str, object]
 ) -> None:
-    from dataclasses import replace
-
-    from diffproof.runs.certify import run as certify_run
-    from diffproof.runs.certify.run import prepare
-
     with CertifyStore.reading(kept) as store:
         settings = replace(store.settings, **changes)  # type: ignore[arg-type]
     job = prepare(settings)

@@ -35,6 +35,21 @@ N = 40
 LONG: dict[str, object] = {"indices": "0:300:100", "votes": 3, "n0": 8, "n": N, "batch_size": 8}
 
 
+def long_job(denoiser: Path) -> certify_run.CertifyRun:
+    """The same run, in this process."""
+    fields = {name: value for name, value in LONG.items() if name != "votes"}
+    settings = CertifySettings(
+        data="digits",
+        classifier="digits",
+        defense=f"densepure:steps=2,votes={LONG['votes']}",
+        denoiser=str(denoiser),
+        sigma=0.25,
+        seed=3,
+        **fields,  # type: ignore[arg-type]
+    )
+    return prepare(settings)
+
+
 def certify_often(folder: Path, denoiser: Path) -> int:
     """The command with a commit after every batch."""
     certify_run.COMMIT_EVERY = 0.0
@@ -167,17 +182,7 @@ def test_two_processes_at_once(
 ) -> None:
     folder, go_on = tmp_path / "run", tmp_path / "go-on"
     flags = certify_flags(folder, denoiser=denoiser, **LONG)
-    fields = {name: value for name, value in LONG.items() if name != "votes"}
-    settings = CertifySettings(
-        data="digits",
-        classifier="digits",
-        defense="densepure:steps=2,votes=3",
-        denoiser=str(denoiser),
-        sigma=0.25,
-        seed=3,
-        **fields,  # type: ignore[arg-type]
-    )
-    job = prepare(settings)
+    job = long_job(denoiser)
 
     def first() -> int:
         certify_run.COMMIT_EVERY = 0.0
@@ -290,20 +295,7 @@ def test_edited_draws_in_work_are_one_line(
 ) -> None:
     folder = tmp_path / "run"
     flags = certify_flags(folder, denoiser=denoiser, **LONG)
-    job = prepare(
-        CertifySettings(
-            data="digits",
-            classifier="digits",
-            defense="densepure:steps=2,votes=3",
-            denoiser=str(denoiser),
-            sigma=0.25,
-            seed=3,
-            indices="0:300:100",
-            n0=8,
-            n=N,
-            batch_size=8,
-        )
-    )
+    job = long_job(denoiser)
     calls = 0
 
     def stop(evaluations: int) -> None:
