@@ -236,6 +236,37 @@ def test_it_goes_on_from_any_network_call_and_repeats_none(name: str, tmp_path: 
         several.counted = {}
 
 
+@pytest.mark.parametrize("name", ["densepure", "consensus", "learned variance"])
+def test_of_large_draws_the_votes_that_are_cast_are_kept(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("diffproof.smoothing.packing.LARGEST_STATE", 0)
+    defense = DEFENSES[name]()
+    several = Several(defense)
+    expected = several.whole(BATCH)
+    schedule, packing = several.packing(BATCH)
+    places = []
+    with watched(defense) as calls:
+        while packing.step():
+            counted = {index: one.counted for index, one in schedule.in_work.items()}
+            places.append((counted, packing.snapshot()(), len(calls)))
+    votes = []
+    for counted, work, before in places:
+        several.counted = counted
+        if work.tensors:
+            assert work.tensors.keys() == {"unit", "draw", "of ballots"}
+            votes.append(int((work.tensors["of ballots"] >= 0).sum()))
+        for batch_size in (BATCH, 64):
+            schedule, packing = several.packing(batch_size)
+            packing.resume(work)
+            with watched(defense) as again:
+                while packing.step():
+                    pass
+            assert {index: one.counted for index, one in schedule.in_work.items()} == expected
+            # First estimates of draws without a label, and what a batch of samples had of its three steps.
+            lost = len(work.tensors.get("draw", [])) + 3 * BATCH
+            assert batch_size != BATCH or sum(again) <= sum(calls[before:]) + lost
+    assert max(votes) > BATCH
+
+
 def test_memory_that_runs_out_between_two_calls_loses_none_of_them() -> None:
     defense = densepure()
     several = Several(defense)

@@ -117,6 +117,10 @@ class Labeller(ABC):
         """What was computed of the draws without a label, to go on from."""
         return {}
 
+    def lean(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """What takes little of a state, to go on from with what is missing computed again."""
+        return state
+
     def resume(self, noisy: Tensor, noise: Noise, tags: Tensor, state: Mapping[str, Tensor]) -> None:
         """Take draws with what was computed of them, instead of `add`, before all others.
 
@@ -124,7 +128,7 @@ class Labeller(ABC):
             noisy: see `add`.
             noise: see `add`.
             tags: see `add`.
-            state: what `state` of a labeller of the same defence gave for the same draws.
+            state: what `state`, or `lean`, of a labeller of the same defence gave for the same draws.
 
         Raises:
             ValueError: no labeller gives such a state.

@@ -73,8 +73,6 @@ class VoteLabeller(Labeller):
         self._denoiser, self._label, self._eta = denoiser, label, eta
         self._sigmas, self._votes, self._first_vote = sigmas, votes, first_vote
         self._num_classes, self._consensus, self._all_votes = num_classes, consensus, all_votes
-        # What no draw has had a vote needs.
-        self._at_first = int(self._needed(torch.full((1, votes), NOT_CAST)))
         self._ballots = torch.empty(0, votes, dtype=torch.int64)
         self._clean: Tensor | None = None
         self._mix: Tensor | None = None
@@ -147,6 +145,8 @@ class VoteLabeller(Labeller):
         rows = self.noisy[self._estimated :][: self.batch_size]
         clean, mix = first_estimate(self._denoiser, rows, self._sigmas[0])
         self._called(len(rows))
+        # Those that go on from a lean state have votes already.
+        needed = int(self._needed(self._ballots[self._estimated :][: len(rows)]).sum())
         if self._clean is not None:
             clean = torch.cat([self._clean, clean])
         if self._mix is not None and mix is not None:
@@ -154,7 +154,7 @@ class VoteLabeller(Labeller):
         # Together: if memory runs out before, nothing has changed.
         self._clean, self._mix = clean, mix
         self._estimated += len(rows)
-        self._pending += len(rows) * self._at_first
+        self._pending += needed
 
     def _next_samples(self, size: int) -> _Samples:
         """Samples of the first votes that are needed, whatever draws they are of."""
@@ -222,6 +222,10 @@ class VoteLabeller(Labeller):
                 tensors["sample_mix"] = now.estimate.log_variance_mix
         return tensors
 
+    def lean(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The ballots."""
+        return {"ballots": state["ballots"]}
+
     def resume(self, noisy: Tensor, noise: Noise, tags: Tensor, state: Mapping[str, Tensor]) -> None:
         """See Labeller."""
         self._check_state(state, tuple(noisy.shape))
@@ -229,9 +233,8 @@ class VoteLabeller(Labeller):
         there = {name: tensor.to(noisy.device) for name, tensor in state.items()}
         self._ballots, self._clean, self._mix = there["ballots"], there.get("clean"), there.get("mix")
         self._estimated = 0 if self._clean is None else len(self._clean)
-        ballots = self._ballots[: self._estimated]
-        self._pending = int(self._needed(ballots).sum())
-        self._cast = int((ballots != NOT_CAST).sum())
+        self._pending = int(self._needed(self._ballots[: self._estimated]).sum())
+        self._cast = int((self._ballots != NOT_CAST).sum())
         if "sample" in there:
             estimate = Estimate(there["sample_clean"], there.get("sample_mix"))
             begun = self._next_samples(len(there["sample"]))
@@ -246,7 +249,7 @@ class VoteLabeller(Labeller):
         few = len(part_of_state(state, "clean", (None, *shape[1:]))) if "clean" in state else 0
         if (
             bool((ballots < NOT_CAST).any() or (ballots >= self._num_classes).any())
-            or bool((cast[:, 1:] & ~cast[:, :-1]).any() or cast[few:].any())
+            or bool((cast[:, 1:] & ~cast[:, :-1]).any())
             or bool((self._needed(ballots) == 0).any())
             or few > shape[0]
         ):

@@ -18,6 +18,9 @@ from diffproof.smoothing.tally import Tally
 
 OnBallots = Callable[[Unit, Tensor, Tensor], None]
 
+# In bytes, of what is kept of draws in work: more would take longer to write than some calls take to make.
+LARGEST_STATE = 2**27
+
 
 class Work(NamedTuple):
     """Draws that are being labelled.
@@ -115,6 +118,8 @@ class Packing:
         if not len(self.labeller):
             return lambda: Work(waiting, {})
         tags, draw, state = self.labeller.tags, self.labeller.noise.draw, self.labeller.state()
+        if sum(tensor.nbytes for tensor in state.values()) > LARGEST_STATE:
+            state = self.labeller.lean(state)
 
         def work() -> Work:
             places = {tag: place for place, (tag, *_) in enumerate(in_work)}

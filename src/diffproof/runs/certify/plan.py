@@ -16,6 +16,7 @@ from diffproof.runs.certify.store import CertifyStore, ImageResult
 from diffproof.runs.code import own_code_of
 from diffproof.runs.plan import Costs, Range, folder_sizes, measure, spread_out
 from diffproof.runs.store import Identity
+from diffproof.smoothing.packing import LARGEST_STATE
 from diffproof.smoothing.schedule import Counting, Schedule
 from diffproof.smoothing.tally import Counted, Tally
 
@@ -73,7 +74,7 @@ def certify_costs(job: CertifyRun, loading: float) -> Costs:
     begin_size, size = _sizes(job, result)
     if len(job.indices) * seconds.expected > COMMIT_EVERY:
         # Of the image in work.
-        begin_size += round(kept)
+        begin_size += min(round(kept), LARGEST_STATE)
     return Costs(
         images=len(job.indices),
         evaluations=(s.n0 + draws) * a_draw,

@@ -20,9 +20,6 @@ from diffproof.smoothing.packing import Work
 from diffproof.smoothing.schedule import Unit
 from diffproof.smoothing.tally import Counted, Tally
 
-# In bytes: what is kept of draws in work.
-_LARGEST = 2**27
-
 
 @dataclass(frozen=True)
 class ImageResult:
@@ -209,9 +206,6 @@ CREATE TABLE IF NOT EXISTS work (units TEXT NOT NULL, tensors BLOB NOT NULL);
                     rows.append((index, stream, json.dumps(vars(tally)), partial.seconds))
             if partial.hits:
                 rows.append((index, "hits", json.dumps(partial.hits), partial.seconds))
-        # What is larger would take longer to write than its images took to compute.
-        if sum(tensor.nbytes for tensor in work.tensors.values()) > _LARGEST:
-            work = Work([], {})
         units = [[*unit, vars(tally)] for unit, tally in work.units]
         with reporting(self.folder):
             self._connection.executemany("INSERT OR REPLACE INTO partial VALUES (?, ?, ?, ?)", rows)
