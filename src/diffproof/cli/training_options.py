@@ -185,7 +185,7 @@ class TrainingOptions:
         if held and self.test_data is None:
             test = self._read(whole, held)
         elif source is not None:
-            with renamed({"data": "test_data"} if self.test_data else {}):
+            with renamed(dict.fromkeys(("data", "split"), "test_data") if self.test_data else {}):
                 test = load_data(
                     source,
                     image_size=self.image_size,
@@ -209,7 +209,7 @@ class TrainingOptions:
         if source is None:
             refuse_given("extra_share", "is for --extra-data, which is not given")
             return None
-        with renamed({"data": "extra_data"}):
+        with renamed(dict.fromkeys(("data", "split"), "extra_data")):
             return load_data(
                 source,
                 image_size=self.image_size,
@@ -218,17 +218,26 @@ class TrainingOptions:
                 skip_unreadable=self.skip_unreadable,
             )
 
-    def warn_of_shared(self, test: ImageData | None, *training: ImageData | None) -> None:
-        """Say how many images of --test-data are among the training images, if any are."""
+    def warn_of_shared(
+        self, test: ImageData | None, images: ImageData, extra: ImageData | None = None
+    ) -> None:
+        """Say how many of the images to measure on are among the training images, if any are.
+
+        Those held out of the only data, and those of its other split, are taken to be none of them.
+        """
         from diffproof.data.trained_on import shared_images
 
-        if test is None or self.test_data is None:
+        if test is None:
             return
-        shared = shared_images(test, *training)
+        apart = self.holdout is not None or (test.name, test.split) != (images.name, images.split)
+        if self.test_data is None and extra is None and apart:
+            return
+        shared = shared_images(test, images, extra)
+        noun = "image" if self.test_data else "test image"
         if shared:
             warnings.warn(
-                f"test_data: {part_of(shared, len(test), 'image')} among the training images:"
-                " what is measured on them says nothing of other images",
+                f"{'test_data' if self.test_data else 'data'}: {part_of(shared, len(test), noun)} among the"
+                " training images: what is measured on them says nothing of other images",
                 stacklevel=2,
             )
 

@@ -15,6 +15,9 @@ from diffproof.errors import ArgumentError
 from diffproof.pictures import UnreadableError, left_out
 from diffproof.weights import hash_tensors
 
+# The way out for images of several sizes.
+ONE_SIZE = "; an image size (--image-size) brings them to one"
+
 
 class Pixels(Protocol):
     """A sequence of images that decodes on access."""
@@ -122,16 +125,22 @@ class ImageData:
         indices = self._checked(indices)
         if isinstance(self.pixels, TensorPixels):
             return self.pixels[torch.as_tensor(indices, dtype=torch.int64)]
-        images = [self.pixels[index] for index in indices]
-        for index, image in zip(indices, images, strict=True):
-            if image.shape != images[0].shape:
-                one, other = ("×".join(map(str, shape.shape)) for shape in (images[0], image))
+        return torch.stack([*self._of_one_size(indices)])
+
+    def _of_one_size(self, indices: Iterable[int]) -> Iterator[Tensor]:
+        """These images; ValueError at one of another shape than the first."""
+        first = None
+        for index in indices:
+            image = self.pixels[index]
+            first = image.shape if first is None else first
+            if image.shape != first:
+                one, other = ("×".join(map(str, shape)) for shape in (first, image.shape))
                 raise ArgumentError(
                     "data",
                     f"image {index} of {self.name} is {other} (channels×height×width), others are"
-                    f" {one}; an image size (--image-size) brings them to one",
+                    f" {one}{ONE_SIZE}",
                 )
-        return torch.stack(images)
+            yield image
 
     @property
     def images(self) -> Tensor:
@@ -148,12 +157,15 @@ class ImageData:
         """SHA-256 of these images and labels: tells them from others under the same name and indices.
 
         Of images that the data does not have it is none that any data has.
+
+        Raises:
+            ValueError: their shapes differ, or one cannot be decoded.
         """
-        digest = hashlib.sha256()
-        for index in indices:
-            if index >= len(self):
-                return ""
-            digest.update(hash_tensors({"image": self.pixels[index], "label": self.labels[index]}).encode())
+        digest, chosen = hashlib.sha256(), [*indices]
+        if any(index >= len(self) for index in chosen):
+            return ""
+        for index, image in zip(chosen, self._of_one_size(chosen), strict=True):
+            digest.update(hash_tensors({"image": image, "label": self.labels[index]}).encode())
         return digest.hexdigest()
 
     def select(self, indices: Sequence[int]) -> ImageData:

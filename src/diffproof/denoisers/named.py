@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from diffproof.checks import check_at_least, check_source, unknown_name
 from diffproof.data.classes import PACKAGED
+from diffproof.data.images import ONE_SIZE
 from diffproof.data.named import load_data
 from diffproof.denoisers import diffusers, edm, factory, openai, saved, score_sde
 from diffproof.denoisers.base import Denoiser
@@ -17,6 +18,7 @@ from diffproof.denoisers.schedules import named_schedule
 from diffproof.errors import ArgumentError
 from diffproof.files import expanded_spec, named, warn_of_path
 from diffproof.own_code import Address, address, exists, plugin
+from diffproof.pictures import UnreadableError
 from diffproof.weights import packaged
 
 
@@ -104,7 +106,12 @@ def _load_empirical(spec: str, rest: str) -> EmpiricalDenoiser:
     missing = set(range(len(data.class_names))) - set(data.labels.tolist())
     if missing:
         raise ArgumentError("denoiser", f"{spec!r} has no image of class {data.class_names[min(missing)]}")
-    images, labels = data
+    try:
+        images, labels = data
+    except ArgumentError as error:
+        # The flags that are the way out are for the images that are certified or trained on.
+        problem = error.reason if isinstance(error, UnreadableError) else error.problem.removesuffix(ONE_SIZE)
+        raise ArgumentError("denoiser", f"{spec!r}: {problem}") from None
     name, timesteps = _SCHEDULE
     schedule = named_schedule(name, timesteps=timesteps)
     # A schedule counts in units of [−1, 1] pixels.

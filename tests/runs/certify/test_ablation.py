@@ -146,10 +146,13 @@ def test_what_is_refused(kept: Path, tmp_path: Path, denoiser: Path, refused: Re
     assert run([*certify_flags(sequential, denoiser=denoiser), "--keep-ballots", "--stop", "sequential"]) == 0
     over, single = ["--over", "votes"], certify_flags(tmp_path / "single", denoiser=denoiser, votes=1)
     for arguments, said in (
-        ([*flags, "--keep-ballots"], "--keep-ballots: expected a defence that votes on draws, got none"),
+        (
+            [*flags, "--keep-ballots"],
+            "--keep-ballots: expected a defence that votes on draws, got none, one answer",
+        ),
         (
             [*single, "--keep-ballots"],
-            "--keep-ballots: expected a defence that votes on draws, got densepure",
+            "--keep-ballots: expected a defence that votes on draws, got densepure:steps=2,votes=1, one",
         ),
         (["report", str(plain), *over], f"--over: {plain} kept no ballots; certify --keep-ballots does"),
         (["report", str(kept), str(plain), *over], "--over: expected one certification run, got 2 runs"),

@@ -124,8 +124,8 @@ def prepare(settings: CertifySettings) -> CertifyRun:
     smoothed = Smoothed(defense, settings.sigma, noise=settings.noise, levels=settings.levels)
     job = CertifyRun(settings, data, indices, smoothed, device)
     if settings.keep_ballots and not defense.chosen_labeller(settings.sigma, 1).votes:
-        name = settings.method.name
-        raise ArgumentError("keep_ballots", f"expected a defence that votes on draws, got {name}")
+        told = f"expected a defence that votes on draws, got {settings.describe()}, one answer a draw"
+        raise ArgumentError("keep_ballots", told)
     rows = min(settings.batch_size, max(settings.n0, settings.n))
     check_batch(rows, data.pixels[indices[0]].shape)
     job.test(data.pixels[indices[0]])
