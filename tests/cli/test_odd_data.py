@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from diffproof.cli.main import run
@@ -51,13 +52,16 @@ def place(refused: Refused, monkeypatch: pytest.MonkeyPatch) -> Path:
             )
     shutil.copytree("parts/train", "late/test")
     shutil.copytree("parts/val", "late/val")
+    for name, size, classes in (("small", 4, 2), ("lone", 8, 1)):
+        labels = np.arange(4) % classes
+        np.savez(f"{name}.npz", images=pictures(4, shape=(3, size, size)).numpy(), labels=labels)
     damaged = Path("damaged/a/2.png")
     damaged.write_bytes(damaged.read_bytes()[:-40])
     return refused.folder
 
 
 ONE_SIZE = "; an image size (--image-size) brings them to one"
-SIZES = f"--data: image 6 of sizes is 3×8×6 (channels×height×width), others are 3×8×8{ONE_SIZE}"
+SIZES = f"--data: sizes/b/5.png is 3×8×6 (channels×height×width), others are 3×8×8{ONE_SIZE}"
 
 
 @pytest.mark.parametrize(
@@ -72,6 +76,21 @@ SIZES = f"--data: image 6 of sizes is 3×8×6 (channels×height×width), others 
         (
             "train denoiser --data parts --extra-data late --channels 8 --out o.safetensors",
             "--extra-data: expected one of test, val; late has no 'train'",
+        ),
+        (
+            f"{TRAIN} --data parts/train --test-data damaged",
+            "--test-data: damaged/a/2.png cannot be decoded: image file is truncated; --skip-unreadable"
+            " leaves such pictures out",
+        ),
+        (f"{TRAIN} --data parts/train --test-data sizes", SIZES.replace("--data", "--test-data")),
+        (
+            f"{TRAIN} --data small.npz --test-data lone.npz",
+            "--test-data: expected images of 4×4 as in small.npz, got 8×8",
+        ),
+        (f"{TRAIN} --data lone.npz", "--data: expected several classes, got '0' alone"),
+        (
+            "train denoiser --data parts --extra-data sizes --channels 8 --out o.safetensors",
+            SIZES.replace("--data", "--extra-data"),
         ),
         # Flags that would not help, of which one is there, are not named.
         (

@@ -118,7 +118,7 @@ def test_shares_held_out(share: float, held: list[int]) -> None:
         (1.0, 100, "expected a number in (0, 1), got 1.0"),
         (float("nan"), 100, "expected a number in (0, 1), got nan"),
         (0.1, 3, "0.1 of 3 images is none, as one a class stays"),
-        (0.9, 1, "0.9 of 1 images is none, as one a class stays"),
+        (0.9, 1, "0.9 of 1 image is none, as one a class stays"),
     ],
 )
 def test_bad_shares(share: float, chosen: int, message: str) -> None:

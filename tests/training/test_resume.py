@@ -239,8 +239,10 @@ def test_a_loss_that_is_not_finite_keeps_the_last_checkpoint(
 
 # A checkpoint of the library's loop, one black image of one pixel.
 
-DARK = ImageData("dark", "train", torch.zeros(3, 1, 1, 1), torch.zeros(3, dtype=torch.int64), ["one"])
-GREY = ImageData("dark", "train", torch.full((3, 1, 1, 1), 0.5), DARK.labels, ["one"])
+BLACK, ONES = torch.zeros(40, 1, 1, 1), torch.zeros(40, dtype=torch.int64)
+DARK = ImageData("dark", "train", BLACK, ONES, ["one"])
+ONE_GREY = ImageData("dark", "train", BLACK.index_fill(0, torch.tensor(3), 0.5), ONES, ["one"])
+FEW = ImageData("few", "train", BLACK[:3], ONES[:3], ["one"])
 SETTINGS = TrainSettings(4, batch_size=2)
 
 
@@ -278,9 +280,10 @@ def test_the_checkpoint_of_another_training_is_refused(tmp_path: Path) -> None:
         ("settings.learning_rate (0.001, now 0.1); delete", TrainSettings(4, 2, 0.1), {}),
         (both, TrainSettings(4, 3, seed=1), {}),
         ("net.sigma (1.0, now 0.5); delete", SETTINGS, {"sigma": 0.5}),
-        ("data (", SETTINGS, {"flip": True}),
-        # Other pixels under the same name, with the same labels.
-        ("data (", SETTINGS, {"data": GREY}),
+        ("flip (False, now True); delete", SETTINGS, {"flip": True}),
+        # Other pixels under the same name, with the same labels; one image of many.
+        ("data.images; delete", SETTINGS, {"data": ONE_GREY}),
+        ("data.images; data.labels; data.name (dark, now few); delete", SETTINGS, {"data": FEW}),
     ):
         with pytest.raises(ValueError, match=f"^{re.escape(expected + message)}"):
             train(path, settings, **changes)

@@ -305,7 +305,7 @@ def test_normalisation_is_that_of_the_training_images() -> None:
     [
         ({"iterations": 0}, "iterations: expected an integer ≥ 1, got 0"),
         ({"batch_size": 0}, "batch_size: expected an integer ≥ 1, got 0"),
-        ({"learning_rate": 0.0}, r"learning_rate: expected a number in \[1e-12, 1e\+38\], got 0.0"),
+        ({"learning_rate": 0.0}, r"learning_rate: expected a number in \[1e-12, 1e\+37\], got 0.0"),
         ({"learning_rate": float("nan")}, "learning_rate: expected a number in .*, got nan"),
         ({"learning_rate": 1e300}, r"learning_rate: expected a number in .*, got 1e\+300"),
         ({"learning_rate": 1e-300}, "learning_rate: expected a number in .*, got 1e-300"),
@@ -341,7 +341,7 @@ def test_settings_out_of_range(changes: dict[str, float], message: str) -> None:
         ("--label-dropout 1.1", "--label-dropout: expected a number in [0, 1], got 1.1"),
         ("--iterations 0", "--iterations: expected an integer ≥ 1, got 0"),
         ("--batch-size 0", "--batch-size: expected an integer ≥ 1, got 0"),
-        ("--learning-rate 0", "--learning-rate: expected a number in [1e-12, 1e+38], got 0.0"),
+        ("--learning-rate 0", "--learning-rate: expected a number in [1e-12, 1e+37], got 0.0"),
         ("--seed -1", "--seed: expected an integer ≥ 0, got -1"),
         ("--data digit", "--data: unknown name 'digit'; did you mean digits?"),
         ("--precision half", "--precision: expected one of float32, bfloat16, got 'half'"),
@@ -412,6 +412,14 @@ def test_classes_that_no_classifier_can_have(
         ("--data mnist", "--data: unknown name 'mnist'; known: cifar10, cifar100, digits, imagenet"),
         ("--noise-sigma -1", "--noise-sigma: expected a number in [0, 1e+30], got -1.0"),
         ("--noise-sigma inf", "--noise-sigma: expected a number in [0, 1e+30], got inf"),
+        (
+            "--noise-sigma 1e30",
+            "training: the weights are not finite; lower the learning rate or the noise",
+        ),
+        (
+            "--learning-rate 1e38",
+            "--learning-rate: expected a number in [1e-12, 1e+37], got 1e+38",
+        ),
         ("--noise-sigma 1e300", "--noise-sigma: expected a number in [0, 1e+30], got 1e+300"),
         (f"--width {2**63 - 1}", f"--width: expected at most 100000000, got {2**63 - 1}"),
         ("--out /proc/w.safetensors", "--out: cannot write /proc/w.safetensors: No such file or directory"),
@@ -429,6 +437,18 @@ def test_bad_flags_of_the_classifier_end_in_one_line(
     assert run(shlex.split(f"{CLASSIFIER} --out w.safetensors {flags}")) == 2
     assert capsys.readouterr().err == f"diffproof: error: {message}\n"
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_a_schedule_without_the_levels_to_measure_at_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert (
+        run(shlex.split(f"{DENOISER} --iterations 1 --timesteps 1 --out {tmp_path / 'w.safetensors'}")) == 0
+    )
+    assert capsys.readouterr().out.splitlines()[-1] == (
+        "root-mean-square error on 514 test images: none at sigma = 0.1, 0.25, 0.5, 1, off the schedule"
+    )
 
 
 def test_label_dropout_is_checked_in_the_library_too() -> None:

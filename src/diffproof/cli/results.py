@@ -84,7 +84,8 @@ def _report_ablation(
     from diffproof.runs.certify.report import check_at
 
     if len(runs) != 1 or any(attacks):
-        raise ArgumentError("over", f"expected one certification run, got {counted(len(runs), 'run')}")
+        got = "an attack run" if len(runs) == 1 else counted(len(runs), "run")
+        raise ArgumentError("over", f"expected one certification run, got {got}")
     ablation = load_ablation(runs[0], Over(over), check_at(_radii(at)))
     written = () if out is None else write_ablation(ablation, out, force=force)
     print_ablation(ablation)

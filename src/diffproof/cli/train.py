@@ -110,6 +110,9 @@ def denoiser(
         shown = ", ".join(
             f"{error:.4f} at sigma = {sigma:g}" for sigma, error in zip(sigmas, errors, strict=True)
         )
+        shown = (
+            shown or f"none at sigma = {', '.join(map('{:g}'.format, _HELD_OUT_SIGMAS))}, off the schedule"
+        )
         click.echo(f"root-mean-square error on {len(held_out)} test images: {shown}")
 
 
@@ -222,7 +225,7 @@ def _matched_to_new(images: ImageData, held_out: ImageData | None) -> ImageData 
 
     refuse_given("class_map", "is for --classifier; a new network takes the classes of the data")
     if len(images.class_names) < 2:
-        found = f"{images.class_names[0]!r} alone; {images.layout}"
+        found = "; ".join(filter(None, [f"{images.class_names[0]!r} alone", images.layout]))
         raise ArgumentError("data", f"expected several classes, got {found}")
     return held_out and match_names(held_out, images, "test_data")
 

@@ -194,6 +194,12 @@ class TrainingOptions:
                 )
         if test is not None:
             test = test.select(range(0, len(test), -(-len(test) // _MEASURED)))
+            with renamed({"data": "test_data"} if self.test_data else {}):
+                # What is wrong with them shows before the training, not after it.
+                test.fingerprint(range(len(test)))
+                if test.image_shape[1:] != whole.image_shape[1:]:
+                    size, got = ("×".join(map(str, one.image_shape[1:])) for one in (whole, test))
+                    raise ArgumentError("data", f"expected images of {size} as in {whole.name}, got {got}")
         return self._read(whole, chosen), test, record
 
     def _read(self, whole: ImageData, indices: list[int]) -> ImageData:

@@ -135,11 +135,10 @@ class ImageData:
             first = image.shape if first is None else first
             if image.shape != first:
                 one, other = ("×".join(map(str, shape)) for shape in (first, image.shape))
-                raise ArgumentError(
-                    "data",
-                    f"image {index} of {self.name} is {other} (channels×height×width), others are"
-                    f" {one}{ONE_SIZE}",
-                )
+                # Only pictures of files and tables can differ, and they are called so.
+                name = getattr(self.pixels, "name", lambda index: f"image {index} of {self.name}")(index)
+                told = f"{name} is {other} (channels×height×width), others are {one}{ONE_SIZE}"
+                raise ArgumentError("data", told)
             yield image
 
     @property
@@ -258,6 +257,11 @@ class _Chosen:
 
     def __getitem__(self, index: int) -> Tensor:
         return self.pixels[self.indices[index]]
+
+    def name(self, index: int) -> str:
+        """What messages call it in the whole."""
+        name = getattr(self.pixels, "name", "image {}".format)
+        return str(name(self.indices[index]))
 
     def with_channels(self, channels: int) -> _Chosen:
         return _Chosen(self.pixels.with_channels(channels), self.indices)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from diffproof.checks import check_at_least, check_instance, check_probability, shown
 from diffproof.errors import ArgumentError
+from diffproof.wording import counted
 
 
 def choose(
@@ -69,7 +70,8 @@ def hold_out(labels: Tensor, chosen: Sequence[int], share: float, seed: int) -> 
         held += _ranked(part, seed, "holdout")[: min(number, len(part) - 1)]
         seen += len(part)
     if not held:
-        raise ArgumentError("holdout", f"{share:g} of {len(chosen)} images is none, as one a class stays")
+        of = counted(len(chosen), "image")
+        raise ArgumentError("holdout", f"{share:g} of {of} is none, as one a class stays")
     return sorted(set(chosen) - set(held)), sorted(held)
 
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from diffproof.errors import ArgumentError, printable
-from diffproof.wording import shortened
+from diffproof.wording import counted, shortened
 
 _NUMBER = re.compile(r"-?[0-9]+(\.[0-9]+)?", re.ASCII)
 # No network has as many classes. Larger integers are ids; names for all numbers up to them would fill memory.
@@ -211,7 +211,9 @@ def _from_integers(values: np.ndarray, every: np.ndarray) -> Classes:
         codes = np.searchsorted(every, values.astype(np.uint64)).astype(np.int64)
         return Classes(torch.from_numpy(codes), found, True, _with_absent(note, every, different))
     count = int(every[-1]) + 1 if every.size else 0
-    gaps = f"labels are numbers up to {count - 1}, {len(different)} different ones, taken as they are"
+    gaps = (
+        f"labels are numbers up to {count - 1}, {counted(len(different), 'different one')}, taken as they are"
+    )
     classes = [str(label) for label in range(count)]
     note = gaps if len(different) < count else ""
     return Classes(torch.from_numpy(values.astype(np.int64)), classes, False, note)

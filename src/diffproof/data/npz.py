@@ -160,7 +160,8 @@ def _pixels(path: Path, images: np.ndarray) -> torch.Tensor:
             "data", f"images in {path}: expected uint8 or floats in [0, 1], got {images.dtype}"
         )
     if images.size and not (np.isfinite(images).all() and images.min() >= 0 and images.max() <= 1):
-        raise ArgumentError("data", f"images in {path}: expected finite pixels in [0, 1]")
+        got = f"{images.min():g} to {images.max():g}"
+        raise ArgumentError("data", f"images in {path}: expected finite pixels in [0, 1], got {got}")
     if images.size and 0 < images.max() < 1.5 / 255:
         raise ArgumentError(
             "data",

@@ -9,13 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from diffproof.checks import check_probability
+from diffproof.checks import check_probability, renamed
 from diffproof.data.images import ImageData
 from diffproof.errors import ArgumentError
 from diffproof.weights import hash_tensors
 
-# Images of a data set, evenly spaced, that tell it from another: decoding all of them could take hours.
-_FEW = 16
+# Most images of a data set, evenly spaced, that tell it from another: decoding all of them could take hours.
+_COMPARED = 5000
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,8 @@ class Mixture:
         for number, data in enumerate(self.sources):
             chosen = source == number
             if bool(chosen.any()):
-                found = data.batch(index[chosen])
+                with renamed({"data": "extra_data"} if number else {}):
+                    found = data.batch(index[chosen])
                 if found.shape[1:] != first.image_shape:
                     raise ArgumentError(
                         "data",
@@ -109,11 +110,13 @@ class Mixture:
         images = torch.where(mirrored[:, None, None, None], images.flip(3), images)
         return Batch(images.to(device), labels.to(device), source.to(device), size, rows)
 
-    def identity(self) -> list[Any]:
-        """What tells these images from others, for continuing a training: all labels, and a few images."""
-        told: list[Any] = []
-        for data in self.sources:
-            few = range(0, len(data), max(1, len(data) // _FEW))
+    def identity(self) -> dict[str, Any]:
+        """What tells these images from others, to continue a training: all labels, 5,000 images at most."""
+        told: dict[str, Any] = {"flip": self.flip}
+        for name, data in zip(("data", "extra_data"), self.sources, strict=False):
+            with renamed({"data": name}):
+                images = data.fingerprint(range(0, len(data), -(-len(data) // _COMPARED)))
             labels = hash_tensors({"labels": data.labels})
-            told.append([data.name, data.split, len(data), labels, data.fingerprint(few)])
-        return [*told, self.extra_share if len(self.sources) > 1 else None, self.flip]
+            told[name] = {"name": data.name, "split": data.split, "number": len(data)}
+            told[name] |= {"labels": labels, "images": images}
+        return told | ({"extra_share": self.extra_share} if len(self.sources) > 1 else {})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -16,6 +17,7 @@ from diffproof.files import replacing
 from diffproof.training.processes import Processes
 from diffproof.weights import load_nested
 
+_HASH = re.compile("[0-9a-f]{64}")
 Identity = Mapping[str, Any]
 
 
@@ -126,10 +128,13 @@ def _differences(theirs: Mapping[str, Any], mine: Mapping[str, Any], prefix: str
     found = []
     for name in sorted({*theirs, *mine}):
         one, other = theirs.get(name), mine.get(name)
-        if isinstance(one, dict) and isinstance(other, dict):
-            found += _differences(one, other, f"{prefix}{name}.")
+        if isinstance(one, dict) or isinstance(other, dict):
+            before, now = (part if isinstance(part, dict) else {} for part in (one, other))
+            found += _differences(before, now, f"{prefix}{name}.")
         elif one != other:
-            found.append(f"{prefix}{name} ({one}, now {other})")
+            # Of hashes nobody learns anything.
+            hashes = any(isinstance(part, str) and _HASH.fullmatch(part) for part in (one, other))
+            found.append(f"{prefix}{name}" if hashes else f"{prefix}{name} ({one}, now {other})")
     return found
 
 

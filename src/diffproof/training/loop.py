@@ -24,8 +24,8 @@ from diffproof.training.processes import Processes
 OnStep = Callable[[int, float], None]
 LossOfBatch = Callable[[nn.Module, Batch, torch.Generator], Tensor]
 
-# Learning rates that move weights of float32 and that it has.
-_RATES = (1e-12, 1e38)
+# Learning rates that move weights of float32; in the first step AdamW takes ten times as much, which it has.
+_RATES = (1e-12, 1e37)
 # Added to the seed for dropout masks, so that they are not the numbers of the initialisation again.
 _DROPOUT_SEED = 2**32
 
@@ -140,6 +140,11 @@ def _moving_average(decay: float) -> Callable[[Tensor, Tensor, Tensor | int], Te
     return average
 
 
+def _finite(network: nn.Module) -> set[str]:
+    """The names of weights and buffers that are finite."""
+    return {name for name, tensor in network.state_dict().items() if bool(torch.isfinite(tensor).all())}
+
+
 class _Fit:
     """The state of one training."""
 
@@ -162,6 +167,8 @@ class _Fit:
         self.optimiser = torch.optim.AdamW(network.parameters(), lr=settings.learning_rate)
         self.scheduler = torch.optim.lr_scheduler.LambdaLR(self.optimiser, _learning_rate(settings))
         self.average = AveragedModel(network, avg_fn=_moving_average(settings.ema_decay), use_buffers=True)
+        # Others, such as masks, may hold what is not.
+        self.finite = _finite(network)
         self.losses: list[float] = []
         self.shared = processes.share(network)
         self.checkpoint = Checkpoint(
@@ -177,7 +184,7 @@ class _Fit:
             identity={
                 **identity,
                 "settings": {**vars(settings)},
-                "data": data.identity(),
+                **data.identity(),
                 "processes": processes.count,
             },
         )
@@ -208,6 +215,11 @@ class _Fit:
         # What follows a training, such as measurements, can be interrupted, too.
         self.checkpoint.save(self.losses)
         module: nn.Module = self.average.module
+        if not self.finite <= _finite(module):
+            # Buffers, such as variances of what a network sees, overflow while the loss is finite.
+            raise ArgumentError(
+                "training", "the weights are not finite; lower the learning rate or the noise"
+            )
         return module.cpu().eval()
 
     def checked_step(self, checkpoint_due: bool) -> tuple[float, bool]:
