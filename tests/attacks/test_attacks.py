@@ -22,7 +22,7 @@ from diffproof.attacks.stadv import total_variation, warp
 from diffproof.attacks.threat import L2, Flow, Linf, PixelThreat, parse_budget
 from diffproof.catalog import ATTACKS
 from diffproof.noise import Noise, Stream
-from helpers.attacks import SETTINGS, adversarials, job_of, labels_of, purifier, short_apgd
+from helpers.attacks import SETTINGS, adversarials, job_of, labels_of, purifier, short_package
 from helpers.classifiers import curved_classifier
 from helpers.denoisers import CountingMixture, mixture_around
 from helpers.images import inner_pictures
@@ -302,7 +302,7 @@ def test_every_attack_is_tested() -> None:
 @pytest.mark.parametrize("name", list(SETTINGS))
 def test_results_do_not_depend_on_batches(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     if name in ("autoattack", "square"):
-        short_apgd(monkeypatch)
+        short_package(monkeypatch, 6)
     # The package attacks each image on its own: of three the second would tell nothing.
     count = 2 if name == "autoattack" else 3
     images = inner_pictures(3)[:count]
@@ -659,7 +659,7 @@ def test_low_frequency_nears_the_optimum_of_a_linear_model() -> None:
         attack="low-frequency",
         budget=budget,
         share=0.5,
-        iterations=200,
+        iterations=120,
         step=budget / 20,
         loss="margin",
     )
@@ -713,8 +713,8 @@ def test_eot_of_autoattack_in_one_batch_is_that_of_single_calls() -> None:
 # The package warns of gradients that are zero, too.
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:pyautoattack:RuntimeWarning")
-def test_autoattack_leaves_everything_as_it_was() -> None:
-    pytest.importorskip("pyautoattack")
+def test_autoattack_leaves_everything_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    short_package(monkeypatch)
     defense, images = purifier(steps=1), inner_pictures(1)
     defense.classifier.requires_grad_()
     labels = labels_of(defense, images)
@@ -812,12 +812,13 @@ def packaged(
     ids=["rand-linf", "rand-l2", "standard", "square", "another square"],
 )
 def test_what_the_package_drops_of_a_random_defence_is_kept(
-    name: str, index: int, threat: PixelThreat
+    name: str, index: int, threat: PixelThreat, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The kept perturbation, by a search of everything that the defence was asked.
 
     The images are such whose last draw is right.
     """
+    short_package(monkeypatch)
     defense, eot = Jittery(), 3 if name == "rand" else 1
     result = packaged(name, defense, index, threat)
     # Each draw once and in order, whatever it was for.
@@ -847,8 +848,9 @@ def test_what_the_package_drops_of_a_random_defence_is_kept(
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:pyautoattack:RuntimeWarning")
 @pytest.mark.parametrize("name", ["rand", "square"])
-def test_a_first_look_that_errs_does_not_end_the_attack(name: str) -> None:
+def test_a_first_look_that_errs_does_not_end_the_attack(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The draw of the package's first look at its answer: 0 of Square, 2 of AutoAttack after two checks."""
+    short_package(monkeypatch)
     look, threat = 2 if name == "rand" else 0, Linf(0.02)
     draws = {draw: Jittery()(GRAY.expand(200, *SHAPE), attack_noise(200, draw, 0, 0)) for draw in range(3)}
     wrong = draws[look].argmax(1) != 0
@@ -878,7 +880,8 @@ def test_the_package_is_run_a_few_times_at_most(name: str, looks: int) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["rand", "square"])
-def test_without_randomness_the_package_has_the_last_word(name: str) -> None:
+def test_without_randomness_the_package_has_the_last_word(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    short_package(monkeypatch)
     defense = Jittery(lead=50.0)
     defense.random = False
     result = packaged(name, defense, 0, Linf(0.02))

@@ -10,7 +10,7 @@ import torch
 import diffproof as dp
 from diffproof.attacks.scoring import draw_labels
 from diffproof.attacks.threat import Flow, Linf
-from helpers.attacks import SETTINGS, adversarials, short_apgd
+from helpers.attacks import SETTINGS, adversarials, short_package
 from helpers.defenses import JitteryGradient
 from helpers.denoisers import CountingMixture, mixture_around
 from helpers.images import inner_pictures
@@ -35,7 +35,7 @@ def defense_of(name: str) -> dp.Defense:
 @pytest.mark.parametrize("name", NAMES)
 def test_results_do_not_depend_on_batches(name: str, method: str, monkeypatch: pytest.MonkeyPatch) -> None:
     if name in ("autoattack", "square"):
-        short_apgd(monkeypatch)
+        short_package(monkeypatch, 5)
     # The package attacks each image on its own; test_attacks.py gives it several.
     count = 1 if name == "autoattack" else 3
     images = inner_pictures(3)[:count]

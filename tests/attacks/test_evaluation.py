@@ -150,7 +150,7 @@ def test_a_transfer_attack_is_controlled_by_what_it_saw() -> None:
 
 
 class Careless(Defense):
-    """Wrong in 2% of draws, whatever the image."""
+    """Wrong in a tenth of draws, whatever the image."""
 
     method = "careless"
 
@@ -158,7 +158,7 @@ class Careless(Defense):
         super().__init__(dp.Classifier(torch.nn.Flatten(), 4))
 
     def respond(self, images: Tensor, noise: Noise) -> Tensor:
-        wrong = noise.normal((1,), 0, torch.float64)[:, 0] > 2.0537
+        wrong = noise.normal((1,), 0, torch.float64)[:, 0] > 1.2816
         answer = torch.nn.functional.one_hot(wrong.long(), 4).to(images.dtype)
         # A trace of the image, so that there is a gradient.
         return 5 * answer + 1e-3 * images.flatten(1)[:, :4]
@@ -168,41 +168,41 @@ class Careless(Defense):
 @pytest.mark.parametrize(
     ("attack", "expected"),
     [
-        # 40 draws: four an iteration, and four of the last iterate; evaluated twice with mean_of="logits".
-        (dp.PGD(iterations=9, eot=4), 0.98**40),
-        (dp.PGD(iterations=9, eot=4, mean_of="logits"), 0.98**40),
+        # 10 draws: two an iteration, and two of the last iterate; evaluated twice with mean_of="logits".
+        (dp.PGD(iterations=4, eot=2), 0.9**10),
+        (dp.PGD(iterations=4, eot=2, mean_of="logits"), 0.9**10),
         # Stops at the first success: the control must not stop there.
-        (dp.Square(queries=37), 0.98**40),
+        (dp.Square(queries=7), 0.9**10),
     ],
     ids=["loss", "logits", "square"],
 )
 def test_an_attack_that_does_nothing_finds_what_the_control_finds(attack: dp.PGD, expected: float) -> None:
-    images = torch.rand(150, 1, 2, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    images = torch.rand(70, 1, 2, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     labels = torch.zeros(len(images), dtype=torch.int64)
     found = evaluate(
         dp.AttackedDefense(Careless()), images, labels, attack=attack, threat=dp.Linf(0.01), draws=3, votes=3
     ).images
     attacked = [one for one in found if one.result is not None]
-    # Two shares of 150 images about 0.45: five standard errors are 0.2; false alarm below 1e-6 each.
-    assert len(attacked) > 145
+    # Two shares of 70 images about 0.35: 4.5 standard errors are 0.26; false alarm below 1e-5 each. A control
+    # that stops where Square does would find 0.76.
+    assert len(attacked) > 55
     control = sum(not one.control_wrong for one in attacked) / len(attacked)
     seen = sum(one.result is not None and not one.result.success for one in attacked) / len(attacked)
-    assert abs(control - expected) < 0.2
-    assert abs(seen - expected) < 0.2
+    assert abs(control - expected) < 0.26
+    assert abs(seen - expected) < 0.26
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("classes", [4, 6])
 @pytest.mark.parametrize(
-    "attack",
+    ("attack", "classes"),
     [
-        dp.PGD(iterations=3, eot=2),
-        dp.PGD(iterations=3, eot=2, mean_of="logits"),
-        dp.Square(queries=20),
-        dp.AutoAttack(version="rand", eot=1),
-        dp.AutoAttack(version="rand", eot=3),
+        (dp.PGD(iterations=3, eot=2), 4),
+        (dp.PGD(iterations=3, eot=2, mean_of="logits"), 6),
+        (dp.Square(queries=20), 4),
+        (dp.AutoAttack(version="rand", eot=1), 6),
+        (dp.AutoAttack(version="rand", eot=2), 4),
     ],
-    ids=["pgd", "logits", "square", "rand-1", "rand-3"],
+    ids=["pgd", "logits", "square", "rand-1", "rand-2"],
 )
 def test_attacks_say_how_often_they_would_have_looked(attack: dp.Square, classes: int) -> None:
     class Sure(Defense):

@@ -110,7 +110,7 @@ def test_a_larger_weight_leaves_less_to_undo() -> None:
     noise = attack_noise(len(images), 77)
     losses = []
     for weight in (0.0, 10.0):
-        points = adversarials(attacked(defense, weights=(weight,), iterations=10))
+        points = adversarials(attacked(defense, weights=(weight,), iterations=6))
         assert defense.loss is not None
         losses.append(defense.loss.unconditional(points, noise))
     # Signs and the budget bend the way down, so not every image need gain.
@@ -120,7 +120,7 @@ def test_a_larger_weight_leaves_less_to_undo() -> None:
 
 @pytest.mark.slow
 def test_the_result_is_the_strongest_of_the_union() -> None:
-    defense, weights, eot = rdc(), (10.0, 1.0, 0.0), 3
+    defense, weights, eot = rdc(), (10.0, 1.0, 0.0), 2
     _, labels = labelled(defense)
     union = attacked(defense, 0.02, weights=weights, eot=eot)
     parts = [attacked(defense, 0.02, weights=(weight,), eot=eot) for weight in weights]
@@ -203,8 +203,8 @@ def test_success_is_an_error_of_the_defence() -> None:
 
 @pytest.mark.slow
 def test_batches_change_nothing() -> None:
-    whole = attacked(rdc(), number=3, eot=2)
-    split = attacked(rdc(), number=3, eot=2, batch_size=1)
+    whole = attacked(rdc(), number=2, eot=2, iterations=2)
+    split = attacked(rdc(), number=2, eot=2, iterations=2, batch_size=1)
     torch.testing.assert_close(adversarials(split), adversarials(whole), rtol=0, atol=1e-10)
     assert [result.first_success for result in split] == [result.first_success for result in whole]
 

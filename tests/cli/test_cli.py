@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import resource
@@ -17,6 +18,8 @@ import torch
 from scipy.stats import norm
 
 from diffproof.cli.main import main, run
+from diffproof.runs.certify import run as certify
+from diffproof.runs.settings import CertifySettings
 from diffproof.weights import load_weights, packaged, save_weights
 from helpers.command_line import Refused
 from helpers.files import Trap, tree
@@ -532,23 +535,41 @@ def test_main_exits_with_the_status(monkeypatch: pytest.MonkeyPatch) -> None:
     assert caught.value.code == 2
 
 
-PROGRAM = "from diffproof.cli import main; main()"
-
-
-def in_a_process(
-    *arguments: str, program: str = PROGRAM, stdout: int = subprocess.DEVNULL
-) -> tuple[int, str]:
+def in_a_process(*arguments: str, program: str) -> tuple[int, str]:
     """Exit status and standard error of a real process."""
     words = [sys.executable, "-c", program, *arguments]
-    done = subprocess.run(words, stdout=stdout, stderr=subprocess.PIPE, text=True, check=False)
+    done = subprocess.run(words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, check=False)
     return done.returncode, done.stderr
 
 
 @pytest.mark.slow
-def test_a_real_process_ends_in_one_line(tmp_path: Path) -> None:
+def test_real_processes_end_in_one_line(tmp_path: Path, small_run: Path) -> None:
+    """Two that end as Python does, forked from one that has loaded all, for whose start one must wait."""
+    program = """
+import json, os, sys
+from diffproof.cli import main
+import diffproof.cli.main
+outputs, *lines = json.loads(sys.argv.pop())
+for output, line in zip(outputs, lines, strict=True):
+    if not os.fork():
+        os.dup2(os.open(output, os.O_WRONLY), 1)
+        sys.argv = ["diffproof", *line]
+        break
+    print(os.waitstatus_to_exitcode(os.wait()[1]), file=sys.stderr)
+else:
+    sys.exit()
+main()
+"""
     out = tmp_path / "out"
-    status, err = in_a_process(*certify_flags(out, **PLAIN, sigma=-1))
-    assert (status, err) == (2, "diffproof: error: --sigma: expected a finite number > 0, got -1.0\n")
+    lines = [certify_flags(out, **PLAIN, sigma=-1), ["export", str(small_run)]]
+    status, err = in_a_process(json.dumps([["/dev/null", "/dev/full"], *lines]), program=program)
+    assert status == 0
+    assert err.splitlines() == [
+        "diffproof: error: --sigma: expected a finite number > 0, got -1.0",
+        "2",
+        "diffproof: error: standard output: [Errno 28] No space left on device",
+        "2",
+    ]
     assert not out.exists()
 
 
@@ -580,13 +601,6 @@ def test_a_full_disk_costs_no_old_file(tmp_path: Path, small_run: Path, command:
 
 
 @pytest.mark.slow
-def test_a_full_standard_output_is_one_line(small_run: Path) -> None:
-    with open("/dev/full", "w") as full:
-        status, err = in_a_process("export", str(small_run), stdout=full.fileno())
-    assert (status, err) == (2, "diffproof: error: standard output: [Errno 28] No space left on device\n")
-
-
-@pytest.mark.slow
 def test_a_current_directory_that_is_gone_is_one_line(tmp_path: Path) -> None:
     gone = f"import os; os.chdir({str(tmp_path)!r}); os.rmdir({str(tmp_path)!r})\n"
     program = gone + "from diffproof.cli.main import main\nmain()"
@@ -597,37 +611,35 @@ def test_a_current_directory_that_is_gone_is_one_line(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_no_memory_for_the_batch_halves_it_and_says_so(
-    tmp_path: Path,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A real process in an address space that is too small for the batch asked for."""
-    program = """
-import ctypes, resource, sys, torch
-# M_ARENA_MAX: the arena of a thread takes 64 MB of addresses, or none, as the threads happen to run.
-ctypes.CDLL(None).mallopt(-8, 1)
-from diffproof.cli.main import main
-from diffproof.runs.certify import run as certify
-prepare = certify.prepare
-def limited(settings):
-    job = prepare(settings)
-    used = int(open('/proc/self/statm').read().split()[0]) * resource.getpagesize()
-    resource.setrlimit(resource.RLIMIT_AS, (used + 192 * 2**20, resource.RLIM_INFINITY))
-    return job
-certify.prepare = limited
-main()
-"""
-    # 60,000 draws in one batch take over 200 MB for one layer; the halves of them soon fit.
-    flags = certify_flags(tmp_path / "run", **PLAIN, n=60_000, batch_size=60_000, indices="0")
-    status, err = in_a_process(*flags, program=program)
+    """A process in an address space that is too small for the batch asked for."""
+    prepare, flags = certify.prepare, {**PLAIN, "n": 15_000, "indices": "0"}
+
+    def limited(settings: CertifySettings) -> certify.CertifyRun:
+        job = prepare(settings)
+        used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_AS, (used + 48 * 2**20, resource.RLIM_INFINITY))
+        return job
+
+    def work() -> int:
+        # M_ARENA_MAX: the arena of a thread takes 64 MB of addresses, or none, as the threads happen to run.
+        ctypes.CDLL(None).mallopt(-8, 1)
+        monkeypatch.setattr(certify, "prepare", limited)
+        return run(certify_flags(tmp_path / "run", **flags, batch_size=15_000))
+
+    # 15,000 draws in one batch take over 50 MB for one layer; the halves of them soon fit.
+    status, err = outcome(work)
     assert status == 0, err
     lines = [line for line in err.splitlines() if " evaluations" not in line]
     assert lines
     said = "diffproof: warning: no memory for the batch: going on with "
     assert [line for line in lines if not line.startswith(said)] == []
-    assert run(certify_flags(tmp_path / "whole", **PLAIN, n=60_000, batch_size=1000, indices="0")) == 0
-    limited, whole = (json.loads(rows(tmp_path / name)[0][2]) for name in ("run", "whole"))
-    assert limited["n"] == whole["n"] == sum(limited["counts"]) == 60_000
+    assert run(certify_flags(tmp_path / "whole", **flags, batch_size=1000)) == 0
+    halved, whole = (json.loads(rows(tmp_path / name)[0][2]) for name in ("run", "whole"))
+    assert halved["n"] == whole["n"] == sum(halved["counts"]) == 15_000
     # The same draws; a convolution rounds otherwise in another batch shape, which may turn a tie.
-    moved = sum(abs(a - b) for a, b in zip(limited["counts"], whole["counts"], strict=True)) // 2
+    moved = sum(abs(a - b) for a, b in zip(halved["counts"], whole["counts"], strict=True)) // 2
     assert moved <= 3
 
 

@@ -91,7 +91,7 @@ def noisy_images(
 
 
 def plain_samples(defense: dp.DensePure, noisy: Tensor, sigma: float, noise: Noise, vote: int) -> Tensor:
-    """One full reverse run of each row, in the formula of DDPM's ancestral step for noisy = image + sigma·N(0, I).
+    """A full reverse run of each row by the formula of DDPM's ancestral step, noisy = image + sigma·N(0, I).
 
     x ← x̂0 + √(s² − v)·(x − x̂0)/sigma + √w·z with v = w = eta²·s²(1 − s²/sigma²), but w learned where the
     denoiser has it.

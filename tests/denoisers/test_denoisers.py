@@ -561,15 +561,17 @@ def test_mixture_against_numerical_integration() -> None:
         weights,
     )
 
-    def density(x: float) -> float:
-        parts = zip(weights, means, variances, strict=True)
-        return float(sum(w * stats.norm.pdf(x, m, math.sqrt(v)) for w, m, v in parts))
+    def gaussian(x: float, variance: float) -> float:
+        return math.exp(-(x**2) / (2 * variance)) / math.sqrt(variance)
 
-    for noisy in (-0.5, 0.2, 0.65, 1.7):
+    def density(x: float) -> float:
+        return sum(w * gaussian(x - m, v) for w, m, v in zip(weights, means, variances, strict=True))
+
+    for noisy in (-0.5, 0.65, 1.7):
         for sigma in (0.05, 0.25, 1.0):
             moments = [
                 integrate.quad(
-                    lambda x, n=noisy, s=sigma, k=k: x**k * density(x) * stats.norm.pdf(n, x, s),
+                    lambda x, n=noisy, s=sigma, k=k: x**k * density(x) * gaussian(n - x, s**2),
                     -1.5, 2.5, points=[*means, noisy], limit=400, epsabs=0, epsrel=1e-10,
                 )[0]
                 for k in (0, 1)

@@ -23,9 +23,9 @@ from diffproof.denoisers.openai import (
     PRESETS,
     Preset,
     build_unet,
-    expected_shapes,
     load,
     load_checkpoint,
+    preset_shapes,
 )
 from diffproof.denoisers.schedules import DiscreteSchedule
 from diffproof.weights import save_weights
@@ -181,8 +181,7 @@ FLAGS: dict[str, tuple[int, float, float, dict[int, int], bool, float]] = {
 def test_presets_expect_the_authors_keys_and_flags(name: str) -> None:
     from diffusers.models.attention_processor import Attention
 
-    preset = PRESETS[name]
-    shapes = expected_shapes(preset)
+    preset, shapes = PRESETS[name], preset_shapes(name)
     lines = sorted(f"{key} {'x'.join(map(str, shape))}" for key, shape in shapes.items())
     digest = hashlib.sha256("\n".join(lines).encode()).hexdigest()
     assert (len(shapes), sum(map(math.prod, shapes.values())), digest) == KEYS[name]
@@ -211,7 +210,7 @@ def save_blank(path: Path, shapes: dict[str, tuple[int, ...]]) -> Path:
 @pytest.mark.parametrize("name", PRESETS)
 def test_every_preset_loads(tmp_path: Path, name: str) -> None:
     preset = PRESETS[name]
-    denoiser = load(name, save_blank(tmp_path / "weights.pt", expected_shapes(preset)))
+    denoiser = load(name, save_blank(tmp_path / "weights.pt", preset_shapes(name)))
     assert denoiser.image_shape == (3, preset.image_size, preset.image_size)
     assert denoiser.num_classes == (None if "uncond" in name else 1000)
     assert denoiser.null_label is None
@@ -333,14 +332,14 @@ def test_misfits_are_named_in_the_checkpoints_own_keys(
     ],
 )
 def test_the_fitting_preset_is_named(tmp_path: Path, fitting: str, asked: str, hint: str) -> None:
-    path = save_blank(tmp_path / "weights.pt", expected_shapes(PRESETS[fitting]))
+    path = save_blank(tmp_path / "weights.pt", preset_shapes(fitting))
     with pytest.raises(ValueError, match=rf"does not fit preset {asked}: missing .*; {hint}$"):
         load(asked, path)
 
 
 @pytest.mark.slow
 def test_no_preset_is_named_where_only_the_keys_fit(tmp_path: Path) -> None:
-    shapes = {**expected_shapes(PRESETS["cifar10_uncond"]), "out.2.bias": (3,)}
+    shapes = {**preset_shapes("cifar10_uncond"), "out.2.bias": (3,)}
     with pytest.raises(ValueError, match=r"misshapen out.2.bias \(expected 6, got 3\)$"):
         load("cifar10_uncond", save_blank(tmp_path / "weights.pt", shapes))
 

@@ -41,9 +41,9 @@ def passed(network: nn.Module, dtype: torch.dtype) -> list[Tensor]:
     """Values, the input's gradient and the weights' gradients, in training mode."""
     torch.manual_seed(1)
     config: Any = network.config
-    x = torch.randn(64, config.in_channels, 4, 4, dtype=dtype, requires_grad=True)
-    labels = None if config.num_class_embeds is None else torch.arange(64) % 3
-    (value,) = network.train().to(dtype)(x, torch.arange(64) * 14, labels, return_dict=False)
+    x = torch.randn(8, config.in_channels, 4, 4, dtype=dtype, requires_grad=True)
+    labels = None if config.num_class_embeds is None else torch.arange(8) % 3
+    (value,) = network.train().to(dtype)(x, torch.arange(8) * 14, labels, return_dict=False)
     (value * torch.randn_like(value)).sum().backward()
     assert x.grad is not None
     return [value, x.grad, *(p.grad for p in network.parameters() if p.grad is not None)]

@@ -32,15 +32,27 @@ def purifier(**settings: Any) -> dp.DiffPure:
     return dp.DiffPure(mixture_around(inner_pictures(4, seed=3)), curved_classifier(seed=2), **settings)
 
 
-def short_apgd(patch: pytest.MonkeyPatch) -> None:
-    """Let the package's APGD take 12 iterations: it halves the step and starts again, as in its 100."""
-    apgd: Any = pytest.importorskip("pyautoattack.autopgd_base").APGDAttack
-    usual = apgd.__init__
+def short_package(patch: pytest.MonkeyPatch, iterations: int = 12) -> None:
+    """Let the package's APGD and FAB take 12 iterations, and Square 100 queries in place of 5000.
 
-    def short(*given: Any, **named: Any) -> None:
-        usual(*given, **{**named, "n_iter": 12})
+    APGD halves the step and starts again within 12, as in its 100.
+    """
+    shorter = {
+        "autopgd_base.APGDAttack": {"n_iter": iterations},
+        "fab_pt.FABAttack_PT": {"n_iter": iterations},
+        "square.SquareAttack": {"n_queries": 100},
+    }
+    for name, most in shorter.items():
+        module, kind = name.split(".")
+        attack: Any = getattr(pytest.importorskip(f"pyautoattack.{module}"), kind)
 
-    patch.setattr(apgd, "__init__", short)
+        def short(*given: Any, usual: Any = attack.__init__, most: Any = most, **named: Any) -> None:
+            usual(
+                *given,
+                **{key: min(value, most[key]) if key in most else value for key, value in named.items()},
+            )
+
+        patch.setattr(attack, "__init__", short)
 
 
 def labels_of(defense: dp.Defense, images: Tensor) -> Tensor:

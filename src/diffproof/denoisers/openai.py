@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -244,6 +245,12 @@ def expected_shapes(preset: Preset, unet: nn.Module | None = None) -> dict[str, 
     return shapes
 
 
+@cache
+def preset_shapes(name: str) -> dict[str, tuple[int, ...]]:
+    """What `expected_shapes` gives for a name in PRESETS; read only, each network is built once."""
+    return expected_shapes(PRESETS[name])
+
+
 def _converted(preset: Preset, unet: nn.Module, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """The checkpoint under diffusers' keys, float32; at most q, k and v are copied."""
     own = unet.state_dict()
@@ -272,7 +279,7 @@ def load_checkpoint(path: Path, preset: Preset, name: str) -> NetworkDenoiser:
     tensors = load_weights(path).tensors
     with torch.device("meta"):
         unet = build_unet(preset)
-    others = ((other, expected_shapes(settings)) for other, settings in PRESETS.items())
+    others = ((other, preset_shapes(other)) for other in PRESETS)
     expected = expected_shapes(preset, unet)
     tensors = without_wrapper(tensors, expected)
     check_keys(tensors, expected, source=str(path), preset=name, others=others)

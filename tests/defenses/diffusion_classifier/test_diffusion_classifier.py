@@ -450,7 +450,7 @@ def test_rows_of_a_batch_do_not_meet() -> None:
 def test_classify_respects_the_batch_size_and_counts(batch_size: int, shared: bool) -> None:
     denoiser = toy()
     defense = dp.DiffusionClassifier(denoiser, shared_noise=shared, samples=2)
-    images, noise, sigma = pictures(5), image_noise(5), 0.2
+    images, noise, sigma = pictures(2), image_noise(2), 0.2
     above = sum(level > sigma for level in defense.loss.levels)
     assert 0 < above < STEPS
     expected = defense.logits(images, sigma, noise).argmax(1)
@@ -459,7 +459,7 @@ def test_classify_respects_the_batch_size_and_counts(batch_size: int, shared: bo
     labelled = defense.classify(images, sigma, noise, batch_size)
     assert labelled.labels.equal(expected)
     assert max(rows) <= batch_size
-    assert sum(rows) == labelled.denoiser_evaluations == 5 * CLASSES * above * 2
+    assert sum(rows) == labelled.denoiser_evaluations == 2 * CLASSES * above * 2
     assert labelled.classifier_evaluations == 0
     assert defense.evaluations_per_draw(sigma) == (CLASSES * above * 2, 0)
     rows.clear()

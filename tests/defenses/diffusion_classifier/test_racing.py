@@ -105,7 +105,7 @@ def test_evidence_is_the_mixture(total: float, squares: float) -> None:
 @pytest.mark.parametrize("kind", ["normal", "skewed"])
 def test_error_rate(error: float, kind: str) -> None:
     # The hardest case: the winner is ahead by next to nothing, and anything but it at the end is an error.
-    images, terms, classes = 1500, 120, 4
+    images, terms, classes = 1000, 80, 4
     generator = torch.Generator().manual_seed(3)
     levels = torch.logspace(-2, 1, terms, dtype=torch.float64)
     table = torch.randn(images, terms, classes, generator=generator, dtype=torch.float64)
@@ -131,7 +131,7 @@ def test_error_rate(error: float, kind: str) -> None:
 
 
 def test_clear_winners_cost_little() -> None:
-    images, terms, classes = 200, 1000, 10
+    images, terms, classes = 100, 500, 10
     levels = torch.logspace(-2, 1, terms, dtype=torch.float64)
     generator = torch.Generator().manual_seed(4)
     table = torch.randn(images, terms, classes, generator=generator, dtype=torch.float64)
@@ -187,9 +187,9 @@ def test_the_temperature_divides_the_losses_and_not_the_prior() -> None:
 @pytest.mark.slow
 def test_result_does_not_depend_on_the_batch() -> None:
     classifier, images, noise = dp.DiffusionClassifier(class_mixture()), noisy_means(), noise_of_images(6)
-    first, *others = (classifier.race(images, noise, error=0.1, batch_size=size) for size in (1, 5, 500))
+    first, *others = (classifier.race(images, noise, error=0.1, batch_size=size) for size in (5, 500))
     assert all(same(first, other) for other in others)
-    alone = classifier.race(images[4:5], noise_of_images(1, first=4), error=0.1, batch_size=3)
+    alone = classifier.race(images[4:5], noise_of_images(1, first=4), error=0.1, batch_size=1)
     assert alone.labels[0] == first.labels[4]
     assert alone.evaluations[0] == first.evaluations[4]
 

@@ -142,7 +142,7 @@ def test_the_authors_variant_is_adam_on_their_data() -> None:
 
 @pytest.fixture(scope="module")
 def digits() -> tuple[dp.Denoiser, Tensor]:
-    images, _ = dp.load_data("digits", indices="0:64")
+    images, _ = dp.load_data("digits", indices="0:20")
     return dp.load_denoiser("digits"), images
 
 
@@ -153,18 +153,18 @@ def test_images_stay_within_the_budget(
     digits: tuple[dp.Denoiser, Tensor], variant: str, norm: str, budget: float
 ) -> None:
     denoiser, images = digits
-    levels = {"timesteps": "uniform:4"} if variant == "paper" else {}
+    levels = {"timesteps": "uniform:2"} if variant == "paper" else {}
     defense = dp.LikelihoodMaximization(
         denoiser,
         dp.load_classifier("digits"),
         variant=variant,
         norm=norm,
         budget=budget,
-        iterations=3,
+        iterations=2,
         step=budget,  # twice too far
         **levels,  # type: ignore[arg-type]
     )
-    change = (purified := defense.purify(images, noise_of_images(64, 5))) - images
+    change = (purified := defense.purify(images, noise_of_images(20, 5))) - images
     length = change.flatten(1).abs().amax(1) if norm == "linf" else change.flatten(1).norm(dim=1)
     assert float(purified.min()) >= 0.0
     assert float(purified.max()) <= 1.0
@@ -184,13 +184,13 @@ def test_the_unconditional_loss_falls(digits: tuple[dp.Denoiser, Tensor], norm: 
         iterations=4,
         norm=norm,
         budget=budget,
-        timesteps="uniform:10",
+        timesteps="uniform:6",
     )
-    images = images[:40]
-    loss = DiffusionLoss(denoiser, timesteps="uniform:15", samples=2)
-    purified = defense.purify(images, noise_of_images(40, 5))
+    images = images[:20]
+    loss = DiffusionLoss(denoiser, timesteps="uniform:10", samples=2)
+    purified = defense.purify(images, noise_of_images(20, 5))
     before, after = (
-        loss.unconditional(x, noise_of_images(40, 6, stream=Stream.SCORING)) for x in (images, purified)
+        loss.unconditional(x, noise_of_images(20, 6, stream=Stream.SCORING)) for x in (images, purified)
     )
     assert float((after < before).double().mean()) >= 0.95
 
@@ -364,10 +364,10 @@ def test_memory_is_a_state_an_iteration(kind: str) -> None:
 
         return most_saved(work)
 
-    assert most(3, 4) == most(3, 24) > 0
+    assert most(3, 4) == most(3, 10) > 0
     state = (3 if kind == "authors" else 2) * pixels().numel()
     # The first iteration starts from the image itself.
-    assert most(9, 4) - most(3, 4) == 6 * state
+    assert most(5, 4) - most(3, 4) == 2 * state
 
 
 # The rest of the library.
@@ -416,17 +416,17 @@ def test_labels_and_probabilities_are_those_of_the_call() -> None:
 
 @pytest.mark.slow
 def test_rdc_races() -> None:
-    denoiser, noise = dp.load_denoiser("digits"), noise_of_images(4, 5)
-    images, _ = dp.load_data("digits", indices="0:4")
+    denoiser, noise = dp.load_denoiser("digits"), noise_of_images(2, 5)
+    images, _ = dp.load_data("digits", indices="0:2")
     settings: dict[str, Any] = {"iterations": 1, "likelihood_timesteps": "uniform:1", "budget": 0.05}
     batches: list[int] = []
     assert isinstance(denoiser, dp.NetworkDenoiser)
     denoiser.network.register_forward_pre_hook(lambda _, given: batches.append(len(given[0])))
     raced = dp.RDC(denoiser, timesteps="uniform:40", race_error=0.01, **settings)
     labels = raced.predict_labels(images, noise)
-    # One row an image purifies; all levels of all classes would be 1600 more.
-    assert sum(batches) < 4 + 0.8 * 4 * 10 * 40
-    # False alarm: 4·0.01 at most, were a label the hardest case.
+    # One row an image purifies; all levels of all classes would be 800 more.
+    assert sum(batches) < 2 + 0.8 * 2 * 10 * 40
+    # False alarm: 2·0.01 at most, were a label the hardest case.
     assert torch.equal(labels, raced(images, noise).argmax(1))
 
 

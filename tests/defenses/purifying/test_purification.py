@@ -266,7 +266,7 @@ def test_value_and_jacobian_on_gaussian_data(solver: dp.Solver, steps: int) -> N
 @pytest.mark.parametrize("solver", [dp.Solver.SDE, dp.Solver.DDPM])
 def test_many_steps_sample_the_posterior(solver: dp.Solver) -> None:
     # One pixel x0 ~ N(½, 0.08²), one image diffused over and over: purified = a sample of p(x0 | noisy).
-    rows, steps, variance, image, t_star = 20_000, 250, 0.08**2, 0.6, 0.1
+    rows, steps, variance, image, t_star = 10_000, 150, 0.08**2, 0.6, 0.1
     denoiser = dp.GaussianMixtureDenoiser(torch.full((1, 1, 1, 1), 0.5), torch.tensor([variance]))
     model = dp.Classifier(torch.nn.Flatten(), 2)
     defense = dp.DiffPure(denoiser, model, t_star=t_star, steps=steps, solver=solver)
@@ -490,11 +490,11 @@ def test_images_and_noise_that_are_refused(call: str) -> None:
 @pytest.mark.parametrize("solver", SOLVERS)
 def test_noisy_digits_are_recovered(solver: dp.Solver) -> None:
     data = dp.load_data("digits", "test")
-    images, labels = data.images[:150], data.labels[:150]
+    images, labels = data.images[:60], data.labels[:60]
     model = dp.load_classifier("digits")
-    defense = dp.DiffPure(dp.load_denoiser("digits"), model, sigma=0.25, steps=10, solver=solver)
+    defense = dp.DiffPure(dp.load_denoiser("digits"), model, sigma=0.25, steps=4, solver=solver)
     attack = Noise.for_draws(5, Stream.ESTIMATION, 0, 0, len(images))
-    noisy = (images + 0.3 * attack.normal(images.shape[1:], 0, images.dtype)).clamp(0, 1)
+    noisy = (images + 0.4 * attack.normal(images.shape[1:], 0, images.dtype)).clamp(0, 1)
 
     def accuracy(logits: Tensor) -> float:
         return float((logits.argmax(1) == labels).double().mean())
@@ -502,6 +502,6 @@ def test_noisy_digits_are_recovered(solver: dp.Solver) -> None:
     with torch.no_grad():
         before, after = accuracy(model(noisy)), accuracy(defense(noisy, noise_of(len(images))))
         clean = accuracy(defense(images, noise_of(len(images))))
-    # Measured: 0.64 of the noisy ones before, 0.77 to 0.79 after, 0.95 of the clean ones.
-    assert after > before + 0.1
+    # Measured: 0.43 of the noisy ones before, 0.67 to 0.75 after, 0.93 of the clean ones and more.
+    assert after > before + 0.15
     assert clean > 0.9
