@@ -60,12 +60,12 @@ def renamed(names: Mapping[str, str]) -> Iterator[None]:
 
 @contextlib.contextmanager
 def loading(argument: str) -> Iterator[None]:
-    """Errors of the network that this argument names come out under its name, whatever they are about."""
+    """Errors of what this argument names come out under its name, whatever they are about."""
     try:
         yield
     except ArgumentError as error:
         # Those of a loader's own spec.
-        plain = error.argument in ("classifier", "denoiser")
+        plain = error.argument in ("classifier", "denoiser", argument)
         raise ArgumentError(argument, error.problem if plain else str(error)) from None
 
 

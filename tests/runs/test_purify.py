@@ -308,14 +308,14 @@ def test_image_size_is_that_of_data_sets(tmp_path: Path) -> None:
 
 
 def test_what_is_found_in_folders(tmp_path: Path) -> None:
-    names = ["B.JPG", "a.png", "sub/c.jpeg", "sub/deeper/d.webp", "e.Bmp", "two.dots.png"]
-    others = ["note.txt", ".hidden.png", ".git/f.png", "out/g.png", "movie.gif", "png", "sub/"]
+    names = ["B.JPG", "a.png", "sub/c.jpeg", "sub/deeper/d.webp", "e.Bmp", "movie.gif", "two.dots.png"]
+    others = ["note.txt", ".hidden.png", ".git/f.png", "out/g.png", "png", "sub/"]
     for name in [*names, *others]:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         if not name.endswith("/"):
             (tmp_path / name).touch()
     found = find_pictures([tmp_path], tmp_path / "out")
-    becomes = ["B.png", "a.png", "e.png", "sub/c.png", "sub/deeper/d.png", "two.dots.png"]
+    becomes = ["B.png", "a.png", "e.png", "movie.png", "sub/c.png", "sub/deeper/d.png", "two.dots.png"]
     assert [picture.name for picture in found] == becomes
     assert {picture.path for picture in found} == {tmp_path / name for name in names}
     # A file that is named is taken, whatever its name.
@@ -447,7 +447,7 @@ def test_bad_sources(tmp_path: Path, pictures: Path, refused: Refused) -> None:
     out, empty = tmp_path / "out", tmp_path / "empty"
     empty.mkdir()
     (empty / "note.txt").touch()
-    line = f"pictures: no picture in {empty}; expected png, jpg, jpeg, webp, bmp"
+    line = f"pictures: no picture in {empty}; expected png, apng, jpg, jpeg, jpe, and 13 more"
     assert refused(purify_words([pictures, empty], out)) == line
     assert refused(purify_words("missing", out)) == "pictures: no such file or folder: missing"
     assert refused(purify_words(empty / "note.txt", out)).startswith(

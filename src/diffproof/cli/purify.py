@@ -41,10 +41,10 @@ if TYPE_CHECKING:
 def purify(pictures: tuple[Path, ...], out: Path, force: bool, **flags: Any) -> None:
     """Purify PICTURES of your own with a diffusion model.
 
-    PICTURES are files, and folders to search for png, jpg, jpeg, webp and bmp files; subfolders keep their
-    names in --out, hidden files are left out. Each picture is turned as its EXIF data says, put over white
-    where it is transparent and read with 8 bits a channel. It must have the denoiser's size, unless
-    --image-size brings it there.
+    PICTURES are files, and folders to search for png, jpg, webp, gif, tif and other pictures; subfolders
+    keep their names in --out, hidden files are left out. Each picture is turned as its EXIF data says, put
+    over white where it is transparent and read with 8 bits a channel. It must have the denoiser's size,
+    unless --image-size brings it there.
 
     Purified pictures are PNG files with the names they had, beside sheet.png, which shows some of them before
     and after, and settings.yaml, which repeats the work: diffproof purify --config settings.yaml PICTURES

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from diffproof.catalog import DEFENSES, able
 from diffproof.classifiers.base import predicted_labels
+from diffproof.data.folders import SUFFIXES
 from diffproof.defenses.purifying.base import Purifier
 from diffproof.denoisers.network import NetworkDenoiser
 from diffproof.errors import ArgumentError, halved, is_out_of_memory, printable
@@ -31,7 +32,6 @@ from diffproof.runs.settings_file import SETTINGS, settings_text
 from diffproof.runs.store import STORE
 from diffproof.wording import part_of, shortened
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 SHEET = "sheet.png"
 # Pictures of the sheet, and the characters of a line of its text.
 _ROWS = 8
@@ -146,8 +146,8 @@ def _shape(defense: Purifier) -> tuple[int, int, int]:
 def find_pictures(sources: Sequence[Path], out: Path) -> list[Picture]:
     """The pictures of files and folders, by the names they will have.
 
-    Folders are searched for the SUFFIXES, subfolders included, which keep their names; hidden files and
-    folders, and `out`, are left out.
+    Folders are searched for the kinds that data folders have, subfolders included, which keep their names;
+    hidden files and folders, and `out`, are left out.
 
     Raises:
         ValueError: no such file, a folder without pictures, or two pictures with one name.
@@ -161,7 +161,7 @@ def find_pictures(sources: Sequence[Path], out: Path) -> list[Picture]:
         if source.is_dir():
             files = [(path, path.relative_to(source)) for path in _search(source, out)]
             if not files:
-                kinds = ", ".join(suffix[1:] for suffix in SUFFIXES)
+                kinds = shortened(suffix[1:] for suffix in SUFFIXES)
                 raise ArgumentError("pictures", f"no picture in {source}; expected {kinds}")
         for path, name in files:
             becomes = name.with_suffix(".png").as_posix()

@@ -290,6 +290,8 @@ def test_runs_of_other_kinds_are_refused(small: Path, small_run: Path, refused: 
     assert refused(flags(small_run)) == f"--out: {small_run} is no attack run"
     line = certify_flags(small, denoiser="digits")
     assert refused(line) == f"--out: {small} is no certification run"
+    over = refused(["report", str(small), "--over", "votes"])
+    assert over == "--over: expected one certification run, got an attack run"
     assert refused(["report", str(small), str(small_run)]) == (
         "runs: expected runs of one kind, got certification and attack runs"
     )

@@ -10,7 +10,7 @@ import torch
 from scipy.special import ndtr
 from torch import Tensor, nn
 
-from diffproof.checks import check_at_least
+from diffproof.checks import check_at_least, loading
 from diffproof.classifiers.base import Classifier
 from diffproof.defenses.base import CertifiableDefense
 from diffproof.defenses.dds import DDS
@@ -113,7 +113,8 @@ def make_setting(density: Path | None, t_star: float, seed: int) -> Setting:
     check_at_least("seed", seed, 0)
     if seed >= 2**64:
         raise ArgumentError("seed", f"expected 0 ≤ seed < 2^64, got {seed}")
-    return Setting(_default_density() if density is None else load_density(density), sigma, seed)
+    with loading("density"):
+        return Setting(_default_density() if density is None else load_density(density), sigma, seed)
 
 
 def _default_density() -> GaussianMixture:
