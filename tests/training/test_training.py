@@ -423,6 +423,15 @@ def test_classes_that_no_classifier_can_have(
         ("--noise-sigma 1e300", "--noise-sigma: expected a number in [0, 1e+30], got 1e+300"),
         (f"--width {2**63 - 1}", f"--width: expected at most 100000000, got {2**63 - 1}"),
         ("--out /proc/w.safetensors", "--out: cannot write /proc/w.safetensors: No such file or directory"),
+        ("--out link.safetensors", "--out: cannot write link.safetensors: No such file or directory"),
+        (
+            f"--out {'x' * 240}.safetensors",
+            f"--out: cannot write {'x' * 240}.safetensors: File name too long",
+        ),
+        (
+            f"--out {'x' * 250}.safetensors",
+            f"--out: cannot write {'x' * 250}.safetensors: File name too long",
+        ),
         ("--out .", "--out: expected a .safetensors file, got ."),
     ],
 )
@@ -434,9 +443,11 @@ def test_bad_flags_of_the_classifier_end_in_one_line(
     message: str,
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    link = tmp_path / "link.safetensors"
+    link.symlink_to("missing/w.safetensors")
     assert run(shlex.split(f"{CLASSIFIER} --out w.safetensors {flags}")) == 2
     assert capsys.readouterr().err == f"diffproof: error: {message}\n"
-    assert list(tmp_path.iterdir()) == []
+    assert list(tmp_path.iterdir()) == [link]
 
 
 @pytest.mark.slow

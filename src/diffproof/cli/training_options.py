@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import warnings
 from collections.abc import Callable
@@ -141,11 +142,13 @@ class TrainingOptions:
 
         if self.out.suffix != ".safetensors":
             raise ArgumentError("out", f"expected a .safetensors file, got {self.out}")
-        check_out_file(self.out, force=self.force)
-        probe = self.checkpoint.with_name(f"{self.checkpoint.name}.new")
         try:
-            probe.touch()
-            probe.unlink(missing_ok=True)
+            check_out_file(self.out, force=self.force)
+            for path in (self.checkpoint, self.out, self.out.with_suffix(".samples.png")):
+                # Where `replacing` writes first.
+                probe = Path(f"{os.path.realpath(path)}.new")
+                probe.touch()
+                probe.unlink(missing_ok=True)
         except OSError as error:
             raise ArgumentError("out", f"cannot write {self.out}: {error.strerror}") from None
         check_positive("checkpoint_every", self.checkpoint_every)
