@@ -30,7 +30,7 @@ from helpers.denoisers import ToyDenoiser, mixture
 from helpers.images import pictures
 
 SIGMA = 0.5
-N0, N = 2, 9
+N0, N = 2, 7
 IMAGES = [5, 9, 2]
 BATCH = 4
 IMAGES_IN_ALL = 16
@@ -154,7 +154,7 @@ def watched(defense: CertifiableDefense) -> Iterator[list[int]]:
 @pytest.mark.parametrize("name", DEFENSES)
 def test_counts_are_those_of_each_draw_by_itself_whatever_shares_its_batches(name: str) -> None:
     several = Several(DEFENSES[name]())
-    wholes = [several.whole(batch_size) for batch_size in (1, BATCH, 7, 64)]
+    wholes = [several.whole(batch_size) for batch_size in (1, 7, 64)]
     assert wholes[1:] == wholes[:-1]
     for index, counted in wholes[0].items():
         for tally, stream, draws in (
@@ -249,7 +249,7 @@ def test_of_large_draws_the_votes_that_are_cast_are_kept(name: str, monkeypatch:
             counted = {index: one.counted for index, one in schedule.in_work.items()}
             places.append((counted, packing.snapshot()(), len(calls)))
     votes = []
-    for counted, work, before in places:
+    for counted, work, before in places[:: len(places) // 6]:
         several.counted = counted
         if work.tensors:
             assert work.tensors.keys() == {"unit", "draw", "of ballots"}

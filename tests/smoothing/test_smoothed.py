@@ -65,8 +65,8 @@ def theory(distance: float, label: int, n0: int, n: int, alpha: float) -> Theory
 
 @pytest.mark.slow
 def test_linear_classifier_has_its_exact_radius() -> None:
-    # As many failures among 2,700 as this alpha lets happen tell as much as one of 5% would among 5,000.
-    n0, n, alpha, each = 100, 1000, 0.2, 450
+    # As many failures among 900 as this alpha lets happen tell as much as one of 5% would among 4,000.
+    n0, n, alpha, each = 100, 1000, 0.2, 150
     smoothed = dp.Smoothed(linear, sigma=SIGMA, num_classes=2)
     places = [
         (label, SIGMA * float(norm.ppf(p)))
@@ -103,7 +103,7 @@ def test_linear_classifier_has_its_exact_radius() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize(("share", "label"), [(0.5, 0), (0.6, 1), (0.68, 0), (0.8, 1)])
 def test_predict_abstains_as_often_as_theory_says(share: float, label: int) -> None:
-    n, alpha, runs = 100, 0.05, 400
+    n, alpha, runs = 100, 0.05, 150
     smoothed = dp.Smoothed(linear, sigma=SIGMA, num_classes=2)
     distance = SIGMA * float(norm.ppf(share))
     image = point(distance if label == 1 else -distance)
@@ -137,12 +137,12 @@ def test_certificates_are_bit_identical_at_any_batch_size(method: str) -> None:
         defense = densepure(consensus=3 if method == "consensus" else None)
     smoothed = dp.Smoothed(defense, sigma=0.5)
     one, seven, many = (
-        smoothed.certify(IMAGE, n0=10, n=60, alpha=0.05, seed=3, image_index=5, batch_size=size)
+        smoothed.certify(IMAGE, n0=5, n=25, alpha=0.05, seed=3, image_index=5, batch_size=size)
         for size in (1, 7, 256)
     )
     assert one == seven == many
     assert len([count for count in many.counts if count]) > 1
-    predictions = {smoothed.predict(IMAGE, n=20, alpha=0.3, seed=3, batch_size=size) for size in (1, 7, 256)}
+    predictions = {smoothed.predict(IMAGE, n=12, alpha=0.3, seed=3, batch_size=size) for size in (1, 7, 256)}
     assert len(predictions) == 1
 
 

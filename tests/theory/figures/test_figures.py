@@ -34,7 +34,7 @@ DENSITY = {
     "weights": [0.45, 0.15, 0.4],
     "labels": [0, 1, 1],
 }
-DIGITS = 120
+DIGITS, CELLS, PER_BIN = 120, 16, 10
 
 
 @pytest.fixture(scope="module")
@@ -51,9 +51,12 @@ def drawn(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, str
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(theory_planes, "_FINE", 61)
         patch.setattr(theory_bound, "_STEPS", 25)
-        patch.setattr(theory_bound, "_SAMPLES", 2048)
-        patch.setattr(theory_results, "_CELLS", 24)
-        patch.setattr(theory_results, "_PER_BIN", 20)
+        patch.setattr(theory_bound, "_SAMPLES", 512)
+        patch.setattr(theory_bound, "_ITERATIONS", (10, 40, 120))
+        patch.setattr(theory_results, "_CELLS", CELLS)
+        patch.setattr(theory_results, "_PER_BIN", PER_BIN)
+        patch.setattr(theory_results, "_CHAIN_STEPS", (8, 32, 128))
+        patch.setattr(theory_results, "_GRID_STEPS", (8, 32))
         patch.setattr(theory_results, "load_digits", few)
         patch.setattr("click.echo", lines.append)
         arguments = ["--out", str(folder / "out"), "--density", str(folder / "p.json"), "--points", "9"]
@@ -133,7 +136,7 @@ def test_the_regions(drawn: tuple[Path, dict[str, str]]) -> None:
 @pytest.mark.slow
 def test_the_decision_regions(drawn: tuple[Path, dict[str, str]]) -> None:
     """DDS and the top class without the command's code: Bayes rule on the clipped posterior mean."""
-    side = -0.25 + 1.5 * (torch.arange(24).double() + 0.5) / 24
+    side = -0.25 + 1.5 * (torch.arange(CELLS).double() + 0.5) / CELLS
     points = torch.cartesian_prod(side, side)
     density = exact()
     dense = HighDensityPurifier(density).labels(points, SIGMA)
@@ -157,9 +160,9 @@ def test_votes_steps_and_bounds(drawn: tuple[Path, dict[str, str]]) -> None:
     first, last, binomial = numbers(
         drawn[1]["agreement.png"], r"gets ([\d.]+)% at K = 1 and ([\d.]+)% at K = 41 \(.* ([\d.]+)%\)"
     )
-    # 80 points, two classes: the binomial is exact but for the steps' error and the draw; 4 standard errors.
+    # Two classes: the binomial is exact but for the steps' error and the draw; 4 standard errors.
     assert first < last
-    assert abs(last - binomial) < 400 * math.sqrt(0.1 * 0.9 / 80)
+    assert abs(last - binomial) < 400 * math.sqrt(0.1 * 0.9 / (4 * PER_BIN))
     pattern = r"Gaussian, ancestral ([\d.]+) .*pixel 1, ancestral ([\d.]+) .* ([\d.]+) \("
     orders = numbers(drawn[1]["convergence.png"], pattern)
     assert all(1.6 < order < 2.3 for order in orders)

@@ -35,6 +35,9 @@ _VOTES = (1, 5, 40)
 AGREEMENT_VOTES = (1, 3, 5, 11, 21, 41)
 _BINS = (0.5, 0.6, 0.75, 0.9, 1.0)
 _PER_BIN = 100
+# Steps whose error is drawn: of chains in closed form, and of those on a grid.
+_CHAIN_STEPS = tuple(2**i for i in range(2, 11))
+_GRID_STEPS = tuple(2**i for i in range(2, 8))
 # Kernel bandwidth and noise level of the digits' picture, in pixels.
 _DIGITS = (0.5, 1.0)
 
@@ -340,14 +343,16 @@ def converge(setting: Setting, noisy: Tensor) -> Convergence:
     one = GaussianMixture(
         setting.density.means[[heaviest]], setting.density.covariances[[heaviest]], labels=[0]
     )
-    marginal, many, few = setting.marginal(), [2**i for i in range(2, 11)], [2**i for i in range(2, 8)]
+    marginal = setting.marginal()
     return Convergence(
         setting,
         noisy,
         {
-            "one Gaussian, ancestral": convergence(one, noisy, setting.sigma, many),
-            "pixel 1, ancestral": convergence(marginal, noisy[:1], setting.sigma, few),
-            "pixel 1, Euler–Maruyama": convergence(marginal, noisy[:1], setting.sigma, few, Solver.SDE),
+            "one Gaussian, ancestral": convergence(one, noisy, setting.sigma, _CHAIN_STEPS),
+            "pixel 1, ancestral": convergence(marginal, noisy[:1], setting.sigma, _GRID_STEPS),
+            "pixel 1, Euler–Maruyama": convergence(
+                marginal, noisy[:1], setting.sigma, _GRID_STEPS, Solver.SDE
+            ),
         },
     )
 
