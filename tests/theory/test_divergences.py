@@ -125,13 +125,13 @@ def linear_case(seed: int) -> tuple[GaussianMixture, Linear, float, float, Tenso
 
 @pytest.mark.slow
 def test_the_bound_holds_for_linear_processes() -> None:
-    """200 processes in 1 to 64 dimensions: KL ≤ J with no exception, and J estimated is J.
+    """100 processes in 1 to 64 dimensions: KL ≤ J with no exception, and J estimated is J.
 
-    Every fifth is estimated. False alarms, for a normal error: 40·1e-7 of the bound, 40·7e-8 of the largest
+    Every fifth is estimated. False alarms, for a normal error: 20·1e-7 of the bound, 20·7e-8 of the largest
     deviation, 1e-6 each of their sum and their sum of squares.
     """
     deviations, ratios = [], []
-    for seed in range(200):
+    for seed in range(100):
         density, denoiser, sigma, sigma_min, noisy, kl, j = linear_case(seed)
         assert 0 <= kl < j
         ratios.append(kl / j)
@@ -150,16 +150,16 @@ def test_the_bound_holds_for_linear_processes() -> None:
             deviations.append((estimated.mean - j) / estimated.standard_error)
     squares = np.square(deviations)
     assert squares.max() < 5.4**2
-    # χ² with 40 degrees of freedom, a little wider since the errors come from 64 differences each.
-    assert 11 < squares.sum() < 102
-    assert abs(sum(deviations)) < 4.9 * math.sqrt(40)
+    # χ² with 20 degrees of freedom, a little wider since the errors come from 64 differences each.
+    assert 2.3 < squares.sum() < 72
+    assert abs(sum(deviations)) < 4.9 * math.sqrt(20)
     assert min(ratios) < 0.7 < 0.9 < max(ratios)
 
 
 @pytest.mark.slow
 def test_equality_for_scores_of_another_distribution() -> None:
-    """200 wrong Gaussians in 1 to 64 dimensions: where s_θ is a score, KL of the ends is J (κ = 1)."""
-    for seed in range(200):
+    """64 wrong Gaussians in 1 to 64 dimensions: where s_θ is a score, KL of the ends is J (κ = 1)."""
+    for seed in range(64):
         generator = seeded(seed)
         dimension = 1 + int(torch.randint(64, (1,), generator=generator))
         roots = torch.randn(2, dimension, dimension, dtype=torch.float64, generator=generator)
@@ -261,7 +261,7 @@ def test_the_mean_over_starts_is_the_unconditional_error() -> None:
         ]
     )
     whole = score_matching_error(
-        EXACT, denoiser, SIGMA, sigma_min=SIGMA_MIN, samples=20000, generator=seeded(5)
+        EXACT, denoiser, SIGMA, sigma_min=SIGMA_MIN, samples=5000, generator=seeded(5)
     )
     error = math.hypot(float(each.std()) / math.sqrt(24), whole.standard_error)
     assert abs(float(each.mean()) - whole.mean) < 5 * error
@@ -393,12 +393,12 @@ def test_the_bound_holds_on_learned_networks() -> None:
     nodes, weights = np.polynomial.legendre.leggauss(10)
     density = EXACT.diffused(SIGMA).log_density(torch.from_numpy(4.5 * nodes)[:, None]).exp().numpy()
     shares = weights * density / (weights * density).sum()
-    for iterations in (40, 400):
+    for iterations in (40, 200):
         network = trained(iterations)
         for noisy in starts:
             coarse, measured = (
                 end_point_divergence(EXACT, network, noisy, SIGMA, sigma_min=SIGMA_MIN, steps=steps)
-                for steps in (40, 80)
+                for steps in (20, 40)
             )
             kl = 2 * measured.kl - coarse.kl
             j = score_matching_error(
@@ -407,7 +407,7 @@ def test_the_bound_holds_on_learned_networks() -> None:
                 SIGMA,
                 noisy=torch.tensor([noisy], dtype=torch.float64),
                 sigma_min=SIGMA_MIN,
-                samples=20000,
+                samples=5000,
                 generator=seeded(7),
             )
             assert kl <= j.upper(sure)
@@ -421,12 +421,12 @@ def test_the_bound_holds_on_learned_networks() -> None:
             component = float(difference @ EXACT.diffused(SIGMA_MIN).class_shares(points[:, None])[:, 1])
             assert max(abs(right), abs(component)) <= measured.total_variation + 1e-12
         average = sum(
-            share * end_point_divergence(EXACT, network, x, SIGMA, sigma_min=SIGMA_MIN, steps=40).kl
+            share * end_point_divergence(EXACT, network, x, SIGMA, sigma_min=SIGMA_MIN, steps=20).kl
             for share, x in zip(shares.tolist(), (4.5 * nodes).tolist(), strict=True)
             if share > 1e-4
         )
         j = score_matching_error(
-            EXACT, network, SIGMA, sigma_min=SIGMA_MIN, samples=20000, generator=seeded(8)
+            EXACT, network, SIGMA, sigma_min=SIGMA_MIN, samples=5000, generator=seeded(8)
         )
         assert average <= j.upper(sure)
         averages.append((average, j.mean))

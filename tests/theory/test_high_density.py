@@ -49,7 +49,7 @@ def test_finite_supports_in_exact_arithmetic() -> None:
     generator = torch.Generator().manual_seed(0)
     low, high = Fraction(693147180559945309, 10**18), Fraction(693147180559945310, 10**18)
     decided = 0
-    for seed in range(300):
+    for seed in range(128):
         dimension = 1 + seed % 64
         count = 2 + seed % 9
         # Multiples of 1/8 are exact, and close calls are frequent.
@@ -82,7 +82,7 @@ def test_finite_supports_in_exact_arithmetic() -> None:
         assert float(mode.gap) == 0
         masses = torch.tensor([math.exp(-float(c[0] - costs[best][0])) for c in costs], dtype=torch.float64)
         assert float(mode.log_density) == pytest.approx(-math.log(float(masses.sum())), abs=1e-12)
-    assert decided >= 200
+    assert decided >= 85
 
 
 def test_ties_go_to_the_lowest_index() -> None:
@@ -98,9 +98,9 @@ def test_mixtures_against_grids(dimension: int) -> None:
     """The grid never beats the mode by 1e-9, and the mode is within a cell of the best grid point."""
     axis = torch.linspace(-5, 5, 4001 if dimension == 1 else 161, dtype=torch.float64)
     grid = torch.cartesian_prod(*[axis] * dimension).reshape(-1, dimension)
-    for seed in range(50):
+    for seed in range(20):
         density, generator = scattered_mixture(seed, dimension)
-        sigma = 0.3 + 0.03 * seed
+        sigma = 0.3 + 0.075 * seed
         noisy = 1.5 * normal(generator, dimension)
         mode = HighDensityPurifier(density).purify(noisy[None], sigma)
         assert float(mode.gap) <= 1.1e-9
@@ -111,10 +111,10 @@ def test_mixtures_against_grids(dimension: int) -> None:
 
 def test_boxes_are_bounded_from_above() -> None:
     """No point of a box is above its bound: half of the points are corners."""
-    for seed in range(200):
+    for seed in range(64):
         dimension = 1 + seed * 7 % 64
         density, generator = scattered_mixture(seed, dimension)
-        noisy, sigma = normal(generator, 1, dimension), 0.2 + 0.01 * seed
+        noisy, sigma = normal(generator, 1, dimension), 0.2 + 0.03 * seed
         posteriors, owner = high_density._Posteriors(density, noisy, sigma), torch.zeros(5, dtype=torch.int64)
         centres = posteriors.means[0, :1] + 0.3 * normal(generator, 5, dimension)
         values = posteriors.log_peaks.amax(1)
@@ -155,10 +155,10 @@ def test_the_search_by_boxes_alone_finds_the_mode(monkeypatch: pytest.MonkeyPatc
 @pytest.mark.slow
 def test_the_certificate_holds_in_any_dimension() -> None:
     """Against random points round every component, of all scales, and the segments between components."""
-    for seed in range(220):
+    for seed in range(64):
         dimension = 1 + seed * 7 % 64
         density, generator = scattered_mixture(seed, dimension, spread=(0.1, 0.5, 1.5)[seed % 3])
-        sigma = 0.2 + 0.01 * seed
+        sigma = 0.2 + 0.034 * seed
         noisy = density.sample(1, generator)[0] + sigma * normal(generator, dimension)
         posterior = density.posterior(noisy, sigma)
         mode = HighDensityPurifier(density).purify(noisy[None], sigma)
@@ -177,10 +177,10 @@ def test_the_certificate_holds_in_any_dimension() -> None:
 
 @pytest.mark.slow
 def test_the_gap_closes_where_components_are_apart() -> None:
-    """200 kernel densities in 3…64 dimensions, their posteriors' means at least 12 deviations apart."""
-    for seed in range(200):
+    """62 kernel densities in 3…64 dimensions, their posteriors' means at least 12 deviations apart."""
+    for seed in range(62):
         generator = torch.Generator().manual_seed(seed)
-        dimension = 3 + seed % 62
+        dimension = 3 + seed
         points = normal(generator, 8, dimension)
         density = GaussianMixture.kernel_density(points, float(torch.pdist(points).min()) / 24)
         sigma = 2 * float(density.variances[0].sqrt())
@@ -193,7 +193,7 @@ def test_the_gap_closes_where_components_are_apart() -> None:
 
 @pytest.mark.slow
 def test_a_batch_is_its_rows() -> None:
-    for seed in range(10):
+    for seed in range(4):
         density, generator = scattered_mixture(seed, 2)
         noisy = 1.5 * normal(generator, 3, 2)
         purifier = HighDensityPurifier(density)
