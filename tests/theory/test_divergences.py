@@ -393,7 +393,7 @@ def test_the_bound_holds_on_learned_networks() -> None:
     nodes, weights = np.polynomial.legendre.leggauss(10)
     density = EXACT.diffused(SIGMA).log_density(torch.from_numpy(4.5 * nodes)[:, None]).exp().numpy()
     shares = weights * density / (weights * density).sum()
-    for iterations in (40, 200):
+    for iterations in (40, 300):
         network = trained(iterations)
         for noisy in starts:
             coarse, measured = (

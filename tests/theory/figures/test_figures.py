@@ -55,8 +55,8 @@ def drawn(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, str
         patch.setattr(theory_bound, "_ITERATIONS", (10, 40, 120))
         patch.setattr(theory_results, "_CELLS", CELLS)
         patch.setattr(theory_results, "_PER_BIN", PER_BIN)
-        patch.setattr(theory_results, "_CHAIN_STEPS", (8, 32, 128))
-        patch.setattr(theory_results, "_GRID_STEPS", (8, 32))
+        patch.setattr(theory_results, "_CHAIN_STEPS", [8, 32, 128])
+        patch.setattr(theory_results, "_GRID_STEPS", [8, 32])
         patch.setattr(theory_results, "load_digits", few)
         patch.setattr("click.echo", lines.append)
         arguments = ["--out", str(folder / "out"), "--density", str(folder / "p.json"), "--points", "9"]

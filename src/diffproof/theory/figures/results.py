@@ -36,8 +36,7 @@ AGREEMENT_VOTES = (1, 3, 5, 11, 21, 41)
 _BINS = (0.5, 0.6, 0.75, 0.9, 1.0)
 _PER_BIN = 100
 # Steps whose error is drawn: of chains in closed form, and of those on a grid.
-_CHAIN_STEPS = tuple(2**i for i in range(2, 11))
-_GRID_STEPS = tuple(2**i for i in range(2, 8))
+_CHAIN_STEPS, _GRID_STEPS = ([2**i for i in range(2, end)] for end in (11, 8))
 # Kernel bandwidth and noise level of the digits' picture, in pixels.
 _DIGITS = (0.5, 1.0)
 
@@ -343,16 +342,14 @@ def converge(setting: Setting, noisy: Tensor) -> Convergence:
     one = GaussianMixture(
         setting.density.means[[heaviest]], setting.density.covariances[[heaviest]], labels=[0]
     )
-    marginal = setting.marginal()
+    marginal, first = setting.marginal(), noisy[:1]
     return Convergence(
         setting,
         noisy,
         {
             "one Gaussian, ancestral": convergence(one, noisy, setting.sigma, _CHAIN_STEPS),
-            "pixel 1, ancestral": convergence(marginal, noisy[:1], setting.sigma, _GRID_STEPS),
-            "pixel 1, Euler–Maruyama": convergence(
-                marginal, noisy[:1], setting.sigma, _GRID_STEPS, Solver.SDE
-            ),
+            "pixel 1, ancestral": convergence(marginal, first, setting.sigma, _GRID_STEPS),
+            "pixel 1, Euler–Maruyama": convergence(marginal, first, setting.sigma, _GRID_STEPS, Solver.SDE),
         },
     )
 
