@@ -16,16 +16,18 @@ from diffproof.cli.main import run
 from helpers.runs import change, rows
 
 COMMAND = (
-    "certify --data digits --indices 0:80:10 --denoiser digits --classifier digits --defense dds"
-    " --sigma 0.5 --n0 10 --n 100 --seed 3"
+    "certify --data digits --indices 0,30,40,50 --classifier digits --defense dds"
+    " --sigma 0.35 --n0 10 --n 100 --seed 3 --denoiser"
 )
 
 
 @pytest.fixture(scope="module", params=["float32", "bfloat16"])
-def made(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> tuple[str, Path]:
-    """A precision and a run in it, of which many draws are uncertain; read only."""
+def made(
+    tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest, denoiser: Path
+) -> tuple[str, Path]:
+    """A precision and a run in it, of which a fifth of the draws are uncertain; read only."""
     folder = tmp_path_factory.mktemp("redrawn") / request.param
-    command = [*shlex.split(COMMAND), "--precision", request.param, "--batch-size", "64"]
+    command = [*shlex.split(COMMAND), str(denoiser), "--precision", request.param, "--batch-size", "256"]
     assert run([*command, "--out", str(folder)]) == 0
     return request.param, folder
 
@@ -56,12 +58,12 @@ def moved(certificate: dp.Certificate, number: int) -> dp.Certificate:
 @pytest.mark.parametrize(
     ("images", "number", "holds"),
     [
-        ([10], 2, {"float32": True, "bfloat16": True}),
-        ([10], 5, {"float32": False, "bfloat16": True}),
-        ([10], 20, {"float32": False, "bfloat16": False}),
+        ([0], 2, {"float32": True, "bfloat16": True}),
+        ([0], 5, {"float32": False, "bfloat16": True}),
+        ([0], 20, {"float32": False, "bfloat16": False}),
         # Of each alone it might be rounding, of all together it is not.
-        ([10, 30, 70], 2, {"float32": False, "bfloat16": True}),
-        ([10, 20, 30, 50, 60, 70], 6, {"float32": False, "bfloat16": False}),
+        ([0, 30, 50], 2, {"float32": False, "bfloat16": True}),
+        ([0, 30, 40, 50], 5, {"float32": False, "bfloat16": False}),
     ],
 )
 def test_so_many_flips_hold_as_rounding_explains(
@@ -76,7 +78,7 @@ def test_so_many_flips_hold_as_rounding_explains(
     folder = shutil.copytree(source, tmp_path / "run")
     for index in images:
         store(folder, moved(certificates(folder)[index], number))
-    assert run(["verify", str(folder), "--resample", "8"]) == (0 if holds[precision] else 1)
+    assert run(["verify", str(folder), "--trust", "--resample", "4"]) == (0 if holds[precision] else 1)
     out = capsys.readouterr().out
     assert out.count(f"at least {number} of 110 draws fell otherwise") == len(images)
     assert f"rounding in {precision} explains" in out or holds[precision]
@@ -94,25 +96,25 @@ def test_a_wrong_seed_does_not_hold(
     written.write_text(written.read_text().replace("seed: 3", "seed: 4"))
     for certificate in certificates(folder).values():
         store(folder, replace(certificate, seed=4))
-    assert run(["verify", str(folder)]) == 0
-    assert run(["verify", str(folder), "--resample", "8"]) == 1
+    assert run(["verify", str(folder), "--trust"]) == 0
+    assert run(["verify", str(folder), "--trust", "--resample", "4"]) == 1
     assert "draws fell otherwise, rounding in" in capsys.readouterr().out
 
 
 @pytest.mark.slow
 def test_precisions_and_compiled_runs_are_kept_apart(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], made: tuple[str, Path]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], made: tuple[str, Path], denoiser: Path
 ) -> None:
     precision, source = made
     folder = shutil.copytree(source, tmp_path / "run")
     other = "float32" if precision == "bfloat16" else "bfloat16"
     first = certificates(folder)[0]
     assert (first.precision, first.compiled, first.device) == (precision, False, "cpu")
-    command = [*shlex.split(COMMAND), "--out", str(folder)]
+    command = [*shlex.split(COMMAND), str(denoiser), "--out", str(folder)]
     assert run([*command, "--precision", other]) == 2
     assert f"precision ({precision}, now {other})" in capsys.readouterr().err
     store(folder, replace(first, precision=other))
-    assert run(["verify", str(folder)]) == 1
+    assert run(["verify", str(folder), "--trust"]) == 1
     out = capsys.readouterr().out
     assert f"image 0: it was made in {other}, the run's networks are in {precision}" in out
     assert "certificates with 2 precisions" in out
@@ -123,4 +125,4 @@ def test_precisions_and_compiled_runs_are_kept_apart(
     # Those of earlier versions stated nothing.
     for certificate in certificates(folder).values():
         store(folder, replace(certificate, precision=None, compiled=None, device=None))
-    assert run(["verify", str(folder)]) == 0
+    assert run(["verify", str(folder), "--trust"]) == 0
