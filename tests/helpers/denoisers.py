@@ -1,4 +1,4 @@
-"""Small denoisers in float64: Gaussian mixtures and a network."""
+"""Small denoisers: Gaussian mixtures and a network in float64, a U-Net of two blocks."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from torch import Tensor, nn
 
 import diffproof as dp
 from diffproof.denoisers.base import Estimate
+from diffproof.denoisers.diffusers import UNet
+from diffproof.denoisers.unet import UNet2D
 from helpers.images import SHAPE, pictures
 
 # Twelve noise levels, as a network on timesteps has them.
@@ -77,3 +79,33 @@ class ToyDenoiser(dp.NetworkDenoiser):
         estimate = super().estimate(noisy, sigma, label)
         self.estimates.append(estimate.clean)
         return estimate
+
+
+class _Same(nn.Module):
+    """In the place of the blocks in the middle of a U-Net."""
+
+    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
+        return x
+
+
+def two_blocks() -> dp.NetworkDenoiser:
+    """A random U-Net for digits with a block on the way down and one on the way up: every kind of layer."""
+    torch.manual_seed(0)
+    unet = UNet2D(
+        sample_size=8,
+        in_channels=1,
+        out_channels=1,
+        block_out_channels=[8],
+        layers_per_block=1,
+        dropout=0.0,
+        norm_num_groups=4,
+        add_attention=False,
+        num_class_embeds=11,
+        down_block_types=["DownBlock2D"],
+        up_block_types=["UpBlock2D"],
+    )
+    unet.mid_block = _Same()
+    (up,) = unet.up_blocks
+    up.resnets = up.resnets[:1]  # type: ignore[union-attr,index]
+    schedule = dp.DiscreteSchedule.linear()
+    return dp.NetworkDenoiser(UNet(unet), schedule, image_shape=(1, 8, 8), num_classes=10, null_label=10)

@@ -146,18 +146,20 @@ def test_a_run_holds_what_the_library_finds(
 ) -> None:
     if changes.get("attack") == "square":
         pytest.importorskip("pyautoattack")
-    assert run(attack(tmp_path / "run", indices="0,4", **changes)) == 0
+    # Of several images once.
+    indices = [4] if changes else [0, 4]
+    assert run(attack(tmp_path / "run", indices=",".join(map(str, indices)), **changes)) == 0
     data = dp.load_data("digits")
     expected = evaluate(
         dp.AttackedDefense(make(), view),
-        torch.stack([data.pixels[0], data.pixels[4]]),
-        data.labels[[0, 4]],
+        torch.stack([data.pixels[index] for index in indices]),
+        data.labels[indices],
         attack=method,
         threat=threat,
         draws=2,
         votes=2,
         seed=5,
-        image_indices=[0, 4],
+        image_indices=indices,
     ).images
     assert any(one.result is not None for one in expected)
     with AttackStore.reading(tmp_path / "run") as store:

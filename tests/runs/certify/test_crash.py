@@ -7,10 +7,9 @@ import json
 import os
 import random
 import resource
+import shutil
 import signal
 import sqlite3
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -35,8 +34,9 @@ N = 40
 LONG: dict[str, object] = {"indices": "0:300:100", "votes": 3, "n0": 8, "n": N, "batch_size": 8}
 
 
-def long_job(denoiser: Path) -> certify_run.CertifyRun:
-    """The same run, in this process."""
+@pytest.fixture(scope="module")
+def job(denoiser: Path) -> certify_run.CertifyRun:
+    """The same run, ready to start; children that are forked have it, too."""
     fields = {name: value for name, value in LONG.items() if name != "votes"}
     settings = CertifySettings(
         data="digits",
@@ -50,24 +50,27 @@ def long_job(denoiser: Path) -> certify_run.CertifyRun:
     return prepare(settings)
 
 
-def certify_often(folder: Path, denoiser: Path) -> int:
-    """The command with a commit after every batch."""
+def certify_often(folder: Path, job: certify_run.CertifyRun) -> int:
+    """The run with a commit after every batch."""
     certify_run.COMMIT_EVERY = 0.0
-    return run(certify_flags(folder, denoiser=denoiser, **LONG))
+    certify_run.run(job, folder)
+    return 0
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory, denoiser: Path) -> tuple[list[tuple[Any, ...]], float]:
+def whole(
+    tmp_path_factory: pytest.TempPathFactory, job: certify_run.CertifyRun
+) -> tuple[list[tuple[Any, ...]], float]:
     """The rows of the run that nobody interrupts, and the seconds it takes."""
     folder = tmp_path_factory.mktemp("runs") / "whole"
     started = time.monotonic()
-    assert exit_status(forked(lambda: certify_often(folder, denoiser))) == 0
+    assert exit_status(forked(lambda: certify_often(folder, job))) == 0
     return rows(folder), time.monotonic() - started
 
 
 @pytest.mark.slow
 def test_twenty_kills_leave_the_store_of_an_uninterrupted_run(
-    tmp_path: Path, denoiser: Path, whole: tuple[list[tuple[Any, ...]], float]
+    tmp_path: Path, job: certify_run.CertifyRun, whole: tuple[list[tuple[Any, ...]], float]
 ) -> None:
     expected, seconds = whole
     source = random.Random(20)
@@ -76,7 +79,7 @@ def test_twenty_kills_leave_the_store_of_an_uninterrupted_run(
     # A fresh folder where one run got to its end; the bound only guards against endless waiting.
     for _ in range(200):
         folder = folders[-1]
-        pid = forked(lambda folder=folder: certify_often(folder, denoiser))  # type: ignore[misc]
+        pid = forked(lambda folder=folder: certify_often(folder, job))  # type: ignore[misc]
         time.sleep(source.uniform(0, 0.35 * seconds))
         os.kill(pid, signal.SIGKILL)
         if exit_status(pid) == 0:
@@ -101,7 +104,7 @@ def test_twenty_kills_leave_the_store_of_an_uninterrupted_run(
     assert in_image >= 5
     assert in_work >= 5
     for folder in folders:
-        assert exit_status(forked(lambda folder=folder: certify_often(folder, denoiser))) == 0  # type: ignore[misc]
+        assert exit_status(forked(lambda folder=folder: certify_often(folder, job))) == 0  # type: ignore[misc]
         assert rows(folder) == expected
         assert {path.name for path in folder.iterdir()} == {"settings.yaml", "results.sqlite", "lock"}
         with CertifyStore.reading(folder) as store:
@@ -123,16 +126,6 @@ def test_what_a_kill_during_creation_leaves_is_no_obstacle(tmp_path: Path, left:
     assert {path.name for path in folder.iterdir()} == {"settings.yaml", "results.sqlite", "lock"}
 
 
-PROGRAM = """
-import signal
-from diffproof.runs.certify import run as certify_run
-from diffproof.cli import main
-signal.signal(signal.SIGINT, signal.default_int_handler)
-certify_run.COMMIT_EVERY = 0.05
-main()
-"""
-
-
 def saved_draws(folder: Path) -> int:
     """Estimation draws of the first image that are in the store, as another process sees it."""
     if not (folder / "results.sqlite").exists():
@@ -148,22 +141,28 @@ def test_an_interrupt_saves_says_so_and_continues(
 ) -> None:
     folder = tmp_path / "run"
     flags = certify_flags(folder, denoiser=denoiser, **{**LONG, "batch_size": 1})
-    process = subprocess.Popen(
-        [sys.executable, "-c", PROGRAM, *flags], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+    out, err = tmp_path / "out", tmp_path / "err"
+
+    def work() -> int:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        certify_run.COMMIT_EVERY = 0.05
+        os.dup2(os.open(out, os.O_WRONLY | os.O_CREAT), 1)
+        return run(flags)
+
+    with err.open("w") as errors:
+        pid = forked(work, errors.fileno())
     try:
-        # A real process from its start, stopped once it has saved tallies of its first image.
+        # Stopped once it has saved tallies of its first image.
         until(lambda: saved_draws(folder) > 0)
         saved = saved_draws(folder)
-        process.send_signal(signal.SIGINT)
-        out, err = process.communicate(timeout=60)
     finally:
-        process.kill()
-    assert process.returncode == 130
-    assert out == ""
+        os.kill(pid, signal.SIGINT)
+        status = exit_status(pid)
+    assert status == 130
+    assert out.read_text() == ""
     # In a pipe, progress is a line a minute at most; none of its lines has control characters.
-    lines = [line for line in err.splitlines() if line.strip() and " evaluations" not in line]
-    assert "\x1b" not in err
+    lines = [line for line in err.read_text().splitlines() if line.strip() and " evaluations" not in line]
+    assert "\x1b" not in err.read_text()
     assert lines == ["diffproof: interrupted; the same command continues where it stopped"]
     with CertifyStore.reading(folder) as store:
         kept = store.partial(0).estimation
@@ -177,12 +176,12 @@ def test_an_interrupt_saves_says_so_and_continues(
 def test_two_processes_at_once(
     tmp_path: Path,
     denoiser: Path,
+    job: certify_run.CertifyRun,
     whole: tuple[list[tuple[Any, ...]], float],
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     folder, go_on = tmp_path / "run", tmp_path / "go-on"
     flags = certify_flags(folder, denoiser=denoiser, **LONG)
-    job = long_job(denoiser)
 
     def first() -> int:
         certify_run.COMMIT_EVERY = 0.0
@@ -217,17 +216,28 @@ def test_two_processes_at_once(
     assert run(flags) == 0
 
 
+FORTY: dict[str, object] = {**PLAIN, "indices": "0:40", "n0": 5, "n": 20, "batch_size": 8}
+
+
+@pytest.fixture(scope="module")
+def forty(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[Any, ...]]:
+    """The rows of a run whose store takes more room than any limit."""
+    folder = tmp_path_factory.mktemp("runs") / "forty"
+    assert run(certify_flags(folder, **FORTY)) == 0
+    assert (folder / "results.sqlite").stat().st_size > 40_000
+    return rows(folder)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("limit", "every"), [(0, 0.0), (2_000, 0.0), (10_000, 0.0), (24_576, 0.0), (33_000, 0.0), (33_000, 99.0)]
 )
-def test_a_full_disk_ends_in_one_line_and_loses_nothing(tmp_path: Path, limit: int, every: float) -> None:
+def test_a_full_disk_ends_in_one_line_and_loses_nothing(
+    tmp_path: Path, forty: list[tuple[Any, ...]], limit: int, every: float
+) -> None:
     """No file may grow beyond the limit: before the settings, within the empty store, within the run."""
     folder = tmp_path / "run"
-    flags = certify_flags(folder, **PLAIN, indices="0:40", n0=5, n=20, batch_size=8)
-    expected = certify_flags(tmp_path / "whole", **PLAIN, indices="0:40", n0=5, n=20, batch_size=8)
-    assert run(expected) == 0
-    assert (tmp_path / "whole" / "results.sqlite").stat().st_size > 40_000
+    flags = certify_flags(folder, **FORTY)
 
     def with_limit() -> int:
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
@@ -245,11 +255,11 @@ def test_a_full_disk_ends_in_one_line_and_loses_nothing(tmp_path: Path, limit: i
             count = len(store.results())
         # Without a commit on the way, the only one is the last, and the disk is full by then.
         assert (0 < count < 40) if every == 0.0 else count == 0
-        assert rows(folder) == rows(tmp_path / "whole")[:count]
+        assert rows(folder) == forty[:count]
     else:
         assert not folder.exists()
     assert run(flags) == 0
-    assert rows(folder) == rows(tmp_path / "whole")
+    assert rows(folder) == forty
 
 
 def _work(folder: Path) -> tuple[list[list[Any]], dict[str, torch.Tensor]]:
@@ -285,17 +295,10 @@ def _floats(units: list[list[Any]], tensors: dict[str, torch.Tensor]) -> None:
     tensors["draw"] = tensors["draw"].float()
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("edit", [_twice, _classes, _image, _no_ballots, _other_ballots, _floats])
-def test_edited_draws_in_work_are_one_line(
-    edit: Callable[[list[list[Any]], dict[str, torch.Tensor]], None],
-    tmp_path: Path,
-    denoiser: Path,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    folder = tmp_path / "run"
-    flags = certify_flags(folder, denoiser=denoiser, **LONG)
-    job = long_job(denoiser)
+@pytest.fixture(scope="module")
+def in_work(tmp_path_factory: pytest.TempPathFactory, job: certify_run.CertifyRun) -> Path:
+    """A run that was interrupted with draws in work; read only."""
+    folder = tmp_path_factory.mktemp("runs") / "in-work"
     calls = 0
 
     def stop(evaluations: int) -> None:
@@ -306,6 +309,20 @@ def test_edited_draws_in_work_are_one_line(
 
     with pytest.raises(KeyboardInterrupt):
         certify_run.run(job, folder, stop)
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("edit", [_twice, _classes, _image, _no_ballots, _other_ballots, _floats])
+def test_edited_draws_in_work_are_one_line(
+    edit: Callable[[list[list[Any]], dict[str, torch.Tensor]], None],
+    tmp_path: Path,
+    in_work: Path,
+    denoiser: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    folder = shutil.copytree(in_work, tmp_path / "run")
+    flags = certify_flags(folder, denoiser=denoiser, **LONG)
     units, tensors = _work(folder)
     assert len(tensors["draw"]) > 1
     edit(units, tensors)

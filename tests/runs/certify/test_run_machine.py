@@ -25,12 +25,12 @@ from helpers.processes import exit_status, forked
 from helpers.runs import rows
 
 INDICES = [0, 40, 80]
-N0 = 6
+N0 = 4
 # Runs that differ in what counts: settings of one are refused in a folder of another.
 KINDS: dict[str, dict[str, Any]] = {
-    "few": {"n": 20},
-    "more": {"n": 26},
-    "asked": {"n": 60, "stop": "sequential", "radii": "0,0.05"},
+    "few": {"n": 12},
+    "more": {"n": 16},
+    "asked": {"n": 36, "stop": "sequential", "radii": "0,0.05"},
 }
 
 
