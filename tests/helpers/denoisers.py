@@ -104,8 +104,8 @@ def two_blocks() -> dp.NetworkDenoiser:
         down_block_types=["DownBlock2D"],
         up_block_types=["UpBlock2D"],
     )
-    unet.mid_block = _Same()
+    unet.mid_block = _Same()  # type: ignore[assignment]
     (up,) = unet.up_blocks
-    up.resnets = up.resnets[:1]  # type: ignore[union-attr,index]
+    up.resnets = up.resnets[:1]  # type: ignore[index]
     schedule = dp.DiscreteSchedule.linear()
     return dp.NetworkDenoiser(UNet(unet), schedule, image_shape=(1, 8, 8), num_classes=10, null_label=10)
