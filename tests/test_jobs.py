@@ -121,18 +121,18 @@ def test_an_own_classifier_and_checkpoint(folder: Path) -> None:
         CLASSIFIER="my_network:network@weights.pt",
         DENOISER="my_diffusion",
         SIGMA=0.1,
-        IMAGES=2,
-        N0=10,
-        N=30,
+        IMAGES=1,
+        N0=5,
+        N=15,
         ITERATIONS=1,
     )
     rows = {row["defence"]: row for row in table(folder / "own-model" / "report" / "table.csv")}
     assert list(rows) == ["none", "dds", "densepure:steps=2,votes=10"]
-    assert {row["images"] for row in rows.values()} == {"2"}
+    assert {row["images"] for row in rows.values()} == {"1"}
     # A linear network sees through little noise.
     assert float(rows["none"]["certified_accuracy_at_0"]) >= 0.5
     (attacked,) = table(folder / "own-model" / "attack-report" / "table.csv")
-    assert attacked["images"] == "2"
+    assert attacked["images"] == "1"
 
 
 @pytest.mark.slow
@@ -144,11 +144,11 @@ def test_class_folders_and_a_transformer_without_a_diffusion_model(folder: Path)
         DATA="pictures",
         MODEL="hf:my-vit",
         SIZE=8,
-        N0=10,
-        N=100,
-        ITERATIONS=5,
-        FINETUNING=5,
-        CHANNELS="8,16",
+        N0=5,
+        N=30,
+        ITERATIONS=3,
+        FINETUNING=3,
+        CHANNELS="8",
     )
     rows = table(folder / "class-folders" / "report" / "table.csv")
     assert len(rows) == 2
@@ -193,7 +193,7 @@ def test_five_defenses_in_a_table(folder: Path, denoiser: Path) -> None:
         CLASSIFIER="digits",
         GUIDE="guide.safetensors",
         DENOISER=denoiser,
-        IMAGES=3,
+        IMAGES=1,
         BUDGET=0.1,
         ITERATIONS=2,
         EOT=1,
@@ -207,7 +207,7 @@ def test_five_defenses_in_a_table(folder: Path, denoiser: Path) -> None:
         "gradual",
         "agdm",
     ]
-    assert {row["images"] for row in rows} == {"3"}
+    assert {row["images"] for row in rows} == {"1"}
 
 
 @pytest.mark.slow

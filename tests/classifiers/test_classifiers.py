@@ -193,10 +193,11 @@ def cifar_images() -> tuple[Tensor, Tensor]:
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "file", "correct"),
-    [("resnet20", "resnet20-12fca82f.th", 467), ("resnet56", "resnet56-4bfd9763.th", 482)],
+    [("resnet20", "resnet20-12fca82f.th", 182), ("resnet56", "resnet56-4bfd9763.th", 188)],
 )
 def test_cifar_resnets_have_their_accuracy(name: str, file: str, correct: int) -> None:
-    images, labels = cifar_images()
+    """Of 200 images 91 and 94%."""
+    images, labels = (part[:200] for part in cifar_images())
     classifier = dp.load_classifier(f"{name}@{SHARED / 'models/cifar10' / file}")
     with torch.no_grad():
         assert int((classifier(images).argmax(1) == labels).sum()) == correct

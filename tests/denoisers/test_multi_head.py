@@ -195,7 +195,7 @@ def test_each_head_learns_the_denoiser_of_its_class() -> None:
         "two", "train", torch.stack([ramp, ramp.mT] * 16), torch.arange(2).repeat(16), ["across", "down"]
     )
     description = describe_denoiser(data, UNetSettings((32,), multi_head=True), "cosine", 50)
-    settings = TrainSettings(250, batch_size=32, learning_rate=0.01, ema_decay=0.9)
+    settings = TrainSettings(150, batch_size=32, learning_rate=0.02, ema_decay=0.9)
     denoiser = train_denoiser(Mixture(data), description, settings, label_dropout=0.3)
     optimal = dp.EmpiricalDenoiser(*data)
     labels, sigma = torch.arange(3), denoiser.nearest(1.0)

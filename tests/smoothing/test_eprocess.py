@@ -51,14 +51,14 @@ def cases(number: int, most: float) -> list[tuple[int, int, float]]:
 
 @pytest.mark.slow
 def test_log_e_is_the_integral_within_its_margin() -> None:
-    for hits, draws, p0 in cases(40, 7.0):
+    for hits, draws, p0 in cases(20, 7.0):
         off = abs(float(log_e(hits, draws, p0)) - exact_log_e(hits, draws, p0))
         assert off < float(margin(draws)) / 5, (hits, draws, p0)
 
 
 @pytest.mark.slow
 def test_critical_counts_are_the_first_to_pass_exactly() -> None:
-    for _, draws, p0 in cases(25, 5.0):
+    for _, draws, p0 in cases(8, 5.0):
         for alpha in (0.05, 0.001):
             count = int(critical_counts(draws, p0, alpha))
             if count <= draws:
@@ -146,7 +146,7 @@ def test_unanimous_draws_prove_as_soon_as_they_should(p0: float, draws: int) -> 
 def test_lower_limit_is_where_the_critical_count_is_reached() -> None:
     rng = np.random.default_rng(4)
     for alpha in (0.5, 0.05, 0.001):
-        for _ in range(15):
+        for _ in range(6):
             draws = int(10 ** rng.uniform(0.5, 5))
             hits = draws - int(draws * rng.uniform(0, 0.45) ** 2)
             limit = lower_limit(hits, draws, alpha)
@@ -162,7 +162,7 @@ def test_lower_limit_is_where_the_critical_count_is_reached() -> None:
 
 def test_predictions_are_beta_binomial() -> None:
     rng = np.random.default_rng(5)
-    for _ in range(150):
+    for _ in range(60):
         total = int(10 ** rng.uniform(1, 5))
         draws = int(rng.integers(1, total))
         hits = int(draws * rng.random())

@@ -158,13 +158,13 @@ def test_futility_gives_up_what_it_says() -> None:
     test = RadiusTest([0.25], sigma=0.25, alpha=0.001, n=10_000, futility=0.02)
     critical = int(critical_counts(10_000, norm.cdf(1.0), 0.001))
     rng, lost = np.random.default_rng(6), []
-    for seed in range(1_500):
+    for seed in range(700):
         p = rng.beta(0.5, 0.5)
         decision, _ = draw(test, p, seed)
         if decision.stop is Stop.HOPELESS:
             assert chance_of_reaching(critical, 10_000, decision.hits, decision.draws) <= 0.02
             lost.append(binom.sf(critical - decision.hits - 1, 10_000 - decision.draws, p))
-    assert len(lost) > 500
+    assert len(lost) > 230
     assert 0.0005 < np.mean(lost) < 0.02
 
 
@@ -174,17 +174,17 @@ def test_draws_saved_on_images_like_cohens(asked: list[float]) -> None:
     # p_A of ResNet-110 on CIFAR-10 at sigma 0.25: 8.6% abstain, 13% are at the maximal radius.
     rng = np.random.default_rng(7)
     shares, levels = [0.086, 0.1, 0.25, 0.5, 0.75, 0.87], [0.5, 0.637, 0.797, 0.974, 0.9994, 0.99993]
-    share = rng.random(300)
+    share = rng.random(150)
     p = np.where(share > 0.87, 1.0, norm.cdf(np.interp(share, shares, norm.ppf(levels))))
     p[share < 0.086] = 0.5
     test = RadiusTest(asked, sigma=0.25, alpha=0.001, n=100_000)
     ended = [draw(test, chance, seed)[0] for seed, chance in enumerate(p)]
-    # 12 to 19 times fewer, with a standard error of some 10%, at the accuracies of all 100,000 draws.
+    # 12 to 19 times fewer, with a standard error of some 14%, at the accuracies of all 100,000 draws.
     assert np.mean([decision.draws for decision in ended]) < 100_000 / 8
     for radius in asked:
         certified = np.mean([radius in radii(decision) for decision in ended])
         bounds = [lower_bound(int(rng.binomial(100_000, chance)), 100_000, 0.001) for chance in p]
-        assert abs(certified - np.mean(np.array(bounds) > norm.cdf(radius / 0.25))) < 0.015
+        assert abs(certified - np.mean(np.array(bounds) > norm.cdf(radius / 0.25))) < 0.025
 
 
 def test_failures_of_draws_raise_what_is_needed() -> None:
@@ -267,13 +267,13 @@ def test_the_radius_is_too_large_where_the_test_of_the_true_one_errs(p: float) -
     sequence = RadiusSequence(sigma=1.0, alpha=0.4, n=400, tolerance=1e-9, futility=0.0)
     critical = critical_counts(sequence.checkpoints, p, 0.4)
     rng, wrong = np.random.default_rng(8), 0
-    for _ in range(200):
+    for _ in range(80):
         hits = np.cumsum(rng.binomial(np.diff([0, *sequence.checkpoints]), p))
         radius = sequence.decide(hits.tolist()).radius
         too_large = radius is not None and radius > norm.ppf(p)
         assert too_large == np.any(hits >= critical)
         wrong += too_large
-    assert 0 < wrong < 80
+    assert 0 < wrong < 32
 
 
 def bad_hits() -> list[tuple[Sequence[int], str]]:

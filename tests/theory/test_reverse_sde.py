@@ -54,7 +54,7 @@ def test_order_two_and_its_constant() -> None:
     λ·sigma²/(λ + sigma²), and KL is e²/4 an axis.
     """
     nodes, weights = (torch.from_numpy(v) for v in np.polynomial.legendre.leggauss(40))
-    for seed in range(64):
+    for seed in range(0, 64, 3):
         dimension = 1 + seed * 37 % 64
         density, values, noisy = gaussian(seed, dimension)
         sigma = 0.4 + 0.6 * float(torch.rand(1, generator=seeded(seed)))

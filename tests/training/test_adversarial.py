@@ -193,7 +193,7 @@ def test_gradients_flow_through_both_sides_of_the_divergence() -> None:
 def trained(adversary: Adversary | None, progress: Progress | None = None, **more: Any) -> dp.Classifier:
     data = dp.load_data("digits", split="train")
     settings = TrainSettings(
-        **{"iterations": 100, "batch_size": 64, "learning_rate": 0.01, "ema_decay": 0.95, **more}
+        **{"iterations": 60, "batch_size": 48, "learning_rate": 0.02, "ema_decay": 0.95, **more}
     )
     return train_classifier(
         Mixture(data), describe_classifier(data, 8), settings, adversary=adversary, progress=progress
@@ -202,12 +202,12 @@ def trained(adversary: Adversary | None, progress: Progress | None = None, **mor
 
 @pytest.mark.slow
 def test_adversarial_training_makes_robust() -> None:
-    held_out = dp.load_data("digits", split="test").select(range(200))
-    attack = Ascent(Linf(0.15), steps=10)
-    inner = Ascent(Linf(0.15), steps=4)
+    held_out = dp.load_data("digits", split="test").select(range(100))
+    attack = Ascent(Linf(0.15), steps=6)
+    inner = Ascent(Linf(0.15), steps=2)
     plain = trained(None)
     weak = robust_accuracy(plain, held_out, attack)
-    assert accuracy(plain, held_out) > 0.9
+    assert accuracy(plain, held_out) > 0.85
     for method in Method:
         model = trained(Adversary(method, inner))
         assert accuracy(model, held_out) > 0.7
@@ -221,7 +221,7 @@ def test_mixed_precision_trains(method: Method) -> None:
     trained(
         Adversary(method, Ascent(Linf(0.05), steps=1)),
         Progress(lambda _, loss: curve.append(loss)),
-        iterations=40,
+        iterations=30,
         precision="bfloat16",
     )
     assert sum(curve[-5:]) < 0.8 * sum(curve[:5])
