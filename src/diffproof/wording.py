@@ -18,6 +18,11 @@ def part_of(number: int, whole: int, noun: str) -> str:
     return f"{number:,} of {counted(whole, noun)} {'is' if number == 1 else 'are'}"
 
 
+def unfinished(finished: int, planned: int) -> list[str]:
+    """The remark that a run is not finished, where it is not."""
+    return [f"{part_of(finished, planned, 'image')} finished"] if finished < planned else []
+
+
 def shortened(items: Iterable[object], most: int = 5) -> str:
     """A list with commas, and how many more there are than `most`."""
     texts = [printable(item, 200) for item in items]

@@ -69,6 +69,7 @@ SIZES = f"--data: sizes/b/5.png is 3×8×6 (channels×height×width), others are
     [
         (f"{CERTIFY} --data sizes", SIZES),
         (f"{ATTACK} --data sizes", SIZES),
+        *((f"plan {line} --data sizes".replace(" --out o", ""), SIZES) for line in (CERTIFY, ATTACK)),
         (
             f"{TRAIN} --data parts --test-data parts",
             "--test-data: expected one of train, val; parts has no 'test'",

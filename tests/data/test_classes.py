@@ -190,7 +190,7 @@ def test_labels_without_names() -> None:
     ):
         dp.match_classes(data, animal_classifier(ANIMALS, ("0", "10", "1", "2", "3")))
     few = animal_data(tuple("0123"), ANIMALS[:4], named=False)
-    with pytest.warns(UserWarning, match="^data has 4 classes, the classifier 5: it chooses among all"):
+    with pytest.warns(UserWarning, match="^zoo has 4 classes, the classifier 5: it chooses among all"):
         assert dp.match_classes(few, animal_classifier(ANIMALS, ANIMALS)) is few
     with pytest.raises(
         ValueError, match=r"^classifier: has 3 classes \(one of them for the background\?\), but"

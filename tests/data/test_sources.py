@@ -72,6 +72,11 @@ PARQUET = "cannot read {}: it is no parquet file; expected a .parquet or .npz fi
     [
         ("t.csv", b"image,label", PARQUET),
         ("a.parquet", b"\x89PNG", PARQUET),
+        (
+            "a.npy",
+            b"\x93NUMPY\x01",
+            "{} is a single array; np.savez(FILE, images=…, labels=…) writes an .npz",
+        ),
         ("a.parquet", b"", "cannot read {}: it is empty; download the file itself"),
         (
             "a.parquet",

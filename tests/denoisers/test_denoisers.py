@@ -433,6 +433,12 @@ def test_sigma_outside_the_range_is_never_clamped(sigma: float, call: str) -> No
         calls[call]()
 
 
+@pytest.mark.parametrize(("sigma", "got"), [([0.5, math.nan], "nan"), ([0.0, 0.5], "0 to 0.5")])
+def test_what_came_in_place_of_levels(sigma: list[float], got: str) -> None:
+    with pytest.raises(ValueError, match=rf"\(the denoiser's range\), got {got}$"):
+        NetworkDenoiser(Recorder(), LINEAR).check_sigma(torch.tensor(sigma))
+
+
 def test_ends_of_the_range_are_inside() -> None:
     denoiser = NetworkDenoiser(Recorder(), LINEAR)
     for sigma in (denoiser.sigma_min, denoiser.sigma_max):

@@ -32,8 +32,8 @@ def plan() -> None:
       diffproof plan certify --data digits --denoiser digits \\
           --classifier digits --defense dds --sigma 0.5 --devices 4
 
-    For a few seconds, the run's networks are called on draws of some of its images, in its batches and
-    precision. Nothing is written.
+    The images are read; then, for a few seconds, the run's networks are called on draws of some of them, in
+    its batches and precision. Nothing is written.
     """
 
 
@@ -70,6 +70,7 @@ def plan_certify(devices: int, **flags: Any) -> None:
     started, settings = time.perf_counter(), CertifySettings(**flags)
     job = prepare(settings)
     tell_layout(job.data)
+    job.data.fingerprint(job.indices)  # As the run does, whose images must be readable and of one size.
     costs = certify_costs(job, time.perf_counter() - started)
     ends = settings.stop != "fixed"
     _print(costs, devices, f"if no {'draws' if ends else 'vote'} were stopped early")
@@ -95,6 +96,7 @@ def plan_attack(devices: int, **flags: Any) -> None:
     started = time.perf_counter()
     job = prepare(AttackRequest(**flags))
     tell_layout(job.data)
+    job.data.fingerprint(job.indices)  # As the run does, whose images must be readable and of one size.
     costs = attack_costs(job, time.perf_counter() - started)
     _print(costs, devices, "if every image is attacked, to the end")
 

@@ -141,12 +141,13 @@ def print_report(report: Report) -> None:
 
 
 def print_ablation(ablation: Ablation) -> None:
-    """The table on standard output."""
+    """The table on standard output, remarks below it."""
     from diffproof.runs.certify.ablation import cells, header
 
-    settings = next(iter(ablation.rows.values())).settings
+    row = next(iter(ablation.rows.values()))
+    settings = row.settings
     title = f"certified accuracy of {settings.describe()}, sigma = {settings.sigma:g}, at ℓ2 radius ε"
-    show(Rows(header(ablation), cells(ablation), title=title))
+    _print(Rows(header(ablation), cells(ablation), title=title), row.untaken)
 
 
 def print_attack_report(report: AttackReport) -> None:

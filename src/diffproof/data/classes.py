@@ -79,8 +79,8 @@ def match_classes(
         )
     if count > known:
         warnings.warn(
-            f"data has {known} classes, the {owner} {count}: it chooses among all of its own, and the data's"
-            " labels are taken for the first of them",
+            f"{data.name} has {known} classes, the {owner} {count}: it chooses among all of its own, and the"
+            " data's labels are taken for the first of them",
             stacklevel=2,
         )
     return data

@@ -23,6 +23,9 @@ def check_start(path: Path) -> None:
         head = file.read(_HEAD)
     if head.startswith(_ARCHIVES) or head[257:262] == b"ustar":
         raise ArgumentError("data", f"{path} is an archive; unpack it and give its folder")
+    if head.startswith(b"\x93NUMPY"):
+        wanted = "np.savez(FILE, images=…, labels=…) writes an .npz file of both"
+        raise ArgumentError("data", f"{path} is a single array; {wanted}")
     if not head.startswith(b"PAR1"):
         wanted = "no parquet file; expected a .parquet or .npz file, or a folder of class folders with images"
         raise ArgumentError("data", f"cannot read {path}: it is {in_place_of_file(head) or wanted}")

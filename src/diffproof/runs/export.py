@@ -13,8 +13,9 @@ from typing import Any
 from diffproof.checks import unknown_name
 from diffproof.errors import ArgumentError
 from diffproof.runs.attack.store import AttackedImage, AttackStore
+from diffproof.runs.certify.accuracy import accuracies, untaken
 from diffproof.runs.certify.store import CertifyStore, ImageResult
-from diffproof.wording import part_of
+from diffproof.wording import unfinished
 
 FORMATS = ("cohen", "csv", "json")
 ABSTAIN = -1
@@ -34,7 +35,7 @@ def export(folder: Path, form: str | None = None) -> str:
         ValueError: no run folder, or an unknown format.
 
     Warns:
-        UserWarning: the run is not finished.
+        UserWarning: the run has not all its images.
     """
     attacked = AttackStore.holds(folder)
     form = form or ("csv" if attacked else "cohen")
@@ -46,15 +47,19 @@ def export(folder: Path, form: str | None = None) -> str:
     if attacked:
         with AttackStore.reading(folder) as store:
             images, settings = [_attacked(one) for one in store.results()], store.settings.as_dict()
-            planned = store.identity.planned
+            told = unfinished(len(images), store.identity.planned)
             store.warn_if_edited()
     else:
         with CertifyStore.reading(folder) as certified:
             results, settings = certified.results(), certified.settings.as_dict()
-            images, planned = [_certified(one) for one in results], certified.identity.planned
+            images, identity = [_certified(one) for one in results], certified.identity
+            shares = accuracies(
+                {one.image_index: one for one in results}, identity.indices, certified.settings
+            )
+            told = untaken(shares, len(results), identity.planned, certified.settings)
             certified.warn_if_edited()
-    if len(images) < planned:
-        warnings.warn(f"{folder}: {part_of(len(images), planned, 'image')} finished", stacklevel=2)
+    for remark in told:
+        warnings.warn(f"{folder}: {remark}", stacklevel=2)
     if form == "cohen":
         return _cohen(results)
     if form == "json":

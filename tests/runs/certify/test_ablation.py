@@ -124,6 +124,16 @@ def test_the_report_shows_and_writes_it(
 ) -> None:
     assert run(["report", str(kept)]) == 0
     assert "of 5 votes cast a draw, on average" in capsys.readouterr().out
+    shutil.copytree(kept, tmp_path / "parted")
+    change(
+        tmp_path / "parted", "DELETE FROM images WHERE image_index = (SELECT max(image_index) FROM images)"
+    )
+    with CertifyStore.reading(kept) as store:
+        planned = store.identity.planned
+    for flags in ([], ["--over", "votes"]):
+        assert run(["report", str(tmp_path / "parted"), *flags]) == 0
+        printed = " ".join(capsys.readouterr().out.split())
+        assert f"parted: {planned - 1} of {planned} images are finished" in printed
     for over, values in (("votes", ["1", "2", "5"]), ("draws", ["1", "2", "5", "10", "20", "50", "100"])):
         flags = ["report", str(kept), "--over", over, "--at", "0,0.1", "--out", str(tmp_path / over)]
         assert run(flags) == 0

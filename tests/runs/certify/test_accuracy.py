@@ -15,6 +15,7 @@ from diffproof.runs.certify.accuracy import accuracies, order
 from diffproof.runs.certify.run import prepare
 from diffproof.runs.certify.store import CertifyStore
 from diffproof.runs.certify.verify import verify
+from diffproof.runs.export import export
 from diffproof.runs.settings import CertifySettings
 from helpers.command_line import Refused
 from helpers.runs import PLAIN, certify_flags, rows
@@ -99,9 +100,14 @@ def test_it_ends_when_it_is_known_and_goes_no_further(
     said = f"certified accuracy of all 120 images is {share_text(results, job)} (95% each, at any time)"
     assert said in capsys.readouterr().out
     assert run(["report", str(folder), "--at", "0,0.05"]) == 0
-    assert said in " ".join(capsys.readouterr().out.split())
+    printed = " ".join(capsys.readouterr().out.split())
+    assert said in printed
+    enough = f"{number} of 120 images, enough for a half-width of 0.15"
+    assert f"{folder}: {enough}" in printed
+    with pytest.warns(UserWarning, match=f": {enough}$"):
+        export(folder)
     found = verify(folder)
-    assert (found.failures, found.checked) == ([], number)
+    assert (found.failures, found.checked, found.remarks[0]) == ([], number, enough)
 
 
 def share_text(results: Any, job: Any) -> str:

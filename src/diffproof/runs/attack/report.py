@@ -22,7 +22,7 @@ from diffproof.runs.attack.store import AttackedImage, AttackStore
 from diffproof.runs.labels import short_spec
 from diffproof.runs.settings import AttackSettings
 from diffproof.runs.store import check_runs
-from diffproof.wording import part_of
+from diffproof.wording import part_of, unfinished
 
 # Images of a sheet of pictures.
 PICTURES = 8
@@ -124,9 +124,7 @@ def _threat(row: AttackRow) -> str:
 
 def _remarks(row: AttackRow) -> list[str]:
     """What the reader must know of one run."""
-    made = []
-    if len(row.results) < row.planned:
-        made.append(f"{part_of(len(row.results), row.planned, 'image')} finished")
+    made = unfinished(len(row.results), row.planned)
     if row.skipped:
         made.append(
             f"{part_of(row.skipped, len(row.results), 'image')} wrong without an attack: not attacked,"

@@ -20,11 +20,11 @@ from diffproof.runs.certify.verify import (
     check_asked,
     left_out,
     spread,
-    unfinished,
 )
 from diffproof.runs.places import Places
 from diffproof.runs.store import Identity
 from diffproof.weights import hash_tensors
+from diffproof.wording import unfinished
 
 # Labels that may fall otherwise when they are drawn again: attacked images lie near a boundary.
 _TOLERATED_FLIPS, _TOLERATED_SHARE = 2, 0.001
@@ -59,7 +59,7 @@ def verify_attack(
     failures = [
         failure for image in results for failure in failures_in_store(image, threat, identity)
     ] + edited
-    remarks = unfinished(identity, len(results))
+    remarks = unfinished(len(results), identity.planned)
     if not isinstance(threat, PixelThreat):
         remarks.append(f"{threat.name}: how far pixels moved cannot be measured again")
     if places is None:

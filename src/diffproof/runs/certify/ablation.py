@@ -19,6 +19,7 @@ from diffproof.runs.certify.store import CertifyStore, ImageResult
 from diffproof.runs.settings import CertifySettings
 from diffproof.smoothing.bounds import radius_bound
 from diffproof.smoothing.certificate import certifies
+from diffproof.wording import counted
 
 
 class Over(StrEnum):
@@ -237,6 +238,7 @@ def _draw(ablation: Ablation, path: Path) -> None:
     axis.grid(alpha=0.3)
     axis.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
     settings = last.settings
-    axis.set_title(f"{settings.describe()}, σ = {settings.sigma:g}, {len(last.results)} images", fontsize=10)
+    images = counted(len(last.results), "image")
+    axis.set_title(f"{settings.describe()}, σ = {settings.sigma:g}, {images}", fontsize=10)
     with replacing(path) as fresh:
         figure.savefig(fresh, dpi=150, format="png")

@@ -10,6 +10,7 @@ import numpy as np
 from diffproof.intervals import Share
 from diffproof.runs.certify.store import ImageResult
 from diffproof.runs.settings import CertifySettings
+from diffproof.wording import counted, unfinished
 
 # Keeps the order from what else the seed chooses, such as --limit.
 _ORDER = 1
@@ -50,7 +51,20 @@ def known(shares: Iterable[Share], settings: CertifySettings) -> bool:
     return settings.until_half_width is not None and bool(widths) and max(widths) <= settings.until_half_width
 
 
+def untaken(
+    shares: Mapping[float, Share], finished: int, images: int, settings: CertifySettings
+) -> list[str]:
+    """The remark on a run that has not taken all its images: how many, and whether it ended with them."""
+    if finished >= images:
+        return []
+    if known(shares.values(), settings):
+        width = f"{settings.until_half_width:g}"
+        return [f"{finished:,} of {counted(images, 'image')}, enough for a half-width of {width}"]
+    return unfinished(finished, images)
+
+
 def told(shares: Mapping[float, Share], images: int) -> str:
     """The intervals in words."""
     parts = (f"{share.low:.1%} to {share.high:.1%} at ε={radius:g}" for radius, share in shares.items())
-    return f"certified accuracy of all {images} images is {', '.join(parts)} (95% each, at any time)"
+    of = f"{'all ' * (images > 1)}{counted(images, 'image')}"
+    return f"certified accuracy of {of} is {', '.join(parts)} (95% each, at any time)"

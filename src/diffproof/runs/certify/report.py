@@ -13,13 +13,13 @@ from diffproof.catalog import DEFENSES
 from diffproof.errors import ArgumentError
 from diffproof.files import check_out, replacing, replacing_all, write_csv
 from diffproof.intervals import Share
-from diffproof.runs.certify.accuracy import accuracies, told
+from diffproof.runs.certify.accuracy import accuracies, told, untaken
 from diffproof.runs.certify.store import CertifyStore, ImageResult
 from diffproof.runs.labels import short_source, short_spec
 from diffproof.runs.settings import CertifySettings
 from diffproof.runs.store import check_runs
 from diffproof.smoothing.stopping import Stopping
-from diffproof.wording import counted, part_of
+from diffproof.wording import counted
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
@@ -75,13 +75,19 @@ class Row:
         return sum(one.classifier_evaluations for one in certificates) / draws, asked
 
     @property
+    def untaken(self) -> list[str]:
+        """The remark on a run that has not taken all its images."""
+        told = untaken(self.shares, len(self.results), self.planned, self.settings)
+        return [f"{self.folders[0]}: {remark}" for remark in told]
+
+    @property
     def remarks(self) -> list[str]:
         """What a reader of a run that ends when it is decided must know."""
         name = " and ".join(map(str, self.folders))
         found = [f"{name}: {told(self.shares, self.planned)}"] if self.shares else []
         if self.votes is not None:
             cast, most = self.votes
-            found.append(f"{name}: {cast:.2f} of {most} votes cast a draw, on average")
+            found.append(f"{name}: {cast:.2f} of {counted(most, 'vote')} cast a draw, on average")
         if self.settings.stop == Stopping.FIXED:
             return found
         asked = (
@@ -157,11 +163,7 @@ def load_report(folders: Sequence[Path], radii: Sequence[float]) -> Report:
     check_at(radii)
     loaded = [load_row(folder) for folder in folders]
     rows = sorted(_joined(loaded), key=_order)
-    remarks = [
-        f"{row.folders[0]}: {part_of(len(row.results), row.planned, 'image')} finished"
-        for row in loaded
-        if len(row.results) < row.planned
-    ]
+    remarks = [remark for row in loaded for remark in row.untaken]
     remarks.extend(
         f"{' and '.join(map(str, row.folders))} are parts of one run" for row in rows if len(row.folders) > 1
     )

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 from diffproof.errors import ArgumentError
 from diffproof.methods import own_class
 from diffproof.runs.certify.ablation import failures_of_ballots
+from diffproof.runs.certify.accuracy import accuracies, untaken
 from diffproof.runs.certify.report import Row
 from diffproof.runs.certify.run import CertifyRun, prepare
 from diffproof.runs.certify.store import CertifyStore, ImageResult
@@ -23,7 +24,7 @@ from diffproof.smoothing.certificate import Certificate, certifies
 from diffproof.smoothing.schedule import Counting
 from diffproof.smoothing.stopping import Stopping
 from diffproof.smoothing.tally import Counted, Looks
-from diffproof.wording import counted, part_of
+from diffproof.wording import counted
 
 # Relative: noise levels computed on another machine may differ in their last bits.
 _ROUNDING = 1e-9
@@ -76,7 +77,8 @@ def verify(
     check_asked(folder, results, resample, places)
     failures = [failure for result in results for failure in failures_of_counts(result, settings, identity)]
     failures += _unlike(results) + unlike + edited
-    remarks = unfinished(identity, len(results))
+    shares = accuracies({one.image_index: one for one in results}, identity.indices, settings)
+    remarks = untaken(shares, len(results), identity.planned, settings)
     if places is None:
         row = Row((folder,), settings, identity.weights_hash, results, identity.planned)
         remarks.append(
@@ -113,12 +115,6 @@ def check_asked(folder: Path, results: Sequence[object], resample: int, places: 
         raise ArgumentError("resample", f"expected a number ≥ 0, got {resample}")
     if places is None and resample:
         raise ArgumentError("resample", f"drawing again needs data and networks, got {resample} and --counts")
-
-
-def unfinished(identity: Identity, finished: int) -> list[str]:
-    """The remark that a run is not finished, where it is not."""
-    planned = identity.planned
-    return [f"{part_of(finished, planned, 'image')} finished"] if finished < planned else []
 
 
 def left_out(drawn: int, images: int, what: str) -> str:
