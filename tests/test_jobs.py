@@ -197,7 +197,7 @@ def test_five_defenses_in_a_table(folder: Path, denoiser: Path) -> None:
         BUDGET=0.1,
         ITERATIONS=2,
         EOT=1,
-        STEPS=2,
+        STEPS=1,
     )
     rows = table(folder / "paper-table" / "report" / "table.csv")
     assert [row["defence"].partition(":")[0] for row in rows] == [
