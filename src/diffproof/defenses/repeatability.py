@@ -21,6 +21,8 @@ from diffproof.errors import ArgumentError
 _SIGMA = 0.25
 # Copies of an image in a batch; each is another chance that randomness shows.
 _COPIES = 4
+# Torch compiles a network once more for batches of fewer, which takes longer than these.
+_COMPILED = 16
 # Answers below this are compared as if they were of this size: they may be nothing but rounding.
 _SMALL = 1e-3
 
@@ -99,7 +101,10 @@ def check_unchanged(owner: nn.Module) -> None:
             continue
         try:
             with torch.no_grad(), _while_checking():
-                change = _change(part, _question(part)(known.rows)[:1], known.said)
+                rows = known.rows
+                if any("forward" in vars(module) for module in part.modules()):
+                    rows = rows[:1].expand(_COMPILED, *rows.shape[1:])
+                change = _change(part, _question(part)(rows)[:1], known.said)
         except (ValueError, RuntimeError):
             continue
         if change is not None and known.weights == _weights(part):
