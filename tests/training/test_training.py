@@ -702,6 +702,7 @@ def test_a_denoiser_of_pictures_without_class_folders(
     assert torch.isfinite(trained(torch.rand(2, 1, 8, 8), 0.5)).all()
     for more, message in (
         (["--multi-head"], "--multi-head: needs classes, but flat has none"),
+        (["--label-dropout", "0.2"], "--label-dropout: needs classes, but flat has none"),
         (["--extra-data", str(tmp_path / "flat")], "--extra-data: needs classes, but flat has none"),
     ):
         assert run(["train", "denoiser", *flags.split(), *more, "--force", "--out", str(out)]) == 2

@@ -56,6 +56,7 @@ def finetune(
     from diffproof.training.batches import Mixture
     from diffproof.training.classifier import named_classes
     from diffproof.training.processes import is_first
+    from diffproof.wording import counted
 
     options = TrainingOptions(**common)
     options.check()
@@ -88,6 +89,6 @@ def finetune(
     write_weights(options, tuned.network.state_dict(), description, losses, metrics, told)
     if held_out is not None:
         click.echo(
-            f"accuracy on {len(held_out)} denoised test images, sigma = {sigma:g}: {before:.2%} before,"
-            f" {metrics['denoised_accuracy']:.2%} after"
+            f"accuracy on {counted(len(held_out), 'denoised test image')}, sigma = {sigma:g}:"
+            f" {before:.2%} before, {metrics['denoised_accuracy']:.2%} after"
         )

@@ -18,6 +18,7 @@ from diffproof.cli.training_options import (
     write_weights,
 )
 from diffproof.errors import ArgumentError
+from diffproof.wording import counted
 
 if TYPE_CHECKING:
     from diffproof.classifiers.base import Classifier
@@ -87,6 +88,8 @@ def denoiser(
         raise ArgumentError("channels", f"expected numbers with commas between, got {channels!r}") from None
     settings = options.settings()
     images, held_out, record = options.images(labelled=False)
+    if not images.labelled:
+        refuse_given("label_dropout", f"needs classes, but {images.name} has none")
     extra = options.extra_images(extra_data, labelled=images.labelled)
     options.warn_of_shared(held_out, images, extra)
     data = Mixture(images, extra, extra_share=extra_share, flip=options.flip)
@@ -113,7 +116,7 @@ def denoiser(
         shown = (
             shown or f"none at sigma = {', '.join(map('{:g}'.format, _HELD_OUT_SIGMAS))}, off the schedule"
         )
-        click.echo(f"root-mean-square error on {len(held_out)} test images: {shown}")
+        click.echo(f"root-mean-square error on {counted(len(held_out), 'test image')}: {shown}")
 
 
 def classifier_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -294,8 +297,6 @@ def _train_classifier(
 
 
 def _tell(metrics: dict[str, float], images: int, noise_sigma: float, adversary: Adversary | None) -> None:
-    from diffproof.wording import counted
-
     click.echo(f"accuracy on {counted(images, 'clean test image')}: {metrics['accuracy']:.2%}")
     if noise_sigma:
         click.echo(f"with noise of sigma = {noise_sigma:g}: {metrics['noisy_accuracy']:.2%}")

@@ -11,7 +11,7 @@ import pytest
 from diffproof.cli.main import run
 from diffproof.intervals import Share
 from diffproof.runs.certify import run as certify_run
-from diffproof.runs.certify.accuracy import accuracies, order
+from diffproof.runs.certify.accuracy import accuracies, order, untaken
 from diffproof.runs.certify.run import prepare
 from diffproof.runs.certify.store import CertifyStore
 from diffproof.runs.certify.verify import verify
@@ -113,6 +113,22 @@ def test_it_ends_when_it_is_known_and_goes_no_further(
 def share_text(results: Any, job: Any) -> str:
     shares = accuracies(results, job.indices, job.settings)
     return ", ".join(f"{one.low:.1%} to {one.high:.1%} at ε={radius:g}" for radius, one in shares.items())
+
+
+@pytest.mark.parametrize(
+    ("finished", "changes", "remark"),
+    [
+        (120, {}, None),
+        (1, {}, "1 of 120 images is finished"),
+        (2, {"stop": "sequential"}, "2 of 120 images are finished; those decided soon finish first"),
+        (2, {"stop": "sequential", "until_half_width": 0.1}, "2 of 120 images are finished"),
+    ],
+)
+def test_what_is_said_of_a_run_that_lacks_images(
+    finished: int, changes: dict[str, Any], remark: str | None
+) -> None:
+    told = untaken({}, finished, 120, settings(**{"n": 300, **changes}))
+    assert [one.partition(",")[0] for one in told] == [remark] * (remark is not None)
 
 
 def test_other_images_are_another_run(tmp_path: Path, refused: Refused) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 from diffproof.intervals import Share
 from diffproof.runs.certify.store import ImageResult
 from diffproof.runs.settings import CertifySettings
+from diffproof.smoothing.stopping import Stopping
 from diffproof.wording import counted, unfinished
 
 # Keeps the order from what else the seed chooses, such as --limit.
@@ -60,7 +61,9 @@ def untaken(
     if known(shares.values(), settings):
         width = f"{settings.until_half_width:g}"
         return [f"{finished:,} of {counted(images, 'image')}, enough for a half-width of {width}"]
-    return unfinished(finished, images)
+    by_ease = settings.stop != Stopping.FIXED and settings.until_half_width is None
+    sooner = "; those decided soon finish first, so that accuracy among them is not that of all" * by_ease
+    return [remark + sooner for remark in unfinished(finished, images)]
 
 
 def told(shares: Mapping[float, Share], images: int) -> str:
