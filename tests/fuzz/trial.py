@@ -160,7 +160,8 @@ def judged(case: Case, ended: Ended, folder: Path, sound: dict[str, object]) -> 
         if case.work is None and case.out and (folder / case.out).is_file():
             found.append(Finding("half written", case.out))
     if ended.status == 0:
-        if re.search(r"\bnan\b", ended.stdout, re.IGNORECASE):
+        # A file may be called so.
+        if re.search(r"(?<!written: )\bnan\b", ended.stdout, re.IGNORECASE):
             found.append(Finding("nonsense: NaN", ended.stdout[-300:]))
         other = _other_results(case, folder, sound)
         if other is not None:

@@ -542,8 +542,8 @@ def test_classes_that_the_data_has_not_are_told(
     assert run(attack(tmp_path / "run", indices="0", iterations=1, **given)) == 0
     told = [line for line in capsys.readouterr().err.splitlines() if "warning" in line]
     line = (
-        f"diffproof: warning: data has 3 classes, the {owner} 10: it chooses among all of its own, and the"
-        " data's labels are taken for the first of them"
+        f"diffproof: warning: three.npz has 3 classes, the {owner} 10: it chooses among all of its own, and"
+        " the data's labels are taken for the first of them"
     )
     assert told == [line] * (owner is not None)
 
