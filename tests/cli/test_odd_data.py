@@ -93,6 +93,11 @@ SIZES = f"--data: sizes/b/5.png is 3×8×6 (channels×height×width), others are
             "train denoiser --data parts --extra-data sizes --channels 8 --out o.safetensors",
             SIZES.replace("--data", "--extra-data"),
         ),
+        (
+            'finetune --data parts/train --classifier digits --class-map {"a":0,"b":1}'
+            " --denoiser empirical:parts/train --sigma 1 --out o.safetensors",
+            "--classifier: takes (1, 8, 8) images, but the denoiser gives (3, 8, 8)",
+        ),
         # Flags that would not help, of which one is there, are not named.
         (
             "finetune --data sizes --image-size 8 --classifier zoo:make --denoiser empirical:sizes --sigma 1"

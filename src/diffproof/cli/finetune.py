@@ -51,6 +51,7 @@ def finetune(
     from diffproof.classifiers.named import load_classifier
     from diffproof.classifiers.saved import describe_base
     from diffproof.data.classes import match_classes
+    from diffproof.defenses.dds import DDS
     from diffproof.denoisers.named import load_denoiser
     from diffproof.training import finetune as finetuning
     from diffproof.training.batches import Mixture
@@ -66,6 +67,8 @@ def finetune(
         model = load_classifier(classifier).to(device)
     with loading("denoiser"):
         diffusion = load_denoiser(denoiser).to(device)
+    # Networks that do not fit together are refused.
+    DDS(diffusion, model)
     chosen, test, record = options.images()
     more = options.extra_images(extra_data)
     options.warn_of_shared(test, chosen, more)
