@@ -9,6 +9,7 @@ import torch
 
 from diffproof.attacks.scoring import draw_labels
 from diffproof.attacks.threat import PixelThreat, Threat, load_threat
+from diffproof.checks import renamed
 from diffproof.errors import ArgumentError
 from diffproof.noise import Stream
 from diffproof.runs.attack.report import scored
@@ -75,7 +76,8 @@ def verify_attack(
     places.check(settings, folder)
     try:
         settings, found = places.settle(settings, identity, folder)
-        job = prepare(replace(settings, device=device))
+        with renamed({"split": "data"}):
+            job = prepare(replace(settings, device=device))
     except ArgumentError as error:
         code = changed_code(identity, settings)
         if not code:

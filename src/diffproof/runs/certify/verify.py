@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+from diffproof.checks import renamed
 from diffproof.errors import ArgumentError
 from diffproof.methods import own_class
 from diffproof.runs.certify.ablation import failures_of_ballots
@@ -92,7 +93,9 @@ def verify(
     try:
         settings, found = places.settle(settings, identity, folder)
         # Compiling takes minutes, and only drawing again runs the networks.
-        job = prepare(replace(settings, device=device, compile=settings.compile and resample > 0))
+        # A split of the run's that data given anew has not is no flag of whoever verifies.
+        with renamed({"split": "data"}):
+            job = prepare(replace(settings, device=device, compile=settings.compile and resample > 0))
     except ArgumentError as error:
         code = changed_code(identity, settings)
         if not code:
