@@ -65,5 +65,7 @@ def test_what_makes_no_sense_is_refused(place: Refused, line: str, message: str)
 @pytest.mark.parametrize("name", ["certified", "attacked"])
 def test_data_given_anew_without_the_split_of_the_run(place: Refused, name: str) -> None:
     np.savez("own.npz", images=np.zeros((2, 8, 8), np.uint8), labels=np.arange(2))
-    expected = "--data: expected none or 'all', as own.npz has one set of images without a name, got 'test'"
+    expected = (
+        "--data: split: expected none or 'all', as own.npz has one set of images without a name, got 'test'"
+    )
     assert place(["verify", name, "--data", "own.npz"]) == expected

@@ -179,7 +179,7 @@ COUNTS = "not checked: images, true labels, weights, code; whether the networks 
             "checked: counts, radii, images, true labels",
         ),
         (".", "--data some.npz --classifier digits --resample 1", 0, "hold, 1 drawn again\n"),
-        (".", "--data digits --classifier digits", 2, "split: unknown name 'all'; known: test, train"),
+        (".", "--data digits --classifier digits", 2, "data: split: unknown name 'all'; known: test, train"),
         (".", "--counts", 0, COUNTS + "3 certificates hold\n"),
         ("..", "--counts", 0, "from the counts: certified accuracy "),
         ("..", "--trust", 2, "some.npz"),

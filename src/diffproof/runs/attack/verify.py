@@ -9,7 +9,6 @@ import torch
 
 from diffproof.attacks.scoring import draw_labels
 from diffproof.attacks.threat import PixelThreat, Threat, load_threat
-from diffproof.checks import renamed
 from diffproof.errors import ArgumentError
 from diffproof.noise import Stream
 from diffproof.runs.attack.report import scored
@@ -20,6 +19,7 @@ from diffproof.runs.certify.verify import (
     changed_code,
     check_asked,
     left_out,
+    split_told,
     spread,
 )
 from diffproof.runs.places import Places
@@ -76,7 +76,7 @@ def verify_attack(
     places.check(settings, folder)
     try:
         settings, found = places.settle(settings, identity, folder)
-        with renamed({"split": "data"}):
+        with split_told():
             job = prepare(replace(settings, device=device))
     except ArgumentError as error:
         code = changed_code(identity, settings)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from diffproof.checks import renamed
 from diffproof.errors import ArgumentError
 from diffproof.methods import own_class
 from diffproof.runs.certify.ablation import failures_of_ballots
@@ -93,8 +93,7 @@ def verify(
     try:
         settings, found = places.settle(settings, identity, folder)
         # Compiling takes minutes, and only drawing again runs the networks.
-        # A split of the run's that data given anew has not is no flag of whoever verifies.
-        with renamed({"split": "data"}):
+        with split_told():
             job = prepare(replace(settings, device=device, compile=settings.compile and resample > 0))
     except ArgumentError as error:
         code = changed_code(identity, settings)
@@ -108,6 +107,17 @@ def verify(
     drawn = [result.image_index for result in chosen]
     left = left_out(len(drawn), len(results), "draws")
     return Verification(len(results), drawn, failures + again, found + remarks + ties, covered, left)
+
+
+@contextmanager
+def split_told() -> Iterator[None]:
+    """Errors of the run's split come out as those of the data, which lacks it: nobody gave a split here."""
+    try:
+        yield
+    except ArgumentError as error:
+        if error.argument != "split":
+            raise
+        raise ArgumentError("data", f"split: {error.problem}") from None
 
 
 def check_asked(folder: Path, results: Sequence[object], resample: int, places: Places | None) -> None:
