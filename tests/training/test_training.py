@@ -260,6 +260,27 @@ def test_denoising_errors_of_a_perfect_denoiser_are_its_noise() -> None:
         assert error == pytest.approx(sigma, rel=5 * 0.0039)
 
 
+@pytest.mark.parametrize(("side", "sizes"), [(8, [256, 4]), (64, [64, 64, 64, 64, 4]), (600, [1, 1])])
+def test_of_large_images_few_are_measured_on_at_once(side: int, sizes: list[int]) -> None:
+    count, seen = sum(sizes), list[int]()
+    # Every image is the same picture: it takes no memory.
+    images = torch.rand(1, 1, side, side).expand(count, 1, side, side)
+    data = ImageData("own", "test", images, torch.arange(count) % 2, ["a", "b"])
+
+    class Two(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.share = nn.Parameter(torch.ones(2))
+
+        def forward(self, images: Tensor) -> Tensor:
+            seen.append(len(images))
+            return self.share.expand(len(images), 2) + images.mean((1, 2, 3))[:, None]
+
+    # Class 0 wins ties, and is every other image's.
+    assert accuracy(Two(), data) == 0.5
+    assert seen == sizes
+
+
 def test_weights_kept_are_the_moving_average() -> None:
     """One parameter and a fixed gradient: AdamW, the clipping and the average by hand."""
     network = nn.Linear(1, 1, bias=False)

@@ -17,12 +17,10 @@ from diffproof.attacks.threat import Linf, PixelThreat
 from diffproof.checks import check_at_least, check_member, check_number
 from diffproof.data.images import ImageData
 from diffproof.errors import ArgumentError
-from diffproof.training.batches import Batch
+from diffproof.training.batches import Batch, measured_together
 
 # Standard deviation of TRADES's start around the image.
 _TRADES_START = 1e-3
-# Images in work at once where accuracy is measured.
-_AT_ONCE = 256
 # What float32 can still add and multiply; the range of a setting above 0, and its words.
 LARGEST = 1e30
 _POSITIVE = (lambda number: 0.0 < number <= LARGEST), f"a number in (0, {LARGEST:g}]"
@@ -205,12 +203,11 @@ def robust_accuracy(classifier: nn.Module, data: ImageData, ascent: Ascent, seed
     generator = torch.Generator().manual_seed(seed)
     device = next(classifier.parameters()).device
     correct = 0
-    for start in range(0, len(data), _AT_ONCE):
-        chosen = range(start, min(start + _AT_ONCE, len(data)))
+    for chosen in measured_together(data):
         images = data.batch(chosen)
         normal = torch.randn(images.shape, generator=generator).to(device)
         uniform = torch.rand(len(images), generator=generator).to(device)
-        images, labels = images.to(device), data.labels[start : chosen.stop].to(device)
+        images, labels = images.to(device), data.labels[chosen.start : chosen.stop].to(device)
 
         def objective(point: Tensor, labels: Tensor = labels) -> Tensor:
             return nn.functional.cross_entropy(classifier(point), labels, reduction="none")

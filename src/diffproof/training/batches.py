@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,10 @@ from diffproof.weights import hash_tensors
 
 # Most images of a data set, evenly spaced, that tell it from another: decoding all of them could take hours.
 _COMPARED = 5000
+
+
+# Images, and pixels of a channel, that a trained network is measured on together.
+_IMAGES_AT_ONCE, _PIXELS_AT_ONCE = 256, 2**18
 
 
 @dataclass(frozen=True)
@@ -120,3 +124,11 @@ class Mixture:
             told[name] = {"name": data.name, "split": data.split, "number": len(data)}
             told[name] |= {"labels": labels, "images": images}
         return told | ({"extra_share": self.extra_share} if len(self.sources) > 1 else {})
+
+
+def measured_together(data: ImageData) -> Iterator[range]:
+    """The indices of all images in parts; of large images in smaller ones, which fit where they trained."""
+    height, width = data.pixels[0].shape[-2:] if len(data) else (1, 1)
+    many = max(1, min(_IMAGES_AT_ONCE, _PIXELS_AT_ONCE // (height * width)))
+    for start in range(0, len(data), many):
+        yield range(start, min(start + many, len(data)))

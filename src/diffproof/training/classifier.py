@@ -16,7 +16,7 @@ from diffproof.data.images import ImageData
 from diffproof.errors import ArgumentError
 from diffproof.memory import trainable
 from diffproof.training.adversarial import LARGEST, Adversary
-from diffproof.training.batches import Batch, Mixture
+from diffproof.training.batches import Batch, Mixture, measured_together
 from diffproof.training.loop import Progress, TrainSettings, fit
 from diffproof.weights import hash_tensors
 
@@ -139,11 +139,10 @@ def accuracy(classifier: nn.Module, data: ImageData, noise_sigma: float = 0.0, s
     device = next(classifier.parameters()).device
     correct = 0
     with torch.no_grad():
-        for start in range(0, len(data), _AT_ONCE):
-            chosen = range(start, min(start + _AT_ONCE, len(data)))
+        for chosen in measured_together(data):
             images = data.batch(chosen)
             if noise_sigma:
                 images = images + noise_sigma * torch.randn(images.shape, generator=generator)
             labels = classifier(images.to(device)).argmax(1).cpu()
-            correct += int((labels == data.labels[start : chosen.stop]).sum())
+            correct += int((labels == data.labels[chosen.start : chosen.stop]).sum())
     return correct / len(data)

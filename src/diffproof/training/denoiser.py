@@ -18,7 +18,7 @@ from diffproof.denoisers.schedules import named_schedule
 from diffproof.denoisers.unet import MOST_LAYERS, UNet2D
 from diffproof.errors import ArgumentError
 from diffproof.memory import trainable
-from diffproof.training.batches import Batch, Mixture
+from diffproof.training.batches import Batch, Mixture, measured_together
 from diffproof.training.loop import Progress, TrainSettings, fit
 from diffproof.wording import counted
 
@@ -104,8 +104,6 @@ def describe_denoiser(data: ImageData, unet: UNetSettings, schedule: str, timest
     return description
 
 
-# Images that are denoised at once for the errors.
-_AT_ONCE = 256
 # Wider layers than any published network has, of gigabytes each.
 _MOST_CHANNELS = 8192
 
@@ -192,8 +190,8 @@ def denoising_errors(
     device = next(denoiser.parameters()).device
     squares, values = [0.0] * len(sigmas), 0
     with torch.no_grad():
-        for start in range(0, len(data), _AT_ONCE):
-            images = data.batch(range(start, min(start + _AT_ONCE, len(data))))
+        for chosen in measured_together(data):
+            images = data.batch(chosen)
             noise = torch.randn(images.shape, generator=generator).to(device)
             images = images.to(device)
             for i, sigma in enumerate(sigmas):
