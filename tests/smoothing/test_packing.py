@@ -21,7 +21,7 @@ from diffproof.noise import Noise, Stream
 from diffproof.runs.certify.store import CertifyStore, Partial
 from diffproof.runs.settings import CertifySettings
 from diffproof.runs.store import Identity
-from diffproof.smoothing.packing import Packing
+from diffproof.smoothing.packing import Packing, Work
 from diffproof.smoothing.schedule import Counting, Schedule, Unit
 from diffproof.smoothing.sequential import RadiusSequence, RadiusTest
 from diffproof.smoothing.tally import Counted, Looking, Looks, Tally
@@ -151,6 +151,19 @@ def watched(defense: CertifiableDefense) -> Iterator[list[int]]:
         del denoiser.estimate
 
 
+def stepped(several: Several) -> tuple[list[tuple[dict[int, Counted], Callable[[], Work], int]], list[int]]:
+    """What is counted, what is in work and how many calls there were after each step; the calls' rows."""
+    defense = several.smoothed.base
+    assert isinstance(defense, CertifiableDefense)
+    schedule, packing = several.packing(BATCH)
+    snapshots = []
+    with watched(defense) as calls:
+        while packing.step():
+            counted = {index: one.counted for index, one in schedule.in_work.items()}
+            snapshots.append((counted, packing.snapshot(), len(calls)))
+    return snapshots, calls
+
+
 @pytest.mark.parametrize("name", DEFENSES)
 def test_counts_are_those_of_each_draw_by_itself_whatever_shares_its_batches(name: str) -> None:
     several = Several(DEFENSES[name]())
@@ -193,12 +206,7 @@ def test_it_goes_on_from_any_network_call_and_repeats_none(name: str, tmp_path: 
     defense = DEFENSES[name]()
     several = Several(defense)
     expected = several.whole(BATCH)
-    schedule, packing = several.packing(BATCH)
-    snapshots = []
-    with watched(defense) as calls:
-        while packing.step():
-            counted = {index: one.counted for index, one in schedule.in_work.items()}
-            snapshots.append((counted, packing.snapshot(), len(calls)))
+    snapshots, calls = stepped(several)
     # A race, and what only writes `classify`, have several calls to a batch; others one to a step.
     places = {before for *_, before in snapshots}
     several_calls = name in ("dc in a race", "own vote")
@@ -242,15 +250,10 @@ def test_of_large_draws_the_votes_that_are_cast_are_kept(name: str, monkeypatch:
     defense = DEFENSES[name]()
     several = Several(defense)
     expected = several.whole(BATCH)
-    schedule, packing = several.packing(BATCH)
-    places = []
-    with watched(defense) as calls:
-        while packing.step():
-            counted = {index: one.counted for index, one in schedule.in_work.items()}
-            places.append((counted, packing.snapshot()(), len(calls)))
+    snapshots, calls = stepped(several)
     votes = []
-    for counted, work, before in places[:: len(places) // 6]:
-        several.counted = counted
+    for counted, snapshot, before in snapshots[:: len(snapshots) // 6]:
+        several.counted, work = counted, snapshot()
         if work.tensors:
             assert work.tensors.keys() == {"unit", "draw", "of ballots"}
             votes.append(int((work.tensors["of ballots"] >= 0).sum()))
