@@ -25,11 +25,11 @@ from diffproof.methods import MethodSpec, check_not_idle, describe, parse
 from diffproof.noise import Noise, Stream
 from diffproof.pictures import UnreadableError, left_out, read_picture, save_grid, save_picture
 from diffproof.runs.code import own_code_of
+from diffproof.runs.database import STORE
 from diffproof.runs.defense import load_networks_and_defense
 from diffproof.runs.prepare import first_line, resolve_device
 from diffproof.runs.settings import Flags
 from diffproof.runs.settings_file import SETTINGS, settings_text
-from diffproof.runs.store import STORE
 from diffproof.wording import part_of, shortened
 
 SHEET = "sheet.png"

@@ -17,17 +17,15 @@ from filelock import FileLock, Timeout
 from diffproof.checks import check_at_least, check_fields, renamed
 from diffproof.errors import ArgumentError
 from diffproof.files import expanded, replacing
+from diffproof.runs.database import LOCK, STORE, check_no_links, connected, connected_run, reporting
+from diffproof.runs.progress import TABLES, Progress
 from diffproof.runs.settings import RunSettings
 from diffproof.runs.settings_file import SETTINGS, edits, settings_text
 from diffproof.wording import counted
 
-STORE = "results.sqlite"
-_LOCK = "lock"
-# In bytes: a text or picture in a store.
-_LARGEST = 2**28
 # In seconds: a thousand years.
 _LONGEST = 3e10
-_SETTINGS_TABLE = """
+_TABLES = f"""{TABLES}
 CREATE TABLE IF NOT EXISTS settings (
     json TEXT NOT NULL, weights_hash TEXT NOT NULL, data_hash TEXT NOT NULL, planned INTEGER NOT NULL,
     code TEXT NOT NULL
@@ -88,6 +86,7 @@ class RunStore(Generic[S]):
         folder: the run's.
         settings: as they were asked for and filled in.
         identity: what it is made of besides.
+        progress: of the commands that worked on it.
     """
 
     # What such a run is called; its settings; its table of finished images, and the SQL of all its tables.
@@ -100,6 +99,7 @@ class RunStore(Generic[S]):
         self.folder = folder
         self.settings = settings
         self.identity = identity
+        self.progress = Progress(folder, connection, self.table)
         self._connection = connection
 
     @classmethod
@@ -124,13 +124,13 @@ class RunStore(Generic[S]):
         """
         folder = expanded(folder)
         # A crash between making the folder and its store leaves only these.
-        begun = {_LOCK, SETTINGS, f"{STORE}.new", f"{STORE}.new-journal"}
-        lock = FileLock(folder / _LOCK, timeout=0)
+        begun = {LOCK, SETTINGS, f"{STORE}.new", f"{STORE}.new-journal"}
+        lock = FileLock(folder / LOCK, timeout=0)
         try:
             if folder.exists() and not folder.is_dir():
                 raise ArgumentError("out", f"{folder} is a file, expected a folder")
             names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
-            _check_no_links(folder, "out", {*begun, STORE})
+            check_no_links(folder, "out", {*begun, STORE})
             if STORE not in names and names - begun:
                 raise ArgumentError("out", f"{folder} holds other files and is no run folder")
             new = not folder.exists()
@@ -147,12 +147,12 @@ class RunStore(Generic[S]):
                 try:
                     cls._create(folder, settings, identity)
                 except OSError:
-                    for name in begun if new else begun - {_LOCK}:
+                    for name in begun if new else begun - {LOCK}:
                         (folder / name).unlink(missing_ok=True)
                     if new:
                         folder.rmdir()
                     raise
-            with renamed({"run": "out"}), _connect(folder) as connection:
+            with renamed({"run": "out"}), connected(folder) as connection:
                 stored, was = cls._read(folder, connection)
                 different = stored.differences(settings) + was.differences(identity, fingerprint)
                 if different:
@@ -161,12 +161,13 @@ class RunStore(Generic[S]):
                     )
                 with reporting(folder):
                     # Those of an earlier version had fewer tables.
-                    connection.executescript(_SETTINGS_TABLE + cls.tables)
+                    connection.executescript(_TABLES + cls.tables)
                 store = cls(folder, connection, stored, was)
                 store.warn_if_edited()
                 store._extend(settings, identity, fingerprint)
                 try:
-                    yield store
+                    with store.progress.recording():
+                        yield store
                 finally:
                     store.commit()
         finally:
@@ -181,7 +182,7 @@ class RunStore(Generic[S]):
             ValueError: no run folder, one of another kind, or a corrupt store.
         """
         folder = expanded(folder)
-        with _connect_run(folder) as connection:
+        with connected_run(folder) as connection:
             yield cls(folder, connection, *cls._read(folder, connection))
 
     @classmethod
@@ -192,7 +193,7 @@ class RunStore(Generic[S]):
             ValueError: no run folder, or a corrupt store.
         """
         folder = expanded(folder)
-        with _connect_run(folder) as connection:
+        with connected_run(folder) as connection:
             return cls._has_table(folder, connection)
 
     def finished(self) -> set[int]:
@@ -253,7 +254,7 @@ class RunStore(Generic[S]):
     @classmethod
     def fresh(cls, folder: Path, connection: sqlite3.Connection, settings: S, identity: Identity) -> Self:
         """A store without images, in a new database."""
-        connection.executescript(_SETTINGS_TABLE + cls.tables)
+        connection.executescript(_TABLES + cls.tables)
         with connection:
             _write_settings(connection, settings, identity)
         return cls(folder, connection, settings, identity)
@@ -331,67 +332,7 @@ def warn_of_more(folder: Path, identity: Identity, indices: Sequence[int]) -> No
         )
 
 
-def _check_no_links(folder: Path, argument: str, names: set[str]) -> None:
-    """Raise ValueError where a link has the name of one of a run's files: it might lead anywhere."""
-    for name in sorted(names):
-        if (folder / name).is_symlink():
-            raise ArgumentError(argument, f"{folder / name} is a link, expected a file of the run's own")
-
-
-@contextmanager
-def _connect_run(folder: Path) -> Iterator[sqlite3.Connection]:
-    _check_no_links(folder, "run", {STORE})
-    if not (folder / STORE).is_file():
-        raise ArgumentError("run", f"{folder} is no run folder ({STORE} is missing)")
-    with _connect(folder) as connection:
-        yield connection
-
-
-@contextmanager
-def _connect(folder: Path) -> Iterator[sqlite3.Connection]:
-    with reporting(folder):
-        connection = sqlite3.connect(folder / STORE, timeout=30)
-    try:
-        with reporting(folder):
-            # Nothing that a run stores is larger; views and triggers would run SQL of whoever wrote the file.
-            connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, _LARGEST)
-            verdict = connection.execute("PRAGMA quick_check").fetchone()[0]
-            query = "SELECT type, name FROM sqlite_master WHERE type NOT IN ('table', 'index')"
-            other = connection.execute(query).fetchone()
-            verdict = f"expected tables, got a {other[0]}" if other is not None else verdict
-        if verdict != "ok":
-            raise ArgumentError("run", f"the store in {folder} is corrupt: {verdict}")
-        yield connection
-    finally:
-        connection.close()
-
-
-@contextmanager
-def naming(what: str) -> Iterator[None]:
-    """Within this block, errors begin with what they are about, such as an image."""
-    try:
-        yield
-    except ArgumentError as error:
-        raise ArgumentError(what, str(error)) from None
-    except (ValueError, TypeError, KeyError, RecursionError) as error:
-        raise ArgumentError(what, f"{error}") from None
-
-
 def check_seconds(seconds: float) -> None:
     """Raise ValueError unless a run can have taken these seconds."""
     if not 0.0 <= seconds < _LONGEST:
         raise ArgumentError("seconds", f"expected a number ≥ 0, got {seconds}")
-
-
-@contextmanager
-def reporting(folder: Path) -> Iterator[None]:
-    """Turn SQLite's errors into ours: OSError where the disk is at fault, ValueError where the store is."""
-    try:
-        yield
-    except sqlite3.OperationalError as error:
-        text = str(error)
-        if text.startswith(("no such", "Could not decode")):
-            raise ArgumentError("run", f"the store in {folder} is corrupt: {text}") from None
-        raise OSError(f"cannot write to {folder}: {text}") from None
-    except (sqlite3.DatabaseError, ValueError, TypeError, KeyError, EOFError, RecursionError) as error:
-        raise ArgumentError("run", f"the store in {folder} is corrupt: {error}") from None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -37,6 +38,7 @@ from diffproof.runs.attack.store import AttackedImage, AttackStore
 from diffproof.runs.code import own_code_of
 from diffproof.runs.defense import load_networks_and_defense
 from diffproof.runs.prepare import classes_for, first_line, load_images, resolve_device
+from diffproof.runs.progress import TELL_EVERY, alone
 from diffproof.runs.settings import AttackRequest, AttackSettings
 from diffproof.runs.store import Identity, warn_of_more
 from diffproof.version import version
@@ -198,25 +200,68 @@ def run(
         indices=tuple(job.indices),
     )
     writing = AttackStore.writing(folder, settings, identity, job.data.fingerprint)
-    with writing as store, watched(defense, on_evaluations):
+    with writing as store:
         warn_of_more(folder, store.identity, job.indices)
         finished = store.finished()
         on_images(len(finished.intersection(job.indices)))
         todo = [index for index in job.indices if index not in finished]
-        batch_size = settings.batch_size
-        while todo:
-            try:
-                if settings.diagnose and store.findings() is None:
-                    _diagnose(job, store, batch_size)
-                group = todo[: job.attack.images_at_once(job.view.images_at_once(batch_size))]
-                store.save_results(_attack_images(job, group, batch_size))
-            except (MemoryError, RuntimeError) as error:
-                # Results do not depend on the batch size.
-                batch_size = halved(batch_size, error)
-                continue
-            on_images(len(group))
-            todo = todo[len(group) :]
+        if not todo:
+            return store.results()
+        batch_size, session = settings.batch_size, _Session(store, job.device, on_evaluations)
+        with watched(defense, session.on_evaluations):
+            while todo:
+                try:
+                    if settings.diagnose and store.findings() is None:
+                        _diagnose(job, store, batch_size)
+                    group = todo[: job.attack.images_at_once(job.view.images_at_once(batch_size))]
+                    attacked = _attack_images(job, group, batch_size)
+                except (MemoryError, RuntimeError) as error:
+                    # Results do not depend on the batch size.
+                    batch_size = halved(batch_size, error)
+                    continue
+                session.save(attacked)
+                on_images(len(group))
+                todo = todo[len(group) :]
         return store.results()
+
+
+class _Session:
+    """Records what a session finishes, and every few seconds how far it is.
+
+    Args:
+        store: of the run's folder.
+        device: the run's.
+        told: see `run`.
+    """
+
+    def __init__(self, store: AttackStore, device: torch.device, told: OnProgress) -> None:
+        self.store, self.device, self.told = store, device, told
+        self.images = self.evaluations = 0
+        self._started = self._said = time.monotonic()
+        self._thread = threading.get_ident()
+        store.progress.begin()
+
+    def on_evaluations(self, evaluations: int) -> None:
+        """So many more were done."""
+        self.evaluations += evaluations
+        self.told(evaluations)
+        # On a GPU, gradients recompute in a thread of their own, and SQLite is for the one that opened it.
+        if time.monotonic() - self._said > TELL_EVERY and threading.get_ident() == self._thread:
+            self._say()
+            self.store.commit()
+
+    def save(self, images: list[AttackedImage]) -> None:
+        """Record finished images."""
+        self.images += len(images)
+        self._say()
+        self.store.save_results(images)
+
+    def _say(self) -> None:
+        images, evaluations, self._said = self.images, self.evaluations, time.monotonic()
+        self.store.progress.tell(images=images, evaluations=evaluations)
+        busy = self._said - self._started
+        worker = alone(self.device, units=images, done=images, evaluations=evaluations, busy=busy)
+        self.store.progress.tell_workers([worker])
 
 
 @contextmanager

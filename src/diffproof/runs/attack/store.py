@@ -17,8 +17,9 @@ from diffproof.attacks.evaluation import Evaluated
 from diffproof.attacks.result import AttackResult
 from diffproof.checks import check_at_least, check_fields
 from diffproof.files import check_array
+from diffproof.runs.database import naming, reporting
 from diffproof.runs.settings import AttackSettings
-from diffproof.runs.store import RunStore, check_seconds, naming, reporting
+from diffproof.runs.store import RunStore, check_seconds
 
 
 @dataclass(frozen=True)

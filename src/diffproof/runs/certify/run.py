@@ -23,6 +23,7 @@ from diffproof.runs.certify.store import CertifyStore, ImageResult, Partial
 from diffproof.runs.code import own_code_of
 from diffproof.runs.defense import load_networks_and_defense
 from diffproof.runs.prepare import classes_for, first_line, load_images, resolve_device
+from diffproof.runs.progress import alone
 from diffproof.runs.settings import CertifySettings
 from diffproof.runs.store import Identity, warn_of_more
 from diffproof.smoothing.grid_noise import LEVELS, SmoothingNoise
@@ -217,30 +218,36 @@ class _Running:
         # Results by image, where they decide how many images there are to be.
         until = job.settings.until_half_width is not None
         self.results = {result.image_index: result for result in store.results()} if until else None
-        self.closed = self._told = 0
+        # Draws of closed images; draws and evaluations that earlier sessions made of those that are begun.
+        self.closed = self.drawn = self.drawn_before = self._done_before = self._told = 0
         self._committed = self._stepped = time.monotonic()
 
     def _begin(self, index: int) -> Counting:
         looks = self.job.counting(index).looks
         assert looks is not None
-        return self.job.counting(
+        counting = self.job.counting(
             index, self.store.partial(index, looks.checkpoints, self.job.smoothed.num_classes)
         )
+        self._made_before(counting.draws)
+        return counting
 
     def run(self) -> None:
         """Certify them, recording every few seconds and when interrupted."""
-        if self._enough():
+        if not self.left or self._enough():
             self._end()
             return
         self._resume()
         recorded = self._snapshot()
+        self._made_before(self.packing.labelled, self.packing.labeller.begun)
+        self._started = time.monotonic()
+        self.store.progress.begin()
         try:
             while self.packing.step():
                 if self._close():
                     break
                 recorded = self._snapshot()
                 self._record(recorded)
-                self._tell(recorded)
+                self._advance(self._done)
             else:
                 # Of some, all was counted before.
                 self._close()
@@ -252,6 +259,7 @@ class _Running:
                 raise _cannot_compile(error) from None
             raise
         self._end()
+        self._say()
 
     def _resume(self) -> None:
         """Go on with what was being labelled.
@@ -282,6 +290,7 @@ class _Running:
                 self.store.save_ballots(self.ballots)
                 self.store.join_ballots(index)
             self.closed += 1
+            self.drawn += result.certificate.n0 + result.certificate.n
             if self.results is not None:
                 self.results[index] = result
                 if self._enough():
@@ -316,15 +325,37 @@ class _Running:
         }
         self.store.save_partials(partials, now.work())
         self.store.save_ballots(self.ballots)
+        self._say()
 
-    def _tell(self, now: _Snapshot) -> None:
-        """Say how far it is: of draws with a label, all that these might have taken is done."""
-        tallies = [
-            one for _, counted, _ in now.counted for one in (counted.selection, counted.estimation) if one
-        ]
-        draws = sum(tally.draws for tally in tallies) + self.packing.labelled
-        evaluations = draws * self.job.evaluations_per_draw + self.packing.labeller.begun
-        self._advance(self.closed * self.job.evaluations_per_image + evaluations)
+    def _made_before(self, draws: int, evaluations: int = 0) -> None:
+        """So many draws, and evaluations of draws without a label, are none of this session's."""
+        self.drawn_before += draws
+        self._done_before += draws * self.job.evaluations_per_draw + evaluations
+
+    def _say(self) -> None:
+        """Record how far this session is, for who watches."""
+        left = len(self.left) * self.job.evaluations_per_image - max(self._told, self._done)
+        evaluations = max(0, self._done - self._done_before)
+        self.store.progress.tell(images=self.closed, evaluations=evaluations, remaining=max(0, left))
+        worker = alone(
+            self.job.device,
+            units=self.closed,
+            done=max(0, self.drawn + self._draws - self.drawn_before),
+            evaluations=self.packing.labeller.rows,
+            busy=time.monotonic() - self._started,
+        )
+        self.store.progress.tell_workers([worker])
+
+    @property
+    def _draws(self) -> int:
+        """Draws of images in work that have a label."""
+        return sum(one.draws for one in self.schedule.in_work.values()) + self.packing.labelled
+
+    @property
+    def _done(self) -> int:
+        """Evaluations that are done: of draws with a label, all that these might have taken."""
+        evaluations = self._draws * self.job.evaluations_per_draw + self.packing.labeller.begun
+        return self.closed * self.job.evaluations_per_image + evaluations
 
     def _advance(self, evaluations: int) -> None:
         self.on_evaluations(max(0, evaluations - self._told))

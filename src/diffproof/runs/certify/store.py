@@ -13,8 +13,9 @@ from torch import Tensor
 from diffproof.checks import check_at_least, check_fields
 from diffproof.noise import MAX_DRAW, Stream
 from diffproof.runs.certify.ballots import Ballots, unpacked
+from diffproof.runs.database import naming, reporting
 from diffproof.runs.settings import CertifySettings
-from diffproof.runs.store import RunStore, check_seconds, naming, reporting
+from diffproof.runs.store import RunStore, check_seconds
 from diffproof.smoothing.certificate import Certificate
 from diffproof.smoothing.packing import Work
 from diffproof.smoothing.schedule import Unit

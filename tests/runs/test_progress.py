@@ -1,0 +1,261 @@
+"""What run folders tell of the commands that worked on them: sessions, workers, failures."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from diffproof.cli.main import run
+from diffproof.runs.attack import run as attack_run
+from diffproof.runs.attack.store import AttackStore
+from diffproof.runs.certify import run as certify_run
+from diffproof.runs.certify.store import CertifyStore
+from diffproof.runs.progress import Failure, Session, State, WorkerState
+from diffproof.runs.settings import AttackRequest, CertifySettings
+from diffproof.version import version
+from helpers.processes import exit_status, forked, until
+from helpers.runs import change, rows
+
+# Two calls an image: its first draws, and those behind them.
+CERTIFY: dict[str, Any] = {
+    "data": "digits",
+    "indices": "0:6",
+    "classifier": "digits",
+    "defense": "none",
+    "sigma": 0.25,
+    "n0": 10,
+    "n": 30,
+    "batch_size": 20,
+}
+A_RUN = 6 * 40
+ATTACK: dict[str, Any] = {
+    "data": "digits",
+    "indices": "0:6:2",
+    "classifier": "digits",
+    "defense": "none",
+    "threat": "linf",
+    "budget": "0.05",
+    "attack": "pgd:iterations=2",
+    "diagnose": 0,
+    "batch_size": 1,
+}
+
+
+@pytest.fixture(scope="module")
+def job() -> certify_run.CertifyRun:
+    return certify_run.prepare(CertifySettings(**CERTIFY))
+
+
+@pytest.fixture(scope="module")
+def finished(job: certify_run.CertifyRun, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run; read only."""
+    folder = tmp_path_factory.mktemp("runs") / "finished"
+    certify_run.run(job, folder)
+    return folder
+
+
+@pytest.fixture
+def copy(finished: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(finished, tmp_path / "copy"))
+
+
+@pytest.fixture(autouse=True)
+def often(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Commit after every call, so that what is told does not depend on the machine."""
+    monkeypatch.setattr(certify_run, "COMMIT_EVERY", 0.0)
+    monkeypatch.setattr(attack_run, "TELL_EVERY", 0.0)
+
+
+def told(folder: Path) -> tuple[list[Session], list[WorkerState], list[Failure]]:
+    kind = AttackStore if AttackStore.holds(folder) else CertifyStore
+    with kind.reading(folder) as store:
+        return store.progress.sessions(), store.progress.workers(), store.progress.failures()
+
+
+def test_a_certification_tells_what_it_did(job: certify_run.CertifyRun, tmp_path: Path) -> None:
+    before = time.time()
+    counted: list[int] = []
+    results = certify_run.run(job, tmp_path / "run", counted.append)
+    (session,), (worker,), failures = told(tmp_path / "run")
+    assert (session.pid, session.version, session.ended) == (os.getpid(), version(), "finished")
+    assert before <= session.started <= worker.heard <= session.told <= time.time()
+    assert (session.images, session.evaluations, session.remaining) == (6, A_RUN, 0)
+    assert sum(counted) == A_RUN == sum(one.certificate.classifier_evaluations for one in results)
+    assert (worker.host, worker.device, worker.state) == (session.host, "cpu", State.WORKING)
+    assert (worker.units, worker.done, worker.evaluations, worker.error) == (6, A_RUN, A_RUN, None)
+    assert 0 < worker.busy <= session.told - session.started
+    assert failures == []
+
+
+def interrupt(job: certify_run.CertifyRun, folder: Path, calls: int, error: type[BaseException]) -> None:
+    """Run until so many calls of the networks are made."""
+    made: list[int] = []
+
+    def stop(evaluations: int) -> None:
+        made.extend([evaluations] * (evaluations > 0))
+        if len(made) == calls:
+            raise error
+
+    with pytest.raises(error):
+        certify_run.run(job, folder, stop)
+
+
+@pytest.mark.parametrize(
+    ("error", "ended"), [(KeyboardInterrupt, "interrupted"), (ZeroDivisionError, "failed")]
+)
+def test_each_session_tells_its_own_part(
+    job: certify_run.CertifyRun, tmp_path: Path, error: type[BaseException], ended: str
+) -> None:
+    interrupt(job, tmp_path, 3, error)
+    (first,), (worker,), _ = told(tmp_path)
+    assert first.ended == ended
+    assert 0 < first.evaluations < A_RUN
+    assert first.remaining == A_RUN - first.evaluations
+    assert worker.done >= first.evaluations
+    # With nothing between, each of these is a session of its own, too.
+    interrupt(job, tmp_path, 4, error)
+    results = certify_run.run(job, tmp_path)
+    sessions, (worker,), _ = told(tmp_path)
+    assert [one.ended for one in sessions] == [ended, ended, "finished"]
+    assert sum(one.images for one in sessions) == len(results) == 6
+    # Each call is committed before it is told.
+    assert sum(one.evaluations for one in sessions) == A_RUN
+    assert worker.done == worker.evaluations == sessions[-1].evaluations < A_RUN
+    assert [one.started for one in sessions] == sorted(one.started for one in sessions)
+
+
+def test_a_command_with_nothing_to_do_tells_nothing(job: certify_run.CertifyRun, copy: Path) -> None:
+    before = told(copy)
+    certify_run.run(job, copy)
+    assert told(copy) == before
+
+
+def test_others_see_a_session_while_it_works_and_when_it_was_killed(
+    job: certify_run.CertifyRun, tmp_path: Path
+) -> None:
+    folder, go_on = tmp_path / "run", tmp_path / "go-on"
+
+    def wait(evaluations: int) -> None:
+        if folder.exists() and rows(folder):
+            until(go_on.exists)
+
+    def work() -> int:
+        certify_run.run(job, folder, wait)
+        return 0
+
+    pid = forked(work)
+    until(lambda: (folder / "results.sqlite").exists() and bool(rows(folder)))
+    for _ in range(2):
+        (session,), (worker,), _ = told(folder)
+        assert (session.pid, session.ended) == (pid, None)
+        assert 1 <= session.images < 6
+        assert 40 <= session.evaluations < A_RUN
+        assert worker.units == session.images
+        os.kill(pid, signal.SIGKILL)
+    exit_status(pid)
+    certify_run.run(job, folder)
+    sessions, (worker,), _ = told(folder)
+    assert [one.ended for one in sessions] == [None, "finished"]
+    # Of the calls after the last commit, none is lost: each is committed.
+    assert sum(one.images for one in sessions) == worker.units + sessions[0].images == 6
+
+
+def test_an_attack_tells_what_it_did(tmp_path: Path) -> None:
+    job, counted = attack_run.prepare(AttackRequest(**ATTACK)), list[int]()
+    attack_run.run(job, tmp_path, on_evaluations=counted.append)
+    (session,), (worker,), failures = told(tmp_path)
+    assert (session.images, session.evaluations, session.ended) == (3, sum(counted), "finished")
+    assert session.remaining is None
+    assert (worker.units, worker.done, worker.evaluations) == (3, 3, sum(counted))
+    assert failures == []
+    before = (tmp_path / "results.sqlite").read_bytes()
+    attack_run.run(job, tmp_path)
+    assert (tmp_path / "results.sqlite").read_bytes() == before
+
+
+def test_an_attack_tells_in_the_middle_of_an_image(tmp_path: Path) -> None:
+    job, counted = attack_run.prepare(AttackRequest(**ATTACK)), list[int]()
+
+    def stop(evaluations: int) -> None:
+        counted.append(evaluations)
+        if len(counted) == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        attack_run.run(job, tmp_path, on_evaluations=stop)
+    (session,), (worker,), _ = told(tmp_path)
+    # The third call interrupts before it is told.
+    assert (session.images, session.evaluations, session.ended) == (0, sum(counted[:2]), "interrupted")
+    assert worker.evaluations == session.evaluations
+
+
+def worker(name: str, **changes: Any) -> WorkerState:
+    usual = {"units": 1, "done": 20, "evaluations": 300, "busy": 1.5, "heard": 1e9, "error": None}
+    return WorkerState(name, **{"host": "a", "device": "cuda:0", "state": "working", **usual, **changes})
+
+
+def test_workers_are_those_told_last(copy: Path) -> None:
+    changed = [worker("b", state="lost", error="gone"), worker("a", units=0)]
+    with CertifyStore.reading(copy) as store:
+        store.progress.tell_workers([worker("c"), worker("b")])
+        store.progress.tell_workers(changed)
+        assert store.progress.workers() == changed
+
+
+def test_failures_are_kept_until_the_image_is_finished(job: certify_run.CertifyRun, tmp_path: Path) -> None:
+    interrupt(job, tmp_path, 1, KeyboardInterrupt)
+    with CertifyStore.reading(tmp_path) as store:
+        for index, name, error in ((3, "a", "x"), (8, "b", "y" * 1000), (3, "c", "out of memory")):
+            store.progress.fail(index, name, error)
+        store.commit()
+    kept = Failure(8, "y" * 500, 1, "b")
+    assert told(tmp_path)[2] == [Failure(3, "out of memory", 2, "c"), kept]
+    certify_run.run(job, tmp_path)
+    assert told(tmp_path)[2] == [kept]
+
+
+def test_folders_of_earlier_versions(copy: Path) -> None:
+    for table in ("progress", "workers", "failures"):
+        change(copy, f"DROP TABLE {table}")
+    assert told(copy) == ([], [], [])
+    for line in (["report"], ["export"], ["verify", "--counts"]):
+        assert run([*line, str(copy)]) == 0
+    certify_run.run(certify_run.prepare(CertifySettings(**{**CERTIFY, "indices": "0:7"})), copy)
+    (session,), (worker,), _ = told(copy)
+    assert (session.images, session.remaining, worker.units) == (1, 0, 1)
+
+
+@pytest.mark.parametrize(
+    ("statement", "message"),
+    [
+        (
+            "UPDATE progress SET ended = 'well'",
+            "progress: ended: expected one of finished,",
+        ),
+        ("UPDATE progress SET images = -1", "progress: images: expected a finite number ≥ 0, got -1"),
+        ("UPDATE progress SET started = 'then'", "progress: started: expected a finite number, got 'then'"),
+        ("UPDATE progress SET remaining = 0.5", "progress: remaining: expected an integer or null, got 0.5"),
+        ("ALTER TABLE progress DROP COLUMN told", "no such column: told"),
+        (
+            "UPDATE workers SET state = 'idle'",
+            "workers: state: expected one of starting,",
+        ),
+        ("UPDATE workers SET busy = -1", "workers: busy: expected a finite number ≥ 0, got -1"),
+        (
+            "INSERT INTO failures VALUES (-3, 'x', 1, 'a')",
+            "failures: image_index: expected a finite",
+        ),
+        ("INSERT INTO failures VALUES (3, x'00', 1, 'a')", "failures: error: expected a text, got b'\\x00'"),
+    ],
+)
+def test_edited_tables_are_named(copy: Path, statement: str, message: str) -> None:
+    change(copy, statement)
+    with pytest.raises(ValueError, match="is corrupt: ") as caught:
+        told(copy)
+    assert message in str(caught.value)
