@@ -163,6 +163,9 @@ device_option = click.option(
     default="auto",
     help="Compute on cpu, cuda, cuda:1 or mps; auto takes cuda if it can.",
 )
+json_option = click.option(
+    "--json", "as_json", is_flag=True, help="Print one JSON document instead, for programs; see docs/runs.md."
+)
 precision_option = click.option(
     "--precision", type=Names(PRECISIONS), default="float32", help="Run the networks with these numbers."
 )

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import click
 
-from diffproof.cli.flags import Names, command, device_option, refuse_given
+from diffproof.cli.documents import Document, of_ablation, of_attack_report, of_report
+from diffproof.cli.flags import Names, command, device_option, json_option, refuse_given
 from diffproof.cli.paths import PATH
-from diffproof.cli.screen import said
+from diffproof.cli.screen import print_json, said
 from diffproof.errors import ArgumentError, printable
 from diffproof.wording import counted
 
@@ -27,7 +30,10 @@ from diffproof.wording import counted
 )
 @click.option("--out", type=PATH, help="Write tables (CSV) and pictures to this folder.")
 @click.option("--force", is_flag=True, help="Overwrite what is there.")
-def report(runs: tuple[Path, ...], at: str | None, over: str | None, out: Path | None, force: bool) -> None:
+@json_option
+def report(
+    runs: tuple[Path, ...], at: str | None, over: str | None, out: Path | None, force: bool, as_json: bool
+) -> None:
     """Compare RUNS, of `certify` or of `attack`.
 
     Runs of certification are compared by certified accuracy and average certified radius (ACR), and drawn as
@@ -38,16 +44,27 @@ def report(runs: tuple[Path, ...], at: str | None, over: str | None, out: Path |
 
     _check_force(out)
     attacks = [AttackStore.holds(run) for run in runs]
+    radii = "0,0.25,0.5,0.75,1" if at is None else at
     if over is not None:
-        _report_ablation(runs, attacks, "0,0.25,0.5,0.75,1" if at is None else at, over, out, force)
+        tell, document = _report_ablation(runs, attacks, radii, over, out, force)
     elif not any(attacks):
-        _report_certified(runs, "0,0.25,0.5,0.75,1" if at is None else at, out, force)
+        tell, document = _report_certified(runs, radii, out, force)
     elif not all(attacks):
         raise ArgumentError("runs", "expected runs of one kind, got certification and attack runs")
     elif at is not None:
         raise ArgumentError("at", "radii are for certification runs, got attack runs")
     else:
-        _report_attacks(runs, out, force)
+        tell, document = _report_attacks(runs, out, force)
+    if as_json:
+        print_json(document)
+        return
+    tell()
+    for path in document["written"]:
+        click.echo(printable(f"written: {path}"))
+
+
+# What prints a report for people, and what programs get.
+Told = tuple[Callable[[], None], Document]
 
 
 def _check_force(out: Path | None) -> None:
@@ -55,15 +72,13 @@ def _check_force(out: Path | None) -> None:
         refuse_given("force", "is for --out, which is not given")
 
 
-def _report_certified(runs: tuple[Path, ...], at: str, out: Path | None, force: bool) -> None:
+def _report_certified(runs: tuple[Path, ...], at: str, out: Path | None, force: bool) -> Told:
     from diffproof.cli.progress import print_report
     from diffproof.runs.certify.report import load_report, write_report
 
     loaded = load_report(runs, _radii(at))
     written = () if out is None else write_report(loaded, out, force=force)
-    print_report(loaded)
-    for path in written:
-        click.echo(printable(f"written: {path}"))
+    return partial(print_report, loaded), of_report(loaded, written)
 
 
 def _radii(at: str) -> list[float]:
@@ -78,7 +93,7 @@ def _radii(at: str) -> list[float]:
 
 def _report_ablation(
     runs: tuple[Path, ...], attacks: list[bool], at: str, over: str, out: Path | None, force: bool
-) -> None:
+) -> Told:
     from diffproof.cli.progress import print_ablation
     from diffproof.runs.certify.ablation import Over, load_ablation, write_ablation
     from diffproof.runs.certify.report import check_at
@@ -88,20 +103,16 @@ def _report_ablation(
         raise ArgumentError("over", f"expected one certification run, got {got}")
     ablation = load_ablation(runs[0], Over(over), check_at(_radii(at)))
     written = () if out is None else write_ablation(ablation, out, force=force)
-    print_ablation(ablation)
-    for path in written:
-        click.echo(printable(f"written: {path}"))
+    return partial(print_ablation, ablation), of_ablation(ablation, written)
 
 
-def _report_attacks(runs: tuple[Path, ...], out: Path | None, force: bool) -> None:
+def _report_attacks(runs: tuple[Path, ...], out: Path | None, force: bool) -> Told:
     from diffproof.cli.progress import print_attack_report
     from diffproof.runs.attack.report import load_attack_report, write_attack_report
 
     loaded = load_attack_report(runs)
-    written = [] if out is None else write_attack_report(loaded, out, force=force)
-    print_attack_report(loaded)
-    for path in written:
-        click.echo(printable(f"written: {path}"))
+    written = () if out is None else write_attack_report(loaded, out, force=force)
+    return partial(print_attack_report, loaded), of_attack_report(loaded, written)
 
 
 @command()
@@ -140,7 +151,10 @@ def export(run: Path, form: str | None, out: Path | None, force: bool) -> None:
 @click.option("--trust", is_flag=True, help="Open the files and run the code that RUN itself names.")
 @click.option("--resample", default=0, help="Draw the noise of this many images again, ≥ 0.")
 @device_option
-def verify(run: Path, counts: bool, trust: bool, resample: int, device: str, **given: str | None) -> int:
+@json_option
+def verify(
+    run: Path, counts: bool, trust: bool, resample: int, device: str, as_json: bool, **given: str | None
+) -> int:
     """Check what RUN holds against its data and weights, and draw some images again.
 
     Of a certification, every radius must follow from its counts. Of an attack, every perturbation of pixels
@@ -166,6 +180,9 @@ def verify(run: Path, counts: bool, trust: bool, resample: int, device: str, **g
     outcome = (verify_attack if attacked else verify_certified)(
         run, resample=resample, device=device, places=None if counts else Places(places, trust)
     )
+    if as_json:
+        print_json(outcome)
+        return 1 if outcome.failures else 0
     what = counted(outcome.checked, "attacked image" if attacked else "certificate")
     for line in (*outcome.remarks, *outcome.failures):
         said(line)

@@ -1,13 +1,17 @@
-"""What goes on a screen: sentences and tables that keep every name and number, however narrow it is."""
+"""What goes on standard output: sentences and tables of any width for people, JSON for programs."""
 
 from __future__ import annotations
 
+import json
+import math
 import os
 import shutil
 import sys
 import textwrap
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, is_dataclass, replace
+from pathlib import Path
+from typing import Any
 
 import click
 
@@ -36,6 +40,34 @@ def said(text: str) -> None:
     click.echo(
         textwrap.fill(text, width, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
     )
+
+
+def print_json(document: object) -> None:
+    """Print what a program reads, which must be all that goes on standard output.
+
+    Args:
+        document: dataclasses and named tuples become objects with the names of their fields, in that order;
+            numbers keep all digits, and what is no finite number is null.
+    """
+    click.echo(json.dumps(_plain(document), indent=2, allow_nan=False))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, str | Path):
+        return str(value)
+    if value is None or isinstance(value, int):
+        return value
+    if isinstance(value, float):
+        return float(value) if math.isfinite(value) else None
+    if is_dataclass(value):
+        return {field.name: _plain(getattr(value, field.name)) for field in fields(value)}
+    if hasattr(value, "_asdict"):
+        value = value._asdict()
+    if isinstance(value, Mapping):
+        return {str(name): _plain(one) for name, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(one) for one in value]
+    raise TypeError(f"{type(value).__name__} has no place in JSON")
 
 
 def _safe(cell: str) -> str:
