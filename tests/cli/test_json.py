@@ -225,13 +225,13 @@ def names(document: Any) -> Any:
 @pytest.mark.parametrize(
     ("line", "page"),
     [
-        ("report {runs}/kept --at 0,0.5", "diffproof report runs/a --at 0,0.5 --json"),
+        ("report {runs}/kept --at 0,0.5", "report runs/a --at 0,0.5"),
         (
             "report {runs}/kept --over votes --at 0 --out out",
-            "diffproof report runs/a --over votes --at 0 --json",
+            "report runs/a --over votes --at 0",
         ),
-        ("report {runs}/attacked", "diffproof report runs/b --json"),
-        ("verify {runs}/plain --counts", "diffproof verify runs/a --counts --json"),
+        ("report {runs}/attacked", "report runs/b"),
+        ("verify {runs}/plain --counts", "verify runs/a --counts"),
     ],
 )
 def test_documents_are_those_of_the_page(
@@ -239,4 +239,4 @@ def test_documents_are_those_of_the_page(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     given = printed(*line.format(runs=runs).split())
-    assert names(given) | {"remarks": []} == names(documented()[page]) | {"remarks": []}
+    assert names(given) | {"remarks": []} == names(documented()[f"diffproof {page} --json"]) | {"remarks": []}
