@@ -18,7 +18,7 @@ import torch
 from scipy.stats import norm
 
 from diffproof.cli.main import main, run
-from diffproof.runs.certify import run as certify
+from diffproof.runs.certify import job as certify
 from diffproof.runs.settings import CertifySettings
 from diffproof.weights import load_weights, packaged, save_weights
 from helpers.command_line import Refused

@@ -15,7 +15,7 @@ LEVELS = (
     ("reverse",),
     ("defenses",),
     ("smoothing", "attacks", "theory"),
-    ("training",),
+    ("training", "scale"),
     ("runs",),
     ("cli", "__main__"),
 )

@@ -11,7 +11,7 @@ import yaml
 import diffproof as dp
 from diffproof.cli.main import run
 from diffproof.runs.attack.store import AttackStore
-from diffproof.runs.certify.run import prepare
+from diffproof.runs.certify.job import prepare
 from diffproof.runs.certify.store import CertifyStore
 from diffproof.runs.settings import CertifySettings
 from diffproof.weights import load_weights

@@ -17,6 +17,7 @@ from diffproof.defenses.repeatability import check_repeatable
 from diffproof.errors import ArgumentError
 from diffproof.runs import plan
 from diffproof.runs.attack.plan import attack_costs
+from diffproof.runs.certify.job import CertifyRun, prepare
 from diffproof.runs.certify.plan import certify_costs
 from diffproof.runs.plan import SAMPLE, Costs, Pace, Plan, Range, measure, spread_out
 from diffproof.runs.settings import AttackRequest, CertifySettings
@@ -150,9 +151,9 @@ def test_no_device_is_refused() -> None:
         COSTS.on(0)
 
 
-def certify_job(**changes: Any) -> certify_run.CertifyRun:
+def certify_job(**changes: Any) -> CertifyRun:
     settings = composed({**SMALL_RUN, **changes})
-    return certify_run.prepare(CertifySettings(**{k: v for k, v in settings.items() if v is not None}))
+    return prepare(CertifySettings(**{k: v for k, v in settings.items() if v is not None}))
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from diffproof.cli.main import run
 from diffproof.runs.attack import run as attack_run
 from diffproof.runs.attack.store import AttackStore
 from diffproof.runs.certify import run as certify_run
+from diffproof.runs.certify.job import CertifyRun, prepare
 from diffproof.runs.certify.store import CertifyStore
 from diffproof.runs.progress import Failure, Session, State, WorkerState
 from diffproof.runs.settings import AttackRequest, CertifySettings
@@ -48,12 +49,12 @@ ATTACK: dict[str, Any] = {
 
 
 @pytest.fixture(scope="module")
-def job() -> certify_run.CertifyRun:
-    return certify_run.prepare(CertifySettings(**CERTIFY))
+def job() -> CertifyRun:
+    return prepare(CertifySettings(**CERTIFY))
 
 
 @pytest.fixture(scope="module")
-def finished(job: certify_run.CertifyRun, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def finished(job: CertifyRun, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run; read only."""
     folder = tmp_path_factory.mktemp("runs") / "finished"
     certify_run.run(job, folder)
@@ -78,7 +79,7 @@ def told(folder: Path) -> tuple[list[Session], list[WorkerState], list[Failure]]
         return store.progress.sessions(), store.progress.workers(), store.progress.failures()
 
 
-def test_a_certification_tells_what_it_did(job: certify_run.CertifyRun, tmp_path: Path) -> None:
+def test_a_certification_tells_what_it_did(job: CertifyRun, tmp_path: Path) -> None:
     before = time.time()
     counted: list[int] = []
     results = certify_run.run(job, tmp_path / "run", counted.append)
@@ -93,7 +94,7 @@ def test_a_certification_tells_what_it_did(job: certify_run.CertifyRun, tmp_path
     assert failures == []
 
 
-def interrupt(job: certify_run.CertifyRun, folder: Path, calls: int, error: type[BaseException]) -> None:
+def interrupt(job: CertifyRun, folder: Path, calls: int, error: type[BaseException]) -> None:
     """Run until so many calls of the networks are made."""
     made: list[int] = []
 
@@ -110,7 +111,7 @@ def interrupt(job: certify_run.CertifyRun, folder: Path, calls: int, error: type
     ("error", "ended"), [(KeyboardInterrupt, "interrupted"), (ZeroDivisionError, "failed")]
 )
 def test_each_session_tells_its_own_part(
-    job: certify_run.CertifyRun, tmp_path: Path, error: type[BaseException], ended: str
+    job: CertifyRun, tmp_path: Path, error: type[BaseException], ended: str
 ) -> None:
     interrupt(job, tmp_path, 3, error)
     (first,), (worker,), _ = told(tmp_path)
@@ -130,15 +131,13 @@ def test_each_session_tells_its_own_part(
     assert [one.started for one in sessions] == sorted(one.started for one in sessions)
 
 
-def test_a_command_with_nothing_to_do_tells_nothing(job: certify_run.CertifyRun, copy: Path) -> None:
+def test_a_command_with_nothing_to_do_tells_nothing(job: CertifyRun, copy: Path) -> None:
     before = told(copy)
     certify_run.run(job, copy)
     assert told(copy) == before
 
 
-def test_others_see_a_session_while_it_works_and_when_it_was_killed(
-    job: certify_run.CertifyRun, tmp_path: Path
-) -> None:
+def test_others_see_a_session_while_it_works_and_when_it_was_killed(job: CertifyRun, tmp_path: Path) -> None:
     folder, go_on = tmp_path / "run", tmp_path / "go-on"
 
     def wait(evaluations: int) -> None:
@@ -208,7 +207,7 @@ def test_workers_are_those_told_last(copy: Path) -> None:
         assert store.progress.workers() == changed
 
 
-def test_failures_are_kept_until_the_image_is_finished(job: certify_run.CertifyRun, tmp_path: Path) -> None:
+def test_failures_are_kept_until_the_image_is_finished(job: CertifyRun, tmp_path: Path) -> None:
     interrupt(job, tmp_path, 1, KeyboardInterrupt)
     with CertifyStore.reading(tmp_path) as store:
         for index, name, error in ((3, "a", "x"), (8, "b", "y" * 1000), (3, "c", "out of memory")):
@@ -226,7 +225,7 @@ def test_folders_of_earlier_versions(copy: Path) -> None:
     assert told(copy) == ([], [], [])
     for line in (["report"], ["export"], ["verify", "--counts"]):
         assert run([*line, str(copy)]) == 0
-    certify_run.run(certify_run.prepare(CertifySettings(**{**CERTIFY, "indices": "0:7"})), copy)
+    certify_run.run(prepare(CertifySettings(**{**CERTIFY, "indices": "0:7"})), copy)
     (session,), (worker,), _ = told(copy)
     assert (session.images, session.remaining, worker.units) == (1, 0, 1)
 

@@ -19,7 +19,7 @@ import yaml
 import diffproof as dp
 from diffproof.cli.main import guarded, run
 from diffproof.runs.certify import run as certify_run
-from diffproof.runs.certify.run import prepare
+from diffproof.runs.certify.job import prepare
 from diffproof.runs.settings import CertifySettings
 from diffproof.weights import packaged
 from helpers.command_line import words

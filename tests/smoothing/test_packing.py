@@ -21,7 +21,7 @@ from diffproof.noise import Noise, Stream
 from diffproof.runs.certify.store import CertifyStore, Partial
 from diffproof.runs.settings import CertifySettings
 from diffproof.runs.store import Identity
-from diffproof.smoothing.packing import Packing, Work
+from diffproof.smoothing.packing import SchedulePacking, Work
 from diffproof.smoothing.schedule import Counting, Schedule, Unit
 from diffproof.smoothing.sequential import RadiusSequence, RadiusTest
 from diffproof.smoothing.tally import Counted, Looking, Looks, Tally
@@ -94,7 +94,7 @@ class Several:
     def begin(self, index: int) -> Counting:
         return Counting(index, N0, self.looks, self.smoothed.num_classes, done=self.counted.get(index))
 
-    def packing(self, batch_size: int) -> tuple[Schedule, Packing]:
+    def packing(self, batch_size: int) -> tuple[Schedule, SchedulePacking]:
         schedule = Schedule(IMAGES, self.begin)
         return schedule, self.smoothed.packing(
             schedule, self.images.__getitem__, seed=3, batch_size=batch_size

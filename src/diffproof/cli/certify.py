@@ -11,7 +11,7 @@ from diffproof.catalog import BOUNDS, NOISES, STOPS
 from diffproof.cli.config import config_option
 from diffproof.cli.defense_options import defense_options
 from diffproof.cli.flags import Names, command
-from diffproof.cli.run_options import data_options, run_options, tell_layout
+from diffproof.cli.run_options import data_options, run_options, tell_layout, worker_options, workforce
 from diffproof.wording import counted
 
 if TYPE_CHECKING:
@@ -87,6 +87,7 @@ if TYPE_CHECKING:
 )
 @click.option("--compile/--no-compile", help="Compile the networks, to start minutes later and run faster.")
 @run_options(batch_size=256)
+@worker_options
 def certify(out: Path, **flags: Any) -> None:
     """Certify images of a data set into a run folder.
 
@@ -110,12 +111,13 @@ def certify(out: Path, **flags: Any) -> None:
     from diffproof.cli.progress import run_with_progress
     from diffproof.cli.screen import said
     from diffproof.runs.certify.accuracy import accuracies, told
+    from diffproof.runs.certify.job import prepare
     from diffproof.runs.certify.report import draws_saved
-    from diffproof.runs.certify.run import prepare
     from diffproof.runs.settings import CertifySettings
 
+    asked = workforce(flags)
     settings = CertifySettings(**flags)
-    job = prepare(settings)
+    job = prepare(settings, here=asked is None)
     tell_layout(job.data)
     n = "n" if settings.stop == "fixed" else f"{settings.stop} n"
     limit = f"{n} = {settings.n} and alpha = {settings.alpha:g} allow radii up to {job.largest_radius:.4f}"
@@ -124,7 +126,7 @@ def certify(out: Path, **flags: Any) -> None:
     elif job.largest_radius <= 0.0:
         click.echo(f"diffproof: warning: {limit}: n is too small to certify any radius", err=True)
     try:
-        results = run_with_progress(job, out)
+        results = run_with_progress(job, out, asked)
     except KeyboardInterrupt:
         raise KeyboardInterrupt("the same command continues where it stopped") from None
     correct = sum(result.correct for result in results) / len(results)

@@ -12,7 +12,7 @@ import click
 from diffproof.cli.attack import attack
 from diffproof.cli.certify import certify
 from diffproof.cli.flags import Command, Group
-from diffproof.cli.run_options import tell_layout
+from diffproof.cli.run_options import WORKER_FLAGS, tell_layout
 from diffproof.cli.screen import said
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def _planned(of: click.Command, does: str) -> Callable[[Callable[..., None]], Co
         )
         made = Command(
             of.name,
-            params=[*(one for one in of.params if one.name != "out"), devices],
+            params=[*(one for one in of.params if one.name not in ("out", *WORKER_FLAGS)), devices],
             callback=function,
             # With what the flags may name, the second paragraph of every such help.
             help=f"Say what `{does}` with these flags would take.\n\n{(of.help or '').split(_BLANK)[1]}",
@@ -62,8 +62,8 @@ def _planned(of: click.Command, does: str) -> Callable[[Callable[..., None]], Co
 def plan_certify(devices: int, **flags: Any) -> None:
     """Print the plan of a certification run."""
     from diffproof.checks import check_at_least
+    from diffproof.runs.certify.job import prepare
     from diffproof.runs.certify.plan import certify_costs
-    from diffproof.runs.certify.run import prepare
     from diffproof.runs.settings import CertifySettings
 
     check_at_least("devices", devices, 1)

@@ -29,9 +29,10 @@ if TYPE_CHECKING:
     from diffproof.runs.attack.run import AttackRun
     from diffproof.runs.attack.store import AttackedImage
     from diffproof.runs.certify.ablation import Ablation
+    from diffproof.runs.certify.job import CertifyRun
     from diffproof.runs.certify.report import Report
-    from diffproof.runs.certify.run import CertifyRun
     from diffproof.runs.certify.store import ImageResult
+    from diffproof.scale.workforce import Workforce
 
 # Seconds between lines where there is no terminal for a bar.
 _LINE_EVERY = 60.0
@@ -82,14 +83,18 @@ def shown_once_started(title: str, total: int, unit: str) -> Iterator[Callable[.
             progress.stop()
 
 
-def run_with_progress(job: CertifyRun, folder: Path) -> list[ImageResult]:
-    """`certify.run` with progress that counts evaluations of networks."""
+def run_with_progress(job: CertifyRun, folder: Path, workers: Workforce | None = None) -> list[ImageResult]:
+    """`certify.run`, perhaps on workers, with progress that counts evaluations of networks."""
     from diffproof.runs.certify.run import run
+    from diffproof.runs.certify.workers import hired
 
     title = f"{job.settings.describe()} σ={job.settings.sigma:g}"
     total = len(job.indices) * job.evaluations_per_image
     with shown_once_started(title, total, "evaluations") as advance:
-        return run(job, folder, advance)
+        if workers is None:
+            return run(job, folder, advance)
+        with hired(job, workers) as fleet:
+            return run(job, folder, advance, fleet)
 
 
 def attack_with_progress(job: AttackRun, folder: Path) -> list[AttackedImage]:

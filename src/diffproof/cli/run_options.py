@@ -12,6 +12,7 @@ from diffproof.cli.paths import PATH
 
 if TYPE_CHECKING:
     from diffproof.data.images import ImageData
+    from diffproof.scale.workforce import Workforce
 
 Command = Callable[..., Any]
 
@@ -117,3 +118,67 @@ def run_options(batch_size: int) -> Callable[[Command], Command]:
         )
 
     return decorate
+
+
+class WorkerCount(click.ParamType[int | str]):
+    """A number of workers, or auto."""
+
+    name = "N|auto"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | str:
+        """See click."""
+        return value if value == "auto" else click.INT.convert(value, param, ctx)
+
+
+WORKER_FLAGS = ("workers", "ray", "gpus_per_worker", "cpus_per_worker", "ship")
+
+
+def worker_options(command: Command) -> Command:
+    """Flags that share the work among processes; see `workforce`."""
+    return applied(
+        command,
+        [
+            click.option(
+                "--workers",
+                type=WorkerCount(),
+                help="Share the work among this many processes of this machine, ≥ 1; auto: one a GPU, or one"
+                " a core. [default: do it here]",
+            ),
+            click.option("--ray", help="Share it among workers of the Ray cluster at HOST:PORT, or auto."),
+            click.option(
+                "--gpus-per-worker",
+                type=float,
+                help="Let each worker have this many GPUs, or a share as in 0.5."
+                " [default: 1 if there are any]",
+            ),
+            click.option(
+                "--cpus-per-worker",
+                type=int,
+                help="Let each worker have this many processor cores, ≥ 1. [default: 1, or its share of this"
+                " machine's]",
+            ),
+            click.option(
+                "--ship",
+                is_flag=True,
+                help="Send weights and images to the workers, which read their own files otherwise.",
+            ),
+        ],
+    )
+
+
+def workforce(flags: dict[str, Any]) -> Workforce | None:
+    """What the flags of `worker_options` ask for, which are taken out; None for work in this process.
+
+    Raises:
+        ValueError: a flag for workers where none are asked for, or one out of range.
+    """
+    from diffproof.errors import ArgumentError
+    from diffproof.scale.workforce import Workforce
+
+    asked = {name: flags.pop(name) for name in WORKER_FLAGS}
+    given = {name: value for name, value in asked.items() if value is not None and value is not False}
+    if "workers" in given or "ray" in given:
+        return Workforce(**given)
+    for name in given:
+        raise ArgumentError(name, "there are no workers without --workers or --ray")
+    return None

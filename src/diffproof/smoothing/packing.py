@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from types import MappingProxyType
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -16,10 +17,37 @@ from diffproof.noise import Noise
 from diffproof.smoothing.schedule import Schedule, Unit
 from diffproof.smoothing.tally import Tally
 
-OnBallots = Callable[[Unit, Tensor, Tensor], None]
+OfImage = Callable[[int], Tensor]
+OnVotes = Callable[[Unit, Tensor, Tensor], None] | None
 
 # In bytes, of what is kept of draws in work: more would take longer to write than some calls take to make.
 LARGEST_STATE = 2**27
+
+
+class Timed(Protocol):
+    """An image in work, and the seconds that were spent on it."""
+
+    seconds: float
+
+
+class Drawing(Protocol):
+    """Where draws come from and where their labels go, such as a Schedule.
+
+    Attributes:
+        vain: evaluations for draws that nobody wants any more.
+    """
+
+    vain: int
+
+    @property
+    def in_work(self) -> Mapping[int, Timed]:
+        """Images that have draws in work."""
+
+    def take(self, rows: int) -> Unit | None:
+        """The next draws, at most so many; None while there are none."""
+
+    def put(self, unit: Unit, tally: Tally) -> None:
+        """Count the draws of a unit that was taken."""
 
 
 class Work(NamedTuple):
@@ -45,7 +73,7 @@ class _InWork:
 
 
 class Packing:
-    """Labels the draws of a schedule, a network call at a time.
+    """Labels draws, a network call at a time.
 
     Args:
         labeller: an empty one.
@@ -65,13 +93,13 @@ class Packing:
         self,
         labeller: Labeller,
         added: Callable[[Tensor, Noise], Tensor],
-        schedule: Schedule,
-        image: Callable[[int], Tensor],
+        schedule: Drawing,
+        image: OfImage,
         *,
         num_classes: int,
         seed: int,
         on_halved: Callable[[int], None] = lambda batch_size: None,
-        on_ballots: OnBallots | None = None,
+        on_ballots: OnVotes = None,
     ) -> None:
         self.labeller, self._added, self._schedule, self._image = labeller, added, schedule, image
         self._none, self._seed, self._on_halved = Tally((0,) * num_classes), seed, on_halved
@@ -102,68 +130,6 @@ class Packing:
         if done is not None:
             self._count(done)
         return True
-
-    @property
-    def labelled(self) -> int:
-        """Draws that have a label while their unit or earlier ones are not complete."""
-        waiting = sum(
-            tally.draws for counting in self._schedule.in_work.values() for _, tally in counting.waiting()
-        )
-        return waiting + sum(one.tally.draws for one in self._units.values())
-
-    def snapshot(self) -> Callable[[], Work]:
-        """What gives the draws that are being labelled now, to go on from, even when they are no more."""
-        in_work = [(tag, one.unit, one.tally) for tag, one in self._units.items()]
-        waiting = [one for counting in self._schedule.in_work.values() for one in counting.waiting()]
-        if not len(self.labeller):
-            return lambda: Work(waiting, {})
-        tags, draw, state = self.labeller.tags, self.labeller.noise.draw, self.labeller.state()
-        if sum(tensor.nbytes for tensor in state.values()) > LARGEST_STATE:
-            state = self.labeller.lean(state)
-
-        def work() -> Work:
-            places = {tag: place for place, (tag, *_) in enumerate(in_work)}
-            of = torch.tensor([places[tag] for tag in tags.tolist()])
-            own = {"unit": of, "draw": draw} | {f"of {name}": one for name, one in state.items()}
-            return Work([(unit, tally) for _, unit, tally in in_work] + waiting, own)
-
-        return work
-
-    def resume(self, work: Work) -> None:
-        """Go on with what was being labelled, before the first step.
-
-        Args:
-            work: of a packing of the same draws; of any batch size. What the schedule has no more is labelled
-                in vain.
-
-        Raises:
-            ValueError: no packing of such draws can have given this.
-        """
-        if any(len(tally.counts) != len(self._none.counts) for _, tally in work.units):
-            raise ValueError(f"expected counts of {len(self._none.counts)} classes, got others")
-        none = torch.empty(0, dtype=torch.int64)
-        of, draw = work.tensors.get("unit", none), work.tensors.get("draw", none)
-        missing = [int((of == place).sum()) for place in range(len(work.units))]
-        for place, (unit, tally) in sorted(
-            enumerate(work.units), key=lambda one: self._schedule.in_turn(one[1][0])
-        ):
-            taken = self._schedule.reopen(unit)
-            if missing[place]:
-                self._units[place] = _InWork(unit, tally, missing[place], taken)
-            elif taken:
-                self._schedule.put(unit, tally)
-        self._tag = len(work.units)
-        if not len(of):
-            return
-        begun = list(self._units)
-        noisy, noise = self._drawn(
-            [work.units[place][0] for place in begun], [draw[of == place] for place in begun]
-        )
-        # Where each stood: they are drawn unit by unit here.
-        drawn = torch.cat([(of == place).nonzero()[:, 0] for place in begun])
-        order = drawn.argsort().to(noisy.device)
-        state = {name[3:]: tensor for name, tensor in work.tensors.items() if name.startswith("of ")}
-        self.labeller.resume(noisy[order], noise.rows(order, noise.vote[order]), of.to(noisy.device), state)
 
     def _fill(self) -> None:
         """Take draws until the next network call is full, or there are none."""
@@ -245,3 +211,81 @@ class Packing:
                 self._schedule.put(one.unit, one.tally)
             else:
                 self._schedule.vain += one.tally.evaluations
+
+
+class SchedulePacking(Packing):
+    """Labels the draws of a schedule; whoever is interrupted goes on with what was being labelled.
+
+    Attributes:
+        failed: images that were given up: none, since an error ends the run here.
+    """
+
+    _schedule: Schedule
+    failed: Mapping[int, str] = MappingProxyType({})
+
+    @property
+    def begun(self) -> int:
+        """Evaluations that were spent on draws without a label."""
+        return self.labeller.begun
+
+    @property
+    def labelled(self) -> int:
+        """Draws that have a label while their unit or earlier ones are not complete."""
+        waiting = sum(
+            tally.draws for counting in self._schedule.in_work.values() for _, tally in counting.waiting()
+        )
+        return waiting + sum(one.tally.draws for one in self._units.values())
+
+    def snapshot(self) -> Callable[[], Work]:
+        """What gives the draws that are being labelled now, to go on from, even when they are no more."""
+        in_work = [(tag, one.unit, one.tally) for tag, one in self._units.items()]
+        waiting = [one for counting in self._schedule.in_work.values() for one in counting.waiting()]
+        if not len(self.labeller):
+            return lambda: Work(waiting, {})
+        tags, draw, state = self.labeller.tags, self.labeller.noise.draw, self.labeller.state()
+        if sum(tensor.nbytes for tensor in state.values()) > LARGEST_STATE:
+            state = self.labeller.lean(state)
+
+        def work() -> Work:
+            places = {tag: place for place, (tag, *_) in enumerate(in_work)}
+            of = torch.tensor([places[tag] for tag in tags.tolist()])
+            own = {"unit": of, "draw": draw} | {f"of {name}": one for name, one in state.items()}
+            return Work([(unit, tally) for _, unit, tally in in_work] + waiting, own)
+
+        return work
+
+    def resume(self, work: Work) -> None:
+        """Go on with what was being labelled, before the first step.
+
+        Args:
+            work: of a packing of the same draws; of any batch size. What the schedule has no more is labelled
+                in vain.
+
+        Raises:
+            ValueError: no packing of such draws can have given this.
+        """
+        if any(len(tally.counts) != len(self._none.counts) for _, tally in work.units):
+            raise ValueError(f"expected counts of {len(self._none.counts)} classes, got others")
+        none = torch.empty(0, dtype=torch.int64)
+        of, draw = work.tensors.get("unit", none), work.tensors.get("draw", none)
+        missing = [int((of == place).sum()) for place in range(len(work.units))]
+        for place, (unit, tally) in sorted(
+            enumerate(work.units), key=lambda one: self._schedule.in_turn(one[1][0])
+        ):
+            taken = self._schedule.reopen(unit)
+            if missing[place]:
+                self._units[place] = _InWork(unit, tally, missing[place], taken)
+            elif taken:
+                self._schedule.put(unit, tally)
+        self._tag = len(work.units)
+        if not len(of):
+            return
+        begun = list(self._units)
+        noisy, noise = self._drawn(
+            [work.units[place][0] for place in begun], [draw[of == place] for place in begun]
+        )
+        # Where each stood: they are drawn unit by unit here.
+        drawn = torch.cat([(of == place).nonzero()[:, 0] for place in begun])
+        order = drawn.argsort().to(noisy.device)
+        state = {name[3:]: tensor for name, tensor in work.tensors.items() if name.startswith("of ")}
+        self.labeller.resume(noisy[order], noise.rows(order, noise.vote[order]), of.to(noisy.device), state)

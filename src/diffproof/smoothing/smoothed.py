@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, overload
 
 from torch import Tensor
 
@@ -30,7 +30,7 @@ from diffproof.smoothing.bounds import Bound, as_bound, prediction, radius_bound
 from diffproof.smoothing.certificate import Certificate, certifies
 from diffproof.smoothing.grid_noise import SmoothingNoise, as_noise
 from diffproof.smoothing.label_function import LabelFunction
-from diffproof.smoothing.packing import OnBallots, Packing
+from diffproof.smoothing.packing import Drawing, OfImage, OnVotes, Packing, SchedulePacking
 from diffproof.smoothing.schedule import Counting, Schedule
 from diffproof.smoothing.sequential import SequentialTest
 from diffproof.smoothing.stopping import Stopping, stopping_test
@@ -232,19 +232,29 @@ class Smoothed:
             pass
         return counting.counted
 
+    @overload
+    def packing(
+        self, draws: Schedule, image: OfImage, *, seed: int, batch_size: int = ..., on_ballots: OnVotes = ...
+    ) -> SchedulePacking: ...
+
+    @overload
+    def packing(
+        self, draws: Drawing, image: OfImage, *, seed: int, batch_size: int = ..., on_ballots: OnVotes = ...
+    ) -> Packing: ...
+
     def packing(
         self,
-        schedule: Schedule,
-        image: Callable[[int], Tensor],
+        draws: Drawing,
+        image: OfImage,
         *,
         seed: int,
         batch_size: int = BATCH_SIZE,
-        on_ballots: OnBallots | None = None,
+        on_ballots: OnVotes = None,
     ) -> Packing:
-        """What labels the draws of a schedule.
+        """What labels draws.
 
         Args:
-            schedule: the draws.
+            draws: a Schedule, or whatever gives units and takes tallies.
             image: gives images by their index, C×H×W, that have passed `check_image`.
             seed: see `certify`.
             batch_size: most images that go through a network at once. When memory runs out it is halved, with
@@ -253,10 +263,10 @@ class Smoothed:
         """
         batch_size = check_at_least("batch_size", batch_size, 1, MOST_ROWS)
         check_seed(seed)
-        return Packing(
+        return (SchedulePacking if isinstance(draws, Schedule) else Packing)(
             self._labeller(min(batch_size, self._fitting_batch or batch_size)),
             self.noise.added,
-            schedule,
+            draws,
             image,
             num_classes=self.num_classes,
             seed=seed,
@@ -291,6 +301,7 @@ class Smoothed:
         image_index: int,
         bound: Bound | str = Bound.ONE_SIDED,
         test: SequentialTest | None = None,
+        computed: Mapping[str, Any] | None = None,
     ) -> Certificate:
         """The certificate that complete tallies prove; `certify` in its last step.
 
@@ -302,6 +313,7 @@ class Smoothed:
             image_index: see `certify`.
             bound: see Bound.
             test: what ended the estimation draws; None for a fixed number of them.
+            computed: the arithmetic of who labelled the draws; None for this process.
 
         Raises:
             ValueError: a network of the defence answers otherwise by now than at first.
@@ -346,7 +358,7 @@ class Smoothed:
             image_size=image_size,
             classifier_size=classifier_size,
             version=version(),
-            **arithmetic(self.base, image),
+            **(arithmetic(self.base, image) if computed is None else computed),
             noise=self.noise.name.value,
             levels=self.noise.levels,
             failure_mass=failure_mass,

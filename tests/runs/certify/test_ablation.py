@@ -17,7 +17,7 @@ from diffproof.noise import Stream
 from diffproof.runs.certify import run as certify_run
 from diffproof.runs.certify.ablation import Over, ballots_of, load_ablation, series
 from diffproof.runs.certify.ballots import Ballots, unpacked
-from diffproof.runs.certify.run import prepare
+from diffproof.runs.certify.job import prepare
 from diffproof.runs.certify.store import CertifyStore
 from diffproof.smoothing.schedule import Unit
 from helpers.command_line import Refused

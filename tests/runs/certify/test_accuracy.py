@@ -12,7 +12,7 @@ from diffproof.cli.main import run
 from diffproof.intervals import Share
 from diffproof.runs.certify import run as certify_run
 from diffproof.runs.certify.accuracy import accuracies, order, untaken
-from diffproof.runs.certify.run import prepare
+from diffproof.runs.certify.job import prepare
 from diffproof.runs.certify.store import CertifyStore
 from diffproof.runs.certify.verify import verify
 from diffproof.runs.export import export

@@ -21,8 +21,8 @@ import torch
 
 from diffproof.cli.main import run
 from diffproof.runs.certify import run as certify_run
+from diffproof.runs.certify.job import CertifyRun, prepare
 from diffproof.runs.certify.report import load_report
-from diffproof.runs.certify.run import prepare
 from diffproof.runs.certify.store import CertifyStore
 from diffproof.runs.settings import CertifySettings
 from helpers.processes import exit_status, forked, outcome, until
@@ -35,7 +35,7 @@ LONG: dict[str, object] = {"indices": "0:300:100", "votes": 3, "n0": 8, "n": N, 
 
 
 @pytest.fixture(scope="module")
-def job(denoiser: Path) -> certify_run.CertifyRun:
+def job(denoiser: Path) -> CertifyRun:
     """The same run, ready to start; children that are forked have it, too."""
     fields = {name: value for name, value in LONG.items() if name != "votes"}
     settings = CertifySettings(
@@ -50,7 +50,7 @@ def job(denoiser: Path) -> certify_run.CertifyRun:
     return prepare(settings)
 
 
-def certify_often(folder: Path, job: certify_run.CertifyRun) -> int:
+def certify_often(folder: Path, job: CertifyRun) -> int:
     """The run with a commit after every batch."""
     certify_run.COMMIT_EVERY = 0.0
     certify_run.run(job, folder)
@@ -58,9 +58,7 @@ def certify_often(folder: Path, job: certify_run.CertifyRun) -> int:
 
 
 @pytest.fixture(scope="module")
-def whole(
-    tmp_path_factory: pytest.TempPathFactory, job: certify_run.CertifyRun
-) -> tuple[list[tuple[Any, ...]], float]:
+def whole(tmp_path_factory: pytest.TempPathFactory, job: CertifyRun) -> tuple[list[tuple[Any, ...]], float]:
     """The rows of the run that nobody interrupts, and the seconds it takes."""
     folder = tmp_path_factory.mktemp("runs") / "whole"
     started = time.monotonic()
@@ -70,7 +68,7 @@ def whole(
 
 @pytest.mark.slow
 def test_twenty_kills_leave_the_store_of_an_uninterrupted_run(
-    tmp_path: Path, job: certify_run.CertifyRun, whole: tuple[list[tuple[Any, ...]], float]
+    tmp_path: Path, job: CertifyRun, whole: tuple[list[tuple[Any, ...]], float]
 ) -> None:
     expected, seconds = whole
     source = random.Random(20)
@@ -176,7 +174,7 @@ def test_an_interrupt_saves_says_so_and_continues(
 def test_two_processes_at_once(
     tmp_path: Path,
     denoiser: Path,
-    job: certify_run.CertifyRun,
+    job: CertifyRun,
     whole: tuple[list[tuple[Any, ...]], float],
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -296,7 +294,7 @@ def _floats(units: list[list[Any]], tensors: dict[str, torch.Tensor]) -> None:
 
 
 @pytest.fixture(scope="module")
-def in_work(tmp_path_factory: pytest.TempPathFactory, job: certify_run.CertifyRun) -> Path:
+def in_work(tmp_path_factory: pytest.TempPathFactory, job: CertifyRun) -> Path:
     """A run that was interrupted with draws in work; read only."""
     folder = tmp_path_factory.mktemp("runs") / "in-work"
     calls = 0

@@ -17,7 +17,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from diffproof.cli.main import run
 from diffproof.errors import ArgumentError
 from diffproof.runs.certify import run as certify_run
-from diffproof.runs.certify.run import CertifyRun, prepare
+from diffproof.runs.certify.job import CertifyRun, prepare
 from diffproof.runs.certify.store import CertifyStore
 from diffproof.runs.settings import CertifySettings
 from helpers.files import tree

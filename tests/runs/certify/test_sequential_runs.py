@@ -15,8 +15,8 @@ import pytest
 import diffproof as dp
 from diffproof.cli.main import run
 from diffproof.runs.certify import run as certify_run
+from diffproof.runs.certify.job import CertifyRun, prepare
 from diffproof.runs.certify.report import cells, curve, load_report
-from diffproof.runs.certify.run import CertifyRun, prepare
 from diffproof.runs.certify.store import CertifyStore
 from diffproof.runs.certify.verify import verify
 from diffproof.runs.settings import CertifySettings

@@ -11,7 +11,8 @@ from time import perf_counter as now
 from torch import Tensor
 
 from diffproof.noise import Stream
-from diffproof.runs.certify.run import COMMIT_EVERY, CertifyRun
+from diffproof.runs.certify.job import CertifyRun
+from diffproof.runs.certify.run import COMMIT_EVERY
 from diffproof.runs.certify.store import CertifyStore, ImageResult
 from diffproof.runs.code import own_code_of
 from diffproof.runs.plan import Costs, Range, folder_sizes, measure, spread_out

@@ -13,8 +13,8 @@ from diffproof.errors import ArgumentError
 from diffproof.methods import own_class
 from diffproof.runs.certify.ablation import failures_of_ballots
 from diffproof.runs.certify.accuracy import accuracies, untaken
+from diffproof.runs.certify.job import CertifyRun, prepare
 from diffproof.runs.certify.report import Row
-from diffproof.runs.certify.run import CertifyRun, prepare
 from diffproof.runs.certify.store import CertifyStore, ImageResult
 from diffproof.runs.code import own_code_of
 from diffproof.runs.places import Places

@@ -1,0 +1,109 @@
+"""Workers of a run: they hold its networks, and take its orders from the command that owns its folder."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+from diffproof.runs.progress import WorkerState
+from diffproof.runs.store import Identity
+from diffproof.scale.cluster import RayEngine, connected
+from diffproof.scale.engine import Hello, Worker
+from diffproof.scale.fleet import Fleet
+from diffproof.scale.surroundings import Surroundings
+from diffproof.scale.workforce import Workforce
+from diffproof.version import version
+from diffproof.wording import counted
+
+
+class ImagesFailedError(RuntimeError):
+    """Some images failed on every worker that tried them; all else is done."""
+
+    def __init__(self, failed: Mapping[int, str], left: str = "the same command tries them again") -> None:
+        first = min(failed)
+        more = f", and {counted(len(failed) - 1, 'more image')}" * (len(failed) > 1)
+        others = f" ({', '.join(str(index) for index in sorted(failed)[1:21])})" * (len(failed) > 1)
+        super().__init__(f"image {first} failed on every worker{more}{others}: {failed[first]}; {left}")
+        self.failed = failed
+
+
+@contextmanager
+def hired(
+    asked: Workforce,
+    make: Callable[..., Worker],
+    settings: Any,
+    facts: dict[str, Any],
+    *,
+    ship: Callable[[], Any],
+) -> Iterator[Fleet]:
+    """Workers for a run, of whom one at least is ready.
+
+    Args:
+        asked: how many, and where.
+        make: makes one of the run's settings, its Surroundings, and what `ship` gave or None.
+        settings: of the run; `device` is that of the workers.
+        facts: see Fleet.
+        ship: gives what is sent to workers that read no files of their own.
+
+    Raises:
+        ValueError: what `connected` and `Fleet.start` raise.
+        FleetError: see `Fleet.start`.
+    """
+    with connected(asked, settings.device) as each:
+        import ray
+
+        if not each.gpus:
+            settings = replace(settings, device="cpu")
+        shipped = ray.put(ship()) if asked.ship else None
+        arguments: Sequence[Any] = (settings, Surroundings.here(each.cpus), shipped)
+        fleet = Fleet(RayEngine(make, arguments, each), each.workers, facts, tell=_tell)
+        try:
+            fleet.start()
+            yield fleet
+        finally:
+            fleet.close()
+
+
+def facts_of(identity: Identity) -> dict[str, Any]:
+    """What must be the same on all workers, in words; see Hello."""
+    return {
+        "version of diffproof": version(),
+        "weights in the files": identity.weights_hash,
+        "images or labels in the data": identity.data_hash,
+        "code of your own": identity.code,
+    }
+
+
+def states(fleet: Fleet) -> list[WorkerState]:
+    """The workers of a fleet, for who watches the run."""
+    now, clock = time.time(), fleet.engine.now()
+    return [
+        WorkerState(
+            name=str(member.number),
+            host=member.hello.host if member.hello else "",
+            device=member.hello.device if member.hello else "",
+            state="working" if member.state == "ready" and member.orders else member.state,
+            units=member.units,
+            done=member.size,
+            evaluations=member.evaluations,
+            busy=member.seconds,
+            heard=now - (clock - member.heard),
+            error=member.error or None,
+        )
+        for member in fleet.members.values()
+    ]
+
+
+def hello(device: str, facts: dict[str, Any]) -> Hello:
+    """What a worker says of itself."""
+    return Hello(platform.node(), os.getpid(), device, facts)
+
+
+def _tell(line: str) -> None:
+    print(f"diffproof: {line}", file=sys.stderr, flush=True)

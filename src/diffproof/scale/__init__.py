@@ -1,0 +1,1 @@
+"""Work on many devices: what is done where, and again where a worker is lost."""

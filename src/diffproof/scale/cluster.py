@@ -1,0 +1,214 @@
+"""Workers as actors of Ray, on this machine or on a cluster."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import socket
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from diffproof.errors import ArgumentError, printable
+from diffproof.optional import import_optional
+from diffproof.scale.engine import Event, Order, Worker
+from diffproof.scale.workforce import Places, Workforce, cores, places
+
+# Seconds to reach a cluster in, and for another try where it is only slow.
+_REACH = 5.0
+# In bytes, of what workers of this machine share: answers are small.
+_STORE = 2**28
+# Letters of the address of a socket that the operating system allows, less those that Ray adds.
+_LONGEST_FOLDER = 40
+
+
+class Actor:
+    """A worker within an actor.
+
+    Args:
+        make: makes the worker; called when it is to say hello.
+        arguments: of `make`; references of Ray among them are resolved.
+    """
+
+    def __init__(self, make: Callable[..., Worker], *arguments: Any) -> None:
+        self._make, self._arguments = make, arguments
+        self._worker: Worker | None = None
+
+    def hello(self) -> Any:
+        """See Worker."""
+        self._worker = self._make(*self._arguments)
+        return self._worker.hello()
+
+    def work(self, orders: Sequence[Order], seconds: float) -> Any:
+        """See Worker."""
+        assert self._worker is not None
+        return self._worker.work(orders, seconds)
+
+
+class RayEngine:
+    """Carries orders to actors; see Engine.
+
+    Args:
+        make: see Actor.
+        arguments: see Actor.
+        each: what each worker takes.
+    """
+
+    def __init__(self, make: Callable[..., Worker], arguments: Sequence[Any], each: Places) -> None:
+        import ray
+
+        self._ray, self._make, self._arguments = ray, make, arguments
+        # Who makes it again is the fleet, who knows what it had to do.
+        self._class = ray.remote(Actor).options(
+            num_cpus=each.cpus, num_gpus=each.gpus, max_restarts=0, max_task_retries=0
+        )
+        self._actors: dict[int, Any] = {}
+        self._asked: dict[Any, int] = {}
+
+    def start(self, worker: int) -> None:
+        """See Engine."""
+        self._actors[worker] = self._class.remote(self._make, *self._arguments)
+        self._asked[self._actors[worker].hello.remote()] = worker
+
+    def send(self, worker: int, orders: Sequence[Order], seconds: float) -> None:
+        """See Engine."""
+        self._asked[self._actors[worker].work.remote(orders, seconds)] = worker
+
+    def wait(self, seconds: float) -> list[Event]:
+        """See Engine."""
+        ray = self._ray
+        if not self._asked:
+            time.sleep(min(seconds, 0.1))
+            return []
+        waiting = list(self._asked)
+        ready, _ = ray.wait(waiting, num_returns=1, timeout=seconds)
+        if ready:
+            # And all others that are there by now.
+            ready, _ = ray.wait(waiting, num_returns=len(waiting), timeout=0)
+        return [self._event(one) for one in ready if one in self._asked]
+
+    def _event(self, asked: Any) -> Event:
+        ray, worker = self._ray, self._asked.pop(asked)
+        try:
+            return Event(worker, ray.get(asked))
+        except ray.exceptions.RayTaskError as error:
+            return Event(worker, error=_told(error.cause))
+        except ray.exceptions.RayError as error:
+            # It may only be out of reach; what it does then is done by others, too.
+            self.stop(worker)
+            return Event(worker, error=_reason(error), lost=True)
+
+    def stop(self, worker: int) -> None:
+        """See Engine."""
+        self._asked = {asked: other for asked, other in self._asked.items() if other != worker}
+        if (actor := self._actors.pop(worker, None)) is not None:
+            self._ray.kill(actor)
+
+    def now(self) -> float:
+        """See Engine."""
+        return time.monotonic()
+
+
+def _told(error: BaseException | None) -> str:
+    """What an error says to a user, in a line."""
+    if isinstance(error, ArgumentError | OSError | MemoryError) and str(error):
+        return printable(error)
+    return printable(f"{type(error).__name__}: {error}")
+
+
+def _reason(error: BaseException) -> str:
+    """Why an actor is no more: what Ray says of it, without its many lines on who it was."""
+    text = str(error)
+    for sign in ("Worker exit detail:", "ModuleNotFoundError:", "exit_detail:", "The node"):
+        if sign in text:
+            start = text.index(sign)
+            return printable(text[start:].removeprefix("Worker exit detail:").strip(), 200)
+    return printable(f"{type(error).__name__}: {text}", 200)
+
+
+@contextmanager
+def connected(asked: Workforce, device: str) -> Iterator[Places]:
+    """While Ray runs: on this machine for this process alone, or the cluster of an address.
+
+    Args:
+        asked: how many workers there are to be, and where.
+        device: see `places`.
+
+    Raises:
+        ValueError: Ray is not installed, no cluster answers there, it is of another version, or it has not
+            what is asked for.
+    """
+    if asked.ray is None:
+        # Before Ray is started, so that a mistake shows at once.
+        there = places(asked, cores(), _gpus(), device=device)
+    if asked.host_and_port is not None:
+        _reach(*asked.host_and_port)
+    # Both are read when Ray is imported; the second says what Ray will do by default some day.
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    if asked.ray is None and "RAY_AUTH_MODE" not in os.environ:
+        # Others on this machine or its network must not reach the workers.
+        os.environ["RAY_AUTH_MODE"] = "token"
+        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+    ray = import_optional("ray", "ray")
+    # Ray prints on standard output that a worker died; whoever uses it says so himself.
+    ray._private.worker._worker_logs_enabled = False
+    quiet: dict[str, Any] = {"log_to_driver": False, "configure_logging": False}
+    folder = None
+    try:
+        if asked.ray is None:
+            folder = _folder()
+            ray.init(
+                num_cpus=there.workers * there.cpus,
+                include_dashboard=False,
+                object_store_memory=_STORE,
+                _node_ip_address="127.0.0.1",
+                _temp_dir=folder,
+                **quiet,
+            )
+        else:
+            _join(ray, asked.ray, quiet)
+            has = ray.cluster_resources()
+            there = places(asked, int(has.get("CPU", 0)), int(has.get("GPU", 0)), device=device)
+        yield there
+    finally:
+        ray.shutdown()
+        if folder is not None:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _join(ray: Any, address: str, quiet: dict[str, Any]) -> None:
+    """Become a command of a cluster.
+
+    Raises:
+        ValueError: none answers there, or it is of another version.
+    """
+    try:
+        ray.init(address=address, **quiet)
+    except (ConnectionError, RuntimeError, ValueError, TimeoutError, ray.exceptions.RayError) as error:
+        raise ArgumentError("ray", f"cannot join the cluster at {address}: {printable(error, 300)}") from None
+
+
+def _reach(host: str, port: int) -> None:
+    """Raise ValueError unless somebody listens there."""
+    try:
+        socket.create_connection((host, port), timeout=_REACH).close()
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise ArgumentError("ray", f"nobody answers at {host}:{port} ({reason})") from None
+
+
+def _gpus() -> int:
+    """GPUs that torch can use here."""
+    import torch
+
+    return torch.cuda.device_count() if torch.cuda.is_available() else 0
+
+
+def _folder() -> str:
+    """A new folder for Ray's own files, whose name leaves room for its sockets'."""
+    place = tempfile.gettempdir()
+    return tempfile.mkdtemp(prefix="diffproof-", dir=place if len(place) <= _LONGEST_FOLDER else "/tmp")

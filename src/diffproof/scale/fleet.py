@@ -1,0 +1,353 @@
+"""Shares orders among workers: who is lost, slow or fails, others do the work of; each order counts once."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections import deque
+from collections.abc import Callable, Hashable, Iterable
+from typing import Any, Protocol
+
+from diffproof.errors import ArgumentError
+from diffproof.scale.engine import Answer, Engine, Hello, Order
+from diffproof.scale.member import Member, Open
+
+# Seconds that a worker works before it answers: what is lost with it, and what it costs to ask it again.
+SLICE = 0.5
+# Calls that wait at a worker, so that it need not wait for the next.
+_CALLS = 2
+# Times that an order may fail, or be all that a worker was doing when it was lost, before it is given up.
+_FAILURES = 2
+_LOSSES = 3
+# An order is late after so many times what orders take, and so many seconds more.
+_LATE = 4.0
+_LATE_SECONDS = 2.0
+# Workers that may be lost in a row without any answer, for each that there is to be, and beside these.
+_LOST_EACH, _LOST_BESIDE = 3, 3
+# Images that fail when none has been done, after which there is no hope for others.
+_HOPELESS = 5
+# Digits of a SHA-256.
+_HASH = 64
+
+
+class Source(Protocol):
+    """Where orders come from, and where what was found goes."""
+
+    @property
+    def enough(self) -> int:
+        """How much of the size of orders keeps a worker busy while more is sent."""
+
+    def take(self, size: int) -> Order | None:
+        """The next order, of that size at most if it can be divided; None while there is none."""
+
+    def split(self, order: Order) -> list[Order]:
+        """Orders for the same that are about fewer images; [] where it cannot be divided."""
+
+    def put(self, order: Order, found: Any) -> None:
+        """Take what was found for an order that was taken, or that one was split into."""
+
+    def drop(self, order: Order) -> None:
+        """Take notice that an order will not be done, since one for the same image was given up."""
+
+
+class FleetError(RuntimeError):
+    """No worker is left that could go on; what was done is kept."""
+
+
+class Fleet:
+    """Workers that do the orders of a source.
+
+    Args:
+        engine: carries orders.
+        workers: how many there are to be, ≥ 1.
+        facts: that every worker must have, by name; see Hello. One of theirs that is missing here must be the
+            same on all of them.
+        tell: told in a line of workers that are lost or refused.
+
+    Attributes:
+        members: every worker that there was, by number.
+        failed: images that were given up, each with what went wrong.
+        wasted: size of orders that a second worker began for nothing.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        workers: int,
+        facts: dict[str, Any],
+        tell: Callable[[str], None] = lambda line: None,
+    ) -> None:
+        self.engine, self.workers, self.tell = engine, workers, tell
+        self.facts = dict(facts)
+        self.members: dict[int, Member] = {}
+        self.failed: dict[int, str] = {}
+        self.wasted = 0
+        self._open: dict[Hashable, Open] = {}
+        # Those that are to be done again; those of them that may have been what a worker was lost by, alone.
+        self._again: deque[Hashable] = deque()
+        self._suspect: deque[Hashable] = deque()
+        self._took: deque[float] = deque(maxlen=101)
+        self._lost_in_a_row = 0
+        self._refusals: list[str] = []
+
+    def start(self) -> None:
+        """Begin the workers, and wait until one is ready.
+
+        Raises:
+            ValueError: what the first worker said when it was refused, if all are.
+            FleetError: the workers are lost before they say anything.
+        """
+        self._hire()
+        while not self._those("ready"):
+            self._listen(1.0)
+            self._hire()
+
+    def step(self, source: Source) -> bool:
+        """Hand out orders and take answers; whether there is anything left to do.
+
+        Raises:
+            FleetError: no worker is left, or each is lost before it answers.
+            ValueError: every image fails.
+        """
+        self._hire()
+        self._hand_out(source)
+        if not self._open:
+            order = source.take(max(1, source.enough // 4))
+            if order is None:
+                return False
+            self._add(order)
+            self._hand_out(source)
+        self._listen(SLICE, source)
+        return True
+
+    def add(self, orders: Iterable[Order]) -> None:
+        """Let orders be done before any from the source."""
+        for order in orders:
+            self._add(order)
+
+    def close(self) -> None:
+        """End all workers."""
+        for member in self.members.values():
+            if member.state in ("starting", "ready"):
+                self.engine.stop(member.number)
+
+    def _add(self, order: Order) -> None:
+        self._open[order.key] = Open(order)
+        self._again.append(order.key)
+
+    def _those(self, *states: str) -> list[Member]:
+        return [member for member in self.members.values() if member.state in states]
+
+    def _hire(self) -> None:
+        """Begin workers in the place of those that were lost; refused ones are not replaced."""
+        there = len(self._those("starting", "ready", "refused"))
+        if self._lost_in_a_row > _LOST_EACH * self.workers + _LOST_BESIDE:
+            last = [member.error for member in self._those("lost")][-1]
+            raise FleetError(f"workers are lost before they answer: {last}")
+        if len(self._refusals) >= self.workers:
+            raise ArgumentError("workers", self._refusals[0])
+        for _ in range(self.workers - there):
+            number = len(self.members)
+            self.members[number] = Member(number, heard=self.engine.now())
+            self.engine.start(number)
+
+    def _hand_out(self, source: Source) -> None:
+        """Give every worker enough to do, those with the least first."""
+        ready = sorted(self._those("ready"), key=lambda one: len(one.orders))
+        if self._suspect and ready and not any(member.lonely for member in ready):
+            ready[0].lonely = True
+        for member in ready:
+            if member.calls >= _CALLS:
+                continue
+            orders = self._suspect_for(member) if member.lonely else self._orders_for(member, source)
+            if orders or (member.orders and not member.calls):
+                now = self.engine.now()
+                for order in orders:
+                    member.orders[order.key] = now
+                    self._open[order.key].holders.add(member.number)
+                member.calls += 1
+                self.engine.send(member.number, orders, SLICE)
+
+    def _suspect_for(self, member: Member) -> list[Order]:
+        """A suspect for a worker that has nothing else to do."""
+        if member.orders:
+            return []
+        while self._suspect:
+            if (one := self._open.get(self._suspect.popleft())) is not None:
+                return [one.order]
+        member.lonely = False
+        return []
+
+    def _orders_for(self, member: Member, source: Source) -> list[Order]:
+        """Further orders for a worker."""
+        wanted = max(source.enough, math.ceil(2 * SLICE * member.rate))
+        has = sum(self._open[key].order.size for key in member.orders if key in self._open)
+        # In parts, so that a look at what was found comes between them.
+        part = max(1, wanted // 4)
+        orders: list[Order] = []
+        while has < wanted and (order := self._next(member, source, part)) is not None:
+            orders.append(order)
+            has += order.size
+        if not orders and not member.orders and (late := self._late(member)) is not None:
+            orders.append(late)
+        return orders
+
+    def _next(self, member: Member, source: Source, size: int) -> Order | None:
+        """An order that is to be done again by such a worker, else the source's next."""
+        for _ in range(len(self._again)):
+            key = self._again.popleft()
+            if key not in self._open:
+                continue
+            others = {one.number for one in self._those("ready")}
+            if member.number in self._open[key].failures and others - set(self._open[key].failures):
+                # It failed here, and somebody else may do better.
+                self._again.append(key)
+                continue
+            return self._open[key].order
+        order = source.take(size)
+        if order is not None:
+            self._open[order.key] = Open(order)
+        return order
+
+    def _late(self, member: Member) -> Order | None:
+        """An order that another worker has had for longer than orders take."""
+        if not self._took:
+            return None
+        limit = self.engine.now() - _LATE * statistics.median(self._took) - _LATE_SECONDS
+        late = [
+            (self.members[holder].orders[key], key)
+            for key, one in self._open.items()
+            if len(one.holders) == 1 and not one.losses
+            for holder in one.holders - {member.number}
+            if self.members[holder].orders[key] < limit
+        ]
+        return self._open[min(late, key=lambda one: one[0])[1]].order if late else None
+
+    def _listen(self, seconds: float, source: Source | None = None) -> None:
+        for event in self.engine.wait(seconds):
+            member = self.members[event.worker]
+            if member.state in ("lost", "refused"):
+                continue
+            member.heard = self.engine.now()
+            if event.lost:
+                self._lose(member, event.error, source)
+            elif isinstance(event.said, Hello):
+                self._welcome(member, event.said)
+            elif isinstance(event.said, Answer):
+                assert source is not None
+                self._hear(member, event.said, source)
+            elif member.state == "starting":
+                self._refuse(member, event.error)
+            else:
+                # Its own code failed, not an order's: it may hold anything by now.
+                self.engine.stop(member.number)
+                self._lose(member, event.error, source)
+
+    def _welcome(self, member: Member, hello: Hello) -> None:
+        """Let a worker work if it has what it must have."""
+        member.hello = hello
+        for name, value in hello.facts.items():
+            expected = self.facts.setdefault(name, value)
+            if value != expected:
+                self._refuse(member, f"it has other {name}: {_short(value)}, expected {_short(expected)}")
+                return
+        member.state = "ready"
+
+    def _refuse(self, member: Member, error: str) -> None:
+        member.state, member.error = "refused", error
+        self.engine.stop(member.number)
+        self._refusals.append(f"{member.name}: {error}" if member.hello else error)
+        self.tell(f"{member.name} is refused: {error}")
+
+    def _hear(self, member: Member, answer: Answer, source: Source) -> None:
+        """Take an answer."""
+        member.calls -= 1
+        self._lost_in_a_row = 0
+        member.seconds += answer.seconds
+        member.evaluations += answer.evaluations
+        member.batch_size = answer.batch_size or member.batch_size
+        now, size = self.engine.now(), 0
+        for key, found in answer.done:
+            since = member.orders.pop(key, None)
+            one = self._open.pop(key, None)
+            if one is None:
+                # Somebody else was faster.
+                continue
+            size += one.order.size
+            member.units += 1
+            if since is not None:
+                self._took.append(now - since)
+            for other in one.holders - {member.number}:
+                self.members[other].orders.pop(key, None)
+                self.wasted += one.order.size
+            source.put(one.order, found)
+        member.size += size
+        if answer.seconds > 0 and size:
+            rate = size / answer.seconds
+            member.rate = rate if not member.rate else 0.5 * (member.rate + rate)
+        for key, error in answer.failed:
+            member.orders.pop(key, None)
+            member.error = error
+            self._fail(member, key, error, source)
+
+    def _fail(self, member: Member, key: Hashable, error: str, source: Source) -> None:
+        """An order raised an error: somebody else tries it, unless enough did."""
+        one = self._open.get(key)
+        if one is None:
+            return
+        one.holders.discard(member.number)
+        if one.holders:
+            return
+        one.failures.append(member.number)
+        parts = source.split(one.order)
+        if parts:
+            del self._open[key]
+            self.add(parts)
+        elif len(one.failures) < _FAILURES:
+            self._again.append(key)
+        else:
+            self._give_up(one, error, source)
+
+    def _lose(self, member: Member, error: str, source: Source | None) -> None:
+        """A worker is no more: others do what it had."""
+        member.state, member.error = "lost", error
+        self._lost_in_a_row += 1
+        alone = len(member.orders) == 1
+        self.tell(f"{member.name} is lost: {error}")
+        for key in member.orders:
+            one = self._open[key]
+            one.holders.discard(member.number)
+            one.losses += 1
+            if one.holders:
+                continue
+            assert source is not None
+            parts = source.split(one.order) if one.losses > 1 and alone else []
+            if parts:
+                del self._open[key]
+                self.add(parts)
+            elif one.losses >= _LOSSES and alone:
+                self._give_up(one, f"workers are lost by it: {error}", source)
+            elif one.losses > 1:
+                self._suspect.append(key)
+            else:
+                self._again.append(key)
+        member.orders.clear()
+
+    def _give_up(self, one: Open, error: str, source: Source) -> None:
+        """No worker can do an order: nothing more is done for its images."""
+        for image in one.order.images:
+            self.failed.setdefault(image, error)
+        for key, other in list(self._open.items()):
+            if self.failed.keys() >= set(other.order.images):
+                del self._open[key]
+                for holder in other.holders:
+                    self.members[holder].orders.pop(key, None)
+                source.drop(other.order)
+        if len(self.failed) >= _HOPELESS and not any(member.units for member in self.members.values()):
+            raise ArgumentError("workers", f"every image fails: {error}")
+
+
+def _short(value: object) -> str:
+    """A fact in a message: of a hash, its beginning."""
+    text = str(value)
+    return text[:12] if len(text) == _HASH and text.isalnum() else text
