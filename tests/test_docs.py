@@ -11,10 +11,14 @@ from pathlib import Path
 import click
 import pytest
 import torch
+import yaml
 
 import diffproof as dp
 from diffproof.cli.main import diffproof as command_group
+from diffproof.cli.main import run
 from helpers.paths import ROOT
+from helpers.runs import contents
+from helpers.scripts import commands_of
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
@@ -86,3 +90,40 @@ def test_the_diffusion_classifier_example_runs(
     before, after = (float(value) for value in re.findall(r"negative log-likelihood ([\d.]+)", output))
     assert after < before
     assert (tmp_path / "reliability.png").stat().st_size > 10_000
+
+
+def slurm_and_kubernetes() -> dict[str, tuple[str, str, str]]:
+    """The script of a shard and of what merges, and the variable of a shard's number, by batch system."""
+    page = (ROOT / "docs" / "scale.md").read_text(encoding="utf-8")
+    scripts = re.findall(r"^```bash\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    (manifest,) = re.findall(r"^```yaml\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    job = yaml.safe_load(manifest)
+    (container,) = job["spec"]["template"]["spec"]["containers"]
+    assert job["spec"]["completions"] == 16
+    assert "#SBATCH --array=0-15\n" in scripts[0]
+    return {
+        "slurm": (scripts[0], scripts[1], "SLURM_ARRAY_TASK_ID"),
+        "kubernetes": (container["args"][0], scripts[3], "JOB_COMPLETION_INDEX"),
+    }
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("system", ["slurm", "kubernetes"])
+def test_recipes_of_shards_make_the_run_without(
+    system: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    shard, merging, variable = (text.replace(" /runs", " runs") for text in slurm_and_kubernetes()[system])
+    assert shard.count('/16"') == 1
+    shard = shard.replace('/16"', '/2"').replace('"/runs', '"runs')
+    # The last of a flag's values counts.
+    small = ["--n0", "5", "--n", "20", "--indices", "0:40:10"]
+    for number in (1, 0):
+        (command,) = commands_of(shard, tmp_path, {variable: number}, "bash")
+        assert run([*command, *small]) == 0
+    for merge in commands_of(merging, tmp_path, {}, "bash"):
+        assert run(merge) == 0
+    place = command.index("--shard")
+    whole = [*command[:place], *command[place + 4 :], *small, "--out", "alone"]
+    assert run(whole) == 0
+    assert contents(tmp_path / "runs" / "whole") == contents(tmp_path / "alone")

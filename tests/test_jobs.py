@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import csv
-import os
 import shutil
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,9 +16,8 @@ from torch import nn
 from diffproof.cli.main import run
 from diffproof.pictures import save_picture
 from helpers.paths import EXAMPLES
+from helpers.scripts import commands_of
 
-# Writes down the words that it is called with, each on a line.
-RECORDER = '#!/bin/sh\nfor word in "$@"; do printf "%s\\n" "$word"; done >> "$RECORD"\necho >> "$RECORD"\n'
 NETWORK = """
 from torch import nn
 
@@ -33,18 +30,9 @@ def network():
 
 def do(job: str, folder: Path, **variables: object) -> None:
     """Run what a script runs, command after command, in this process: it has the libraries loaded."""
-    tools = folder / "tools"
-    tools.mkdir(exist_ok=True)
-    (tools / "diffproof").write_text(RECORDER)
-    (tools / "diffproof").chmod(0o755)
-    record = folder / "record"
-    environment = {"PATH": f"{tools}:{os.environ['PATH']}", "RECORD": str(record)}
-    environment |= {name: str(value) for name, value in variables.items()}
-    subprocess.run(["sh", str(EXAMPLES / "jobs" / f"{job}.sh")], cwd=folder, env=environment, check=True)
-    commands = record.read_text().removesuffix("\n\n").split("\n\n")
-    record.unlink()
-    for command in commands:
-        assert run(command.split("\n")) == 0, command
+    script = (EXAMPLES / "jobs" / f"{job}.sh").read_text()
+    for command in commands_of(script, folder, variables):
+        assert run(command) == 0, command
 
 
 @pytest.fixture
@@ -222,6 +210,6 @@ def test_parts_of_a_big_run(folder: Path, denoiser: Path) -> None:
     assert run([*whole.split(), *more.split()]) == 0
     assert run(["report", "whole", "--out", "whole-report"]) == 0
     (in_one,) = table(folder / "whole-report" / "table.csv")
-    assert row.pop("run") == "shards/part-0; shards/part-1; shards/part-2"
+    assert row.pop("run") == "shards/whole"
     del in_one["run"]
     assert row == in_one

@@ -649,5 +649,5 @@ def test_the_store_is_plain_sqlite(small_run: Path) -> None:
         names = connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall()
     finally:
         connection.close()
-    of_results = {"settings", "images", "partial", "planned", "work", "ballots"}
+    of_results = {"settings", "images", "partial", "planned", "part", "work", "ballots"}
     assert {name for (name,) in names} == of_results | {"progress", "workers", "failures"}

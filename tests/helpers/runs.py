@@ -60,3 +60,18 @@ def change(folder: Path, statement: str, *values: object) -> None:
             connection.execute(statement, values)
     finally:
         connection.close()
+
+
+def contents(folder: Path) -> dict[str, list[tuple[Any, ...]]]:
+    """All that a run's store holds by table, but how it came to be: seconds, progress; rows in one order."""
+    connection = sqlite3.connect(folder / "results.sqlite")
+    try:
+        found = {}
+        tables = connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall()
+        for table in {name for (name,) in tables} - {"progress", "workers", "failures"}:
+            columns = [row[1] for row in connection.execute(f"PRAGMA table_info({table})")]
+            kept = ", ".join(column for column in columns if column != "seconds")
+            found[table] = sorted(connection.execute(f"SELECT {kept} FROM {table}").fetchall(), key=str)
+        return found
+    finally:
+        connection.close()

@@ -11,7 +11,14 @@ from diffproof.catalog import GRADIENTS, PROTOCOLS, THREATS
 from diffproof.cli.config import config_option
 from diffproof.cli.defense_options import defense_options
 from diffproof.cli.flags import MethodText, Names, command
-from diffproof.cli.run_options import applied, data_options, run_options, tell_layout
+from diffproof.cli.run_options import (
+    applied,
+    data_options,
+    run_options,
+    shard_option,
+    tell_layout,
+    tell_shard,
+)
 from diffproof.errors import printable
 
 
@@ -75,6 +82,7 @@ def attack_options(command: Any) -> Any:
 @data_options
 @defense_options("diffpure:t_star=0.1,steps=20")
 @attack_options
+@shard_option
 @run_options(batch_size=64)
 def attack(out: Path, **flags: Any) -> None:
     """Attack a defence on images of a data set, and score it, into a run folder.
@@ -104,4 +112,5 @@ def attack(out: Path, **flags: Any) -> None:
     except KeyboardInterrupt:
         raise KeyboardInterrupt("the same command continues where it stopped") from None
     print_attack_report(load_attack_report([out]))
+    tell_shard(job.settings.shard, len(job.part), len(job.indices))
     click.echo(printable(f"run folder: {out}"))

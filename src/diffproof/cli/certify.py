@@ -11,7 +11,15 @@ from diffproof.catalog import BOUNDS, NOISES, STOPS
 from diffproof.cli.config import config_option
 from diffproof.cli.defense_options import defense_options
 from diffproof.cli.flags import Names, command
-from diffproof.cli.run_options import data_options, run_options, tell_layout, worker_options, workforce
+from diffproof.cli.run_options import (
+    data_options,
+    run_options,
+    shard_option,
+    tell_layout,
+    tell_shard,
+    worker_options,
+    workforce,
+)
 from diffproof.wording import counted
 
 if TYPE_CHECKING:
@@ -86,6 +94,7 @@ if TYPE_CHECKING:
     help="Take images as multiples of 1 / this, ≥ 1; those of the data by default, 255 for pictures.",
 )
 @click.option("--compile/--no-compile", help="Compile the networks, to start minutes later and run faster.")
+@shard_option
 @run_options(batch_size=256)
 @worker_options
 def certify(out: Path, **flags: Any) -> None:
@@ -154,6 +163,7 @@ def certify(out: Path, **flags: Any) -> None:
     ]
     if parts:
         said(f"evaluations: {', '.join(parts)}")
+    tell_shard(settings.shard, len(job.part), len(job.indices))
     said(f"run folder: {out}")
 
 

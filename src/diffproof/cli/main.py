@@ -17,6 +17,7 @@ from diffproof.cli.certify import certify
 from diffproof.cli.convert import convert
 from diffproof.cli.data import data
 from diffproof.cli.finetune import finetune
+from diffproof.cli.merge import merge
 from diffproof.cli.methods import methods
 from diffproof.cli.numbers import strict
 from diffproof.cli.plan import plan
@@ -54,6 +55,7 @@ COMMANDS = (
     attack,
     plan,
     purify,
+    merge,
     report,
     export,
     verify,

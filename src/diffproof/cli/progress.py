@@ -89,7 +89,7 @@ def run_with_progress(job: CertifyRun, folder: Path, workers: Workforce | None =
     from diffproof.runs.certify.workers import hired
 
     title = f"{job.settings.describe()} σ={job.settings.sigma:g}"
-    total = len(job.indices) * job.evaluations_per_image
+    total = len(job.part) * job.evaluations_per_image
     with shown_once_started(title, total, "evaluations") as advance:
         if workers is None:
             return run(job, folder, advance)
@@ -103,7 +103,7 @@ def attack_with_progress(job: AttackRun, folder: Path) -> list[AttackedImage]:
 
     title = f"{job.settings.describe()}, {job.settings.describe_attack()}"
     spent = 0
-    with shown_once_started(title, len(job.indices), "images") as advance:
+    with shown_once_started(title, len(job.part), "images") as advance:
 
         def on_evaluations(evaluations: int) -> None:
             nonlocal spent

@@ -9,6 +9,8 @@ import click
 
 from diffproof.cli.flags import device_option, precision_option
 from diffproof.cli.paths import PATH
+from diffproof.cli.screen import said
+from diffproof.wording import counted
 
 if TYPE_CHECKING:
     from diffproof.data.images import ImageData
@@ -78,6 +80,18 @@ def data_options(command: Command) -> Command:
             skip_unreadable_option,
         ],
     )
+
+
+shard_option = click.option(
+    "--shard",
+    help="Do part i of N of the images, as in 3/16 (0/16 to 15/16), for `diffproof merge`. [default: all]",
+)
+
+
+def tell_shard(shard: str | None, images: int, of: int) -> None:
+    """Say what part of a run a shard is."""
+    if shard is not None:
+        said(f"shard {shard}: {images:,} of {counted(of, 'image')}; `diffproof merge` joins all shards")
 
 
 def class_map_option(command: Command) -> Command:

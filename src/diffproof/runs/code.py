@@ -6,7 +6,7 @@ from diffproof.classifiers import spec as classifiers
 from diffproof.denoisers import named as denoisers
 from diffproof.methods import own_class
 from diffproof.own_code import source_hash
-from diffproof.runs.settings import Flags
+from diffproof.runs.flags import Flags
 
 
 def own_code_of(settings: Flags) -> dict[str, str | None]:

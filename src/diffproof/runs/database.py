@@ -69,6 +69,14 @@ def connected(folder: Path, *, whole: bool = True) -> Iterator[sqlite3.Connectio
         connection.close()
 
 
+def indices_in(connection: sqlite3.Connection, table: str) -> list[int]:
+    """Indices of images, ascending; none in a store of an earlier version, which has no such table."""
+    query = "SELECT 1 FROM sqlite_master WHERE name = ?"
+    if connection.execute(query, (table,)).fetchone() is None:
+        return []
+    return [one for (one,) in connection.execute(f"SELECT image_index FROM {table} ORDER BY image_index")]
+
+
 @contextmanager
 def naming(what: str) -> Iterator[None]:
     """Within this block, errors begin with what they are about, such as an image."""

@@ -17,7 +17,9 @@ from diffproof.data.named import load_data
 from diffproof.data.trained_on import trained_on
 from diffproof.defenses.base import Defense
 from diffproof.errors import ArgumentError
-from diffproof.runs.settings import RunSettings, check_device
+from diffproof.runs.flags import check_device
+from diffproof.runs.settings import RunSettings
+from diffproof.runs.shards import check_images
 
 S = TypeVar("S", bound=RunSettings)
 
@@ -58,6 +60,7 @@ def load_images(settings: S) -> tuple[S, ImageData, list[int]]:
         )
     if settings.skip_unreadable:
         data, indices = data.skipping(indices)
+    check_images(settings.shard, len(indices))
     return replace(settings, split=data.split), data, indices
 
 

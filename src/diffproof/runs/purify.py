@@ -27,8 +27,8 @@ from diffproof.pictures import UnreadableError, left_out, read_picture, save_gri
 from diffproof.runs.code import own_code_of
 from diffproof.runs.database import STORE
 from diffproof.runs.defense import load_networks_and_defense
+from diffproof.runs.flags import Flags
 from diffproof.runs.prepare import first_line, resolve_device
-from diffproof.runs.settings import Flags
 from diffproof.runs.settings_file import SETTINGS, settings_text
 from diffproof.wording import part_of, shortened
 

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, ClassVar, Self
 
-from diffproof.catalog import DEFENSES, PRECISIONS, able
+from diffproof.catalog import DEFENSES, able
 from diffproof.checks import (
     MOST_DRAWS,
-    MOST_PIXELS,
-    MOST_ROWS,
     check_at_least,
-    check_fields,
     check_number,
     check_positive,
     check_probability,
@@ -23,6 +19,8 @@ from diffproof.data.classes import read_class_map
 from diffproof.data.indices import written_indices
 from diffproof.errors import ArgumentError
 from diffproof.methods import MethodSpec, check_networks, check_not_idle, describe, own_class, parse
+from diffproof.runs.flags import Flags
+from diffproof.runs.shards import Shard
 from diffproof.smoothing.bounds import Bound, largest_radius
 from diffproof.smoothing.grid_noise import as_noise
 from diffproof.smoothing.sequential import RadiusSequence, SequentialTest, check_radii
@@ -31,79 +29,6 @@ from diffproof.values import number
 
 # Those that have noise of their own.
 _MOST_CERTIFIED = 2**32 - 1
-_DEVICE = re.compile(r"auto|cpu|mps|cuda(:\d+)?")
-
-
-def check_device(name: str) -> None:
-    """Raise ValueError unless a device can have this name."""
-    if _DEVICE.fullmatch(name) is None:
-        raise ArgumentError("device", f"expected auto, cpu, cuda, cuda:N or mps, got {name!r}")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Flags:
-    """What every command is asked for that runs networks on images; the fields are its flags.
-
-    Raises:
-        ValueError: a field out of range.
-    """
-
-    image_size: int | None = None
-    seed: int = 0
-    precision: str = "float32"
-    batch_size: int = 256
-    device: str = "auto"
-
-    def __post_init__(self) -> None:
-        check_at_least("batch_size", self.batch_size, 1, MOST_ROWS)
-        check_at_least("seed", self.seed, 0)
-        if self.image_size is not None:
-            check_at_least("image_size", self.image_size, 1, MOST_PIXELS)
-        if self.precision not in PRECISIONS:
-            raise unknown_name("precision", self.precision, PRECISIONS)
-        check_device(self.device)
-
-    def as_dict(self) -> dict[str, Any]:
-        """All fields that are set."""
-        return {name: value for name, value in asdict(self).items() if value is not None}
-
-    @classmethod
-    def from_dict(cls, settings: dict[str, Any]) -> Self:
-        """The inverse of `as_dict`.
-
-        Raises:
-            ValueError: unknown or missing fields, or values out of range.
-        """
-        try:
-            settings = check_fields(cls, settings)
-        except ValueError as error:
-            raise ArgumentError("settings", str(error)) from None
-        if isinstance(settings.get("class_map"), str):
-            # A path, which a run does not store and a stranger may.
-            raise ArgumentError("settings", "class_map: expected a mapping, got a text")
-        # The user's own code is not imported to read what it did, and may be gone.
-        plain = {"defense": "none", "attack": "pgd"}
-        own = [kind for kind in plain if settings.get(kind) and own_class(kind, settings[kind])]
-        if not own:
-            return cls(**settings)
-        # All but that code's own settings are checked beside a method that takes any.
-        some: dict[str, Any] = {kind: plain[kind] for kind in own}
-        if "defense" in own:
-            some |= {
-                "classifier": "digits",
-                "denoiser": None,
-                **({"guide": None} if "guide" in settings else {}),
-            }
-        cls(**{**settings, **some})
-        return cls._unchecked(settings)
-
-    @classmethod
-    def _unchecked(cls, settings: dict[str, Any]) -> Self:
-        """Settings that name a class of the user's; they were checked when they were written."""
-        made = object.__new__(cls)
-        for field in fields(cls):
-            object.__setattr__(made, field.name, settings.get(field.name, field.default))
-        return made
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,6 +52,7 @@ class RunSettings(Flags):
     held_out: bool = False
     class_map: Any = None
     skip_unreadable: bool = False
+    shard: str | None = None
     defense: str
     classifier: str | None = None
     denoiser: str | None = None
@@ -139,6 +65,8 @@ class RunSettings(Flags):
         if self.class_map is not None:
             # The map itself, so that the folder needs no other file.
             object.__setattr__(self, "class_map", read_class_map(self.class_map))
+        if self.shard is not None:
+            object.__setattr__(self, "shard", str(Shard.parse(self.shard)))
         object.__setattr__(self, "defense", str(self.method))
 
     def of_images(self, indices: Sequence[int]) -> Self:
@@ -146,6 +74,10 @@ class RunSettings(Flags):
         usual = {field.name: field.default for field in fields(self) if field.name in self.SELECTION}
         chosen: dict[str, Any] = {**usual, "indices": written_indices(indices)}
         return replace(self, **chosen)
+
+    def of_shard(self, shard: str | None) -> Self:
+        """These settings for another shard, or for the whole run; code that they name is not imported."""
+        return self.from_dict({**self.as_dict(), "shard": shard})
 
     def differences(self, other: Self) -> list[str]:
         """Fields that change results and differ, as "name (this, other)"."""
@@ -242,6 +174,8 @@ class CertifySettings(RunSettings):
         if self.until_half_width is not None:
             between = "a number in (0, 0.5)"
             check_number("until_half_width", self.until_half_width, lambda width: 0 < width < 0.5, between)
+            if self.shard is not None:
+                raise ArgumentError("shard", "--until-half-width ends a run by all of its images")
         if self.radii is not None:
             texts = (f"{one!r}".removesuffix(".0") for one in self.asked_radii or ())
             object.__setattr__(self, "radii", ",".join(texts))
@@ -323,8 +257,8 @@ class CertifySettings(RunSettings):
 class AttackRequest(RunSettings):
     """What `diffproof attack` is asked for.
 
-    Fields that are None are left to the protocol; `runs.attack.run.settle` fills them in, and the attack's
-    own settings, which makes `AttackSettings` of them.
+    Fields that are None are left to the protocol; `runs.attack.settled.settle` fills them in, and the
+    attack's own settings, which makes `AttackSettings` of them.
 
     Raises:
         ValueError: a field out of range.
@@ -373,6 +307,13 @@ class AttackSettings(AttackRequest):
     gradient: str = "exact"
     draws: int = 10
     majority_of: int = 10
+
+    def differences(self, other: Self) -> list[str]:
+        """See RunSettings; the batch size, too, decides which images a shard has."""
+        found = super().differences(other)
+        if self.shard is not None and self.batch_size != other.batch_size:
+            found.append(f"batch_size ({self.batch_size}, now {other.batch_size})")
+        return found
 
     def meant(self, name: str, value: Any) -> Any:
         """As any run's; the budget as a number."""

@@ -9,7 +9,8 @@ import yaml
 
 from diffproof.checks import shown
 from diffproof.files import read_text
-from diffproof.runs.settings import Flags, RunSettings
+from diffproof.runs.flags import Flags
+from diffproof.runs.settings import RunSettings
 
 SETTINGS = "settings.yaml"
 # In bytes: a class map may stand in it.

@@ -12,12 +12,18 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Self, TypeVar
 
-from filelock import FileLock, Timeout
-
 from diffproof.checks import check_at_least, check_fields, renamed
 from diffproof.errors import ArgumentError
 from diffproof.files import expanded, replacing
-from diffproof.runs.database import LOCK, STORE, check_no_links, connected, connected_run, reporting
+from diffproof.runs.database import (
+    LOCK,
+    STORE,
+    connected,
+    connected_run,
+    indices_in,
+    reporting,
+)
+from diffproof.runs.folder import BEGUN, check_new, claimed
 from diffproof.runs.progress import TABLES, Progress
 from diffproof.runs.settings import RunSettings
 from diffproof.runs.settings_file import SETTINGS, edits, settings_text
@@ -31,6 +37,7 @@ CREATE TABLE IF NOT EXISTS settings (
     code TEXT NOT NULL
 );
 CREATE TABLE IF NOT EXISTS planned (image_index INTEGER PRIMARY KEY);
+CREATE TABLE IF NOT EXISTS part (image_index INTEGER PRIMARY KEY);
 """
 
 S = TypeVar("S", bound=RunSettings)
@@ -47,6 +54,7 @@ class Identity:
         planned: how many images it is to have.
         code: the user's own modules that it runs, each with the SHA-256 of its source, None without a file.
         indices: those of its images, ascending; none in a folder of an earlier version.
+        part: those of its shard, ascending; none in a run without shards.
     """
 
     weights_hash: str
@@ -54,6 +62,7 @@ class Identity:
     planned: int
     code: dict[str, str | None]
     indices: tuple[int, ...] = ()
+    part: tuple[int, ...] = ()
 
     def differences(self, now: Identity, fingerprint: Fingerprint) -> list[str]:
         """What differs from a later one, in words; images may be other ones, but not change.
@@ -71,6 +80,8 @@ class Identity:
             found.append(f"images ({self.planned}, now {now.planned})")
         elif self.data_hash != (now.data_hash if known == now.indices else fingerprint(known)):
             found.append("the images or labels in the data")
+        if self.part and now.part and self.indices != now.indices:
+            found.append("which images (a shard keeps those that it began with)")
         return found
 
     def changed_code(self, now: Mapping[str, str | None]) -> list[str]:
@@ -89,11 +100,13 @@ class RunStore(Generic[S]):
         progress: of the commands that worked on it.
     """
 
-    # What such a run is called; its settings; its table of finished images, and the SQL of all its tables.
+    # What such a run is called; its settings; its table of finished images, the SQL of all its tables, and
+    # those whose rows are taken over from shards.
     kind: ClassVar[str]
     settings_type: ClassVar[type[Any]]
     table: ClassVar[str]
     tables: ClassVar[str]
+    merged: ClassVar[tuple[str, ...]]
 
     def __init__(self, folder: Path, connection: sqlite3.Connection, settings: S, identity: Identity) -> None:
         self.folder = folder
@@ -123,35 +136,9 @@ class RunStore(Generic[S]):
             OSError: the folder cannot be written.
         """
         folder = expanded(folder)
-        # A crash between making the folder and its store leaves only these.
-        begun = {LOCK, SETTINGS, f"{STORE}.new", f"{STORE}.new-journal"}
-        lock = FileLock(folder / LOCK, timeout=0)
-        try:
-            if folder.exists() and not folder.is_dir():
-                raise ArgumentError("out", f"{folder} is a file, expected a folder")
-            names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
-            check_no_links(folder, "out", {*begun, STORE})
-            if STORE not in names and names - begun:
-                raise ArgumentError("out", f"{folder} holds other files and is no run folder")
-            new = not folder.exists()
-            folder.mkdir(parents=True, exist_ok=True)
-            lock.acquire()
-        except Timeout:
-            raise ArgumentError("out", f"another process is at work in {folder}") from None
-        except OSError as error:
-            raise ArgumentError(
-                "out", f"cannot make the run folder {folder}: {error.strerror or error}"
-            ) from None
-        try:
+        with claimed(folder) as new:
             if not (folder / STORE).exists():
-                try:
-                    cls._create(folder, settings, identity)
-                except OSError:
-                    for name in begun if new else begun - {LOCK}:
-                        (folder / name).unlink(missing_ok=True)
-                    if new:
-                        folder.rmdir()
-                    raise
+                cls._create(folder, settings, identity, new)
             with renamed({"run": "out"}), connected(folder) as connection:
                 stored, was = cls._read(folder, connection)
                 different = stored.differences(settings) + was.differences(identity, fingerprint)
@@ -170,8 +157,35 @@ class RunStore(Generic[S]):
                         yield store
                 finally:
                     store.commit()
-        finally:
-            lock.release()
+
+    @classmethod
+    def make(cls, folder: Path, settings: S, identity: Identity, fill: Callable[[Self], None]) -> None:
+        """Make a run folder with all that it is to hold; its store appears whole or not at all.
+
+        Args:
+            folder: the run's.
+            settings: the run's.
+            identity: the run's.
+            fill: records what it is to hold in the store that it gets.
+
+        Raises:
+            ValueError: see `check_new`, or another process at work.
+            OSError: the folder cannot be written.
+        """
+        folder = expanded(folder)
+        with claimed(folder) as new:
+            check_new(folder)
+            cls._create(folder, settings, identity, new, fill)
+
+    def take(self, other: Self) -> None:
+        """Take over the finished images of another store, and what belongs to them; see `merged`."""
+        for table in self.merged:
+            with reporting(other.folder):
+                rows = other._connection.execute(f"SELECT * FROM {table} ORDER BY rowid").fetchall()
+            with reporting(self.folder), self._connection:
+                if rows:
+                    marks = ", ".join("?" * len(rows[0]))
+                    self._connection.executemany(f"INSERT INTO {table} VALUES ({marks})", rows)
 
     @classmethod
     @contextmanager
@@ -195,6 +209,10 @@ class RunStore(Generic[S]):
         folder = expanded(folder)
         with connected_run(folder) as connection:
             return cls._has_table(folder, connection)
+
+    def results(self) -> Sequence[Any]:
+        """All finished images by index. Written by subclasses."""
+        raise NotImplementedError
 
     def finished(self) -> set[int]:
         """Indices of the finished images."""
@@ -238,18 +256,35 @@ class RunStore(Generic[S]):
             _write_settings(self._connection, self.settings, identity)
 
     @classmethod
-    def _create(cls, folder: Path, settings: S, identity: Identity) -> None:
-        """Write settings.yaml and the empty store; the store appears whole or not at all."""
-        (folder / SETTINGS).write_text(settings_text(settings, identity.code))
-        fresh = folder / f"{STORE}.new"
-        fresh.unlink(missing_ok=True)
-        with reporting(folder):
-            connection = sqlite3.connect(fresh)
+    def _create(
+        cls,
+        folder: Path,
+        settings: S,
+        identity: Identity,
+        new: bool,
+        fill: Callable[[Self], None] = lambda store: None,
+    ) -> None:
+        """Write settings.yaml and the store; what fails leaves neither, nor a folder that is `new`."""
+        try:
+            (folder / SETTINGS).write_text(settings_text(settings, identity.code))
+            fresh = folder / f"{STORE}.new"
+            fresh.unlink(missing_ok=True)
+            with reporting(folder):
+                connection = sqlite3.connect(fresh)
             try:
-                cls.fresh(folder, connection, settings, identity)
+                with reporting(folder):
+                    store = cls.fresh(folder, connection, settings, identity)
+                fill(store)
             finally:
                 connection.close()
-        fresh.rename(folder / STORE)
+            fresh.rename(folder / STORE)
+        except BaseException:
+            if not (folder / STORE).exists():
+                for name in BEGUN if new else BEGUN - {LOCK}:
+                    (folder / name).unlink(missing_ok=True)
+                if new:
+                    folder.rmdir()
+            raise
 
     @classmethod
     def fresh(cls, folder: Path, connection: sqlite3.Connection, settings: S, identity: Identity) -> Self:
@@ -267,15 +302,12 @@ class RunStore(Generic[S]):
             if len(rows) != 1:
                 raise ValueError("it holds no settings" if not rows else "it holds settings of several runs")
             row = rows[0]
-            query = "SELECT 1 FROM sqlite_master WHERE name = 'planned'"
-            recorded = connection.execute(query).fetchone() is not None
-            query = "SELECT image_index FROM planned ORDER BY image_index"
-            indices = [one for (one,) in connection.execute(query)] if recorded else []
+            indices, part = indices_in(connection, "planned"), indices_in(connection, "part")
         there = cls._has_table(folder, connection)
         with reporting(folder):
             settings = json.loads(row[0])
             names = [field.name for field in fields(Identity)]
-            stored = dict(zip(names, (*row[1:4], json.loads(row[4]), indices), strict=True))
+            stored = dict(zip(names, (*row[1:4], json.loads(row[4]), indices, part), strict=True))
             if there:
                 identity = Identity(**check_fields(Identity, stored))
                 check_at_least("planned", identity.planned, 1)
@@ -306,8 +338,9 @@ def _write_settings(connection: sqlite3.Connection, settings: RunSettings, ident
         json.dumps(identity.code),
     )
     connection.execute("INSERT INTO settings VALUES (?, ?, ?, ?, ?)", row)
-    planned = [(index,) for index in identity.indices]
-    connection.executemany("INSERT OR IGNORE INTO planned VALUES (?)", planned)
+    for table, indices in (("planned", identity.indices), ("part", identity.part)):
+        rows = [(index,) for index in indices]
+        connection.executemany(f"INSERT OR IGNORE INTO {table} VALUES (?)", rows)
 
 
 def check_runs(folders: Sequence[Path]) -> None:

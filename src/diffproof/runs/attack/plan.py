@@ -21,6 +21,7 @@ from diffproof.runs.attack.run import AttackRun, watched
 from diffproof.runs.attack.store import AttackedImage, AttackStore
 from diffproof.runs.code import own_code_of
 from diffproof.runs.plan import Costs, Range, Spent, folder_sizes, measure, spread_out
+from diffproof.runs.shards import is_first
 from diffproof.runs.store import Identity
 from diffproof.version import version
 
@@ -38,7 +39,7 @@ class _Calls:
     """
 
     def __init__(self, job: AttackRun) -> None:
-        self.job, sample = job, spread_out(job.indices)
+        self.job, sample = job, spread_out(job.part)
         self.images, self.labels = job.images(sample)
         self.indices = torch.tensor(sample)
         self.asked, self.right = torch.zeros(2, len(sample), dtype=torch.int64)
@@ -122,7 +123,7 @@ def attack_costs(job: AttackRun, loading: float) -> Costs:
     s, attack, defense = job.settings, job.attack, job.view.defense
     at_once = job.view.images_at_once(s.batch_size)
     # Of all images of a group together, so that calls have the size that they will have.
-    group = min(len(job.indices), attack.images_at_once(at_once))
+    group = len(job.groups[0])
     scored = max(s.draws, s.majority_of) if defense.random else 1
     forwards, backwards = attack.most_evaluations(job.view.num_classes)
     result = _result(job, forwards, backwards)
@@ -149,7 +150,7 @@ def attack_costs(job: AttackRun, loading: float) -> Costs:
     image = (clean + attacked * share) * (1 / group) + look(looks, min(at_once, looks)) * share
     most_of_an_image = (clean + attacked) * (1 / group) + look(looks, min(at_once, looks))
     begin = Spent(0.0, Range(loading, loading, loading))
-    if s.diagnose:
+    if s.diagnose and is_first(s.shard):
         checked, traits = min(s.diagnose, len(job.indices)), attack.traits()
         checks = _CHECKS if defense.random else _CHECKS_FIXED
         begin += labels(checked, scored) + attacks(checked, times=3)
@@ -157,7 +158,7 @@ def attack_costs(job: AttackRun, loading: float) -> Costs:
         begin += gradient(checked * _SLOPES, min(at_once, checked))
     begin_size, size = _sizes(job, result)
     return Costs(
-        images=len(job.indices),
+        images=len(job.part),
         evaluations=image.evaluations,
         most_evaluations=round(most_of_an_image.evaluations),
         seconds=image.seconds,
@@ -194,6 +195,7 @@ def _sizes(job: AttackRun, result: AttackResult) -> tuple[int, float]:
         planned=len(job.indices),
         code=own_code_of(s),
         indices=tuple(job.indices),
+        part=tuple(job.part) if s.shard else (),
     )
 
     def save(store: AttackStore, index: int) -> None:

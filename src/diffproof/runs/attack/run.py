@@ -6,6 +6,7 @@ import math
 import threading
 import time
 import warnings
+from bisect import bisect_right
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,8 +20,6 @@ from diffproof.attacks.base import Attack
 from diffproof.attacks.diagnostics.diagnose import diagnose
 from diffproof.attacks.diagnostics.finding import Finding
 from diffproof.attacks.evaluation import evaluate
-from diffproof.attacks.named import load_attack
-from diffproof.attacks.papers import load_protocol
 from diffproof.attacks.scoring import draw_labels
 from diffproof.attacks.threat import L2, Threat, load_threat
 from diffproof.attacks.views import AttackedDefense
@@ -32,17 +31,19 @@ from diffproof.defenses.repeatability import checking
 from diffproof.defenses.voting import majority
 from diffproof.errors import ArgumentError, halved, is_out_of_memory
 from diffproof.memory import check_batch
-from diffproof.methods import MethodSpec, own_class, parse
 from diffproof.noise import Noise, Stream
+from diffproof.runs.attack.settled import settle
 from diffproof.runs.attack.store import AttackedImage, AttackStore
 from diffproof.runs.code import own_code_of
 from diffproof.runs.defense import load_networks_and_defense
 from diffproof.runs.prepare import classes_for, first_line, load_images, resolve_device
 from diffproof.runs.progress import TELL_EVERY, alone
 from diffproof.runs.settings import AttackRequest, AttackSettings
+from diffproof.runs.shards import Shard, in_shard, is_first
 from diffproof.runs.store import Identity, warn_of_more
 from diffproof.version import version
 from diffproof.weights import hash_tensors
+from diffproof.wording import counted
 
 OnProgress = Callable[[int], None]
 
@@ -58,6 +59,26 @@ class AttackRun:
     attack: Attack
     threat: Threat
     device: torch.device
+
+    def images_at_once(self, batch_size: int) -> int:
+        """How many images are attacked together in batches of so many rows."""
+        return self.attack.images_at_once(self.view.images_at_once(batch_size))
+
+    @property
+    def every_group(self) -> list[list[int]]:
+        """All images of the run in the groups in which they are attacked, whatever was attacked before."""
+        size = self.images_at_once(self.settings.batch_size)
+        return [self.indices[start : start + size] for start in range(0, len(self.indices), size)]
+
+    @property
+    def groups(self) -> list[list[int]]:
+        """The groups that are this run's to attack: all, or those of its shard."""
+        return in_shard(self.every_group, self.settings.shard)
+
+    @property
+    def part(self) -> list[int]:
+        """The indices of the images in its groups."""
+        return [index for group in self.groups for index in group]
 
     def images(self, indices: list[int]) -> tuple[Tensor, Tensor]:
         """Images N×C×H×W and labels of these indices, on the device."""
@@ -90,6 +111,7 @@ def prepare(request: AttackRequest) -> AttackRun:
     threat = load_threat(settings.threat, settings.budget)
     job = AttackRun(settings, data, indices, view, attack, threat, device)
     attack.check(view, threat)
+    _check_groups(job)
     rows = min(settings.batch_size, len(indices) * attack.repeats)
     check_batch(rows, data.pixels[indices[0]].shape)
     try:
@@ -103,6 +125,18 @@ def prepare(request: AttackRequest) -> AttackRun:
     return job
 
 
+def _check_groups(job: AttackRun) -> None:
+    """Raise ValueError where there are fewer groups of images than shards."""
+    shard, groups = job.settings.shard, len(job.every_group)
+    if shard is None or Shard.parse(shard).of <= groups:
+        return
+    largest = math.ceil(len(job.indices) / (Shard.parse(shard).of - 1)) - 1
+    fits = bisect_right(range(1, job.settings.batch_size), largest, key=job.images_at_once)
+    told = f"{counted(len(job.indices), 'image')} are attacked in {counted(groups, 'group')}, got {shard}"
+    hint = f"; --batch-size {fits} makes them enough" if fits else ""
+    raise ArgumentError("shard", f"expected at most {groups}, as {told}{hint}")
+
+
 def _warn_of_a_wide_ball(threat: Threat, image: Tensor) -> None:
     """Warn of an ℓ2 budget of at least an eighth of the distance from black to white."""
     longest = math.sqrt(image.numel())
@@ -113,43 +147,6 @@ def _warn_of_a_wide_ball(threat: Threat, image: Tensor) -> None:
             f" does {budget} mean {budget}/255?",
             stacklevel=3,
         )
-
-
-def settle(request: AttackRequest, image_size: int) -> tuple[AttackSettings, Attack]:
-    """The settings with all that the protocol and the attack fill in, and the attack.
-
-    Raises:
-        ValueError: a setting that the attack does not have, or that contradicts the protocol.
-    """
-    asked = None if request.attack is None else parse("attack", request.attack)
-    gradient, draws, votes = request.gradient, request.draws, request.majority_of
-    if request.protocol is not None:
-        protocol = load_protocol(request.protocol)
-        name, given = (None, {}) if asked is None else (asked.name, asked.settings)
-        fixed = protocol.settings(name, given, request.threat, image_size)
-        asked = parse("attack", {"name": protocol.attack, **fixed})
-        for what, wanted, was in (
-            ("gradient", protocol.gradient.value, gradient),
-            ("draws", protocol.draws, draws),
-            ("majority_of", protocol.votes, votes),
-        ):
-            if was is not None and was != wanted:
-                raise ArgumentError(what, f"protocol {protocol.name} fixes {wanted}, got {was}")
-        gradient, draws, votes = protocol.gradient.value, protocol.draws, protocol.votes
-    asked = asked or MethodSpec("attack", "pgd", {})
-    attack = load_attack(asked)
-    filled = dict(asked.settings)
-    if own_class("attack", asked.name) is None:
-        # As the attack has them: its constructor may fill in what was left open.
-        filled = {name: getattr(attack, name) for name in asked.filled().settings}
-    settled = {
-        **request.as_dict(),
-        "attack": str(MethodSpec("attack", asked.name, filled)),
-        "gradient": gradient,
-        "draws": draws,
-        "majority_of": votes,
-    }
-    return AttackSettings(**{name: value for name, value in settled.items() if value is not None}), attack
 
 
 def _try_first(job: AttackRun) -> None:
@@ -175,7 +172,9 @@ def run(
     on_images: OnProgress = lambda images: None,
     on_evaluations: OnProgress = lambda evaluations: None,
 ) -> list[AttackedImage]:
-    """Attack every image of the job that the run folder does not hold yet, after diagnosing the evaluation.
+    """Attack every image of the job, or of its shard, that the run folder does not hold yet.
+
+    The evaluation is diagnosed first, once for all shards.
 
     Args:
         job: from `prepare`.
@@ -198,30 +197,33 @@ def run(
         planned=len(job.indices),
         code=own_code_of(settings),
         indices=tuple(job.indices),
+        part=tuple(job.part) if settings.shard else (),
     )
     writing = AttackStore.writing(folder, settings, identity, job.data.fingerprint)
     with writing as store:
         warn_of_more(folder, store.identity, job.indices)
         finished = store.finished()
-        on_images(len(finished.intersection(job.indices)))
-        todo = [index for index in job.indices if index not in finished]
-        if not todo:
+        on_images(len(finished.intersection(job.part)))
+        # Of a group of which some are finished, the rest.
+        groups = [[index for index in group if index not in finished] for group in job.groups]
+        if not any(groups):
             return store.results()
         batch_size, session = settings.batch_size, _Session(store, job.device, on_evaluations)
         with watched(defense, session.on_evaluations):
-            while todo:
-                try:
-                    if settings.diagnose and store.findings() is None:
-                        _diagnose(job, store, batch_size)
-                    group = todo[: job.attack.images_at_once(job.view.images_at_once(batch_size))]
-                    attacked = _attack_images(job, group, batch_size)
-                except (MemoryError, RuntimeError) as error:
-                    # Results do not depend on the batch size.
-                    batch_size = halved(batch_size, error)
-                    continue
-                session.save(attacked)
-                on_images(len(group))
-                todo = todo[len(group) :]
+            for todo in groups:
+                while todo:
+                    try:
+                        if settings.diagnose and is_first(settings.shard) and store.findings() is None:
+                            _diagnose(job, store, batch_size)
+                        some = todo[: job.images_at_once(batch_size)]
+                        attacked = _attack_images(job, some, batch_size)
+                    except (MemoryError, RuntimeError) as error:
+                        # Results do not depend on the batch size.
+                        batch_size = halved(batch_size, error)
+                        continue
+                    session.save(attacked)
+                    on_images(len(some))
+                    del todo[: len(some)]
         return store.results()
 
 

@@ -52,6 +52,7 @@ class AttackStore(RunStore[AttackSettings]):
     kind = "attack run"
     settings_type = AttackSettings
     table = "attacked"
+    merged = ("attacked", "findings")
     tables = """
 CREATE TABLE IF NOT EXISTS attacked (
     image_index INTEGER PRIMARY KEY, true_label INTEGER NOT NULL, result TEXT NOT NULL,

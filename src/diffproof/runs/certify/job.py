@@ -19,6 +19,7 @@ from diffproof.runs.code import own_code_of
 from diffproof.runs.defense import load_networks_and_defense
 from diffproof.runs.prepare import classes_for, first_line, load_images, resolve_device
 from diffproof.runs.settings import CertifySettings
+from diffproof.runs.shards import in_shard
 from diffproof.runs.store import Identity
 from diffproof.smoothing.grid_noise import LEVELS, SmoothingNoise
 from diffproof.smoothing.packing import Drawing, OnVotes, Packing, SchedulePacking
@@ -46,7 +47,13 @@ class CertifyRun:
             planned=len(self.indices),
             code=own_code_of(self.settings),
             indices=tuple(self.indices),
+            part=tuple(self.part) if self.settings.shard else (),
         )
+
+    @property
+    def part(self) -> list[int]:
+        """The indices of the images that are this run's to certify: all, or those of its shard."""
+        return in_shard(self.indices, self.settings.shard)
 
     def on(self, device: str) -> CertifyRun:
         """The run with its networks on a device; see `resolve_device`."""

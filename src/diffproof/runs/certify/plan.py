@@ -35,7 +35,7 @@ def certify_costs(job: CertifyRun, loading: float) -> Costs:
     Raises:
         MemoryError: not even one image fits into memory.
     """
-    s, sample = job.settings, spread_out(job.indices)
+    s, sample = job.settings, spread_out(job.part)
     turns = itertools.cycle(sample)
     tallies: dict[int, list[Tally]] = {index: [] for index in sample}
     kept = 0.0
@@ -66,18 +66,18 @@ def certify_costs(job: CertifyRun, loading: float) -> Costs:
     paths = [_looks(job, index, counted[-1])[0] for index, counted in tallies.items() if counted]
     draws = statistics.mean(path[-1] for path in paths)
     # Draws of all images share batches.
-    rows = round(len(job.indices) * (s.n0 + draws))
-    seconds = pace.of(rows, s.batch_size, a_draw).times(1 / len(job.indices))
-    unsure = _unsure(shares, len(job.indices)) / a_draw
-    unsure += _unsure([path[-1] for path in paths], len(job.indices)) / draws
+    rows = round(len(job.part) * (s.n0 + draws))
+    seconds = pace.of(rows, s.batch_size, a_draw).times(1 / len(job.part))
+    unsure = _unsure(shares, len(job.part)) / a_draw
+    unsure += _unsure([path[-1] for path in paths], len(job.part)) / draws
     seconds = Range(seconds.low * max(0.0, 1 - unsure), seconds.expected, seconds.high * (1 + unsure))
     seconds = seconds.plus(Range(ending, ending, ending))
     begin_size, size = _sizes(job, result)
-    if len(job.indices) * seconds.expected > COMMIT_EVERY:
+    if len(job.part) * seconds.expected > COMMIT_EVERY:
         # Of the image in work.
         begin_size += min(round(kept), LARGEST_STATE)
     return Costs(
-        images=len(job.indices),
+        images=len(job.part),
         evaluations=(s.n0 + draws) * a_draw,
         most_evaluations=job.evaluations_per_image,
         seconds=seconds,
@@ -143,6 +143,7 @@ def _sizes(job: CertifyRun, result: ImageResult) -> tuple[int, float]:
         planned=len(job.indices),
         code=own_code_of(job.settings),
         indices=tuple(job.indices),
+        part=tuple(job.part) if job.settings.shard else (),
     )
 
     def save(store: CertifyStore, index: int) -> None:

@@ -33,7 +33,7 @@ def run(
     on_evaluations: OnEvaluations = lambda evaluations: None,
     fleet: Fleet | None = None,
 ) -> list[ImageResult]:
-    """Certify every image of the job that the run folder does not hold yet.
+    """Certify every image of the job, or of its shard, that the run folder does not hold yet.
 
     Args:
         job: from `prepare`.
@@ -57,8 +57,8 @@ def run(
     with CertifyStore.writing(folder, job.settings, identity, job.data.fingerprint) as store:
         warn_of_more(folder, store.identity, job.indices)
         finished = store.finished()
-        on_evaluations(len(finished.intersection(job.indices)) * job.evaluations_per_image)
-        left = [index for index in order(job.indices, job.settings) if index not in finished]
+        on_evaluations(len(finished.intersection(job.part)) * job.evaluations_per_image)
+        left = [index for index in order(job.part, job.settings) if index not in finished]
         _Running(job, store, left, on_evaluations, fleet).run()
         return store.results()
 

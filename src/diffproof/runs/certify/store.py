@@ -129,6 +129,7 @@ class CertifyStore(RunStore[CertifySettings]):
     kind = "certification run"
     settings_type = CertifySettings
     table = "images"
+    merged = ("images", "ballots")
     tables = """
 CREATE TABLE IF NOT EXISTS images (
     image_index INTEGER PRIMARY KEY, true_label INTEGER NOT NULL, certificate TEXT NOT NULL,
