@@ -31,6 +31,10 @@ class ArgumentError(ValueError):
         return printable(f"{self.argument}: {self.problem}")
 
 
+class UnfinishedError(RuntimeError):
+    """Work ended before all of it was done, by no mistake of the user's; what was done is kept."""
+
+
 # Characters of a line on a screen, at most.
 LONGEST_LINE = 500
 _SHOWN_END = 160

@@ -111,7 +111,7 @@ def test_certify_needs_out(refused: Refused) -> None:
     ("text", "message"),
     [
         ("sigmas: 0.5", "config: unknown name 'sigmas'; did you mean sigma or image_size?"),
-        ("help: 1", "config: unknown name 'help'; did you mean held_out?"),
+        ("help: 1", "config: unknown name 'help'; did you mean ship or held_out?"),
         ("- sigma", "config: expected names and values in c.yaml, got list"),
         ("", "config: expected names and values in c.yaml, got"),
         ("sigma: [0.25, 0.5]", "config: expected one value for sigma, got ['0.25', '0.5']"),

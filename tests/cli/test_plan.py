@@ -14,6 +14,7 @@ from diffproof.cli.attack import attack
 from diffproof.cli.certify import certify
 from diffproof.cli.main import run
 from diffproof.cli.plan import plan
+from diffproof.cli.run_options import WORKER_FLAGS
 from helpers.command_line import Refused
 
 DATA = "--data digits --classifier digits --defense none"
@@ -43,7 +44,8 @@ def test_plans_take_the_flags_of_the_run(command: click.Command) -> None:
     assert command.name is not None
     planned = plan.commands[command.name]
     names = [one.name for one in planned.params]
-    assert names == [*(one.name for one in command.params if one.name != "out"), "devices"]
+    other = ("out", *WORKER_FLAGS)
+    assert names == [*(one.name for one in command.params if one.name not in other), "devices"]
     assert "--classifier" in (planned.help or "")
 
 

@@ -24,14 +24,8 @@ from diffproof.methods import parse
 from diffproof.noise import Noise, Stream
 from diffproof.pictures import read_picture, save_grid, save_picture
 from diffproof.runs.defense import load_networks_and_defense
-from diffproof.runs.purify import (
-    PurifyRun,
-    PurifySettings,
-    amplification,
-    find_pictures,
-    prepare_purify,
-    run_purify,
-)
+from diffproof.runs.purify.job import PurifyRun, PurifySettings, find_pictures, prepare_purify
+from diffproof.runs.purify.run import amplification, run_purify
 from helpers.command_line import Refused, composed, words
 from helpers.files import tree
 from helpers.processes import exit_status, forked, outcome, until

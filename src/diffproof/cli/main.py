@@ -25,8 +25,9 @@ from diffproof.cli.purify import purify
 from diffproof.cli.results import export, report, verify
 from diffproof.cli.theory import theory
 from diffproof.cli.train import train
-from diffproof.errors import ArgumentError, printable
+from diffproof.errors import ArgumentError, UnfinishedError, printable
 
+UNFINISHED = 1
 USER_ERROR = 2
 INTERRUPTED = 130
 # Whether errors print where they came from.
@@ -72,7 +73,7 @@ strict(diffproof)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line and exit: 0 done, 1 a verification failed, 2 a user's mistake, 130 interrupted.
+    """Run the command line and exit: 0 done, 1 refuted or left undone, 2 a user's mistake, 130 interrupted.
 
     Any other exception ends in a traceback, with Python's exit status 1. What the encoding of a screen cannot
     show becomes a question mark.
@@ -127,6 +128,9 @@ def _status_of(work: Callable[[], object]) -> int:
     except (ArgumentError, OSError, MemoryError) as error:
         text = str(error) or type(error).__name__
         return _complain(_stream_of(error) + text + _place_of(error, error))
+    except UnfinishedError as error:
+        _complain(str(error))
+        return UNFINISHED
     except (KeyboardInterrupt, click.Abort) as error:
         # click turns a KeyboardInterrupt into an Abort that has it as its cause.
         hint = str(error) or str(error.__cause__ or "")

@@ -12,12 +12,13 @@ from diffproof.cli.config import config_option
 from diffproof.cli.defense_options import defense_options
 from diffproof.cli.flags import command, device_option, precision_option
 from diffproof.cli.paths import PATH
-from diffproof.cli.run_options import skip_unreadable_option
+from diffproof.cli.run_options import skip_unreadable_option, worker_options, workforce
 from diffproof.cli.screen import Rows, said, show
 from diffproof.wording import counted
 
 if TYPE_CHECKING:
-    from diffproof.runs.purify import Purified, PurifyRun
+    from diffproof.runs.purify.job import Purified, PurifyRun
+    from diffproof.scale.workforce import Workforce
 
 
 @command()
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 @precision_option
 @click.option("--out", required=True, type=PATH, help="Write to this folder.")
 @click.option("--force", is_flag=True, help="Overwrite what is there.")
+@worker_options
 def purify(pictures: tuple[Path, ...], out: Path, force: bool, **flags: Any) -> None:
     """Purify PICTURES of your own with a diffusion model.
 
@@ -55,23 +57,28 @@ def purify(pictures: tuple[Path, ...], out: Path, force: bool, **flags: Any) -> 
       diffproof purify holiday --denoiser cifar10 --image-size 32 \\
           --defense diffpure:t_star=0.1,solver=ddpm,steps=20 --out purified
     """
-    from diffproof.runs.purify import SHEET, PurifySettings, prepare_purify
+    from diffproof.runs.purify.job import SHEET, PurifySettings, prepare_purify
     from diffproof.runs.settings_file import SETTINGS
 
+    asked = workforce(flags)
     settings = PurifySettings(**flags)
-    purified = _purify(prepare_purify(settings, pictures, out, force=force))
+    purified = _purify(prepare_purify(settings, pictures, out, force=force, here=asked is None), asked)
     if settings.classifier is not None:
         _print_labels(purified)
     said(f"written: {counted(len(purified), 'purified picture')}, {SHEET} and {SETTINGS} in {out}")
 
 
-def _purify(job: PurifyRun) -> list[Purified]:
-    """With progress that counts denoiser evaluations."""
+def _purify(job: PurifyRun, asked: Workforce | None) -> list[Purified]:
+    """Here or on workers, with progress that counts denoiser evaluations."""
     from diffproof.cli.progress import shown_once_started
-    from diffproof.runs.purify import run_purify
+    from diffproof.runs.purify.networks import hired
+    from diffproof.runs.purify.run import run_purify
 
     with shown_once_started(job.settings.defense, job.evaluations, "denoiser evaluations") as advance:
-        return run_purify(job, advance)
+        if asked is None:
+            return run_purify(job, advance)
+        with hired(job, asked) as fleet:
+            return run_purify(job, advance, fleet)
 
 
 def _print_labels(purified: Sequence[Purified]) -> None:

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
+from diffproof.errors import UnfinishedError
 from diffproof.runs.progress import WorkerState
 from diffproof.runs.store import Identity
 from diffproof.scale.cluster import RayEngine, connected
@@ -19,17 +20,23 @@ from diffproof.scale.fleet import Fleet
 from diffproof.scale.surroundings import Surroundings
 from diffproof.scale.workforce import Workforce
 from diffproof.version import version
-from diffproof.wording import counted
+from diffproof.wording import shortened
 
 
-class ImagesFailedError(RuntimeError):
+class ImagesFailedError(UnfinishedError):
     """Some images failed on every worker that tried them; all else is done."""
 
-    def __init__(self, failed: Mapping[int, str], left: str = "the same command tries them again") -> None:
-        first = min(failed)
-        more = f", and {counted(len(failed) - 1, 'more image')}" * (len(failed) > 1)
-        others = f" ({', '.join(str(index) for index in sorted(failed)[1:21])})" * (len(failed) > 1)
-        super().__init__(f"image {first} failed on every worker{more}{others}: {failed[first]}; {left}")
+    def __init__(
+        self,
+        failed: Mapping[int, str],
+        *,
+        names: Sequence[str] | None = None,
+        left: str = "the same command tries again what failed",
+    ) -> None:
+        images = [str(index) for index in sorted(failed)] if names is None else names
+        what = "image" if names is None else "picture"
+        others = f"; so did {shortened(images[1:])}" * (len(images) > 1)
+        super().__init__(f"{what} {images[0]} failed on every worker: {failed[min(failed)]}{others}; {left}")
         self.failed = failed
 
 

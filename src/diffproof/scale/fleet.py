@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable, Hashable, Iterable
 from typing import Any, Protocol
 
-from diffproof.errors import ArgumentError
+from diffproof.errors import ArgumentError, UnfinishedError
 from diffproof.scale.engine import Answer, Engine, Hello, Order
 from diffproof.scale.member import Member, Open
 
@@ -50,7 +50,7 @@ class Source(Protocol):
         """Take notice that an order will not be done, since one for the same image was given up."""
 
 
-class FleetError(RuntimeError):
+class FleetError(UnfinishedError):
     """No worker is left that could go on; what was done is kept."""
 
 

@@ -1,0 +1,132 @@
+"""Images that are worked on in groups, each by one worker."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from diffproof.errors import ArgumentError, halved, is_out_of_memory, printable
+from diffproof.runs.progress import Progress
+from diffproof.runs.workers import ImagesFailedError, states
+from diffproof.scale.engine import Answer, Hello, Order
+from diffproof.scale.fleet import Fleet
+
+# The key of an order that is about the run as a whole, not about images of it.
+FIRST = "first"
+
+
+def order(group: Sequence[int], load: Any = None) -> Order:
+    """The order for a group of images, by their indices."""
+    return Order(tuple(group), tuple(group), len(group), load)
+
+
+class GroupWorker:
+    """Works on one group after the other.
+
+    Args:
+        hello: what it says of itself.
+        do: what an order finds, with at most so many rows at once.
+        batch_size: most rows at once; halved for good when memory runs out.
+        evaluated: images that went through a network so far.
+    """
+
+    def __init__(
+        self,
+        hello: Hello,
+        do: Callable[[Order, int], Any],
+        batch_size: int,
+        evaluated: Callable[[], int],
+    ) -> None:
+        self._hello, self._do, self._batch_size, self._evaluated = hello, do, batch_size, evaluated
+        self._left: deque[Order] = deque()
+
+    def hello(self) -> Hello:
+        """See Worker."""
+        return self._hello
+
+    def work(self, orders: Sequence[Order], seconds: float) -> Answer:
+        """See Worker."""
+        started, before, answer = time.monotonic(), self._evaluated(), Answer()
+        self._left.extend(orders)
+        while self._left and (not answer.done or time.monotonic() - started < seconds):
+            one = self._left.popleft()
+            try:
+                answer.done.append((one.key, self._done(one)))
+            except Exception as error:  # whichever network of the user's it is
+                known = isinstance(error, ArgumentError)
+                told = str(error) if known else f"{type(error).__name__}: {error}"
+                answer.failed.append((one.key, printable(told)))
+        answer.batch_size, answer.evaluations = self._batch_size, self._evaluated() - before
+        answer.seconds = time.monotonic() - started
+        return answer
+
+    def _done(self, one: Order) -> Any:
+        while True:
+            try:
+                return self._do(one, self._batch_size)
+            except (MemoryError, RuntimeError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                # Results do not depend on it.
+                self._batch_size = halved(self._batch_size, error)
+
+
+class Groups:
+    """The orders of a run, and what is done with what is found; see Source.
+
+    Args:
+        fleet: the workers.
+        orders: in the order of their turn.
+        found: told an order and what was found for it.
+
+    Attributes:
+        enough: any order keeps a worker busy.
+    """
+
+    enough = 1
+
+    def __init__(self, fleet: Fleet, orders: Iterable[Order], found: Callable[[Order, Any], None]) -> None:
+        self._fleet, self._orders, self._found = fleet, deque(orders), found
+        self._told: set[int] = set()
+
+    def run(self, each: Callable[[], None] = lambda: None) -> None:
+        """Let the workers do all.
+
+        Args:
+            each: called every time that they have said something, or nothing for half a second.
+
+        Raises:
+            ValueError, FleetError: see `Fleet.step`.
+            ImagesFailedError: images were given up; all else is done.
+        """
+        while self._fleet.step(self):
+            each()
+        each()
+        if self._fleet.failed:
+            raise ImagesFailedError(self._fleet.failed)
+
+    def say(self, progress: Progress) -> None:
+        """Record the workers, and images that were given up since this was last called."""
+        progress.tell_workers(states(self._fleet))
+        for index in self._fleet.failed.keys() - self._told:
+            progress.fail(index, "every worker that tried it", self._fleet.failed[index])
+        self._told = set(self._fleet.failed)
+
+    def take(self, size: int) -> Order | None:
+        """See Source."""
+        return self._orders.popleft() if self._orders else None
+
+    def split(self, order: Order) -> list[Order]:
+        """See Source: each image by itself."""
+        if len(order.images) == 1:
+            return []
+        return [Order((index,), (index,), 1, order.load) for index in order.images]
+
+    def put(self, order: Order, found: Any) -> None:
+        """See Source."""
+        self._found(order, found)
+
+    def drop(self, order: Order) -> None:
+        """See Source."""
