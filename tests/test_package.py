@@ -19,6 +19,7 @@ import torch
 
 import diffproof as dp
 from diffproof.cli.main import diffproof as command_group
+from diffproof.cli.main import run
 from diffproof.weights import load_weights, packaged
 from helpers.command_line import words
 from helpers.paths import ROOT
@@ -78,6 +79,16 @@ def test_help_loads_only_click(arguments: list[str]) -> None:
     loaded = loaded_by(f"from diffproof.cli.main import run; run({arguments})")
     assert "click" in loaded
     assert not loaded.intersection(set(HEAVY) - {"click"})
+
+
+def test_status_loads_no_network_library(tmp_path: Path) -> None:
+    line = words("certify", data="digits", classifier="digits", defense="none", sigma=1, indices=0, n0=1, n=1)
+    assert run([*line, "--out", str(tmp_path / "run")]) == 0
+    loaded = loaded_by(
+        f"from diffproof.cli.main import run; assert run(['status', {str(tmp_path / 'run')!r}]) == 0"
+    )
+    assert "diffproof.runs.status" in loaded
+    assert not loaded.intersection({*HEAVY, "numpy"} - {"click", "rich"})
 
 
 def test_every_public_name_resolves() -> None:

@@ -135,6 +135,11 @@ def own_class(kind: str, given: str) -> Address | None:
     return address(name) or plugin(f"diffproof.{kind}s", name)
 
 
+def told(kind: str, text: str) -> str:
+    """A method without what is at its default; one of the user's own as it is: it is not imported to tell."""
+    return text if own_class(kind, text) is not None else str(parse(kind, text).unusual())
+
+
 def load_class(kind: str, name: str) -> type[Any]:
     """The class of a method.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Iterable
 
 from diffproof.errors import printable
@@ -35,3 +36,15 @@ def kind_of(value: object) -> str:
     if inspect.iscoroutine(value):
         value.close()
     return type(value).__name__
+
+
+def duration(seconds: float) -> str:
+    """Two digits or more: "8.3 s", "2.5 min", "13 h", "4.2 days"."""
+    units = (("s", 1, 100), ("min", 60, 6_000), ("h", 3_600, 360_000), ("days", 86_400, math.inf))
+    unit, length = next((unit, length) for unit, length, most in units if seconds < most)
+    return f"{rounded(seconds / length)} {unit}"
+
+
+def rounded(value: float) -> str:
+    """Two digits or more: "8.3", "1,234"."""
+    return f"{value:,.{1 if value < 10 else 0}f}"

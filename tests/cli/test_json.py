@@ -47,6 +47,8 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("runs")
     for name, line in RUNS.items():
         assert run([*line.split(), "--out", str(folder / name)]) == 0
+    # What a folder tells of its commands changes nothing of its results.
+    change(folder / "plain", "INSERT INTO failures VALUES (9, 'not finite', 3, '1')")
     return folder
 
 
@@ -232,6 +234,7 @@ def names(document: Any) -> Any:
         ),
         ("report {runs}/attacked", "report runs/b"),
         ("verify {runs}/plain --counts", "verify runs/a --counts"),
+        ("status {runs}/plain", "status runs/a"),
     ],
 )
 def test_documents_are_those_of_the_page(

@@ -23,6 +23,7 @@ from diffproof.cli.numbers import strict
 from diffproof.cli.plan import plan
 from diffproof.cli.purify import purify
 from diffproof.cli.results import export, report, verify
+from diffproof.cli.status import status
 from diffproof.cli.theory import theory
 from diffproof.cli.train import train
 from diffproof.errors import ArgumentError, UnfinishedError, printable
@@ -57,6 +58,7 @@ COMMANDS = (
     plan,
     purify,
     merge,
+    status,
     report,
     export,
     verify,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -117,22 +116,15 @@ def _print(costs: Costs, devices: int, most: str) -> None:
 
 
 def _print_on(plan: Plan, where: str) -> None:
-    low, expected, high = map(_duration, plan.seconds)
+    from diffproof.wording import duration
+
+    low, expected, high = map(duration, plan.seconds)
     said(f"{where}: about {expected} ({low} to {high}), at most {_size(plan.size)} on disk")
 
 
-def _duration(seconds: float) -> str:
-    """Two digits or more: "8.3 s", "2.5 min", "13 h", "4.2 days"."""
-    units = (("s", 1, 100), ("min", 60, 6_000), ("h", 3_600, 360_000), ("days", 86_400, math.inf))
-    unit, length = next((unit, length) for unit, length, most in units if seconds < most)
-    return _rounded(seconds / length, unit)
-
-
 def _size(size: int) -> str:
-    """As `_duration`: "6.2 MB"."""
+    """Two digits or more: "6.2 MB"."""
+    from diffproof.wording import rounded
+
     unit, length = next((one for one in (("GB", 1e9), ("MB", 1e6)) if size >= one[1]), ("kB", 1e3))
-    return _rounded(size / length, unit)
-
-
-def _rounded(value: float, unit: str) -> str:
-    return f"{value:,.{1 if value < 10 else 0}f} {unit}"
+    return f"{rounded(size / length)} {unit}"

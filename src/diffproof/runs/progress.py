@@ -25,7 +25,7 @@ TABLES = """
 CREATE TABLE IF NOT EXISTS progress (
     session INTEGER PRIMARY KEY, host TEXT NOT NULL, pid INTEGER NOT NULL, version TEXT NOT NULL,
     started REAL NOT NULL, told REAL NOT NULL, images INTEGER NOT NULL, evaluations INTEGER NOT NULL,
-    remaining INTEGER, ended TEXT
+    remaining INTEGER, ended TEXT, asked INTEGER NOT NULL
 );
 CREATE TABLE IF NOT EXISTS workers (
     name TEXT NOT NULL, host TEXT NOT NULL, device TEXT NOT NULL, state TEXT NOT NULL, units INTEGER NOT NULL,
@@ -72,6 +72,7 @@ class Session:
         remaining: evaluations that may still be needed for the images that it was asked for; None where that
             is not known.
         ended: how, see `Ended`; None while it is at work, and for good if it was killed.
+        asked: images that it was to have finished in the end, those that were there included.
     """
 
     host: str
@@ -83,11 +84,12 @@ class Session:
     evaluations: int
     remaining: int | None
     ended: str | None
+    asked: int
 
     def __post_init__(self) -> None:
         if self.ended is not None:
             check_member("ended", self.ended, Ended)
-        for name in ("started", "images", "evaluations"):
+        for name in ("started", "images", "evaluations", "asked"):
             check_not_negative(name, getattr(self, name))
 
 
@@ -184,15 +186,19 @@ class Progress:
             raise
         self._end(Ended.FINISHED)
 
-    def begin(self) -> None:
-        """A session begins to work; whoever looks sees it at once."""
+    def begin(self, asked: int) -> None:
+        """A session begins to work; whoever looks sees it at once.
+
+        Args:
+            asked: see `Session`.
+        """
         now = time.time()
-        row = (socket.gethostname(), os.getpid(), version(), now, now)
+        row = (socket.gethostname(), os.getpid(), version(), now, now, asked)
         with reporting(self._folder), self._connection:
             self._connection.execute("DELETE FROM workers")
             query = (
-                "INSERT INTO progress (host, pid, version, started, told, images, evaluations)"
-                " VALUES (?, ?, ?, ?, ?, 0, 0)"
+                "INSERT INTO progress (host, pid, version, started, told, asked, images, evaluations)"
+                " VALUES (?, ?, ?, ?, ?, ?, 0, 0)"
             )
             self._session = self._connection.execute(query, row).lastrowid
 

@@ -208,7 +208,7 @@ def run(
         groups = [[index for index in group if index not in finished] for group in job.groups]
         if not any(groups):
             return store.results()
-        batch_size, session = settings.batch_size, _Session(store, job.device, on_evaluations)
+        batch_size, session = settings.batch_size, _Session(store, job, on_evaluations)
         with watched(defense, session.on_evaluations):
             for todo in groups:
                 while todo:
@@ -232,16 +232,16 @@ class _Session:
 
     Args:
         store: of the run's folder.
-        device: the run's.
+        job: the run.
         told: see `run`.
     """
 
-    def __init__(self, store: AttackStore, device: torch.device, told: OnProgress) -> None:
-        self.store, self.device, self.told = store, device, told
+    def __init__(self, store: AttackStore, job: AttackRun, told: OnProgress) -> None:
+        self.store, self.device, self.told = store, job.device, told
         self.images = self.evaluations = 0
         self._started = self._said = time.monotonic()
         self._thread = threading.get_ident()
-        store.progress.begin()
+        store.progress.begin(len(job.indices))
 
     def on_evaluations(self, evaluations: int) -> None:
         """So many more were done."""
