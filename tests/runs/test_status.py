@@ -14,6 +14,7 @@ from diffproof.errors import ArgumentError
 from diffproof.runs import status
 from diffproof.runs.attack import run as attack_run
 from diffproof.runs.certify import run as certify_run
+from diffproof.runs.certify.job import CertifyRun, prepare
 from diffproof.runs.certify.store import CertifyStore
 from diffproof.runs.settings import AttackRequest, CertifySettings
 from diffproof.runs.status import is_locked, load_status
@@ -43,12 +44,12 @@ ATTACK: dict[str, Any] = {
 
 
 @pytest.fixture(scope="module")
-def job() -> certify_run.CertifyRun:
-    return certify_run.prepare(CertifySettings(**CERTIFY))
+def job() -> CertifyRun:
+    return prepare(CertifySettings(**CERTIFY))
 
 
 @pytest.fixture(scope="module")
-def finished(job: certify_run.CertifyRun, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def finished(job: CertifyRun, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run; read only."""
     folder = tmp_path_factory.mktemp("runs") / "finished"
     certify_run.run(job, folder)
@@ -145,7 +146,7 @@ def test_an_attack(tmp_path: Path) -> None:
     assert load_status(tmp_path / "run").description == "none, pgd:iterations=2 exact 0.5, linf 8/255"
 
 
-def test_a_run_at_work(job: certify_run.CertifyRun, tmp_path: Path) -> None:
+def test_a_run_at_work(job: CertifyRun, tmp_path: Path) -> None:
     folder, go_on = tmp_path / "run", tmp_path / "go-on"
 
     def wait(evaluations: int) -> None:
@@ -172,7 +173,7 @@ def test_a_run_at_work(job: certify_run.CertifyRun, tmp_path: Path) -> None:
     assert (found.live, found.state, found.seconds_left) == (False, "finished", None)
 
 
-def test_a_run_that_was_killed(job: certify_run.CertifyRun, tmp_path: Path) -> None:
+def test_a_run_that_was_killed(job: CertifyRun, tmp_path: Path) -> None:
     def stop(evaluations: int) -> None:
         if rows(tmp_path):
             os.kill(os.getpid(), signal.SIGKILL)
@@ -187,7 +188,7 @@ def test_a_run_that_was_killed(job: certify_run.CertifyRun, tmp_path: Path) -> N
     assert 0 < found.finished < 6
 
 
-def test_no_writer_is_disturbed(job: certify_run.CertifyRun, copy: Path) -> None:
+def test_no_writer_is_disturbed(job: CertifyRun, copy: Path) -> None:
     """Runs that begin while others look, again and again, each get the lock."""
 
     def look() -> int:
