@@ -108,12 +108,8 @@ UNITS = f"INSERT INTO work VALUES ('[[3, 1, 4, 14, {TALLY % 6}]]', x'00')"
         ([HALF, "DROP TABLE progress"], {"state": "unfinished", "sessions": [], "images_per_hour": None}),
         (["DROP TABLE progress", "DROP TABLE workers", "DROP TABLE failures"], {"state": "finished"}),
         (
-            [
-                HALF,
-                "UPDATE settings SET json = json_set(json, '$.shard', '1/2')",
-                "UPDATE progress SET asked = 3",
-            ],
-            {"state": "finished", "shard": "1/2", "planned": 6, "finished": 3, "share": 1.0},
+            [HALF, SHARD, "INSERT INTO part VALUES (0), (1), (2)"],
+            {"state": "finished", "shard": "1/2", "planned": 6, "part": 3, "share": 1.0},
         ),
         (
             [HALF, "UPDATE settings SET json = json_set(json, '$.until_half_width', 0.4)"],
@@ -134,7 +130,7 @@ def test_the_rest_is_what_the_folder_tells(finished: Path) -> None:
         assert found.sessions == store.progress.sessions() != []
         assert found.workers == store.progress.workers() != []
     assert (found.folder, found.kind, found.description) == (finished, "certification", "none, sigma = 0.25")
-    assert (found.shard, found.failures) == (None, [])
+    assert (found.shard, found.part, found.failures) == (None, 6, [])
 
 
 def test_an_attack(tmp_path: Path) -> None:

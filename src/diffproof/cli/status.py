@@ -51,13 +51,12 @@ def status(runs: tuple[Path, ...], as_json: bool) -> None:
 
 def _row(one: Status) -> list[str]:
     part = "" if one.shard is None else f", shard {one.shard} of {counted(one.planned, 'image')}"
-    total = one.sessions[-1].asked if part and one.sessions else one.planned
     state = f"told {_ago(one.sessions[-1].told)}" if one.state == "unknown" else one.state
     rates = one.evaluations_per_second, one.images_per_hour
     return [
         str(one.folder),
         one.description + part,
-        f"{one.finished:,} of {total:,}",
+        f"{one.finished:,} of {one.part:,}",
         f"{one.draws:,}" if one.kind == "certification" else "–",
         f"{one.share:.1%}",
         *("–" if rate is None else rounded(rate) for rate in rates),

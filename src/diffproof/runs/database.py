@@ -69,10 +69,15 @@ def connected(folder: Path, *, whole: bool = True) -> Iterator[sqlite3.Connectio
         connection.close()
 
 
+def has_table(connection: sqlite3.Connection, table: str) -> bool:
+    """Whether a store has a table of this name."""
+    query = "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = ?"
+    return connection.execute(query, (table,)).fetchone() is not None
+
+
 def indices_in(connection: sqlite3.Connection, table: str) -> list[int]:
     """Indices of images, ascending; none in a store of an earlier version, which has no such table."""
-    query = "SELECT 1 FROM sqlite_master WHERE name = ?"
-    if connection.execute(query, (table,)).fetchone() is None:
+    if not has_table(connection, table):
         return []
     return [one for (one,) in connection.execute(f"SELECT image_index FROM {table} ORDER BY image_index")]
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from diffproof.checks import check_fields, check_member, check_not_negative
-from diffproof.runs.database import naming, reporting
+from diffproof.runs.database import has_table, naming, reporting
 from diffproof.version import version
 
 # Seconds between what is told, at least.
@@ -25,7 +25,7 @@ TABLES = """
 CREATE TABLE IF NOT EXISTS progress (
     session INTEGER PRIMARY KEY, host TEXT NOT NULL, pid INTEGER NOT NULL, version TEXT NOT NULL,
     started REAL NOT NULL, told REAL NOT NULL, images INTEGER NOT NULL, evaluations INTEGER NOT NULL,
-    remaining INTEGER, ended TEXT, asked INTEGER NOT NULL
+    remaining INTEGER, ended TEXT
 );
 CREATE TABLE IF NOT EXISTS workers (
     name TEXT NOT NULL, host TEXT NOT NULL, device TEXT NOT NULL, state TEXT NOT NULL, units INTEGER NOT NULL,
@@ -72,7 +72,6 @@ class Session:
         remaining: evaluations that may still be needed for the images that it was asked for; None where that
             is not known.
         ended: how, see `Ended`; None while it is at work, and for good if it was killed.
-        asked: images that it was to have finished in the end, those that were there included.
     """
 
     host: str
@@ -84,12 +83,11 @@ class Session:
     evaluations: int
     remaining: int | None
     ended: str | None
-    asked: int
 
     def __post_init__(self) -> None:
         if self.ended is not None:
             check_member("ended", self.ended, Ended)
-        for name in ("started", "images", "evaluations", "asked"):
+        for name in ("started", "images", "evaluations"):
             check_not_negative(name, getattr(self, name))
 
 
@@ -186,19 +184,15 @@ class Progress:
             raise
         self._end(Ended.FINISHED)
 
-    def begin(self, asked: int) -> None:
-        """A session begins to work; whoever looks sees it at once.
-
-        Args:
-            asked: see `Session`.
-        """
+    def begin(self) -> None:
+        """A session begins to work; whoever looks sees it at once."""
         now = time.time()
-        row = (socket.gethostname(), os.getpid(), version(), now, now, asked)
+        row = (socket.gethostname(), os.getpid(), version(), now, now)
         with reporting(self._folder), self._connection:
             self._connection.execute("DELETE FROM workers")
             query = (
-                "INSERT INTO progress (host, pid, version, started, told, asked, images, evaluations)"
-                " VALUES (?, ?, ?, ?, ?, ?, 0, 0)"
+                "INSERT INTO progress (host, pid, version, started, told, images, evaluations)"
+                " VALUES (?, ?, ?, ?, ?, 0, 0)"
             )
             self._session = self._connection.execute(query, row).lastrowid
 
@@ -270,8 +264,7 @@ class Progress:
     def _rows(self, kind: type[Row], table: str, order: str) -> list[Row]:
         names = [field.name for field in fields(kind)]  # type: ignore[arg-type]
         with reporting(self._folder), naming(table):
-            known = "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = ?"
-            if self._connection.execute(known, (table,)).fetchone() is None:
+            if not has_table(self._connection, table):
                 return []
             query = f"SELECT {', '.join(names)} FROM {table} ORDER BY {order}"
             rows: list[tuple[Any, ...]] = self._connection.execute(query).fetchall()

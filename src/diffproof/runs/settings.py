@@ -18,7 +18,7 @@ from diffproof.checks import (
 from diffproof.data.classes import read_class_map
 from diffproof.data.indices import written_indices
 from diffproof.errors import ArgumentError
-from diffproof.methods import MethodSpec, check_networks, check_not_idle, describe, own_class, parse
+from diffproof.methods import MethodSpec, check_networks, check_not_idle, describe, own_class, parse, told
 from diffproof.runs.flags import Flags
 from diffproof.runs.shards import Shard
 from diffproof.smoothing.bounds import Bound, largest_radius
@@ -112,7 +112,7 @@ class RunSettings(Flags):
         methods = value is not None and name in ("defense", "attack")
         if isinstance(value, dict):
             return f"{len(value)} classes: {value}"[:60] + "…"
-        return _told(name, value) if methods else value
+        return told(name, value) if methods else value
 
     @property
     def method(self) -> MethodSpec:
@@ -121,12 +121,7 @@ class RunSettings(Flags):
 
     def describe(self) -> str:
         """The defence as a row of a table names it, without what is at its default."""
-        return _told("defense", self.defense)
-
-
-def _told(kind: str, text: str) -> str:
-    """A method without what is at its default; one of the user's own as it is: it is not imported to tell."""
-    return text if own_class(kind, text) is not None else str(parse(kind, text).unusual())
+        return told("defense", self.defense)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -323,6 +318,6 @@ class AttackSettings(AttackRequest):
 
     def describe_attack(self) -> str:
         """The attack with what tells it from others: "pgd:iterations=200,eot=20 exact, linf 8/255"."""
-        attack = _told("attack", self.attack)
+        attack = told("attack", self.attack)
         share = "" if self.surrogate_share is None else f" {self.surrogate_share:g}"
         return f"{attack} {self.gradient}{share}, {self.threat} {self.budget}"

@@ -14,7 +14,7 @@ from diffproof.checks import check_at_least
 from diffproof.errors import ArgumentError
 from diffproof.files import expanded
 from diffproof.methods import told
-from diffproof.runs.database import LOCK, connected_run, naming, reporting
+from diffproof.runs.database import LOCK, connected_run, has_table, indices_in, naming, reporting
 from diffproof.runs.progress import Ended, Failure, Progress, Session, WorkerState
 
 # Tables of finished images, and what has them.
@@ -31,8 +31,9 @@ class Status:
         folder: the run's.
         kind: "certification" or "attack".
         description: the defence and what is done to it.
-        shard: which part of the run the folder is for, None for all of it.
+        shard: of the run that the folder is, "3/16"; None for all of it.
         planned: how many images the run is to have.
+        part: how many of them are the folder's.
         finished: how many are finished.
         draws: with a label, of images in work; none of an attack.
         share: of the images that the folder is to have, draws in work included; in [0, 1].
@@ -52,6 +53,7 @@ class Status:
     description: str
     shard: str | None
     planned: int
+    part: int
     finished: int
     draws: int
     share: float
@@ -84,14 +86,14 @@ def load_status(folder: Path) -> Status:
         with reporting(folder):
             text, planned = connection.execute("SELECT json, planned FROM settings").fetchone() or ("{}", 0)
             finished = connection.execute(f"SELECT count(*) FROM {table}").fetchone()[0]
+            part = len(indices_in(connection, "part"))
             with naming("settings"):
                 settings: dict[str, Any] = json.loads(text)
                 description = _description(table, settings)
                 check_at_least("planned", planned, 1)
             draws, each = _in_work(connection, settings) if table == _CERTIFIED else (0, 1)
     last = sessions[-1] if sessions else None
-    shard = settings.get("shard")
-    total = planned if shard is None or last is None else last.asked
+    total = part or planned
     ended = last is not None and last.ended == Ended.FINISHED
     done = finished >= total or (ended and settings.get("until_half_width") is not None)
     live = _is_live(folder, last)
@@ -99,8 +101,9 @@ def load_status(folder: Path) -> Status:
         folder=folder,
         kind=_KINDS[table],
         description=description,
-        shard=shard,
+        shard=settings.get("shard"),
         planned=planned,
+        part=total,
         finished=finished,
         draws=draws,
         share=1.0 if done else min(1.0, (finished + draws / each) / total),
@@ -177,9 +180,9 @@ def _left(last: Session | None, images: int) -> float | None:
 def _table(folder: Path, connection: sqlite3.Connection) -> str:
     """The table of a run's finished images."""
     with reporting(folder):
-        names = {name for (name,) in connection.execute("SELECT name FROM sqlite_master")}
-    found = [table for table in _KINDS if {table, "settings"} <= names]
-    if not found:
+        found = [table for table in _KINDS if has_table(connection, table)]
+        known = found and has_table(connection, "settings")
+    if not known:
         raise ArgumentError("run", f"{folder} is no run folder (its store lacks {' or '.join(_KINDS)})")
     return found[0]
 
@@ -199,7 +202,7 @@ def _in_work(connection: sqlite3.Connection, settings: dict[str, Any]) -> tuple[
     """Draws with a label of images in work, and how many an image has at most."""
     query = "SELECT tally FROM partial WHERE stream != 'hits'"
     tallies = [json.loads(text) for (text,) in connection.execute(query)]
-    recorded = connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'work'").fetchone() is not None
+    recorded = has_table(connection, "work")
     for (text,) in connection.execute("SELECT units FROM work LIMIT 1") if recorded else ():
         tallies += [tally for *_, tally in json.loads(text)]
     with naming("draws in work"):

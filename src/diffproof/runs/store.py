@@ -20,6 +20,7 @@ from diffproof.runs.database import (
     STORE,
     connected,
     connected_run,
+    has_table,
     indices_in,
     reporting,
 )
@@ -323,8 +324,7 @@ class RunStore(Generic[S]):
     @classmethod
     def _has_table(cls, folder: Path, connection: sqlite3.Connection) -> bool:
         with reporting(folder):
-            query = "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = ?"
-            return connection.execute(query, (cls.table,)).fetchone() is not None
+            return has_table(connection, cls.table)
 
 
 def _write_settings(connection: sqlite3.Connection, settings: RunSettings, identity: Identity) -> None:

@@ -241,7 +241,7 @@ class _Session:
         self.images = self.evaluations = 0
         self._started = self._said = time.monotonic()
         self._thread = threading.get_ident()
-        store.progress.begin(len(job.indices))
+        store.progress.begin()
 
     def on_evaluations(self, evaluations: int) -> None:
         """So many more were done."""

@@ -117,7 +117,7 @@ class _Running:
         recorded = self._snapshot()
         self._made_before(self.packing.labelled, self.packing.begun)
         self._started = time.monotonic()
-        self.store.progress.begin(len(self.job.indices))
+        self.store.progress.begin()
         try:
             while self.packing.step():
                 if self._close():
