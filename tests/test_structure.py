@@ -9,7 +9,7 @@ def test_imports_point_one_way() -> None:
     assert upward() == []
     assert circles() == []
     # They are seen: a run is above the attack that it runs, and reads it.
-    assert "diffproof.attacks.evaluation" in imports()["diffproof.runs.attack.run"]
+    assert "diffproof.attacks.evaluation" in imports()["diffproof.runs.attack.attacking"]
     assert (
         level("diffproof.runs.attack.run") > level("diffproof.attacks.evaluation") > level("diffproof.noise")
     )

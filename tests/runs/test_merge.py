@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from diffproof.cli.main import run
+from diffproof.runs.attack import job as attack_job
 from diffproof.runs.attack import run as attack_run
 from diffproof.runs.certify import run as certify_run
 from diffproof.runs.certify.job import CertifyRun, prepare
@@ -58,7 +59,7 @@ def certified(job: CertifyRun, folder: Path, shard: str | None = None) -> Path:
     return folder
 
 
-def attacked(job: attack_run.AttackRun, folder: Path, shard: str | None = None) -> Path:
+def attacked(job: attack_job.AttackRun, folder: Path, shard: str | None = None) -> Path:
     attack_run.run(replace(job, settings=replace(job.settings, shard=shard)), folder)
     return folder
 
@@ -74,7 +75,7 @@ def made(tmp_path_factory: pytest.TempPathFactory, job: CertifyRun) -> Path:
     """It in a folder `whole`, in three shards, and those of an attack; not to be changed."""
     home = tmp_path_factory.mktemp("made")
     certified(job, home / "whole")
-    attack = attack_run.prepare(AttackRequest(**ATTACK))
+    attack = attack_job.prepare(AttackRequest(**ATTACK))
     attacked(attack, home / "attack")
     for number in range(3):
         certified(job, home / f"s{number}", f"{number}/3")
@@ -132,7 +133,7 @@ def test_shards_of_an_attack_on_a_random_defence(tmp_path: Path) -> None:
         "denoiser": "digits",
         "attack": "pgd:iterations=2,eot=2",
     }
-    job = attack_run.prepare(AttackRequest(**{**ATTACK, **random_one, "batch_size": 4}))
+    job = attack_job.prepare(AttackRequest(**{**ATTACK, **random_one, "batch_size": 4}))
     whole = attacked(job, tmp_path / "whole")
     folders = [attacked(job, tmp_path / f"{number}", f"{number}/3") for number in (1, 2, 0)]
     merge(tmp_path / "out", folders)

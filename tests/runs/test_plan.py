@@ -16,6 +16,7 @@ import diffproof.runs.certify.run as certify_run
 from diffproof.defenses.repeatability import check_repeatable
 from diffproof.errors import ArgumentError
 from diffproof.runs import plan
+from diffproof.runs.attack import job as attack_jobs
 from diffproof.runs.attack.plan import attack_costs
 from diffproof.runs.certify.job import CertifyRun, prepare
 from diffproof.runs.certify.plan import certify_costs
@@ -199,15 +200,15 @@ def test_a_certification_spends_what_was_planned(
     assert 100.0 < low <= expected <= high
 
 
-def attack_job(**changes: Any) -> attack_run.AttackRun:
+def attack_job(**changes: Any) -> attack_jobs.AttackRun:
     flags = {name: value for name, value in {**ATTACK, **changes}.items() if value is not None}
-    job = attack_run.prepare(AttackRequest(**flags))
+    job = attack_jobs.prepare(AttackRequest(**flags))
     # Asked once in the life of its networks, which no plan counts.
     check_repeatable(job.view.defense, job.images(job.indices)[0])
     return job
 
 
-def attacked(job: attack_run.AttackRun, folder: Path) -> int:
+def attacked(job: attack_jobs.AttackRun, folder: Path) -> int:
     """Run it; the evaluations of networks."""
     evaluations: list[int] = []
     attack_run.run(job, folder, on_evaluations=evaluations.append)

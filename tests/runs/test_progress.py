@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from diffproof.cli.main import run
+from diffproof.runs.attack import job as attack_job
 from diffproof.runs.attack import run as attack_run
 from diffproof.runs.attack.store import AttackStore
 from diffproof.runs.certify import run as certify_run
@@ -166,7 +167,7 @@ def test_others_see_a_session_while_it_works_and_when_it_was_killed(job: Certify
 
 
 def test_an_attack_tells_what_it_did(tmp_path: Path) -> None:
-    job, counted = attack_run.prepare(AttackRequest(**ATTACK)), list[int]()
+    job, counted = attack_job.prepare(AttackRequest(**ATTACK)), list[int]()
     attack_run.run(job, tmp_path, on_evaluations=counted.append)
     (session,), (worker,), failures = told(tmp_path)
     assert (session.images, session.evaluations, session.ended) == (3, sum(counted), "finished")
@@ -179,7 +180,7 @@ def test_an_attack_tells_what_it_did(tmp_path: Path) -> None:
 
 
 def test_an_attack_tells_in_the_middle_of_an_image(tmp_path: Path) -> None:
-    job, counted = attack_run.prepare(AttackRequest(**ATTACK)), list[int]()
+    job, counted = attack_job.prepare(AttackRequest(**ATTACK)), list[int]()
 
     def stop(evaluations: int) -> None:
         counted.append(evaluations)

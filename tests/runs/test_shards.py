@@ -6,6 +6,7 @@ import os
 import re
 import signal
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,9 @@ from hypothesis import strategies as st
 
 from diffproof.cli.main import run
 from diffproof.errors import ArgumentError
+from diffproof.runs.attack import job as attack_job
 from diffproof.runs.attack import run as attack_run
+from diffproof.runs.attack.attacking import attack_images
 from diffproof.runs.certify import run as certify_run
 from diffproof.runs.certify.job import prepare
 from diffproof.runs.certify.store import CertifyStore
@@ -181,7 +184,7 @@ def test_a_shard_of_an_attack_has_whole_groups_and_keeps_its_batch_size(
 ) -> None:
     done = list[int]()
     fields = {name: value for name, value in ATTACK.items() if name != "iterations"}
-    job = attack_run.prepare(AttackRequest(**fields, attack="pgd:iterations=2", shard="1/2"))
+    job = attack_job.prepare(AttackRequest(**fields, attack="pgd:iterations=2", shard="1/2"))
     assert job.groups == [[10, 15]]
     attack_run.run(job, tmp_path / "run", done.append)
     assert done == [0, 2]
@@ -196,13 +199,13 @@ def test_a_shard_of_an_attack_has_whole_groups_and_keeps_its_batch_size(
 def test_groups_are_cut_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of a group that is begun, the rest; the others as they are without an interruption."""
     attacked: list[list[int]] = []
-    usual = attack_run._attack_images
+    usual = attack_images
 
-    def watched(job: attack_run.AttackRun, indices: list[int], batch_size: int) -> list[object]:
+    def watched(job: attack_job.AttackRun, indices: list[int], batch_size: int) -> Sequence[object]:
         attacked.append(indices)
-        return usual(job, indices, batch_size)  # type: ignore[return-value]
+        return usual(job, indices, batch_size)
 
-    monkeypatch.setattr(attack_run, "_attack_images", watched)
+    monkeypatch.setattr(attack_run, "attack_images", watched)
     fields = {**ATTACK, "diagnose": 0, "batch_size": 3}
     for indices in ("5:10", "0:25:5"):
         assert run(words("attack", **{**fields, "indices": indices, "out": tmp_path / "run"})) == 0

@@ -12,6 +12,7 @@ import pytest
 
 from diffproof.errors import ArgumentError
 from diffproof.runs import status
+from diffproof.runs.attack import job as attack_job
 from diffproof.runs.attack import run as attack_run
 from diffproof.runs.certify import run as certify_run
 from diffproof.runs.certify.job import CertifyRun, prepare
@@ -134,7 +135,7 @@ def test_the_rest_is_what_the_folder_tells(finished: Path) -> None:
 
 
 def test_an_attack(tmp_path: Path) -> None:
-    attack_run.run(attack_run.prepare(AttackRequest(**ATTACK)), tmp_path / "run")
+    attack_run.run(attack_job.prepare(AttackRequest(**ATTACK)), tmp_path / "run")
     found = load_status(tmp_path / "run")
     assert (found.kind, found.planned, found.finished, found.draws) == ("attack", 2, 2, 0)
     assert found.description == "none, pgd:iterations=2 exact, linf 8/255"

@@ -18,6 +18,8 @@ from diffproof.cli.run_options import (
     shard_option,
     tell_layout,
     tell_shard,
+    worker_options,
+    workforce,
 )
 from diffproof.errors import printable
 
@@ -84,6 +86,7 @@ def attack_options(command: Any) -> Any:
 @attack_options
 @shard_option
 @run_options(batch_size=64)
+@worker_options
 def attack(out: Path, **flags: Any) -> None:
     """Attack a defence on images of a data set, and score it, into a run folder.
 
@@ -101,14 +104,15 @@ def attack(out: Path, **flags: Any) -> None:
     repeats the run: diffproof attack --config settings.yaml --out elsewhere.
     """
     from diffproof.cli.progress import attack_with_progress, print_attack_report
+    from diffproof.runs.attack.job import prepare
     from diffproof.runs.attack.report import load_attack_report
-    from diffproof.runs.attack.run import prepare
     from diffproof.runs.settings import AttackRequest
 
-    job = prepare(AttackRequest(**flags))
+    asked = workforce(flags)
+    job = prepare(AttackRequest(**flags), here=asked is None)
     tell_layout(job.data)
     try:
-        attack_with_progress(job, out)
+        attack_with_progress(job, out, asked)
     except KeyboardInterrupt:
         raise KeyboardInterrupt("the same command continues where it stopped") from None
     print_attack_report(load_attack_report([out]))

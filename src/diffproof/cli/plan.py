@@ -87,8 +87,8 @@ def plan_certify(devices: int, **flags: Any) -> None:
 def plan_attack(devices: int, **flags: Any) -> None:
     """Print the plan of an attack run."""
     from diffproof.checks import check_at_least
+    from diffproof.runs.attack.job import prepare
     from diffproof.runs.attack.plan import attack_costs
-    from diffproof.runs.attack.run import prepare
     from diffproof.runs.settings import AttackRequest
 
     check_at_least("devices", devices, 1)

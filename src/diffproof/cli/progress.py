@@ -25,8 +25,8 @@ from diffproof.cli.screen import Rows, said, show
 
 # What one command runs or shows, another need not wait for.
 if TYPE_CHECKING:
+    from diffproof.runs.attack.job import AttackRun
     from diffproof.runs.attack.report import AttackReport
-    from diffproof.runs.attack.run import AttackRun
     from diffproof.runs.attack.store import AttackedImage
     from diffproof.runs.certify.ablation import Ablation
     from diffproof.runs.certify.job import CertifyRun
@@ -97,9 +97,12 @@ def run_with_progress(job: CertifyRun, folder: Path, workers: Workforce | None =
             return run(job, folder, advance, fleet)
 
 
-def attack_with_progress(job: AttackRun, folder: Path) -> list[AttackedImage]:
-    """`attack.run` with progress that counts images, and evaluations of networks beside them."""
+def attack_with_progress(
+    job: AttackRun, folder: Path, workers: Workforce | None = None
+) -> list[AttackedImage]:
+    """`attack.run`, perhaps on workers, with progress that counts images and evaluations of networks."""
     from diffproof.runs.attack.run import run
+    from diffproof.runs.attack.workers import hired
 
     title = f"{job.settings.describe()}, {job.settings.describe_attack()}"
     spent = 0
@@ -110,7 +113,10 @@ def attack_with_progress(job: AttackRun, folder: Path) -> list[AttackedImage]:
             spent += evaluations
             advance(0, unit=f"images, {spent:,} evaluations")
 
-        return run(job, folder, advance, on_evaluations)
+        if workers is None:
+            return run(job, folder, advance, on_evaluations)
+        with hired(job, workers) as fleet:
+            return run(job, folder, advance, on_evaluations, fleet)
 
 
 @contextmanager

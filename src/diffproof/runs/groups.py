@@ -13,8 +13,8 @@ from diffproof.runs.workers import ImagesFailedError, states
 from diffproof.scale.engine import Answer, Hello, Order
 from diffproof.scale.fleet import Fleet
 
-# The key of an order that is about the run as a whole, not about images of it.
-FIRST = "first"
+# The key of the order that is about an attack run as a whole, not about images of it.
+FIRST = "the diagnosis"
 
 
 def order(group: Sequence[int], load: Any = None) -> Order:
@@ -120,7 +120,7 @@ class Groups:
 
     def split(self, order: Order) -> list[Order]:
         """See Source: each image by itself."""
-        if len(order.images) == 1:
+        if len(order.images) < 2:
             return []
         return [Order((index,), (index,), 1, order.load) for index in order.images]
 

@@ -335,6 +335,8 @@ class Fleet:
 
     def _give_up(self, one: Open, error: str, source: Source) -> None:
         """No worker can do an order: nothing more is done for its images."""
+        if not one.order.images:
+            raise FleetError(f"{one.order.key} failed on every worker: {error}")
         for image in one.order.images:
             self.failed.setdefault(image, error)
         for key, other in list(self._open.items()):

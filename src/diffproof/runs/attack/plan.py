@@ -17,7 +17,8 @@ from diffproof.attacks.result import AttackResult
 from diffproof.attacks.views import GradientMode
 from diffproof.defenses.purifying.base import Purifier
 from diffproof.noise import Noise, Stream
-from diffproof.runs.attack.run import AttackRun, watched
+from diffproof.runs.attack.attacking import watched
+from diffproof.runs.attack.job import AttackRun
 from diffproof.runs.attack.store import AttackedImage, AttackStore
 from diffproof.runs.code import own_code_of
 from diffproof.runs.plan import Costs, Range, Spent, folder_sizes, measure, spread_out

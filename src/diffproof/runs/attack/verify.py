@@ -11,8 +11,8 @@ from diffproof.attacks.scoring import draw_labels
 from diffproof.attacks.threat import PixelThreat, Threat, load_threat
 from diffproof.errors import ArgumentError
 from diffproof.noise import Stream
+from diffproof.runs.attack.job import AttackRun, prepare
 from diffproof.runs.attack.report import scored
-from diffproof.runs.attack.run import AttackRun, prepare
 from diffproof.runs.attack.store import AttackedImage, AttackStore
 from diffproof.runs.certify.verify import (
     Verification,
