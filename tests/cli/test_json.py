@@ -16,11 +16,14 @@ import pytest
 
 from diffproof.cli.main import run
 from diffproof.cli.screen import print_json
+from diffproof.runs.attack.plan import attack_costs
 from diffproof.runs.attack.report import load_attack_report
 from diffproof.runs.attack.verify import verify_attack
 from diffproof.runs.certify.ablation import Over, load_ablation
 from diffproof.runs.certify.report import load_report
 from diffproof.runs.certify.verify import verify
+from diffproof.runs.plan import Costs, Range
+from diffproof.smoothing.bounds import largest_radius
 from diffproof.smoothing.stopping import Stopping
 from helpers.command_line import Refused
 from helpers.paths import ROOT
@@ -189,6 +192,31 @@ def test_a_verification_that_fails(runs: Path, printed: Printed, tmp_path: Path)
     assert len(given["failures"]) == 1
 
 
+@pytest.mark.parametrize("workers", [None, 3])
+def test_a_plan(printed: Printed, monkeypatch: pytest.MonkeyPatch, workers: int | None) -> None:
+    planned: list[Costs] = []
+
+    def costs(*arguments: Any) -> Costs:
+        planned.append(attack_costs(*arguments))
+        return planned[-1]
+
+    monkeypatch.setattr("diffproof.runs.attack.plan.attack_costs", costs)
+    given = printed("plan", *ATTACK.split(), *(() if workers is None else ("--workers", workers)))
+    (one,) = planned
+    assert given["costs"] == {
+        name: value._asdict() if isinstance(value, Range) else value for name, value in vars(one).items()
+    }
+    for name, plan in (("alone", one.on()), ("shared", None if workers is None else one.on(workers))):
+        assert given[name] == (None if plan is None else {**asdict(plan), "seconds": plan.seconds._asdict()})
+    assert given["remarks"] == ["images are attacked in 1 group, --batch-size rows together"] * bool(workers)
+
+
+def test_the_plan_of_a_certification_has_the_largest_radius(printed: Printed) -> None:
+    given = printed("plan", *RUNS["plain"].split())
+    assert given["largest_radius"] == largest_radius(30, 0.001, 0.25, "one-sided", 10)
+    assert given["alone"]["evaluations"] == 4 * 35
+
+
 def test_warnings_stay_on_standard_error(runs: Path, printed: Printed, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(runs / "plain", tmp_path / "run"))
     (folder / "settings.yaml").unlink()
@@ -235,6 +263,7 @@ def names(document: Any) -> Any:
         ("report {runs}/attacked", "report runs/b"),
         ("verify {runs}/plain --counts", "verify runs/a --counts"),
         ("status {runs}/plain", "status runs/a"),
+        (f"plan {RUNS['plain']} --workers 2", "plan certify … --workers 2"),
     ],
 )
 def test_documents_are_those_of_the_page(

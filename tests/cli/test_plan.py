@@ -45,15 +45,15 @@ def test_plans_take_the_flags_of_the_run(command: click.Command) -> None:
     planned = plan.commands[command.name]
     names = [one.name for one in planned.params]
     other = ("out", *WORKER_FLAGS)
-    assert names == [*(one.name for one in command.params if one.name not in other), "devices"]
+    assert names == [*(one.name for one in command.params if one.name not in other), "workers", "as_json"]
     assert "--classifier" in (planned.help or "")
 
 
 def test_the_plan_of_a_certification(printed: Printed) -> None:
-    first, alone, shared, radius = printed(f"{CERTIFY} --indices 0:10:4 --n0 5 --n 20 --devices 2")
+    first, alone, shared, radius = printed(f"{CERTIFY} --indices 0:10:4 --n0 5 --n 20 --workers 2")
     assert first == "3 images: 75 evaluations of networks"
-    assert re.fullmatch(f"one device: {TIME}", alone)
-    assert re.fullmatch(f"2 devices, at most 2 images each: {TIME}", shared)
+    assert re.fullmatch(f"one process: {TIME}", alone)
+    assert re.fullmatch(f"2 workers: {TIME}", shared)
     largest = 0.5 * norm.ppf(0.001 ** (1 / 20))
     assert radius == f"largest radius that n = 20 and alpha = 0.001 allow: {largest:.4f}"
 
@@ -72,15 +72,33 @@ def test_the_plan_of_an_attack(printed: Printed) -> None:
     first, alone = printed(f"{ATTACK} --indices 0:2 --attack pgd:iterations=4 --diagnose 0")
     # A label before and one after, five looks, a control; no network of a diffusion model.
     assert first == "2 images: 16 evaluations of networks"
-    assert re.fullmatch(f"one device: {TIME}", alone)
+    assert re.fullmatch(f"one process: {TIME}", alone)
+
+
+def test_workers_without_work_are_told(printed: Printed) -> None:
+    _, _, shared, groups = printed(
+        f"{ATTACK} --indices 0:4 --attack pgd:iterations=1 --diagnose 0 --batch-size 2 --workers 8"
+    )
+    assert re.fullmatch(f"8 workers, 2 of them with something to do: {TIME}", shared)
+    assert groups == "images are attacked in 2 groups, --batch-size rows together"
+
+
+def test_auto_is_a_worker_a_core(printed: Printed, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("diffproof.scale.workforce.cores", lambda: 3)
+    _, _, shared, _ = printed(f"{CERTIFY} --indices 0:2 --n0 5 --n 20 --workers auto --device cpu")
+    assert re.fullmatch(f"3 workers: {TIME}", shared)
 
 
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        (f"{CERTIFY} --devices 0", "--devices: expected an integer ≥ 1, got 0"),
-        (f"{ATTACK} --devices -1", "--devices: expected an integer ≥ 1, got -1"),
-        (f"{CERTIFY} --devices 1.5", "Invalid value for '--devices': '1.5' is not a valid integer."),
+        (f"{CERTIFY} --workers 0", "--workers: expected an integer ≥ 1, got 0"),
+        (f"{ATTACK} --workers -1", "--workers: expected an integer ≥ 1, got -1"),
+        (f"{CERTIFY} --workers 1.5", "Invalid value for '--workers': '1.5' is not a valid integer."),
+        (f"{ATTACK} --workers many", "Invalid value for '--workers': 'many' is not a valid integer."),
+        (f"{CERTIFY} --workers 1000000", "--workers: expected at most 100000, got 1000000"),
+        (f"{CERTIFY} --devices 2", "No such option '--devices'."),
+        (f"{CERTIFY} --ray auto", "No such option '--ray'."),
         (f"{CERTIFY} --n 0", "--n: expected an integer ≥ 1"),
         (f"{CERTIFY} --sigma 0", "--sigma: expected a finite number > 0"),
         (f"{CERTIFY} --indices 5000", "--indices: "),

@@ -130,26 +130,75 @@ COSTS = Costs(
     begin_evaluations=20,
     begin_seconds=Range(5.0, 6.0, 7.0),
     begin_size=1000,
+    units=4,
+    largest=0.3,
+    least=Range(0.5, 7.0, 8.0),
+    worker_seconds=Range(1.0, 2.0, 3.0),
 )
 
 
 @pytest.mark.parametrize(
-    ("devices", "expected"),
+    ("workers", "expected"),
     [
-        (1, Plan(1, 10, 55, 90, Range(15.0, 26.0, 47.0), 2000)),
-        (3, Plan(3, 4, 95, 130, Range(9.0, 14.0, 23.0), 4000)),
-        (10, Plan(10, 1, 235, 270, Range(6.0, 8.0, 11.0), 11_000)),
-        # There is nothing to do for more than there are images.
-        (99, Plan(10, 1, 235, 270, Range(6.0, 8.0, 11.0), 11_000)),
+        (None, Plan(None, 1, 55, 90, Range(15.0, 26.0, 47.0), 2000)),
+        # A worker has to begin, too.
+        (1, Plan(1, 1, 55, 90, Range(16.0, 28.0, 50.0), 2000)),
+        # Two of four units each, the largest being 0.3 of the work.
+        (2, Plan(2, 2, 55, 90, Range(12.0, 20.0, 34.0), 2000)),
+        (3, Plan(3, 3, 55, 90, Range(12.0, 20.0, 34.0), 2000)),
+        # One unit, or what is done one after the other.
+        (4, Plan(4, 4, 55, 90, Range(9.0, 15.0, 22.0), 2000)),
+        # There is nothing to do for more than there are units.
+        (99, Plan(99, 4, 55, 90, Range(9.0, 15.0, 22.0), 2000)),
     ],
 )
-def test_devices_share_the_images(devices: int, expected: Plan) -> None:
-    assert COSTS.on(devices) == expected
+def test_workers_share_the_units(workers: int | None, expected: Plan) -> None:
+    assert COSTS.on(workers) == expected
 
 
-def test_no_device_is_refused() -> None:
-    with pytest.raises(ArgumentError, match="devices: expected an integer ≥ 1, got 0"):
+def test_no_worker_is_refused() -> None:
+    with pytest.raises(ArgumentError, match="workers: expected an integer ≥ 1, got 0"):
         COSTS.on(0)
+
+
+@pytest.mark.parametrize(
+    ("changes", "units"),
+    [
+        # Of each of three images 20 draws and 100, half a batch at a time.
+        ({"indices": "0:6:2"}, 3 * 2),
+        ({"indices": "0:6:2", "batch_size": 32}, 3 * (2 + 7)),
+        ({"indices": "0:6:2", "batch_size": 1}, 3 * 120),
+        ({"indices": "0:6:2", "shard": "1/3"}, 2),
+    ],
+)
+def test_a_certification_is_shared_by_draws(changes: dict[str, Any], units: int) -> None:
+    costs = certify_costs(certify_job(**PLAIN, **changes), loading=100.0, importing=10.0)
+    assert costs.units == units
+    assert costs.largest == 1 / units
+    alone, many = costs.on(), costs.on(10**5)
+    assert many.busy == units
+    # Networks are loaded by the command and by its workers, side by side.
+    assert many.seconds.low > 210.0
+    work = alone.seconds.expected - 100.0
+    assert 0 < costs.least.expected <= work + 1e-9
+    started = costs.begin_seconds.plus(costs.worker_seconds).expected
+    assert many.seconds.expected == pytest.approx(started + max(work / units, costs.least.expected))
+
+
+@pytest.mark.parametrize(
+    ("changes", "groups", "largest"),
+    [({}, 1, 3), ({"batch_size": 1}, 3, 1), ({"batch_size": 2}, 2, 2)],
+)
+def test_an_attack_is_shared_by_groups(changes: dict[str, Any], groups: int, largest: int) -> None:
+    costs = attack_costs(attack_job(**ALONE, attack="pgd:iterations=1", **changes), loading=100.0)
+    assert (costs.units, costs.largest) == (groups, largest / 3)
+    assert costs.on(9).busy == groups
+    work, started = (
+        costs.on().seconds.expected - 100.0,
+        costs.begin_seconds.plus(costs.worker_seconds).expected,
+    )
+    assert costs.on(9).seconds.expected == pytest.approx(started + work * largest / 3)
+    assert costs.on(9).evaluations == costs.on().evaluations
 
 
 def certify_job(**changes: Any) -> CertifyRun:
@@ -184,14 +233,15 @@ def test_a_certification_spends_what_was_planned(
     for module in ("run", "plan"):
         monkeypatch.setattr(f"diffproof.runs.certify.{module}.COMMIT_EVERY", 0.0)
     job = certify_job(**{"denoiser": str(denoiser), **changes})
-    planned = certify_costs(job, loading=100.0).on(1)
+    costs = certify_costs(job, loading=100.0)
+    planned = costs.on()
     assert not any(tmp_path.iterdir())
     results = certify_run.run(job, tmp_path / "run")
     certificates = [result.certificate for result in results]
     ends = job.settings.stop == "sequential"
     spent = sum(one.denoiser_evaluations + one.classifier_evaluations for one in certificates)
     naive = sum(one.naive_denoiser_evaluations + one.naive_classifier_evaluations for one in certificates)
-    assert planned.images == len(results)
+    assert costs.images == len(results)
     assert planned.most_evaluations == (job.evaluations_per_image * len(results) if ends else naive)
     assert planned.evaluations == pytest.approx(spent, rel=0 if exact else 0.5 if ends else 0.1)
     assert exact == (planned.evaluations == naive)
@@ -235,10 +285,11 @@ def attacked(job: attack_jobs.AttackRun, folder: Path) -> int:
 )
 def test_an_attack_run_spends_what_was_planned(changes: dict[str, Any], tmp_path: Path) -> None:
     job = attack_job(**changes)
-    planned = attack_costs(job, loading=100.0).on(1)
+    costs = attack_costs(job, loading=100.0)
+    planned = costs.on()
     assert not any(tmp_path.iterdir())
     spent = attacked(job, tmp_path / "run")
-    assert planned.images == 3
+    assert costs.images == 3
     # The diagnostics leave out what does not apply; the picture of each purified image is not labelled.
     pictures = 0 if job.settings.defense == "none" else 3
     few = 0.1 * spent if job.settings.diagnose else 0
@@ -254,7 +305,7 @@ def test_images_that_are_wrong_already_are_not_planned_to_be_attacked(tmp_path: 
     wrong = np.where(np.arange(8) % 4 < 3, np.where(labels == 9, 0, 9), labels)
     np.savez(tmp_path / "data.npz", images=(images.numpy() * 255).round().astype(np.uint8), labels=wrong)
     job = attack_job(data=str(tmp_path / "data.npz"), indices="0:8", **ALONE, attack="pgd:iterations=6")
-    planned = attack_costs(job, loading=0.0).on(1)
+    planned = attack_costs(job, loading=0.0).on()
     assert planned.evaluations == attacked(job, tmp_path / "run")
     # One label of each image; of two, seven looks, a label and the control, too.
     assert planned.evaluations == 8 + 2 * 9
@@ -270,9 +321,7 @@ def test_size_grows_with_the_images(
     prepared: Callable[..., Any], costs: Callable[..., Costs], denoiser: Path
 ) -> None:
     few, many = (
-        costs(prepared(**PLAIN if prepared is certify_job else ALONE, indices=indices), loading=0.0)
-        .on(1)
-        .size
+        costs(prepared(**PLAIN if prepared is certify_job else ALONE, indices=indices), loading=0.0).on().size
         for indices in ("0:10", "0:360")
     )
     assert 5 < many / few < 36

@@ -29,6 +29,8 @@ _LONGEST = 1.2
 _LEAST, _MOST, _SECONDS = 3, 24, 1.5
 # Images by which the size of one in a store is told.
 _SIZED = 64
+# Seconds that Ray takes to begin, by how busy and how fast a machine is.
+_RAY_BEGINS = (2.0, 6.0, 20.0)
 
 Store = TypeVar("Store", bound=RunStore[Any])
 
@@ -47,6 +49,10 @@ class Range(NamedTuple):
     def plus(self, other: Range) -> Range:
         """The sum of each with each."""
         return Range(*(one + more for one, more in zip(self, other, strict=True)))
+
+    def at_least(self, other: Range) -> Range:
+        """The larger of each and each."""
+        return Range(*map(max, self, other))
 
 
 @dataclass(frozen=True)
@@ -173,19 +179,19 @@ def folder_sizes(
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run takes on some devices.
+    """What a run takes in one process or on some workers.
 
     Attributes:
-        devices: how many there are images for.
-        images: those of the device that has most.
-        evaluations: of networks, on all devices together.
+        workers: how many there are; None for one process that does it all.
+        busy: how many of them have something to do.
+        evaluations: of networks, on all together.
         most_evaluations: those that a plain implementation would spend, or that there can be at most.
-        seconds: until the last device has finished.
-        size: bytes of all run folders.
+        seconds: from the begin to the end.
+        size: bytes of the run folder.
     """
 
-    devices: int
-    images: int
+    workers: int | None
+    busy: int
     evaluations: int
     most_evaluations: int
     seconds: Range
@@ -194,17 +200,21 @@ class Plan:
 
 @dataclass(frozen=True)
 class Costs:
-    """What a run is made of: images, and what each of its parts, on a device of its own, begins with.
+    """What a run is made of: images, and what there is to do before the first.
 
     Attributes:
         images: how many there are, ≥ 1.
         evaluations: of networks for an image, expected.
         most_evaluations: those that a plain implementation would spend, or that there can be at most.
         seconds: of an image.
-        size: bytes of an image in a run folder.
+        size: bytes of an image in the run folder.
         begin_evaluations: evaluations before the first image.
         begin_seconds: loading, and what else comes before the first image.
-        begin_size: bytes of a run folder without images.
+        begin_size: bytes of the run folder without images.
+        units: parts of the work that are done by one worker each, ≥ 1.
+        largest: the share of the work that the largest of them is, in (0, 1].
+        least: seconds of what is done one after the other, however many workers there are.
+        worker_seconds: until a worker is ready; all begin at the same time.
     """
 
     images: int
@@ -215,21 +225,36 @@ class Costs:
     begin_evaluations: int
     begin_seconds: Range
     begin_size: int
+    units: int
+    largest: float
+    least: Range
+    worker_seconds: Range
 
-    def on(self, devices: int) -> Plan:
-        """The plan for so many devices alike, which share the images, each with a run folder of its own.
+    def on(self, workers: int | None = None) -> Plan:
+        """The plan for one process, or for so many workers with a device like this one each.
 
         Raises:
-            ValueError: devices < 1.
+            ValueError: workers < 1.
         """
-        devices = min(check_at_least("devices", devices, 1), self.images)
-        images = math.ceil(self.images / devices)
-        begin = devices * self.begin_evaluations
+        busy = min(1 if workers is None else check_at_least("workers", workers, 1), self.units)
+        share = min(1.0, math.ceil(self.units / busy) * self.largest)
+        seconds = self.seconds.times(share * self.images).at_least(self.least)
+        begin = self.begin_seconds if workers is None else self.begin_seconds.plus(self.worker_seconds)
         return Plan(
-            devices=devices,
-            images=images,
-            evaluations=round(self.images * self.evaluations) + begin,
-            most_evaluations=self.images * self.most_evaluations + begin,
-            seconds=self.begin_seconds.plus(self.seconds.times(images)),
-            size=round(self.images * self.size) + devices * self.begin_size,
+            workers=workers,
+            busy=busy,
+            evaluations=round(self.images * self.evaluations) + self.begin_evaluations,
+            most_evaluations=self.images * self.most_evaluations + self.begin_evaluations,
+            seconds=begin.plus(seconds),
+            size=round(self.images * self.size) + self.begin_size,
         )
+
+
+def until_ready(loading: float, importing: float) -> Range:
+    """Seconds until a worker is ready that loads what took so many here, once Ray has begun.
+
+    Args:
+        loading: seconds that the run's networks and images took here.
+        importing: seconds that the libraries took.
+    """
+    return Range(*(ray + loading + importing for ray in _RAY_BEGINS))

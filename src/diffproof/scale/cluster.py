@@ -143,7 +143,7 @@ def connected(asked: Workforce, device: str) -> Iterator[Places]:
     """
     if asked.ray is None:
         # Before Ray is started, so that a mistake shows at once.
-        there = places(asked, cores(), _gpus(), device=device)
+        there = places(asked, cores(), gpus(), device=device)
     if asked.host_and_port is not None:
         _reach(*asked.host_and_port)
     # Both are read when Ray is imported; the second says what Ray will do by default some day.
@@ -201,7 +201,7 @@ def _reach(host: str, port: int) -> None:
         raise ArgumentError("ray", f"nobody answers at {host}:{port} ({reason})") from None
 
 
-def _gpus() -> int:
+def gpus() -> int:
     """GPUs that torch can use here."""
     import torch
 

@@ -21,7 +21,7 @@ from diffproof.runs.attack.attacking import watched
 from diffproof.runs.attack.job import AttackRun
 from diffproof.runs.attack.store import AttackedImage, AttackStore
 from diffproof.runs.code import own_code_of
-from diffproof.runs.plan import Costs, Range, Spent, folder_sizes, measure, spread_out
+from diffproof.runs.plan import Costs, Range, Spent, folder_sizes, measure, spread_out, until_ready
 from diffproof.runs.shards import is_first
 from diffproof.runs.store import Identity
 from diffproof.version import version
@@ -108,7 +108,7 @@ class _Calls:
         return Expectation(job, eot=1, loss=attack.traits().loss or Loss.MARGIN, respond=respond)
 
 
-def attack_costs(job: AttackRun, loading: float) -> Costs:
+def attack_costs(job: AttackRun, loading: float, importing: float = 0.0) -> Costs:
     """Time calls of the run's networks on some of its images, for a few seconds; write nothing.
 
     An attack that stops when it has found something, as AutoAttack and Square do, can take less; the images
@@ -117,6 +117,7 @@ def attack_costs(job: AttackRun, loading: float) -> Costs:
     Args:
         job: from `prepare`.
         loading: the seconds that took.
+        importing: those that the libraries took before.
 
     Raises:
         MemoryError: not even one image fits into memory.
@@ -167,6 +168,10 @@ def attack_costs(job: AttackRun, loading: float) -> Costs:
         begin_evaluations=round(begin.evaluations),
         begin_seconds=begin.seconds,
         begin_size=begin_size,
+        units=len(job.groups),
+        largest=group / len(job.part),
+        least=image.seconds.times(group),
+        worker_seconds=until_ready(loading, importing),
     )
 
 

@@ -15,7 +15,7 @@ from diffproof.runs.certify.job import CertifyRun
 from diffproof.runs.certify.run import COMMIT_EVERY
 from diffproof.runs.certify.store import CertifyStore, ImageResult
 from diffproof.runs.code import own_code_of
-from diffproof.runs.plan import Costs, Range, folder_sizes, measure, spread_out
+from diffproof.runs.plan import Costs, Range, folder_sizes, measure, spread_out, until_ready
 from diffproof.runs.store import Identity
 from diffproof.smoothing.packing import LARGEST_STATE
 from diffproof.smoothing.schedule import Counting, Schedule
@@ -25,12 +25,13 @@ from diffproof.smoothing.tally import Counted, Tally
 _ERRORS = 2.0
 
 
-def certify_costs(job: CertifyRun, loading: float) -> Costs:
+def certify_costs(job: CertifyRun, loading: float, importing: float = 0.0) -> Costs:
     """Time calls of the run's networks on draws of some of its images, for a few seconds; write nothing.
 
     Args:
         job: from `prepare`.
         loading: the seconds that took.
+        importing: those that the libraries took before.
 
     Raises:
         MemoryError: not even one image fits into memory.
@@ -71,6 +72,11 @@ def certify_costs(job: CertifyRun, loading: float) -> Costs:
     unsure = _unsure(shares, len(job.part)) / a_draw
     unsure += _unsure([path[-1] for path in paths], len(job.part)) / draws
     seconds = Range(seconds.low * max(0.0, 1 - unsure), seconds.expected, seconds.high * (1 + unsure))
+    # Workers are given half a batch of one image's draws at a time; selection comes before estimation.
+    unit = min(at_once, max(1, s.batch_size // 2))
+    parts = (s.n0, math.ceil(draws))
+    chain = [pace.of(min(unit, one), s.batch_size, a_draw) for one in parts]
+    ends = len(job.part) * ending
     seconds = seconds.plus(Range(ending, ending, ending))
     begin_size, size = _sizes(job, result)
     if len(job.part) * seconds.expected > COMMIT_EVERY:
@@ -85,6 +91,10 @@ def certify_costs(job: CertifyRun, loading: float) -> Costs:
         begin_evaluations=0,
         begin_seconds=Range(loading, loading, loading),
         begin_size=begin_size,
+        units=(units := len(job.part) * sum(math.ceil(one / unit) for one in parts)),
+        largest=1 / units,
+        least=chain[0].plus(chain[1]).at_least(Range(ends, ends, ends)),
+        worker_seconds=until_ready(loading, importing),
     )
 
 
