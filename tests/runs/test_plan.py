@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -127,8 +128,9 @@ COSTS = Costs(
     most_evaluations=7,
     seconds=Range(1.0, 2.0, 4.0),
     size=100.0,
-    begin_evaluations=20,
     begin_seconds=Range(5.0, 6.0, 7.0),
+    first_evaluations=20,
+    first_seconds=Range(0.0, 0.0, 0.0),
     begin_size=1000,
     units=4,
     largest=0.3,
@@ -154,6 +156,30 @@ COSTS = Costs(
 )
 def test_workers_share_the_units(workers: int | None, expected: Plan) -> None:
     assert COSTS.on(workers) == expected
+
+
+@pytest.mark.parametrize(
+    ("once", "workers", "expected"),
+    [
+        (4.0, None, 24.0),
+        (4.0, 1, 24.0),
+        # Two units' worth, and ten units of two seconds: six rounds of two workers, four of three.
+        (4.0, 2, 12.0),
+        (4.0, 3, 8.0),
+        (4.0, 11, 4.0),
+        (4.0, 99, 4.0),
+        # One worker does that, the other all images.
+        (50.0, 2, 50.0),
+    ],
+)
+def test_one_worker_does_what_is_done_once(once: float, workers: int | None, expected: float) -> None:
+    nothing = Range(0.0, 0.0, 0.0)
+    costs = replace(
+        COSTS, units=10, largest=0.1, least=nothing, begin_seconds=nothing, worker_seconds=nothing
+    )
+    plan = replace(costs, first_seconds=Range(once, once, once)).on(workers)
+    assert plan.seconds.expected == pytest.approx(expected)
+    assert plan.busy == min(workers or 1, 11)
 
 
 def test_no_worker_is_refused() -> None:

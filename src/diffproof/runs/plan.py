@@ -208,8 +208,9 @@ class Costs:
         most_evaluations: those that a plain implementation would spend, or that there can be at most.
         seconds: of an image.
         size: bytes of an image in the run folder.
-        begin_evaluations: evaluations before the first image.
-        begin_seconds: loading, and what else comes before the first image.
+        begin_seconds: until all is loaded.
+        first_evaluations: those of what is done once, before the first image or by a worker beside it.
+        first_seconds: of that.
         begin_size: bytes of the run folder without images.
         units: parts of the work that are done by one worker each, ≥ 1.
         largest: the share of the work that the largest of them is, in (0, 1].
@@ -222,8 +223,9 @@ class Costs:
     most_evaluations: int
     seconds: Range
     size: float
-    begin_evaluations: int
     begin_seconds: Range
+    first_evaluations: int
+    first_seconds: Range
     begin_size: int
     units: int
     largest: float
@@ -236,15 +238,21 @@ class Costs:
         Raises:
             ValueError: workers < 1.
         """
-        busy = min(1 if workers is None else check_at_least("workers", workers, 1), self.units)
-        share = min(1.0, math.ceil(self.units / busy) * self.largest)
-        seconds = self.seconds.times(share * self.images).at_least(self.least)
+        asked = 1 if workers is None else check_at_least("workers", workers, 1)
+        busy = min(asked, self.units + any(self.first_seconds))
+        work = self.seconds.times(self.images)
+        seconds = work.plus(self.first_seconds)
+        if busy > 1:
+            # What is done once is as much as so many units, of which one worker does all.
+            first = self.first_seconds.expected / (self.largest * work.expected)
+            share = min(1.0, math.ceil((self.units + first) / busy) * self.largest)
+            seconds = work.times(share).at_least(self.least).at_least(self.first_seconds)
         begin = self.begin_seconds if workers is None else self.begin_seconds.plus(self.worker_seconds)
         return Plan(
             workers=workers,
             busy=busy,
-            evaluations=round(self.images * self.evaluations) + self.begin_evaluations,
-            most_evaluations=self.images * self.most_evaluations + self.begin_evaluations,
+            evaluations=round(self.images * self.evaluations) + self.first_evaluations,
+            most_evaluations=self.images * self.most_evaluations + self.first_evaluations,
             seconds=begin.plus(seconds),
             size=round(self.images * self.size) + self.begin_size,
         )

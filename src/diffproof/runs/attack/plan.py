@@ -151,13 +151,13 @@ def attack_costs(job: AttackRun, loading: float, importing: float = 0.0) -> Cost
     attacked = attacks(group) + labels(group, scored + isinstance(defense, Purifier))
     image = (clean + attacked * share) * (1 / group) + look(looks, min(at_once, looks)) * share
     most_of_an_image = (clean + attacked) * (1 / group) + look(looks, min(at_once, looks))
-    begin = Spent(0.0, Range(loading, loading, loading))
+    first = Spent(0.0, Range(0.0, 0.0, 0.0))
     if s.diagnose and is_first(s.shard):
         checked, traits = min(s.diagnose, len(job.indices)), attack.traits()
         checks = _CHECKS if defense.random else _CHECKS_FIXED
-        begin += labels(checked, scored) + attacks(checked, times=3)
-        begin += look(checked * (checks + traits.iterations), min(at_once, checked * checks))
-        begin += gradient(checked * _SLOPES, min(at_once, checked))
+        first += labels(checked, scored) + attacks(checked, times=3)
+        first += look(checked * (checks + traits.iterations), min(at_once, checked * checks))
+        first += gradient(checked * _SLOPES, min(at_once, checked))
     begin_size, size = _sizes(job, result)
     return Costs(
         images=len(job.part),
@@ -165,8 +165,9 @@ def attack_costs(job: AttackRun, loading: float, importing: float = 0.0) -> Cost
         most_evaluations=round(most_of_an_image.evaluations),
         seconds=image.seconds,
         size=size,
-        begin_evaluations=round(begin.evaluations),
-        begin_seconds=begin.seconds,
+        begin_seconds=Range(loading, loading, loading),
+        first_evaluations=round(first.evaluations),
+        first_seconds=first.seconds,
         begin_size=begin_size,
         units=len(job.groups),
         largest=group / len(job.part),
