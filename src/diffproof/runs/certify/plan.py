@@ -15,7 +15,7 @@ from diffproof.runs.certify.job import CertifyRun
 from diffproof.runs.certify.run import COMMIT_EVERY
 from diffproof.runs.certify.store import CertifyStore, ImageResult
 from diffproof.runs.code import own_code_of
-from diffproof.runs.plan import Costs, Range, folder_sizes, measure, spread_out, until_ready
+from diffproof.runs.plan import Costs, Pace, Range, folder_sizes, measure, spread_out, until_ready
 from diffproof.runs.store import Identity
 from diffproof.smoothing.packing import LARGEST_STATE
 from diffproof.smoothing.schedule import Counting, Schedule
@@ -72,10 +72,7 @@ def certify_costs(job: CertifyRun, loading: float, importing: float = 0.0) -> Co
     unsure = _unsure(shares, len(job.part)) / a_draw
     unsure += _unsure([path[-1] for path in paths], len(job.part)) / draws
     seconds = Range(seconds.low * max(0.0, 1 - unsure), seconds.expected, seconds.high * (1 + unsure))
-    # Workers are given half a batch of one image's draws at a time; selection comes before estimation.
-    unit = min(at_once, max(1, s.batch_size // 2))
-    parts = (s.n0, math.ceil(draws))
-    chain = [pace.of(min(unit, one), s.batch_size, a_draw) for one in parts]
+    units, chain = _units(job, pace, (s.n0, math.ceil(draws)), a_draw)
     ends = len(job.part) * ending
     seconds = seconds.plus(Range(ending, ending, ending))
     begin_size, size = _sizes(job, result)
@@ -92,11 +89,26 @@ def certify_costs(job: CertifyRun, loading: float, importing: float = 0.0) -> Co
         first_evaluations=0,
         first_seconds=Range(0.0, 0.0, 0.0),
         begin_size=begin_size,
-        units=(units := len(job.part) * sum(math.ceil(one / unit) for one in parts)),
+        units=units,
         largest=1 / units,
-        least=chain[0].plus(chain[1]).at_least(Range(ends, ends, ends)),
+        least=chain.at_least(Range(ends, ends, ends)),
         worker_seconds=until_ready(loading, importing),
     )
+
+
+def _units(job: CertifyRun, pace: Pace, streams: tuple[int, int], evaluations: float) -> tuple[int, Range]:
+    """How many parts workers can share, and the seconds of those that wait for each other.
+
+    Args:
+        job: the run.
+        pace: of its networks.
+        streams: draws of an image that select its class, and those that come after.
+        evaluations: of a draw.
+    """
+    # Half a batch of the draws of one image at a time.
+    unit = max(1, job.settings.batch_size // 2)
+    first, second = (pace.of(min(unit, draws), unit, evaluations) for draws in streams)
+    return len(job.part) * sum(math.ceil(draws / unit) for draws in streams), first.plus(second)
 
 
 def _looks(job: CertifyRun, index: int, tally: Tally) -> tuple[tuple[int, ...], tuple[int, ...]]:
