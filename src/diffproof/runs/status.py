@@ -131,7 +131,7 @@ def is_locked(folder: Path, pid: int | None) -> bool | None:
         None where the system does not tell; processes of other machines and containers are not seen.
     """
     try:
-        held, lock = _HOLDERS.read_text(encoding="ascii"), (folder / LOCK).stat()
+        held, lock = _HOLDERS.read_text(encoding="utf-8"), (folder / LOCK).stat()
     except FileNotFoundError:
         return False if _HOLDERS.exists() else None
     except OSError:

@@ -12,6 +12,7 @@ import signal
 import sqlite3
 import time
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -218,22 +219,35 @@ FORTY: dict[str, object] = {**PLAIN, "indices": "0:40", "n0": 5, "n": 20, "batch
 
 
 @pytest.fixture(scope="module")
-def forty(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[Any, ...]]:
-    """The rows of a run whose store takes more room than any limit."""
+def forty(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[tuple[Any, ...]], int]:
+    """The rows of a run whose store takes more room than any limit, and the bytes of that before any row."""
     folder = tmp_path_factory.mktemp("runs") / "forty"
     assert run(certify_flags(folder, **FORTY)) == 0
-    assert (folder / "results.sqlite").stat().st_size > 55_000
-    return rows(folder)
+    empty = folder / "empty.sqlite"
+    with CertifyStore.reading(folder) as store, closing(sqlite3.connect(empty)) as connection:
+        CertifyStore.fresh(folder, connection, store.settings, store.identity)
+    assert (folder / "results.sqlite").stat().st_size > empty.stat().st_size + 8_500
+    return rows(folder), empty.stat().st_size
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("limit", "every"), [(0, 0.0), (2_000, 0.0), (10_000, 0.0), (36_864, 0.0), (45_300, 0.0), (45_300, 99.0)]
+    ("limit", "beyond", "every"),
+    [
+        (0, False, 0.0),
+        (2_000, False, 0.0),
+        (10_000, False, 0.0),
+        (-4_096, True, 0.0),
+        (8_500, True, 0.0),
+        (8_500, True, 99.0),
+    ],
 )
 def test_a_full_disk_ends_in_one_line_and_loses_nothing(
-    tmp_path: Path, forty: list[tuple[Any, ...]], limit: int, every: float
+    tmp_path: Path, forty: tuple[list[tuple[Any, ...]], int], limit: int, beyond: bool, every: float
 ) -> None:
     """No file may grow beyond the limit: before the settings, within the empty store, within the run."""
+    whole, empty = forty
+    within_run, limit = beyond and limit > 0, limit + empty * beyond
     folder = tmp_path / "run"
     flags = certify_flags(folder, **FORTY)
 
@@ -248,16 +262,16 @@ def test_a_full_disk_ends_in_one_line_and_loses_nothing(
     assert len(lines) == 1
     assert lines[0].startswith("diffproof: error: ")
     assert str(folder) in lines[0] or "File too large" in lines[0]
-    if limit > 40_000:
+    if within_run:
         with CertifyStore.reading(folder) as store:
             count = len(store.results())
         # Without a commit on the way, the only one is the last, and the disk is full by then.
         assert (0 < count < 40) if every == 0.0 else count == 0
-        assert rows(folder) == forty[:count]
+        assert rows(folder) == whole[:count]
     else:
         assert not folder.exists()
     assert run(flags) == 0
-    assert rows(folder) == forty
+    assert rows(folder) == whole
 
 
 def _work(folder: Path) -> tuple[list[list[Any]], dict[str, torch.Tensor]]:
