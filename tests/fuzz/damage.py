@@ -34,11 +34,13 @@ FILES: dict[str, tuple[str, ...]] = {
     "config.yaml": ("certify config",),
     "run-a/results.sqlite": ("report", "export", "verify", "certify again"),
     "run-b/results.sqlite": ("report attack", "verify attack"),
+    "run-1/results.sqlite": ("merge", "certify shard again"),
     "run-a/settings.yaml": ("certify settings",),
     "density.json": ("theory",),
 }
 EXTRA = {
     "certify again": COMMANDS["certify"].replace("--out out", "--out run-a"),
+    "certify shard again": COMMANDS["certify shard"].replace("--out out", "--out run-1"),
     "certify settings": "certify --config run-a/settings.yaml --out out",
     "theory": "theory --density density.json --points 5 --out out",
 }

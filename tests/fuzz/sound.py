@@ -35,6 +35,8 @@ COMMANDS: dict[str, str] = {
     "attack": f"{_ATTACK} {NETWORKS} --defense none",
     "attack diffpure": f"{_ATTACK} {NETWORKS} {DENOISER} --defense diffpure:t_star=0.01,steps=1",
     "purify": f"purify pictures {DENOISER} --defense diffpure:t_star=0.01,steps=1 --out out",
+    "certify shard": f"{_CERTIFY} {NETWORKS} --defense none --shard 1/2",
+    "merge": "merge out run-0 run-1",
     "report": "report run-a --out out",
     "report attack": "report run-b --out out",
     "export": "export run-a --out out",
@@ -82,6 +84,11 @@ def make(folder: Path) -> dict[str, object]:
         for name, run_folder in (("certify", "run-a"), ("attack diffpure", "run-b")):
             if run([*COMMANDS[name].replace("--out out", f"--out {run_folder}").split()]) != 0:
                 raise RuntimeError(f"the sound {name} fails")
+        for number in range(2):
+            words = COMMANDS["certify shard"].replace("1/2", f"{number}/2").split()
+            words[-1] = f"run-{number}"
+            if run(words) != 0:
+                raise RuntimeError("a sound shard fails")
     finally:
         os.chdir(before)
     return {}

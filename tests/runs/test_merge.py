@@ -8,8 +8,9 @@ import re
 import resource
 import shutil
 import signal
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -314,6 +315,17 @@ def test_what_is_no_set_of_shards_is_refused_and_nothing_written(
     assert refused(["merge", "out", *folders.split()]).startswith(told)
 
 
+def test_code_that_shards_name_is_not_run(
+    home: Path, refused: Refused, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(home))
+    (home / "shards_own_code.py").write_text("open('marker', 'w').close()\n")
+    for number, folder in enumerate(shards(home)):
+        setting(folder.name, "defense", f"'shards_own_code:Class:kernel={number // 2}'")(home)
+    own = "defense (shards_own_code:Class:kernel=0, now shards_own_code:Class:kernel=1)"
+    assert refused(["merge", "out", "s0", "s1", "s2"]) == f"shards: s2 is of another run than s0: {own}"
+
+
 def folder_with(name: str, to: str | None = None) -> Change:
     """A folder `out` with a file of this name, or a link."""
 
@@ -361,11 +373,40 @@ def test_where_nothing_can_be_merged_to_nothing_changes(name: str, home: Path, r
     assert refused(["merge", out, "s0", "s1", "s2"]) == told
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may do anything")
-def test_without_permission_there_is_one_line(home: Path, refused: Refused) -> None:
-    (home / "closed").mkdir(0o555)
-    line = refused(["merge", "closed/out", "s0", "s1", "s2"])
-    assert line == "out: cannot make the run folder closed/out: Permission denied"
+@pytest.fixture
+def open_home(made: Path) -> Iterator[Path]:
+    """The shards in a folder that anybody may enter, which those of pytest are not."""
+    with tempfile.TemporaryDirectory() as name:
+        home = Path(name)
+        for number in range(3):
+            shutil.copytree(made / f"s{number}", home / f"s{number}")
+        for folder in (home, *home.iterdir()):
+            folder.chmod(0o755)
+        yield home
+
+
+@pytest.mark.parametrize(
+    ("closed", "told"),
+    [
+        (".", "out: cannot make the run folder out: Permission denied"),
+        ("s1/results.sqlite", "cannot open the store in s1: unable to open database file"),
+        ("s1", "Invalid value for 'SHARDS...': Path 's1' is not readable."),
+    ],
+)
+def test_without_permission_there_is_one_line(open_home: Path, closed: str, told: str) -> None:
+    (open_home / closed).chmod(0o555 if closed == "." else 0)
+
+    def somebody() -> int:
+        os.chdir(open_home)
+        if os.geteuid() == 0:
+            # Root may do anything.
+            os.setgid(65534)
+            os.setuid(65534)
+        return run(["merge", "out", "s0", "s1", "s2"])
+
+    assert outcome(somebody) == (2, f"diffproof: error: {told}\n")
+    (open_home / closed).chmod(0o755)
+    assert not (open_home / "out").exists()
 
 
 @pytest.mark.parametrize("limit", [100, 5_000, 20_000, None])

@@ -6,7 +6,8 @@ import os
 import re
 import signal
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,13 +17,16 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from diffproof.cli import progress
 from diffproof.cli.main import run
 from diffproof.errors import ArgumentError
 from diffproof.runs.attack import job as attack_job
 from diffproof.runs.attack import run as attack_run
 from diffproof.runs.attack.attacking import attack_images
+from diffproof.runs.attack.plan import attack_costs
 from diffproof.runs.certify import run as certify_run
 from diffproof.runs.certify.job import prepare
+from diffproof.runs.certify.plan import certify_costs
 from diffproof.runs.certify.store import CertifyStore
 from diffproof.runs.settings import AttackRequest, CertifySettings
 from diffproof.runs.shards import Shard, in_shard, is_first
@@ -188,6 +192,8 @@ def test_a_shard_of_an_attack_has_whole_groups_and_keeps_its_batch_size(
     assert job.groups == [[10, 15]]
     attack_run.run(job, tmp_path / "run", done.append)
     assert done == [0, 2]
+    attack_run.run(job, tmp_path / "run", done.append)
+    assert done == [0, 2, 2]
     found = contents(tmp_path / "run")
     assert [row[0] for row in found["attacked"]] == [10, 15]
     # The first shard diagnoses for all.
@@ -245,3 +251,40 @@ def test_a_shard_that_was_stopped_continues_to_the_same_results(tmp_path: Path, 
     assert len(rows(tmp_path / "run")) < 3
     certify_run.run(job, tmp_path / "run")
     assert contents(tmp_path / "run") == contents(tmp_path / "whole")
+
+
+@pytest.mark.parametrize(("shard", "images"), [(None, 5), ("0/2", 3), ("1/2", 2)])
+def test_progress_and_plans_are_of_the_part(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shard: str | None, images: int
+) -> None:
+    monkeypatch.setattr("diffproof.runs.plan._LEAST", 1)
+    monkeypatch.setattr("diffproof.runs.plan._MOST", 1)
+    told: list[tuple[int, int]] = []
+
+    @contextmanager
+    def shown(title: str, total: int, unit: str) -> Iterator[Callable[..., None]]:
+        done = [0]
+
+        def advance(more: int, **changes: str) -> None:
+            done[0] += more
+
+        yield advance
+        told.append((total, done[0]))
+
+    monkeypatch.setattr(progress, "shown_once_started", shown)
+    fields: dict[str, Any] = {
+        "data": "digits",
+        "indices": "0:20:4",
+        "classifier": "digits",
+        "defense": "none",
+        "shard": shard,
+    }
+    job = prepare(CertifySettings(**fields, sigma=0.25, n0=5, n=10))
+    progress.run_with_progress(job, tmp_path / "certified")
+    attack = attack_job.prepare(AttackRequest(**fields, threat="linf", budget="0.2", batch_size=1))
+    progress.attack_with_progress(attack, tmp_path / "attacked")
+    assert told == [(images * 15, images * 15), (images, images)]
+    assert certify_costs(job, 0.0).images == images
+    costs = attack_costs(attack, 0.0)
+    assert (costs.images, costs.units) == (images, images)
+    assert (costs.first_evaluations > 0) == is_first(shard)

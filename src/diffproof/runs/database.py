@@ -102,6 +102,7 @@ def reporting(folder: Path) -> Iterator[None]:
         text = str(error)
         if text.startswith(("no such", "Could not decode")):
             raise ArgumentError("run", f"the store in {folder} is corrupt: {text}") from None
-        raise OSError(f"cannot write to {folder}: {text}") from None
+        what = "open the store in" if text.startswith("unable to open") else "write to"
+        raise OSError(f"cannot {what} {folder}: {text}") from None
     except (sqlite3.DatabaseError, ValueError, TypeError, KeyError, EOFError, RecursionError) as error:
         raise ArgumentError("run", f"the store in {folder} is corrupt: {error}") from None
