@@ -15,6 +15,7 @@ from typing import Any
 from diffproof.errors import ArgumentError, printable
 from diffproof.optional import import_optional
 from diffproof.scale.engine import Event, Order, Worker
+from diffproof.scale.fleet import FleetError
 from diffproof.scale.workforce import Places, Workforce, cores, places
 
 # Seconds to reach a cluster in, and for another try where it is only slow.
@@ -84,11 +85,20 @@ class RayEngine:
             time.sleep(min(seconds, 0.1))
             return []
         waiting = list(self._asked)
+        self._check()
         ready, _ = ray.wait(waiting, num_returns=1, timeout=seconds)
         if ready:
             # And all others that are there by now.
             ready, _ = ray.wait(waiting, num_returns=len(waiting), timeout=0)
         return [self._event(one) for one in ready if one in self._asked]
+
+    def _check(self) -> None:
+        """Raise FleetError where a process of Ray is no more: Ray would wait for it, then end this one."""
+        node = self._ray._private.worker._global_node
+        if node is not None and (dead := node.dead_processes()):
+            # Nothing else answers any more, and to wait for that takes minutes.
+            node.kill_all_processes(check_alive=False, allow_graceful=False)
+            raise FleetError(f"Ray's process {dead[0][0]} ended; the same command continues")
 
     def _event(self, asked: Any) -> Event:
         ray, worker = self._ray, self._asked.pop(asked)
@@ -122,6 +132,10 @@ def _told(error: BaseException | None) -> str:
 def _reason(error: BaseException) -> str:
     """Why an actor is no more: what Ray says of it, without its many lines on who it was."""
     text = str(error)
+    if "connection error code 2" in text:
+        return "its process ended: it was killed, ran out of memory or crashed"
+    if "temporarily unavailable" in text:
+        return "it does not answer: its machine is out of reach or gone"
     for sign in ("Worker exit detail:", "ModuleNotFoundError:", "exit_detail:", "The node"):
         if sign in text:
             start = text.index(sign)
@@ -161,7 +175,8 @@ def connected(asked: Workforce, device: str) -> Iterator[Places]:
     try:
         if asked.ray is None:
             folder = _folder()
-            ray.init(
+            _start(
+                ray,
                 num_cpus=there.workers * there.cpus,
                 include_dashboard=False,
                 object_store_memory=_STORE,
@@ -178,6 +193,18 @@ def connected(asked: Workforce, device: str) -> Iterator[Places]:
         ray.shutdown()
         if folder is not None:
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def _start(ray: Any, **settings: Any) -> None:
+    """Start Ray on this machine.
+
+    Raises:
+        FleetError: it does not start.
+    """
+    try:
+        ray.init(**settings)
+    except Exception as error:  # Ray raises nothing more special
+        raise FleetError(f"Ray does not start here: {printable(error, 300)}") from None
 
 
 def _join(ray: Any, address: str, quiet: dict[str, Any]) -> None:
