@@ -78,6 +78,7 @@ class Kills:
         self.done: Counter[str] = Counter()
         self.wrong: list[str] = []
         self.environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        (place / "pictures").mkdir()
         images, _ = load_data("digits", indices="0:60:2")
         for index, image in enumerate(images):
             save_picture(place / "pictures" / f"{index:02}.png", image)
