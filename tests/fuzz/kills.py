@@ -28,6 +28,7 @@ if __name__ == "__main__":
 from diffproof.data.named import load_data
 from diffproof.pictures import save_picture
 from helpers.files import tree
+from helpers.processes import family
 from helpers.runs import contents
 
 # Long enough that several kills fall into one run, short enough to repeat.
@@ -44,24 +45,6 @@ PURIFY = f"purify pictures {NETWORKS} --defense diffpure:t_star=0.3,steps=30 --b
 COMMANDS = {"certify": CERTIFY, "attack": ATTACK, "purify": PURIFY}
 # What a process of each kind is called, as the operating system shows it.
 KINDS = {"workers": ("ray::Actor",), "drivers": ("-m diffproof",), "ray": ("gcs_server", "raylet/raylet")}
-
-
-def found(root: int) -> dict[int, str]:
-    """The command lines of a process and all that it started, by number."""
-    parents, names = {}, {}
-    for path in Path("/proc").glob("[0-9]*"):
-        try:
-            stat = (path / "stat").read_text()
-            names[int(path.name)] = (
-                (path / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-            )
-        except OSError:
-            continue
-        parents[int(path.name)] = int(stat.rpartition(")")[2].split()[1])
-    family = {root}
-    while more := {one for one, parent in parents.items() if parent in family} - family:
-        family |= more
-    return {one: names[one] for one in family if one in names}
 
 
 class Kills:
@@ -138,8 +121,8 @@ class Kills:
             if kind == "drivers":
                 chosen = [command.pid]
             else:
-                family = found(command.pid).items()
-                chosen = [one for one, text in family if any(sign in text for sign in KINDS[kind])]
+                processes = family(command.pid).items()
+                chosen = [one for one, text in processes if any(sign in text for sign in KINDS[kind])]
         if command.poll() is not None or not chosen:
             return False
         try:
