@@ -287,14 +287,14 @@ def test_no_compiler_is_said_in_one_line(
 def test_a_compilation_that_fails_in_the_middle_of_a_run_is_said_in_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def prepared(settings: CertifySettings) -> CertifyRun:
-        job = prepare(settings)
+    def prepared(settings: CertifySettings, *, here: bool) -> CertifyRun:
+        job = prepare(settings, here=here)
         torch._dynamo.reset()
         monkeypatch.setattr("torch._inductor.config.cpp.cxx", (None, str(tmp_path / "none")))
         return job
 
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "cache"))
-    monkeypatch.setattr("diffproof.runs.certify.run.prepare", prepared)
+    monkeypatch.setattr("diffproof.runs.certify.job.prepare", prepared)
     assert run([*certify_flags(tmp_path / "run", **PLAIN), "--compile"]) == 2
     line = capsys.readouterr().err.splitlines()[-1]
     assert line.startswith("diffproof: error: --compile: torch cannot compile the networks: ")
