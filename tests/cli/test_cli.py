@@ -12,6 +12,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -616,8 +617,8 @@ def test_no_memory_for_the_batch_halves_it_and_says_so(
     """A process in an address space that is too small for the batch asked for."""
     prepare, flags = certify.prepare, {**PLAIN, "n": 15_000, "indices": "0"}
 
-    def limited(settings: CertifySettings) -> certify.CertifyRun:
-        job = prepare(settings)
+    def limited(settings: CertifySettings, **given: Any) -> certify.CertifyRun:
+        job = prepare(settings, **given)
         used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
         resource.setrlimit(resource.RLIMIT_AS, (used + 48 * 2**20, resource.RLIM_INFINITY))
         return job
