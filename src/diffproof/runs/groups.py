@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -12,6 +13,7 @@ from diffproof.runs.progress import Progress
 from diffproof.runs.workers import ImagesFailedError, states
 from diffproof.scale.engine import Answer, Hello, Order
 from diffproof.scale.fleet import Fleet
+from diffproof.wording import counted
 
 # The key of the order that is about an attack run as a whole, not about images of it.
 FIRST = "the diagnosis"
@@ -90,6 +92,13 @@ class Groups:
     def __init__(self, fleet: Fleet, orders: Iterable[Order], found: Callable[[Order, Any], None]) -> None:
         self._fleet, self._orders, self._found = fleet, deque(orders), found
         self._told: set[int] = set()
+
+    @staticmethod
+    def warn_of_idle(fleet: Fleet, groups: int) -> None:
+        """Say so where there is less to share than there are workers."""
+        if groups < fleet.workers:
+            told = f"{counted(groups, 'group')} of images for {fleet.workers} of them"
+            warnings.warn(f"workers: {told}; a smaller --batch-size gives work to all", stacklevel=4)
 
     def run(self, each: Callable[[], None] = lambda: None) -> None:
         """Let the workers do all.

@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
+import signal
 import socket
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -188,11 +190,29 @@ def connected(asked: Workforce, device: str) -> Iterator[Places]:
             _join(ray, asked.ray, quiet)
             has = ray.cluster_resources()
             there = places(asked, int(has.get("CPU", 0)), int(has.get("GPU", 0)), device=device)
-        yield there
+        with _terminated_as_interrupted():
+            yield there
     finally:
         ray.shutdown()
         if folder is not None:
             shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def _terminated_as_interrupted() -> Iterator[None]:
+    """SIGTERM, which ends jobs of batch systems, is a Ctrl-C: Ray ends a process by it without saving."""
+
+    def interrupt(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    usual = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, usual)
 
 
 def _start(ray: Any, **settings: Any) -> None:

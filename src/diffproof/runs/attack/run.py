@@ -98,6 +98,7 @@ def _on_workers(session: _Session, fleet: Fleet, groups: list[list[int]], *, dia
         else:
             session.save(what)
 
+    Groups.warn_of_idle(fleet, len(groups))
     first = [] if diagnosed else [Order(FIRST, (), 1, None)]
     work = Groups(fleet, [*first, *map(order, groups)], found)
     session.workers = lambda: work.say(session.store.progress)

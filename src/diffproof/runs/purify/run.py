@@ -127,6 +127,7 @@ def _on_workers(job: PurifyRun, fleet: Fleet, writing: _Writing, on_evaluations:
         writing.write(one.images, [before.pop(place) for place in one.images], outcome)
         on_evaluations(len(one.images) * job.defense.evaluations)
 
+    Groups.warn_of_idle(fleet, math.ceil(len(job.pictures) / size))
     try:
         Groups(fleet, orders(), found).run()
     except ImagesFailedError as error:
