@@ -74,7 +74,8 @@ class Worker(Protocol):
 
         Args:
             orders: further ones.
-            seconds: after which it answers, though more may be left; it may take one call of a network more.
+            seconds: after which it answers if an order is done, though more may be left; if none is, it may
+                take longer.
         """
 
 
@@ -119,3 +120,23 @@ class Engine(Protocol):
 
     def now(self) -> float:
         """Seconds on its clock."""
+
+
+class Source(Protocol):
+    """Where orders come from, and where what was found goes."""
+
+    @property
+    def enough(self) -> int:
+        """How much of the size of orders keeps a worker busy while more is sent."""
+
+    def take(self, size: int) -> Order | None:
+        """The next order, of that size at most if it can be divided; None while there is none."""
+
+    def split(self, order: Order) -> list[Order]:
+        """Orders for the same that are about fewer images; [] where it cannot be divided."""
+
+    def put(self, order: Order, found: Any) -> None:
+        """Take what was found for an order that was taken, or that one was split into."""
+
+    def drop(self, order: Order) -> None:
+        """Take notice that an order will not be done, since one for the same image was given up."""

@@ -6,10 +6,10 @@ import math
 import statistics
 from collections import deque
 from collections.abc import Callable, Hashable, Iterable
-from typing import Any, Protocol
+from typing import Any
 
 from diffproof.errors import ArgumentError, UnfinishedError
-from diffproof.scale.engine import Answer, Engine, Hello, Order
+from diffproof.scale.engine import Answer, Engine, Hello, Order, Source
 from diffproof.scale.member import Member, Open
 
 # Seconds that a worker works before it answers: what is lost with it, and what it costs to ask it again.
@@ -19,7 +19,9 @@ _CALLS = 2
 # Times that an order may fail, or be all that a worker was doing when it was lost, before it is given up.
 _FAILURES = 2
 _LOSSES = 3
-# An order is late after so many times what orders take, and so many seconds more.
+# Losses after which an order is done alone, lest others be lost by it, too.
+_SUSPECT = 2
+# An order is late after so many times what orders take, and so many seconds more; twice that with each copy.
 _LATE = 4.0
 _LATE_SECONDS = 2.0
 # Workers that may be lost in a row without any answer, for each that there is to be, and beside these.
@@ -28,26 +30,6 @@ _LOST_EACH, _LOST_BESIDE = 3, 3
 _HOPELESS = 5
 # Digits of a SHA-256.
 _HASH = 64
-
-
-class Source(Protocol):
-    """Where orders come from, and where what was found goes."""
-
-    @property
-    def enough(self) -> int:
-        """How much of the size of orders keeps a worker busy while more is sent."""
-
-    def take(self, size: int) -> Order | None:
-        """The next order, of that size at most if it can be divided; None while there is none."""
-
-    def split(self, order: Order) -> list[Order]:
-        """Orders for the same that are about fewer images; [] where it cannot be divided."""
-
-    def put(self, order: Order, found: Any) -> None:
-        """Take what was found for an order that was taken, or that one was split into."""
-
-    def drop(self, order: Order) -> None:
-        """Take notice that an order will not be done, since one for the same image was given up."""
 
 
 class FleetError(UnfinishedError):
@@ -87,6 +69,11 @@ class Fleet:
         self._again: deque[Hashable] = deque()
         self._suspect: deque[Hashable] = deque()
         self._took: deque[float] = deque(maxlen=101)
+        # Orders that are late, the latest last, and when they were looked for.
+        self._overdue: list[Hashable] = []
+        self._looked = -math.inf
+        # Ready workers that may want orders.
+        self._hungry: set[int] = set()
         self._lost_in_a_row = 0
         self._refusals: list[str] = []
 
@@ -106,7 +93,7 @@ class Fleet:
         """Hand out orders and take answers; whether there is anything left to do.
 
         Raises:
-            FleetError: no worker is left, or each is lost before it answers.
+            FleetError: no worker is left, each is lost before it answers, or an order about no image fails.
             ValueError: every image fails.
         """
         self._hire()
@@ -124,6 +111,10 @@ class Fleet:
         """Let orders be done before any from the source."""
         for order in orders:
             self._add(order)
+
+    def orders(self) -> list[Order]:
+        """Those that are to be done, and are not."""
+        return [one.order for one in self._open.values()]
 
     def close(self) -> None:
         """End all workers."""
@@ -153,18 +144,23 @@ class Fleet:
 
     def _hand_out(self, source: Source) -> None:
         """Give every worker enough to do, those with the least first."""
-        ready = sorted(self._those("ready"), key=lambda one: len(one.orders))
-        if self._suspect and ready and not any(member.lonely for member in ready):
-            ready[0].lonely = True
-        for member in ready:
-            if member.calls >= _CALLS:
+        now = self.engine.now()
+        if self._suspect and (ready := self._those("ready")):
+            latest = max(ready, key=lambda one: one.heard)
+            # Who is to do them may have fallen silent.
+            if not any(one.lonely and latest.heard - one.heard <= self._patience() for one in ready):
+                latest.lonely = True
+                self._hungry.add(latest.number)
+        for member in sorted((self.members[number] for number in self._hungry), key=lambda one: one.has):
+            if member.state != "ready" or member.calls >= _CALLS:
+                # It is asked again when it answers.
+                self._hungry.discard(member.number)
                 continue
             orders = self._suspect_for(member) if member.lonely else self._orders_for(member, source)
             if orders or (member.orders and not member.calls):
-                now = self.engine.now()
                 for order in orders:
-                    member.orders[order.key] = now
                     self._open[order.key].holders.add(member.number)
+                    member.give(order, now)
                 member.calls += 1
                 self.engine.send(member.number, orders, SLICE)
 
@@ -181,13 +177,15 @@ class Fleet:
     def _orders_for(self, member: Member, source: Source) -> list[Order]:
         """Further orders for a worker."""
         wanted = max(source.enough, math.ceil(2 * SLICE * member.rate))
-        has = sum(self._open[key].order.size for key in member.orders if key in self._open)
         # In parts, so that a look at what was found comes between them.
         part = max(1, wanted // 4)
         orders: list[Order] = []
+        has = member.has
         while has < wanted and (order := self._next(member, source, part)) is not None:
             orders.append(order)
             has += order.size
+        if has >= wanted:
+            self._hungry.discard(member.number)
         if not orders and not member.orders and (late := self._late(member)) is not None:
             orders.append(late)
         return orders
@@ -198,8 +196,9 @@ class Fleet:
             key = self._again.popleft()
             if key not in self._open:
                 continue
-            others = {one.number for one in self._those("ready")}
-            if member.number in self._open[key].failures and others - set(self._open[key].failures):
+            failures, waits = self._open[key].failures, self.engine.now() - self._open[key].failed
+            others = {one.number for one in self._those("ready")} - set(failures)
+            if member.number in failures and others and waits < self._patience():
                 # It failed here, and somebody else may do better.
                 self._again.append(key)
                 continue
@@ -209,19 +208,32 @@ class Fleet:
             self._open[order.key] = Open(order)
         return order
 
+    def _patience(self) -> float:
+        """Seconds after which an order is late."""
+        return _LATE * (statistics.median(self._took) if self._took else 0.0) + _LATE_SECONDS
+
     def _late(self, member: Member) -> Order | None:
-        """An order that another worker has had for longer than orders take."""
+        """An order that others have had for longer than orders take."""
+        if self.engine.now() >= self._looked + SLICE:
+            self._overdue, self._looked = self._all_late(), self.engine.now()
+        for place in reversed(range(len(self._overdue))):
+            one = self._open.get(self._overdue[place])
+            if one is not None and member.number not in one.holders:
+                del self._overdue[place]
+                return one.order
+        return None
+
+    def _all_late(self) -> list[Hashable]:
         if not self._took:
-            return None
-        limit = self.engine.now() - _LATE * statistics.median(self._took) - _LATE_SECONDS
-        late = [
-            (self.members[holder].orders[key], key)
+            return []
+        now, late = self.engine.now(), self._patience()
+        since = {
+            key: max(self.members[holder].orders[key] for holder in one.holders)
             for key, one in self._open.items()
-            if len(one.holders) == 1 and not one.losses
-            for holder in one.holders - {member.number}
-            if self.members[holder].orders[key] < limit
-        ]
-        return self._open[min(late, key=lambda one: one[0])[1]].order if late else None
+            if one.holders
+        }
+        overdue = [key for key in since if now - since[key] > late * 2 ** (len(self._open[key].holders) - 1)]
+        return sorted(overdue, key=since.__getitem__, reverse=True)
 
     def _listen(self, seconds: float, source: Source | None = None) -> None:
         for event in self.engine.wait(seconds):
@@ -252,6 +264,7 @@ class Fleet:
                 self._refuse(member, f"it has other {name}: {_short(value)}, expected {_short(expected)}")
                 return
         member.state = "ready"
+        self._hungry.add(member.number)
 
     def _refuse(self, member: Member, error: str) -> None:
         member.state, member.error = "refused", error
@@ -261,32 +274,32 @@ class Fleet:
 
     def _hear(self, member: Member, answer: Answer, source: Source) -> None:
         """Take an answer."""
+        now, size = self.engine.now(), 0
         member.calls -= 1
+        self._hungry.add(member.number)
         self._lost_in_a_row = 0
         member.seconds += answer.seconds
         member.evaluations += answer.evaluations
         member.batch_size = answer.batch_size or member.batch_size
-        now, size = self.engine.now(), 0
         for key, found in answer.done:
-            since = member.orders.pop(key, None)
             one = self._open.pop(key, None)
             if one is None:
                 # Somebody else was faster.
                 continue
+            since = member.orders.get(key)
+            self._take_back(one)
             size += one.order.size
             member.units += 1
             if since is not None:
                 self._took.append(now - since)
-            for other in one.holders - {member.number}:
-                self.members[other].orders.pop(key, None)
-                self.wasted += one.order.size
+            self.wasted += one.order.size * len(one.holders - {member.number})
             source.put(one.order, found)
         member.size += size
-        if answer.seconds > 0 and size:
-            rate = size / answer.seconds
+        member.since_done += answer.seconds
+        if member.since_done > 0 and size:
+            rate, member.since_done = size / member.since_done, 0.0
             member.rate = rate if not member.rate else 0.5 * (member.rate + rate)
         for key, error in answer.failed:
-            member.orders.pop(key, None)
             member.error = error
             self._fail(member, key, error, source)
 
@@ -295,13 +308,16 @@ class Fleet:
         one = self._open.get(key)
         if one is None:
             return
+        member.take_back(one.order)
         one.holders.discard(member.number)
-        if one.holders:
-            return
         one.failures.append(member.number)
+        one.failed = self.engine.now()
+        if one.holders and len(one.failures) < _FAILURES:
+            return
         parts = source.split(one.order)
         if parts:
             del self._open[key]
+            self._take_back(one)
             self.add(parts)
         elif len(one.failures) < _FAILURES:
             self._again.append(key)
@@ -318,32 +334,44 @@ class Fleet:
             one = self._open[key]
             one.holders.discard(member.number)
             one.losses += 1
-            if one.holders:
+            one.alone += alone
+            if one.holders and one.alone < _LOSSES:
                 continue
             assert source is not None
-            parts = source.split(one.order) if one.losses > 1 and alone else []
+            parts = source.split(one.order) if one.losses >= _SUSPECT and alone else []
             if parts:
                 del self._open[key]
+                self._take_back(one)
                 self.add(parts)
-            elif one.losses >= _LOSSES and alone:
+            elif one.alone >= _LOSSES:
                 self._give_up(one, f"workers are lost by it: {error}", source)
-            elif one.losses > 1:
+            elif alone and one.losses >= _SUSPECT:
+                # At once, before others are lost by what they do meanwhile.
+                self._suspect.appendleft(key)
+            elif one.losses >= _SUSPECT:
                 self._suspect.append(key)
             else:
                 self._again.append(key)
         member.orders.clear()
+        member.has = 0
+
+    def _take_back(self, one: Open) -> None:
+        """Nobody needs to do an order any more."""
+        for holder in one.holders:
+            self.members[holder].take_back(one.order)
+            self._hungry.add(holder)
 
     def _give_up(self, one: Open, error: str, source: Source) -> None:
         """No worker can do an order: nothing more is done for its images."""
         if not one.order.images:
             raise FleetError(f"{one.order.key} failed on every worker: {error}")
+        self._lost_in_a_row = 0
         for image in one.order.images:
             self.failed.setdefault(image, error)
         for key, other in list(self._open.items()):
-            if self.failed.keys() >= set(other.order.images):
+            if other.order.images and self.failed.keys() >= set(other.order.images):
                 del self._open[key]
-                for holder in other.holders:
-                    self.members[holder].orders.pop(key, None)
+                self._take_back(other)
                 source.drop(other.order)
         if len(self.failed) >= _HOPELESS and not any(member.units for member in self.members.values()):
             raise ArgumentError("workers", f"every image fails: {error}")

@@ -17,9 +17,11 @@ class Member:
         state: "starting", "ready", "refused" or "lost".
         hello: what it said of itself.
         orders: what it has to do, by key, with the times when it got it.
+        has: size of these.
         calls: how often it was asked and has not answered yet.
         lonely: whether it does one order at a time, by which a worker may have been lost.
         rate: size of orders done in a second, 0 when nothing is known.
+        since_done: seconds that it worked since it last did an order.
         units: orders that it did first.
         size: their sizes.
         evaluations: images that went through its networks.
@@ -33,9 +35,11 @@ class Member:
     state: str = "starting"
     hello: Hello | None = None
     orders: dict[Hashable, float] = field(default_factory=dict)
+    has: int = 0
     calls: int = 0
     lonely: bool = False
     rate: float = 0.0
+    since_done: float = 0.0
     units: int = 0
     size: int = 0
     evaluations: int = 0
@@ -43,6 +47,16 @@ class Member:
     heard: float = 0.0
     batch_size: int | None = None
     error: str = ""
+
+    def give(self, order: Order, now: float) -> None:
+        """It has an order to do."""
+        self.orders[order.key] = now
+        self.has += order.size
+
+    def take_back(self, order: Order) -> None:
+        """It need not do an order, if it has it."""
+        if self.orders.pop(order.key, None) is not None:
+            self.has -= order.size
 
     @property
     def name(self) -> str:
@@ -58,10 +72,14 @@ class Open:
         order: the order.
         holders: workers who have it, by number.
         losses: how many workers were lost while they had it.
+        alone: of how many of them it was all that they had to do.
         failures: workers with whom it failed.
+        failed: when it last did, on the engine's clock.
     """
 
     order: Order
     holders: set[int] = field(default_factory=set)
     losses: int = 0
+    alone: int = 0
     failures: list[int] = field(default_factory=list)
+    failed: float = 0.0

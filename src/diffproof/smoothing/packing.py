@@ -54,8 +54,10 @@ class Work(NamedTuple):
     """Draws that are being labelled.
 
     Attributes:
-        units: those that lack labels, each with the tally of the labels that are there.
-        tensors: `unit` and `draw` of each draw without a label, and what was computed of these.
+        units: those that lack labels, each with the tally of the labels that are there, and those that have
+            all while earlier ones do not.
+        tensors: `unit` and `draw` of each draw without a label, and what was computed of these; no draws of
+            units that are to be labelled from their start.
     """
 
     units: list[tuple[Unit, Tally]]
@@ -240,6 +242,7 @@ class SchedulePacking(Packing):
         """What gives the draws that are being labelled now, to go on from, even when they are no more."""
         in_work = [(tag, one.unit, one.tally) for tag, one in self._units.items()]
         waiting = [one for counting in self._schedule.in_work.values() for one in counting.waiting()]
+        waiting += [(unit, self._none) for unit in self._schedule.returned]
         if not len(self.labeller):
             return lambda: Work(waiting, {})
         tags, draw, state = self.labeller.tags, self.labeller.noise.draw, self.labeller.state()
@@ -275,8 +278,10 @@ class SchedulePacking(Packing):
             taken = self._schedule.reopen(unit)
             if missing[place]:
                 self._units[place] = _InWork(unit, tally, missing[place], taken)
-            elif taken:
+            elif taken and tally.draws:
                 self._schedule.put(unit, tally)
+            elif taken:
+                self._schedule.returned.append(unit)
         self._tag = len(work.units)
         if not len(of):
             return

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_right
+from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from heapq import heappop, heappush
@@ -191,6 +192,7 @@ class Schedule:
     Attributes:
         in_work: those that have begun and are not closed, in the order of their turn.
         vain: evaluations for draws of closed images that turned out to be needless.
+        returned: units that were given back and are to be taken before others.
     """
 
     def __init__(self, images: Iterable[int], begin: Callable[[int], Counting]) -> None:
@@ -200,6 +202,7 @@ class Schedule:
         # Turns of images in work that may have draws to hand out, as a heap, each once.
         self._ready: list[int] = []
         self._awake: set[int] = set()
+        self.returned: deque[Unit] = deque()
         self._begin = begin
         self.in_work: dict[int, Counting] = {}
         self.vain = 0
@@ -215,6 +218,13 @@ class Schedule:
         Args:
             rows: how many draws at most, ≥ 1.
         """
+        while self.returned:
+            again = self.returned.popleft()
+            if again.image_index in self.in_work and not self.in_work[again.image_index].finished:
+                part = again._replace(stop=min(again.stop, again.start + rows))
+                if part.stop < again.stop:
+                    self.returned.appendleft(again._replace(start=part.stop))
+                return part
         while self._ready or self._left:
             if not self._ready:
                 self.open(self._left[-1])

@@ -164,7 +164,7 @@ def tried(job: CertifyRun) -> CertifyRun:
     """
     settings, defense = job.settings, job.smoothed.base
     try:
-        _label_first(job, 1)
+        label_first(job, 1)
     except RuntimeError as error:
         # A network that cannot take the images says so in torch's words.
         raise ArgumentError(
@@ -175,7 +175,7 @@ def tried(job: CertifyRun) -> CertifyRun:
         try:
             compile_networks(defense)
             # What torch compiles for a few images fits no larger batch, and for one no other.
-            _label_first(job, max(2, min(settings.batch_size, settings.n0)))
+            label_first(job, max(2, min(settings.batch_size, settings.n0)))
         except RuntimeError as error:
             raise cannot_compile(error) from None
     return job
@@ -190,7 +190,7 @@ def cannot_compile(error: RuntimeError) -> ArgumentError:
     )
 
 
-def _label_first(job: CertifyRun, draws: int) -> None:
+def label_first(job: CertifyRun, draws: int) -> None:
     """Label draws of the first image, for what goes wrong when the networks run."""
     with warnings.catch_warnings():
         # Said once of every compiled U-Net, and of no use to who certifies it.

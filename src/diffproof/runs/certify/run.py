@@ -91,13 +91,15 @@ class _Running:
         if fleet is None:
             self.packing = job.packing(self.schedule, on_ballots)
         else:
-            self.packing = OnWorkers(fleet, self.schedule, job.settings.batch_size, on_ballots)
+            classes = job.smoothed.num_classes
+            self.packing = OnWorkers(fleet, self.schedule, job.settings.batch_size, classes, on_ballots)
         # Results by image, where they decide how many images there are to be.
         until = job.settings.until_half_width is not None
         self.results = {result.image_index: result for result in store.results()} if until else None
         # Draws of closed images; draws and evaluations that earlier sessions made of those that are begun.
         self.closed = self.drawn = self.drawn_before = self._done_before = self._told = 0
         self._committed = self._stepped = time.monotonic()
+        self._turn = 0
 
     def _begin(self, index: int) -> Counting:
         looks = self.job.counting(index).looks
@@ -158,7 +160,7 @@ class _Running:
     def _close(self) -> bool:
         """Make the certificates of images of which all is counted; whether others are not needed any more."""
         for index in self.schedule.finished():
-            if self.results is not None and index != self.left[self.closed]:
+            if self.results is not None and index != self._next():
                 # It counts when those before it do, if it still does.
                 return False
             result = _result(self.job, self.schedule.close(index), self.computed)
@@ -173,6 +175,16 @@ class _Running:
                 if self._enough():
                     return True
         return False
+
+    def _next(self) -> int | None:
+        """The first image in turn that has no result and may have one yet."""
+        assert self.results is not None
+        while self._turn < len(self.left):
+            index = self.left[self._turn]
+            if index not in self.results and index not in self.packing.failed:
+                return index
+            self._turn += 1
+        return None
 
     def _enough(self) -> bool:
         """Whether the accuracies are known well enough."""

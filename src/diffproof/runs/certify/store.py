@@ -111,7 +111,9 @@ def _check_work(work: Work) -> None:
             raise ValueError(f"expected each draw once, got draw {one} of unit {place} twice")
         missing[place].add(one)
     for (unit, tally), draws in zip(work.units, missing.values(), strict=True):
-        if len(draws) + tally.draws != unit.stop - unit.start or not draws <= {*range(unit.start, unit.stop)}:
+        complete = len(draws) + tally.draws == unit.stop - unit.start
+        # One that a worker has in work is to be labelled from its start.
+        if not (complete or not len(draws) + tally.draws) or not draws <= {*range(unit.start, unit.stop)}:
             raise ValueError(f"expected the draws from {unit.start} to {unit.stop}, got others")
 
 

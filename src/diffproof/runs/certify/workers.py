@@ -6,7 +6,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from torch import Tensor
 
@@ -14,6 +14,7 @@ from diffproof.defenses.base import CertifiableDefense
 from diffproof.defenses.repeatability import check_unchanged
 from diffproof.errors import printable
 from diffproof.runs import workers
+from diffproof.runs.certify.job import CertifyRun, label_first, prepare, tried
 from diffproof.runs.progress import Progress
 from diffproof.runs.workers import facts_of, hello
 from diffproof.scale.engine import Answer, Hello, Order
@@ -25,10 +26,9 @@ from diffproof.smoothing.packing import OnVotes, Packing, Work
 from diffproof.smoothing.schedule import Schedule, Unit
 from diffproof.smoothing.tally import Tally
 
-if TYPE_CHECKING:
-    from diffproof.runs.certify.job import CertifyRun
-
 ARITHMETIC = "arithmetic"
+# A worker without a complete unit works on before it answers, for at most so many times the seconds given.
+_PATIENCE = 120
 
 
 class Found(NamedTuple):
@@ -142,7 +142,8 @@ class CertifyWorker:
             self._inbox.give(order.load)
         try:
             while self._packing.step():
-                if time.monotonic() - started > seconds:
+                passed = time.monotonic() - started
+                if passed > seconds and (self._inbox.done or passed > _PATIENCE * seconds):
                     break
             self._report(answer, self._inbox)
             answer.evaluations = self._packing.labeller.rows - before
@@ -161,7 +162,11 @@ class CertifyWorker:
             inbox.done = {}
 
     def _alone(self, answer: Answer) -> None:
-        """Label each unit in work by itself, to see which of them it was that something went wrong with."""
+        """Label each unit in work by itself, to see which of them it was that something went wrong with.
+
+        Raises:
+            Exception: what the networks raise on draws that they could label when they were loaded.
+        """
         units: list[Unit] = [*self._inbox.done, *self._inbox.held]
         self._packing, self._inbox = self._fresh()
         for unit in sorted(units):
@@ -174,6 +179,9 @@ class CertifyWorker:
             except Exception as error:
                 answer.failed.append((unit, printable(f"{type(error).__name__}: {error}")))
             answer.evaluations += packing.labeller.rows
+        if answer.failed and not answer.done:
+            # It may be this worker that is broken.
+            label_first(self._job, 1)
 
 
 def certify_worker(settings: object, surroundings: Surroundings, shipped: CertifyRun | None) -> CertifyWorker:
@@ -188,7 +196,6 @@ def certify_worker(settings: object, surroundings: Surroundings, shipped: Certif
         ValueError: see `prepare`.
     """
     from diffproof.own_code import current_directory_first
-    from diffproof.runs.certify.job import prepare, tried
     from diffproof.runs.settings import CertifySettings
 
     surroundings.enter()
@@ -210,6 +217,7 @@ class OnWorkers:
         fleet: the workers.
         schedule: what is drawn.
         batch_size: most images that go through a network at once.
+        num_classes: number of labels.
         on_ballots: see Packing.
 
     Attributes:
@@ -219,9 +227,11 @@ class OnWorkers:
 
     begun = 0
 
-    def __init__(self, fleet: Fleet, schedule: Schedule, batch_size: int, on_ballots: OnVotes) -> None:
+    def __init__(
+        self, fleet: Fleet, schedule: Schedule, batch_size: int, num_classes: int, on_ballots: OnVotes = None
+    ) -> None:
         self.fleet, self._schedule, self._on_ballots = fleet, schedule, on_ballots
-        self.enough = 2 * batch_size
+        self._none, self.enough = Tally((0,) * num_classes), 2 * batch_size
         self.failed: dict[int, str] = {}
         self._told: set[int] = set()
 
@@ -276,9 +286,14 @@ class OnWorkers:
         return (one for counting in self._schedule.in_work.values() for one in counting.waiting())
 
     def snapshot(self) -> Callable[[], Work]:
-        """See Packing: units that are complete while earlier ones are not."""
-        waiting = list(self._waiting())
-        return lambda: Work(waiting, {})
+        """See Packing: units that are complete while earlier ones are not, and those, without a label."""
+        waiting, orders, returned = list(self._waiting()), self.fleet.orders(), list(self._schedule.returned)
+
+        def work() -> Work:
+            missing = [*(order.load for order in orders), *returned]
+            return Work([(unit, self._none) for unit in missing] + waiting, {})
+
+        return work
 
     def resume(self, work: Work) -> None:
         """Go on with what was being labelled, before the first step; from its start where not complete."""
@@ -288,7 +303,7 @@ class OnWorkers:
             if tally.draws == unit.stop - unit.start:
                 self._schedule.put(unit, tally)
             else:
-                self.fleet.add([_order(unit)])
+                self._schedule.returned.append(unit)
 
 
 def _order(unit: Unit) -> Order:
