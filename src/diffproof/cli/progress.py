@@ -5,7 +5,8 @@ from __future__ import annotations
 import itertools
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 from time import monotonic as now
 from typing import TYPE_CHECKING
@@ -91,10 +92,8 @@ def run_with_progress(job: CertifyRun, folder: Path, workers: Workforce | None =
     title = f"{job.settings.describe()} σ={job.settings.sigma:g}"
     total = len(job.part) * job.evaluations_per_image
     with shown_once_started(title, total, "evaluations") as advance:
-        if workers is None:
-            return run(job, folder, advance)
-        with hired(job, workers) as fleet:
-            return run(job, folder, advance, fleet)
+        hire = nullcontext if workers is None else partial(hired, job, workers)
+        return run(job, folder, advance, hire)
 
 
 def attack_with_progress(
@@ -113,10 +112,8 @@ def attack_with_progress(
             spent += evaluations
             advance(0, unit=f"images, {spent:,} evaluations")
 
-        if workers is None:
-            return run(job, folder, advance, on_evaluations)
-        with hired(job, workers) as fleet:
-            return run(job, folder, advance, on_evaluations, fleet)
+        hire = nullcontext if workers is None else partial(hired, job, workers)
+        return run(job, folder, advance, on_evaluations, hire)
 
 
 @contextmanager

@@ -172,6 +172,11 @@ class Progress:
         self._folder, self._connection, self._table = folder, connection, table
         self._session: int | None = None
 
+    @property
+    def begun(self) -> bool:
+        """Whether a session has begun."""
+        return self._session is not None
+
     @contextmanager
     def recording(self) -> Iterator[None]:
         """Within this block a session may begin; how it ends is recorded."""
@@ -249,7 +254,7 @@ class Progress:
         return self._rows(Failure, "failures", "image_index")
 
     def _end(self, how: Ended) -> None:
-        if self._session is None:
+        if not self.begun:
             return
         with reporting(self._folder):
             query = "UPDATE progress SET told = ?, ended = ? WHERE session = ?"

@@ -123,7 +123,8 @@ class RunStore(Generic[S]):
     ) -> Iterator[Self]:
         """Create a run folder, or continue one of the same settings and identity; one process at a time.
 
-        The images may be other ones than the folder has: it is to have these, too, from now on.
+        The images may be other ones than the folder has: it is to have these, too, from now on. What ends the
+        block before a session begins leaves no new run.
 
         Args:
             folder: the run's.
@@ -138,7 +139,8 @@ class RunStore(Generic[S]):
         """
         folder = expanded(folder)
         with claimed(folder) as new:
-            if not (folder / STORE).exists():
+            made = not (folder / STORE).exists()
+            if made:
                 cls._create(folder, settings, identity, new)
             with renamed({"run": "out"}), connected(folder) as connection:
                 stored, was = cls._read(folder, connection)
@@ -156,6 +158,10 @@ class RunStore(Generic[S]):
                 try:
                     with store.progress.recording():
                         yield store
+                except BaseException:
+                    if made and not store.progress.begun:
+                        _unmake(folder, new)
+                    raise
                 finally:
                     store.commit()
 
@@ -281,10 +287,7 @@ class RunStore(Generic[S]):
             fresh.rename(folder / STORE)
         except BaseException:
             if not (folder / STORE).exists():
-                for name in BEGUN if new else BEGUN - {LOCK}:
-                    (folder / name).unlink(missing_ok=True)
-                if new:
-                    folder.rmdir()
+                _unmake(folder, new)
             raise
 
     @classmethod
@@ -325,6 +328,14 @@ class RunStore(Generic[S]):
     def _has_table(cls, folder: Path, connection: sqlite3.Connection) -> bool:
         with reporting(folder):
             return has_table(connection, cls.table)
+
+
+def _unmake(folder: Path, new: bool) -> None:
+    """Remove what was made of a run, and its folder if that is new."""
+    for name in {STORE, *(BEGUN if new else BEGUN - {LOCK})}:
+        (folder / name).unlink(missing_ok=True)
+    if new:
+        folder.rmdir()
 
 
 def _write_settings(connection: sqlite3.Connection, settings: RunSettings, identity: Identity) -> None:

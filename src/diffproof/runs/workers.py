@@ -7,7 +7,7 @@ import platform
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -21,6 +21,9 @@ from diffproof.scale.surroundings import Surroundings
 from diffproof.scale.workforce import Workforce
 from diffproof.version import version
 from diffproof.wording import shortened
+
+# Gives workers while a block lasts, or None where there are none.
+Hire = Callable[[], AbstractContextManager[Fleet | None]]
 
 
 class ImagesFailedError(UnfinishedError):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from diffproof.runs.groups import FIRST, Groups, order
 from diffproof.runs.progress import TELL_EVERY, alone
 from diffproof.runs.shards import is_first
 from diffproof.runs.store import warn_of_more
+from diffproof.runs.workers import Hire
 from diffproof.scale.engine import Order
 from diffproof.scale.fleet import Fleet
 
@@ -27,7 +29,7 @@ def run(
     folder: Path,
     on_images: OnProgress = lambda images: None,
     on_evaluations: OnProgress = lambda evaluations: None,
-    fleet: Fleet | None = None,
+    hire: Hire = nullcontext,
 ) -> list[AttackedImage]:
     """Attack every image of the job, or of its shard, that the run folder does not hold yet.
 
@@ -38,7 +40,7 @@ def run(
         folder: the run folder, new or of the same settings; its images may be other ones, and stay.
         on_images: called with the number of images that came to be finished, stored ones included.
         on_evaluations: called at each network call with its number of images, recomputations included.
-        fleet: workers that attack; None to do it here.
+        hire: gives workers that attack, once there is an image to attack; by default this process does.
 
     Returns:
         The results of all images of the folder, by index.
@@ -49,6 +51,8 @@ def run(
         MemoryError: not even one image fits into memory.
         ImagesFailedError: images that no worker could attack are left out.
         FleetError: no worker is left.
+
+    What `hire` raises leaves no new folder.
     """
     settings, identity = job.settings, job.identity()
     with AttackStore.writing(folder, settings, identity, job.data.fingerprint) as store:
@@ -61,11 +65,12 @@ def run(
         if not groups:
             return store.results()
         diagnosed = not settings.diagnose or not is_first(settings.shard) or store.findings() is not None
-        session = _Session(store, job, on_images, on_evaluations)
-        if fleet is None:
-            _here(job, session, groups, diagnosed=diagnosed)
-        else:
-            _on_workers(session, fleet, groups, diagnosed=diagnosed)
+        with hire() as fleet:
+            session = _Session(store, job, on_images, on_evaluations)
+            if fleet is None:
+                _here(job, session, groups, diagnosed=diagnosed)
+            else:
+                _on_workers(session, fleet, groups, diagnosed=diagnosed)
         return store.results()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,7 +16,7 @@ from diffproof.runs.certify.store import CertifyStore, ImageResult, Partial
 from diffproof.runs.certify.workers import ARITHMETIC, OnWorkers
 from diffproof.runs.progress import alone
 from diffproof.runs.store import warn_of_more
-from diffproof.runs.workers import ImagesFailedError, states
+from diffproof.runs.workers import Hire, ImagesFailedError, states
 from diffproof.scale.fleet import Fleet
 from diffproof.smoothing.packing import SchedulePacking, Work
 from diffproof.smoothing.schedule import Counting, Schedule
@@ -31,7 +32,7 @@ def run(
     job: CertifyRun,
     folder: Path,
     on_evaluations: OnEvaluations = lambda evaluations: None,
-    fleet: Fleet | None = None,
+    hire: Hire = nullcontext,
 ) -> list[ImageResult]:
     """Certify every image of the job, or of its shard, that the run folder does not hold yet.
 
@@ -40,7 +41,7 @@ def run(
         folder: the run folder, new or of the same settings; its images may be other ones, and stay.
         on_evaluations: called after each network call with how many evaluations of networks are done that
             were not before, those that are stored or were found to be needless included.
-        fleet: workers that label the draws; None to label them here.
+        hire: gives workers that label the draws, once there is one to label; by default this process does.
 
     Returns:
         The results of all images of the folder, by index.
@@ -52,6 +53,8 @@ def run(
         MemoryError: not even one image fits into memory.
         ImagesFailedError: images that no worker could label are left out.
         FleetError: no worker is left.
+
+    What `hire` raises leaves no new folder.
     """
     identity = job.identity()
     with CertifyStore.writing(folder, job.settings, identity, job.data.fingerprint) as store:
@@ -59,7 +62,12 @@ def run(
         finished = store.finished()
         on_evaluations(len(finished.intersection(job.part)) * job.evaluations_per_image)
         left = [index for index in order(job.part, job.settings) if index not in finished]
-        _Running(job, store, left, on_evaluations, fleet).run()
+        running = _Running(job, store, left, on_evaluations)
+        if running.over:
+            running.end()
+        else:
+            with hire() as fleet:
+                running.run(fleet)
         return store.results()
 
 
@@ -71,28 +79,17 @@ class _Running:
         store: of its folder.
         left: images in the order of their turn.
         on_evaluations: see `run`.
-        fleet: see `run`.
     """
 
+    packing: SchedulePacking | OnWorkers
+    computed: Mapping[str, Any] | None
+
     def __init__(
-        self,
-        job: CertifyRun,
-        store: CertifyStore,
-        left: list[int],
-        on_evaluations: OnEvaluations,
-        fleet: Fleet | None,
+        self, job: CertifyRun, store: CertifyStore, left: list[int], on_evaluations: OnEvaluations
     ) -> None:
         self.job, self.store, self.left, self.on_evaluations = job, store, left, on_evaluations
         self.schedule = Schedule(left, self._begin)
         self.ballots = Ballots()
-        on_ballots = self.ballots.add if job.settings.keep_ballots else None
-        self.computed = None if fleet is None else fleet.facts[ARITHMETIC]
-        self.packing: SchedulePacking | OnWorkers
-        if fleet is None:
-            self.packing = job.packing(self.schedule, on_ballots)
-        else:
-            classes = job.smoothed.num_classes
-            self.packing = OnWorkers(fleet, self.schedule, job.settings.batch_size, classes, on_ballots)
         # Results by image, where they decide how many images there are to be.
         until = job.settings.until_half_width is not None
         self.results = {result.image_index: result for result in store.results()} if until else None
@@ -110,11 +107,20 @@ class _Running:
         self._made_before(counting.draws)
         return counting
 
-    def run(self) -> None:
-        """Certify them, recording every few seconds and when interrupted."""
-        if not self.left or self._enough():
-            self._end()
-            return
+    @property
+    def over(self) -> bool:
+        """Whether there is nothing to do."""
+        return not self.left or self._enough()
+
+    def run(self, fleet: Fleet | None) -> None:
+        """Certify them here or on workers, recording every few seconds and when interrupted."""
+        on_ballots = self.ballots.add if self.job.settings.keep_ballots else None
+        self.computed = None if fleet is None else fleet.facts[ARITHMETIC]
+        if fleet is None:
+            self.packing = self.job.packing(self.schedule, on_ballots)
+        else:
+            size, classes = self.job.settings.batch_size, self.job.smoothed.num_classes
+            self.packing = OnWorkers(fleet, self.schedule, size, classes, on_ballots)
         self._resume()
         recorded = self._snapshot()
         self._made_before(self.packing.labelled, self.packing.begun)
@@ -137,8 +143,10 @@ class _Running:
             if is_compile_error(error):
                 raise cannot_compile(error) from None
             raise
-        self._end()
+        self.end()
         self._say()
+        if self.packing.failed:
+            raise ImagesFailedError(self.packing.failed)
 
     def _resume(self) -> None:
         """Go on with what was being labelled.
@@ -254,12 +262,11 @@ class _Running:
         self.on_evaluations(max(0, evaluations - self._told))
         self._told = max(self._told, evaluations)
 
-    def _end(self) -> None:
+    def end(self) -> None:
+        """Record that nothing is left to do."""
         # So are draws that are not needed.
         self._advance(len(self.left) * self.job.evaluations_per_image)
         self.store.drop_work(self.schedule.in_work)
-        if self.packing.failed:
-            raise ImagesFailedError(self.packing.failed)
 
 
 class _Snapshot(NamedTuple):
