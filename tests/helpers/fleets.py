@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Collection, Hashable, Iterable, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 from simulated_fleet import Fate, LostError, SimulatedEngine
 
 from diffproof.runs.certify.job import CertifyRun
 from diffproof.runs.certify.workers import CertifyWorker
-from diffproof.runs.workers import facts_of
+from diffproof.runs.workers import Hire, facts_of
 from diffproof.scale.engine import Answer, Hello, Order
 from diffproof.scale.fleet import Fleet
 
@@ -109,3 +110,8 @@ def started(
     fleet = Fleet(SimulatedEngine(worker, fate), workers, facts_of(job.identity()))
     fleet.start()
     return fleet
+
+
+def hiring(fleet: Fleet | None) -> Hire:
+    """Gives this fleet to a run that hires."""
+    return lambda: nullcontext(fleet)

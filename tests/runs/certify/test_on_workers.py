@@ -24,7 +24,7 @@ from diffproof.runs.settings import CertifySettings
 from diffproof.runs.workers import ImagesFailedError
 from diffproof.scale.engine import Order
 from diffproof.smoothing.schedule import Unit
-from helpers.fleets import started
+from helpers.fleets import hiring, started
 from helpers.runs import rows
 
 VOTES: dict[str, Any] = {"defense": "densepure:steps=2,votes=5", "denoiser": "digits"}
@@ -112,7 +112,7 @@ def test_whatever_becomes_of_workers_the_store_is_that_of_one_process(
     workers = (4, 2, 1)[(list(FATES).index(fate) + list(KINDS).index(name)) % 3]
     workers = max(workers, 2) if "hangs" in fate else workers
     fleet = started(one.job, workers, FATES[fate])
-    certify_run.run(one.job, tmp_path / "run", told.append, fleet)
+    certify_run.run(one.job, tmp_path / "run", told.append, hiring(fleet))
     assert one.same(tmp_path / "run")
     assert sum(told) == len(one.job.indices) * one.job.evaluations_per_image
     assert not fate.startswith("lost") or name == "until" or fleet.members[0].state == "lost"
@@ -122,7 +122,7 @@ def test_whatever_becomes_of_workers_the_store_is_that_of_one_process(
 def test_two_workers_find_what_one_process_finds(kinds: Callable[[str], Kind], tmp_path: Path) -> None:
     one = kinds("sequential")
     fleet = started(one.job, 2, FATES["one is slow"])
-    certify_run.run(one.job, tmp_path / "run", fleet=fleet)
+    certify_run.run(one.job, tmp_path / "run", hire=hiring(fleet))
     assert one.same(tmp_path / "run")
     assert all(member.units for member in fleet.members.values())
 
@@ -160,7 +160,7 @@ def test_a_run_goes_on_with_workers_without_them_and_back(
             fleet = started(one.job, session % 5 + 1, fate)
         interruption.done = 0
         try:
-            certify_run.run(one.job, tmp_path / "run", interruption, fleet)
+            certify_run.run(one.job, tmp_path / "run", interruption, hiring(fleet))
             break
         except KeyboardInterrupt:
             assert set(rows(tmp_path / "run")) <= set(one.rows)
@@ -176,7 +176,7 @@ def test_draws_that_are_labelled_while_a_slow_worker_has_earlier_ones_are_kept(
     # The first of each image that it gets hang.
     fleet = started(one.job, 2, FATES["one hangs"])
     with pytest.raises(KeyboardInterrupt):
-        certify_run.run(one.job, tmp_path / "run", Interruption(lambda: 200), fleet)
+        certify_run.run(one.job, tmp_path / "run", Interruption(lambda: 200), hiring(fleet))
     with CertifyStore.reading(tmp_path / "run") as store:
         units = store.work().units
     labelled = sum(tally.draws for _, tally in units)
@@ -199,7 +199,9 @@ def test_draws_that_are_labelled_while_a_slow_worker_has_earlier_ones_are_kept(
         certify_run.run(
             one.job,
             folder,
-            fleet=None if again is None else started(one.job, again, make=lambda number: Counting(one.job)),
+            hire=hiring(
+                None if again is None else started(one.job, again, make=lambda number: Counting(one.job))
+            ),
         )
         assert one.same(folder)
         # None of those that were labelled is labelled again.
@@ -244,9 +246,13 @@ def test_poisoned_images_are_named_and_all_others_are_finished(
     poisoned(job, bad, broken)
     message = rf"^image {bad[0]} failed on every worker: RuntimeError: bad pixel; so did {bad[1]}; "
     with pytest.raises(ImagesFailedError, match=message) as caught:
-        certify_run.run(job, tmp_path / "run", fleet=started(job, workers))
+        certify_run.run(job, tmp_path / "run", hire=hiring(started(job, workers)))
     assert sorted(caught.value.failed) == bad
     assert rows(tmp_path / "run") == [row for row in rows(whole) if row[0] not in bad]
+    with CertifyStore.reading(tmp_path / "run") as store:
+        assert [(one.image_index, one.error) for one in store.progress.failures()] == [
+            (index, "RuntimeError: bad pixel") for index in bad
+        ]
 
 
 def order_of(image: int, start: int, stop: int) -> Order:
@@ -296,7 +302,7 @@ def test_a_worker_that_can_label_nothing_any_more_says_so_and_its_orders_go_to_o
         return worker
 
     fleet = started(one.job, 3, make=make)
-    certify_run.run(one.job, tmp_path / "run", fleet=fleet)
+    certify_run.run(one.job, tmp_path / "run", hire=hiring(fleet))
     assert one.same(tmp_path / "run")
     assert [fleet.members[number].state for number in (0, 1)] == ["lost", "lost"]
     assert "device-side assert" in fleet.members[0].error
@@ -324,7 +330,7 @@ def test_memory_that_runs_out_on_one_worker_halves_its_batch_alone(
 
     fleet = started(one.job, 3, make=make)
     with pytest.warns(UserWarning, match="no memory for the batch"):
-        certify_run.run(one.job, tmp_path / "run", fleet=fleet)
+        certify_run.run(one.job, tmp_path / "run", hire=hiring(fleet))
     assert one.same(tmp_path / "run")
     assert [member.batch_size for member in fleet.members.values()] == [16, 4, 16]
     assert all(member.units for member in fleet.members.values())

@@ -145,7 +145,7 @@ class _Running:
             raise
         self.end()
         self._say()
-        if self.packing.failed:
+        if self.packing.failed and not self._enough():
             raise ImagesFailedError(self.packing.failed)
 
     def _resume(self) -> None:
