@@ -9,10 +9,12 @@ from typing import Any
 
 from simulated_fleet import Fate, LostError, SimulatedEngine
 
+from diffproof.runs.attack.job import AttackRun
+from diffproof.runs.attack.workers import worker_of
 from diffproof.runs.certify.job import CertifyRun
 from diffproof.runs.certify.workers import CertifyWorker
 from diffproof.runs.workers import Hire, facts_of
-from diffproof.scale.engine import Answer, Hello, Order
+from diffproof.scale.engine import Answer, Hello, Order, Worker
 from diffproof.scale.fleet import Fleet
 
 
@@ -84,7 +86,7 @@ class Doer:
 class OneCall:
     """A worker of a run, who answers after each network call; an evaluation takes a hundredth of a second."""
 
-    def __init__(self, worker: CertifyWorker) -> None:
+    def __init__(self, worker: Worker) -> None:
         self.worker = worker
 
     def hello(self) -> Hello:
@@ -97,15 +99,17 @@ class OneCall:
 
 
 def started(
-    job: CertifyRun,
+    job: CertifyRun | AttackRun,
     workers: int,
     fate: Callable[[int], Fate] = lambda number: Fate(),
-    make: Callable[[int], CertifyWorker] | None = None,
+    make: Callable[[int], Worker] | None = None,
 ) -> Fleet:
     """A fleet for a run, whose workers are in this process."""
 
     def worker(number: int) -> OneCall:
-        return OneCall(CertifyWorker(job) if make is None else make(number))
+        if make is not None:
+            return OneCall(make(number))
+        return OneCall(CertifyWorker(job) if isinstance(job, CertifyRun) else worker_of(job))
 
     fleet = Fleet(SimulatedEngine(worker, fate), workers, facts_of(job.identity()))
     fleet.start()

@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
+from torch import Tensor
 
 from diffproof.cli.main import run
+from diffproof.runs.attack import run as attack_run
+from diffproof.runs.attack.job import AttackRun, prepare
+from diffproof.runs.attack.store import AttackStore
 from diffproof.runs.folder import claimed
+from diffproof.runs.settings import AttackRequest
+from diffproof.runs.workers import ImagesFailedError
 from helpers.command_line import Refused, words
-from helpers.runs import PLAIN, certify_flags, contents
+from helpers.fleets import hiring, started
+from helpers.runs import PLAIN, attacked_rows, certify_flags, contents
 
 # Where no cluster can be.
 NOWHERE = "nowhere.invalid:1"
@@ -54,3 +62,61 @@ def test_a_folder_that_cannot_be_had_is_named_before_workers_are_looked_for(
     with claimed(folder):
         line = refused(certify_flags(folder, **PLAIN, ray=NOWHERE))
     assert line == f"--out: another process is at work in {folder}"
+
+
+def attack_of(**changes: object) -> AttackRun:
+    request: dict[str, Any] = {
+        "data": "digits",
+        "indices": "0:12:2",
+        "denoiser": "digits",
+        "classifier": "digits",
+        "defense": "diffpure:t_star=0.1,steps=2",
+        "attack": "pgd:iterations=2,eot=2",
+        "threat": "linf",
+        "budget": "0.1",
+        "draws": 2,
+        "majority_of": 2,
+        "diagnose": 1,
+        "batch_size": 4,
+    }
+    return prepare(AttackRequest(**{**request, **changes}))
+
+
+@pytest.mark.slow
+def test_attacks_on_workers_are_those_of_one_process(tmp_path: Path) -> None:
+    job, evaluations = attack_of(), list[int]()
+    attack_run.run(job, tmp_path / "here")
+    fleet = started(job, 2)
+    attack_run.run(job, tmp_path / "there", on_evaluations=evaluations.append, hire=hiring(fleet))
+    assert contents(tmp_path / "there") == contents(tmp_path / "here")
+    assert all(member.units for member in fleet.members.values())
+    assert sum(evaluations) == sum(member.evaluations for member in fleet.members.values())
+
+
+def test_an_image_whose_attack_fails_is_named_and_recorded_and_the_others_are_done(tmp_path: Path) -> None:
+    few: dict[str, object] = {
+        "defense": "none",
+        "denoiser": None,
+        "attack": "pgd:iterations=2",
+        "diagnose": 0,
+    }
+    job, bad = attack_of(**few), 6
+    attack_run.run(job, tmp_path / "here")
+    classifier: Any = job.view.defense.classifier
+    inner, clean = classifier.forward, job.data.pixels[bad]
+
+    def forward(images: Tensor) -> Tensor:
+        if bool(((images - clean).abs().flatten(1).amax(1) < 0.11).any()):
+            raise RuntimeError("bad pixel")
+        result: Tensor = inner(images)
+        return result
+
+    classifier.forward = forward
+    with pytest.raises(ImagesFailedError, match=f"^image {bad} failed on every worker: RuntimeError: bad"):
+        attack_run.run(job, tmp_path / "there", hire=hiring(started(job, 2)))
+    done = [row for row in attacked_rows(tmp_path / "here") if row[0] != bad]
+    assert attacked_rows(tmp_path / "there") == done
+    with AttackStore.reading(tmp_path / "there") as store:
+        assert [(one.image_index, one.error) for one in store.progress.failures()] == [
+            (bad, "RuntimeError: bad pixel")
+        ]

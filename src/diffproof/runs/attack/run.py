@@ -17,7 +17,7 @@ from diffproof.runs.groups import FIRST, Groups, order
 from diffproof.runs.progress import TELL_EVERY, alone
 from diffproof.runs.shards import is_first
 from diffproof.runs.store import warn_of_more
-from diffproof.runs.workers import Hire
+from diffproof.runs.workers import Hire, ImagesFailedError
 from diffproof.scale.engine import Order
 from diffproof.scale.fleet import Fleet
 
@@ -112,7 +112,11 @@ def _on_workers(session: _Session, fleet: Fleet, groups: list[list[int]], *, dia
         spent = sum(member.evaluations for member in fleet.members.values())
         session.on_evaluations(spent - session.evaluations)
 
-    work.run(each)
+    try:
+        work.run(each)
+    except ImagesFailedError:
+        session.say()
+        raise
 
 
 class _Session:
@@ -142,17 +146,18 @@ class _Session:
         self.told(evaluations)
         # On a GPU, gradients recompute in a thread of their own, and SQLite is for the one that opened it.
         if time.monotonic() - self._said > TELL_EVERY and threading.get_ident() == self._thread:
-            self._say()
+            self.say()
             self.store.commit()
 
     def save(self, images: list[AttackedImage]) -> None:
         """Record finished images."""
         self.images += len(images)
-        self._say()
+        self.say()
         self.store.save_results(images)
         self.on_images(len(images))
 
-    def _say(self) -> None:
+    def say(self) -> None:
+        """Record how far it is, and who works."""
         images, evaluations, self._said = self.images, self.evaluations, time.monotonic()
         self.store.progress.tell(images=images, evaluations=evaluations)
         self.workers()

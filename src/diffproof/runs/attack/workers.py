@@ -31,7 +31,11 @@ def attack_worker(settings: object, surroundings: Surroundings, shipped: AttackR
     surroundings.enter()
     assert isinstance(settings, AttackSettings)
     with current_directory_first():
-        job = prepare(settings) if shipped is None else tried(shipped.on(settings.device))
+        return worker_of(prepare(settings) if shipped is None else tried(shipped.on(settings.device)))
+
+
+def worker_of(job: AttackRun) -> GroupWorker:
+    """A worker of a run that is on its device."""
     evaluated = [0]
 
     def count(evaluations: int) -> None:
