@@ -87,6 +87,7 @@ def test_texts_of_settings_survive(weights: list[float], iterations: int, start:
     assert parse("attack", str(spec)) == spec
 
 
+@pytest.mark.slow
 @given(st.text(max_size=30))
 def test_any_text_is_a_method_or_one_line(text: str) -> None:
     try:

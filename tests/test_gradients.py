@@ -353,6 +353,7 @@ def smooth() -> dp.GaussianMixtureDenoiser:
     return dp.GaussianMixtureDenoiser(means.double(), torch.full((3,), 0.02))
 
 
+@pytest.mark.slow
 def test_error_of_the_adjoint_falls_like_the_step() -> None:
     images, by, noise = 0.5 + 0.1 * direction(3), direction(1), noise_of()
     errors: dict[int, float] = {}

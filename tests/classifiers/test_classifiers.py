@@ -305,6 +305,7 @@ def test_transformers_models_agree(tmp_path: Path, kind: str, capfd: pytest.Capt
     assert bool(images.grad.any())
 
 
+@pytest.mark.slow
 def test_grey_transformers_model_certifies_digits(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     save_model(tmp_path / "m", "vit", channels=1, size=16)
     spec, out = f"hf:{tmp_path / 'm'}", tmp_path / "run"

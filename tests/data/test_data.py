@@ -627,6 +627,7 @@ def test_archives_of_pictures_are_not_unpacked(tmp_path: Path, head: bytes) -> N
         dp.load_data(str(tmp_path / "few.dat"))
 
 
+@pytest.mark.slow
 def test_a_run_on_an_archive_repeats_from_its_own_settings(tmp_path: Path) -> None:
     images, labels = dp.load_data("digits", indices="0:4")
     np.savez(tmp_path / "few.npz", images=images.numpy(), labels=labels.numpy())

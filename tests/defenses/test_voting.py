@@ -205,6 +205,7 @@ def elections(draw: st.DrawFn) -> tuple[int, Ballot, int, int | None]:
     return classes, ballot, draw(st.integers(1, votes)), consensus
 
 
+@pytest.mark.slow
 @given(elections())
 def test_large_elections(election: tuple[int, Ballot, int, int | None]) -> None:
     """The winner of all votes, and one that is decided early is the winner of all."""

@@ -1,4 +1,4 @@
-"""Small classifiers in float64."""
+"""Small classifiers in float64, and one in float32."""
 
 from __future__ import annotations
 
@@ -15,6 +15,12 @@ from helpers.tensors import random
 def linear_classifier() -> dp.Classifier:
     torch.manual_seed(1)
     return dp.Classifier(nn.Sequential(nn.Flatten(), nn.Linear(9, 3)).double(), 3, image_shape=SHAPE)
+
+
+def linear_digits() -> dp.Classifier:
+    """A random one in float32 that compiles in seconds."""
+    torch.manual_seed(1)
+    return dp.Classifier(nn.Sequential(nn.Flatten(), nn.Linear(64, 10)), 10, image_shape=(1, 8, 8))
 
 
 def steep_classifier(

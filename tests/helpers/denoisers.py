@@ -81,6 +81,11 @@ class ToyDenoiser(dp.NetworkDenoiser):
         return estimate
 
 
+def two_convolutions() -> dp.NetworkDenoiser:
+    """A random network for digits that compiles in seconds."""
+    return dp.NetworkDenoiser(ToyNetwork(), dp.DiscreteSchedule.linear(), image_shape=(1, 8, 8))
+
+
 class _Same(nn.Module):
     """In the place of the blocks in the middle of a U-Net."""
 

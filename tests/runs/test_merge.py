@@ -119,6 +119,7 @@ def test_sixteen_shards_in_any_order_make_the_run_without(tmp_path: Path, change
     assert settings[0] == settings[1]
 
 
+@pytest.mark.slow
 def test_shards_of_an_attack_make_the_attack_without(home: Path) -> None:
     a0, a1, a2 = shards(home, "a")
     assert merge(home / "out", [a2, a0, a1]) == Merged(home / "out", "attack run", 3, 7)

@@ -627,6 +627,7 @@ def test_the_text_of_a_grid_has_its_own_place(tmp_path: Path) -> None:
             save_grid(tmp_path / "other.png", black, **{name: texts})
 
 
+@pytest.mark.slow
 def test_the_sheet_shows_eight_pictures_before_and_after(tmp_path: Path) -> None:
     folder, out = tmp_path / "pictures", tmp_path / "out"
     folder.mkdir()

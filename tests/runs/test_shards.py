@@ -218,12 +218,13 @@ def test_groups_are_cut_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert attacked == [[5, 6, 7], [8, 9], [0, 10], [15, 20]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("softly", [True, False])
 def test_a_shard_that_was_stopped_continues_to_the_same_results(tmp_path: Path, softly: bool) -> None:
     settings = CertifySettings(
-        data="digits", indices="0:24:4", classifier="digits", defense="none", sigma=0.25, n=40, shard="1/2"
+        data="digits", indices="0:24:4", classifier="digits", defense="none", sigma=0.25, n=24, shard="1/2"
     )
-    job = prepare(replace(settings, batch_size=8))
+    job = prepare(replace(settings, n0=8, batch_size=8))
     assert job.part == [4, 12, 20]
     total, told = 3 * job.evaluations_per_image, list[int]()
     certify_run.run(job, tmp_path / "whole", told.append)
@@ -281,7 +282,8 @@ def test_progress_and_plans_are_of_the_part(
     }
     job = prepare(CertifySettings(**fields, sigma=0.25, n0=5, n=10))
     progress.run_with_progress(job, tmp_path / "certified")
-    attack = attack_job.prepare(AttackRequest(**fields, threat="linf", budget="0.2", batch_size=1))
+    fields |= {"threat": "linf", "budget": "0.2", "attack": "pgd:iterations=2"}
+    attack = attack_job.prepare(AttackRequest(**fields, batch_size=1))
     progress.attack_with_progress(attack, tmp_path / "attacked")
     assert told == [(images * 15, images * 15), (images, images)]
     assert certify_costs(job, 0.0).images == images

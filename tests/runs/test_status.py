@@ -185,6 +185,7 @@ def test_a_run_that_was_killed(job: CertifyRun, tmp_path: Path) -> None:
     assert 0 < found.finished < 6
 
 
+@pytest.mark.slow
 def test_no_writer_is_disturbed(job: CertifyRun, copy: Path) -> None:
     """Runs that begin while others look, again and again, each get the lock."""
 

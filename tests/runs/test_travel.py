@@ -39,6 +39,7 @@ ATTACK = shlex.split(
 # Extended
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("first", "then", "union", "more"),
     [
@@ -74,6 +75,7 @@ def test_a_folder_gets_more_images_and_keeps_those_it_has(
     assert "are finished" not in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_an_extended_attack_is_one_over_all_images(tmp_path: Path) -> None:
     folder, fresh = tmp_path / "run", tmp_path / "fresh"
     for indices, out in (("0:2", folder), ("0:4", folder), ("0:4", fresh)):
@@ -307,6 +309,7 @@ def stranger(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     sys.modules.pop("strange", None)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "command",
     [
@@ -466,6 +469,7 @@ def test_a_folder_that_is_deleted_under_a_run_is_one_line(tmp_path: Path) -> Non
     assert not folder.exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", [CERTIFY, ATTACK])
 @pytest.mark.parametrize("there", [False, True])
 def test_a_disk_that_is_full_in_the_middle_of_a_report_leaves_nothing_half_written(

@@ -53,7 +53,7 @@ def test_bounds_against_statsmodels(n: int, alpha: float) -> None:
 
 
 @pytest.mark.parametrize("alpha", [0.05, 0.001])
-@pytest.mark.parametrize("n", [2, 20, 300])
+@pytest.mark.parametrize("n", [2, 20, pytest.param(300, marks=pytest.mark.slow)])
 def test_bounds_are_monotone(n: int, alpha: float) -> None:
     bounds = [lower_bound(count, n, alpha) for count in range(n + 1)]
     assert all(a < b for a, b in itertools.pairwise(bounds))

@@ -20,7 +20,15 @@ from diffproof.noise import Noise, Stream
 from diffproof.smoothing.grid_noise import GridNoise, _law
 
 # (levels, sigma): pictures, digits, images of two values, noise that is hardly any, and a fine grid.
-LAWS = [(255, 0.25), (255, 1.0), (240, 0.5), (1, 0.3), (1, 0.1), (16, 0.05), (4095, 0.3)]
+LAWS = [
+    (255, 0.25),
+    pytest.param(255, 1.0, marks=pytest.mark.slow),
+    (240, 0.5),
+    (1, 0.3),
+    (1, 0.1),
+    (16, 0.05),
+    pytest.param(4095, 0.3, marks=pytest.mark.slow),
+]
 WORD = 1 << 32
 
 
@@ -179,6 +187,7 @@ def last_bits(noisy: Tensor) -> Tensor:
     return (scaled != scaled.round()).flatten(1).any(1).long()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("noise", ["continuous", "grid"])
 def test_the_last_bits_break_continuous_noise_alone(noise: str) -> None:
     """Two images closer than both radii with two certified labels: one of the certificates is false."""

@@ -115,7 +115,7 @@ class Several:
             noise = Noise.for_draws(3, stream, index, draw, draw + 1)
             noisy = self.smoothed.noise.added(self.images[index], noise)
             with torch.no_grad():
-                made.append(base.classify(noisy, SIGMA, noise.after_first(), 1))
+                made.append(base.classify(noisy, SIGMA, noise.after_first(), 64))
         return Labelled(
             torch.cat([one.labels for one in made]),
             sum(one.denoiser_evaluations for one in made),
@@ -164,7 +164,13 @@ def stepped(several: Several) -> tuple[list[tuple[dict[int, Counted], Callable[[
     return snapshots, calls
 
 
-@pytest.mark.parametrize("name", DEFENSES)
+@pytest.mark.parametrize(
+    "name",
+    [
+        name if name in ("none", "dds", "one step", "own") else pytest.param(name, marks=pytest.mark.slow)
+        for name in DEFENSES
+    ],
+)
 def test_counts_are_those_of_each_draw_by_itself_whatever_shares_its_batches(name: str) -> None:
     several = Several(DEFENSES[name]())
     wholes = [several.whole(batch_size) for batch_size in (1, 7, 64)]
@@ -244,6 +250,7 @@ def test_it_goes_on_from_any_network_call_and_repeats_none(name: str, tmp_path: 
         several.counted = {}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["densepure", "consensus", "learned variance"])
 def test_of_large_draws_the_votes_that_are_cast_are_kept(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("diffproof.smoothing.packing.LARGEST_STATE", 0)
@@ -270,6 +277,7 @@ def test_of_large_draws_the_votes_that_are_cast_are_kept(name: str, monkeypatch:
     assert max(votes) > BATCH
 
 
+@pytest.mark.slow
 def test_memory_that_runs_out_between_two_calls_loses_none_of_them() -> None:
     defense = densepure()
     several = Several(defense)
@@ -351,8 +359,16 @@ LOOKING: dict[str, Callable[[], Looking]] = {
 }
 
 
-@pytest.mark.parametrize("share", [0.4, 0.85, 1.0])
-@pytest.mark.parametrize("name", LOOKING)
+@pytest.mark.parametrize(
+    ("name", "share"),
+    [
+        pytest.param(
+            name, share, marks=[pytest.mark.slow] if name == "largest radius" and share > 0.5 else []
+        )
+        for name in LOOKING
+        for share in (0.4, 0.85, 1.0)
+    ],
+)
 def test_units_in_any_order_give_the_counts_of_draws_one_after_another(name: str, share: float) -> None:
     looks = LOOKING[name]()
     label = answers(share, seed=1)

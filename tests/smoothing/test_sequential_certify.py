@@ -59,6 +59,7 @@ def test_asked_radii(smoothed: dp.Smoothed, distance: float, radius: float | Non
     assert made.sequential["hits"][-1] == made.counts[made.selected]
 
 
+@pytest.mark.slow
 def test_the_largest_radius(smoothed: dp.Smoothed) -> None:
     made = certify(smoothed, 0.2, tolerance=0.02)
     assert made.label == 1
@@ -80,7 +81,9 @@ def test_the_result_does_not_depend_on_batches(smoothed: dp.Smoothed, asked: dic
     assert made[0] == made[1] == made[2]
 
 
-@pytest.mark.parametrize("asked", [{"radii": [0, 0.1]}, {"tolerance": 0.05}])
+@pytest.mark.parametrize(
+    "asked", [{"radii": [0, 0.1]}, pytest.param({"tolerance": 0.05}, marks=pytest.mark.slow)]
+)
 def test_it_is_recomputed_from_what_it_states(smoothed: dp.Smoothed, asked: dict[str, Any]) -> None:
     for distance in (0.3, 0.02, -0.1):
         made = certify(smoothed, distance, **asked)

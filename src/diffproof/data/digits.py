@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from diffproof.checks import unknown_name
 from diffproof.data.images import ImageData
@@ -29,14 +31,20 @@ def load_digits(split: str) -> ImageData:
     """
     if split not in SPLITS:
         raise unknown_name("split", split, SPLITS)
-    # The file itself: importing scikit-learn takes longer than everything else that a small run does.
-    package = find_spec("sklearn")
-    assert package is not None
-    assert package.origin is not None
-    table = np.loadtxt(Path(package.origin).parent / "datasets" / "data" / "digits.csv.gz", delimiter=",")
+    table = _table()
     index = np.arange(len(table))
     in_test = np.isin(index % 7, (0, 3))
     chosen = index[in_test] if split == "test" else index[~in_test]
     images = torch.from_numpy(table[chosen, :-1]).float().reshape(-1, 1, 8, 8) / 16
     labels = torch.from_numpy(table[chosen, -1]).long()
     return ImageData("digits", split, images, labels, tuple("0123456789"), levels=_LEVELS)
+
+
+@cache
+def _table() -> NDArray[np.float64]:
+    """A row an image: its pixels in 0…16, and its label; read once, since parsing takes most of loading."""
+    # The file itself: importing scikit-learn takes longer than everything else that a small run does.
+    package = find_spec("sklearn")
+    assert package is not None
+    assert package.origin is not None
+    return np.loadtxt(Path(package.origin).parent / "datasets" / "data" / "digits.csv.gz", delimiter=",")

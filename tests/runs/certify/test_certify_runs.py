@@ -185,12 +185,8 @@ needs_compiler = pytest.mark.skipif(
 )
 
 
-@pytest.mark.slow
-@needs_compiler
-def test_compiled_networks_label_as_others_do(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    # Each layer takes its seconds to compile.
-    denoiser = "helpers.denoisers:two_blocks"
-    changes = {"denoiser": denoiser, "defense": "dds", "indices": "0:40:16", "batch_size": 100}
+def compiled_beside_plain(tmp_path: Path, **changes: object) -> None:
+    """A run of compiled networks finds what that of the same networks does as they are."""
     plain = certify(tmp_path / "plain", **changes)
     torch._dynamo.reset()
     torch._dynamo.utils.counters.clear()
@@ -206,11 +202,41 @@ def test_compiled_networks_label_as_others_do(tmp_path: Path, capsys: pytest.Cap
         # The same noise: rounding moves a draw at the border between two labels at most.
         moved = sum(abs(a - b) for a, b in zip(old.counts, new.counts, strict=True)) // 2
         assert moved <= 1
+
+
+TO_COMPILE: dict[str, object] = {"defense": "dds", "indices": "0:40:16", "batch_size": 100}
+
+
+@pytest.mark.slow
+@needs_compiler
+def test_compiled_networks_label_as_others_do(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    # Each layer takes its seconds to compile.
+    changes = {
+        **TO_COMPILE,
+        "denoiser": "helpers.denoisers:two_convolutions",
+        "classifier": "helpers.classifiers:linear_digits",
+    }
+    compiled_beside_plain(tmp_path, **changes)
     found = verify(tmp_path / "compiled", resample=1, places=TRUSTED)
     assert (found.resampled, found.failures, found.remarks) == ([0], [], [])
     capsys.readouterr()
     assert run(certify_flags(tmp_path / "compiled", **changes)) == 2
     assert "compile (True, now False)" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_every_layer_of_a_unet_becomes_part_of_one_graph(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What torch would compile, decomposed as for its compiler, runs as it is, which saves a minute."""
+
+    def decomposed(module: torch.fx.GraphModule, inputs: list[torch.Tensor], **_: object) -> Any:
+        from torch._dynamo.backends.registry import lookup_backend
+
+        return lookup_backend("aot_eager_decomp_partition")(module, inputs)
+
+    monkeypatch.setattr("torch._inductor.compile_fx.compile_fx", decomposed)
+    compiled_beside_plain(tmp_path, denoiser="helpers.denoisers:two_blocks", **TO_COMPILE)
 
 
 def test_a_run_is_compiled_again_only_to_draw_again(

@@ -30,9 +30,9 @@ from helpers.processes import exit_status, forked, outcome, until
 from helpers.runs import PLAIN, certify_flags, change, rows
 
 INDICES = [0, 100, 200]
-N = 40
+N = 24
 # Many small batches, so that most of the time is spent in the middle of an image.
-LONG: dict[str, object] = {"indices": "0:300:100", "votes": 3, "n0": 8, "n": N, "batch_size": 8}
+LONG: dict[str, object] = {"indices": "0:300:100", "votes": 2, "n0": 8, "n": N, "batch_size": 8}
 
 
 @pytest.fixture(scope="module")
