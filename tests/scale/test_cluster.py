@@ -150,7 +150,7 @@ def test_a_poisoned_picture_is_named_and_the_others_are_done(
     ("changes", "message"),
     [
         ({"workers": 0}, "--workers: expected an integer ≥ 1, got 0"),
-        ({"workers": "some"}, "Invalid value for '--workers': 'some' is not a valid integer."),
+        ({"workers": "some"}, "Invalid value for '--workers': expected a whole number or auto, got 'some'."),
         (
             {"workers": 2, "cpus_per_worker": 1000},
             "--workers: 2 with 1000 CPUs each are more than",

@@ -141,7 +141,10 @@ class WorkerCount(click.ParamType[int | str]):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | str:
         """See click."""
-        return value if value == "auto" else click.INT.convert(value, param, ctx)
+        try:
+            return value if value == "auto" else int(value)
+        except ValueError:
+            self.fail(f"expected a whole number or auto, got {value!r}.", param, ctx)
 
 
 WORKER_FLAGS = ("workers", "ray", "gpus_per_worker", "cpus_per_worker", "ship")
