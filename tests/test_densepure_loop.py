@@ -13,7 +13,7 @@ from helpers.paths import ROOT
 
 METHODS = ["dds", "densepure:steps=2,votes=3,consensus=2"]
 RADII = [0.0, 0.25]
-N0, N = 8, 100
+N0, N = 8, 40
 
 
 @pytest.mark.slow

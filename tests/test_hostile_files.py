@@ -158,6 +158,7 @@ def test_a_description_cannot_ask_for_more_than_its_file(
     assert message in refused(READERS[kind]("w.safetensors"))
 
 
+@pytest.mark.slow
 def test_a_pipeline_cannot_ask_for_more_than_its_files(tmp_path: Path) -> None:
     from diffusers import DDPMScheduler, UNet2DModel
 
@@ -205,6 +206,7 @@ def test_errors_are_one_safe_line(refused: Refused, name: str) -> None:
         assert len(f"diffproof: error: {line}") <= LONGEST_LINE
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["\x1b[31mred", os.fsdecode(b"\xff"), "long" * 60, "[bold]"])
 def test_what_is_printed_is_safe(
     small_run: Path, tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]

@@ -433,6 +433,7 @@ def test_unknown_name_lists_the_nearest_or_all() -> None:
     assert str(unknown_name("data", "zzzz", known)) == "data: unknown name 'zzzz'; known: cifar10, digits"
 
 
+@pytest.mark.slow
 @given(
     st.lists(st.tuples(st.integers(0, 22), st.integers(0, MAX_VOTE)), min_size=1, max_size=30),
     st.integers(1, 31),

@@ -79,6 +79,7 @@ def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "own.py"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("words", [CERTIFY, ATTACK, PURIFYING, DENOISER])
 def test_own_code_goes_the_whole_way(words: str, own: Path, capsys: pytest.CaptureFixture[str]) -> None:
     table, read = ("images", rows) if words.startswith("certify") else ("attacked", attacked_rows)
@@ -189,7 +190,7 @@ def test_defaults_that_have_no_text_are_left_alone(capsys: pytest.CaptureFixture
     assert run(["verify", "run", "--trust"]) == 0
 
 
-@pytest.mark.parametrize("words", [CERTIFY, ATTACK])
+@pytest.mark.parametrize("words", [pytest.param(CERTIFY, marks=pytest.mark.slow), ATTACK])
 def test_a_run_is_read_without_its_code(
     words: str, own: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -58,6 +58,7 @@ def test_the_plan_of_a_certification(printed: Printed) -> None:
     assert radius == f"largest radius that n = 20 and alpha = 0.001 allow: {largest:.4f}"
 
 
+@pytest.mark.slow
 def test_the_plan_tells_votes_that_are_not_needed_and_an_n_too_small(printed: Printed) -> None:
     line = CERTIFY.replace("none", "densepure:steps=2,votes=5 --denoiser digits")
     first, _, radius = printed(f"{line} --limit 1 --n0 2 --n 4")

@@ -28,6 +28,7 @@ def parts(draw: st.DrawFn) -> tuple[str, range]:
     )
 
 
+@pytest.mark.slow
 @given(st.lists(parts(), min_size=1, max_size=5))
 def test_a_text_stands_for_its_ranges_which_do_not_overlap(given: list[tuple[str, range]]) -> None:
     text = ",".join(part for part, _ in given)

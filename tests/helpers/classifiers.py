@@ -17,10 +17,11 @@ def linear_classifier() -> dp.Classifier:
     return dp.Classifier(nn.Sequential(nn.Flatten(), nn.Linear(9, 3)).double(), 3, image_shape=SHAPE)
 
 
-def linear_digits() -> dp.Classifier:
+def small_digits() -> dp.Classifier:
     """A random one in float32 that compiles in seconds."""
     torch.manual_seed(1)
-    return dp.Classifier(nn.Sequential(nn.Flatten(), nn.Linear(64, 10)), 10, image_shape=(1, 8, 8))
+    network = nn.Sequential(nn.Flatten(), nn.Linear(64, 10), nn.Tanh())
+    return dp.Classifier(network, 10, image_shape=(1, 8, 8))
 
 
 def steep_classifier(

@@ -280,6 +280,7 @@ def test_usual_weights_are_not_told(tmp_path: Path, capsys: Any) -> None:
 # Certification runs.
 
 
+@pytest.mark.slow
 def test_a_certificate_is_what_the_library_proves(certified: Path) -> None:
     data = dp.load_data("digits")
     base = dp.load_defense("dc", denoiser=dp.load_denoiser("digits"), timesteps="uniform:4")

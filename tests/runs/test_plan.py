@@ -236,7 +236,9 @@ def certify_job(**changes: Any) -> CertifyRun:
     ("changes", "exact"),
     [
         ({**PLAIN, "indices": "0:80:4"}, True),
-        ({"defense": "dds", "steps": None, "votes": None, "batch_size": 32}, True),
+        pytest.param(
+            {"defense": "dds", "steps": None, "votes": None, "batch_size": 32}, True, marks=pytest.mark.slow
+        ),
         # When draws will be enough is only guessed at.
         pytest.param(
             {**PLAIN, "indices": "0:20:4", "stop": "sequential", "radii": "0"},
@@ -294,7 +296,7 @@ def attacked(job: attack_jobs.AttackRun, folder: Path) -> int:
 @pytest.mark.parametrize(
     "changes",
     [
-        {},
+        pytest.param({}, marks=pytest.mark.slow),
         {"attack": "pgd:iterations=2,eot=3,mean_of=logits", "batch_size": 4, **ALONE},
         {"gradient": "blind"},
         pytest.param(

@@ -115,6 +115,7 @@ def test_noise_goes_away(tmp_path: Path) -> None:
     assert errors[1] < 0.92 * errors[0]
 
 
+@pytest.mark.slow
 def test_batches_and_the_order_of_arguments_change_nothing(tmp_path: Path, pictures: Path) -> None:
     assert run(purify_words(pictures, tmp_path / "whole", batch_size=5)) == 0
     assert run(purify_words(pictures, tmp_path / "single", batch_size=1)) == 0

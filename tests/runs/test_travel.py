@@ -385,6 +385,7 @@ def test_files_of_a_run_folder_have_the_modes_of_other_files(tmp_path: Path, mas
 # Exported
 
 
+@pytest.mark.slow
 def test_an_attack_as_csv_and_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = tmp_path / "run"
     # So much noise that some images are wrong without an attack.

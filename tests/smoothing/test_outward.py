@@ -59,6 +59,7 @@ def draws(draw: st.DrawFn, most: float = 6.0) -> tuple[int, int, float]:
     return count, n, draw(st.sampled_from([0.5, 0.05, 0.001, 1e-12, 10 ** draw(st.floats(-12, -0.31))]))
 
 
+@pytest.mark.slow
 @few
 @given(draws())
 @example((1, 1, 0.5))

@@ -72,6 +72,7 @@ def reference_log_density(density: GaussianMixture, covariances: Tensor, points:
     return torch.logsumexp(component_logs(density.means, covariances, points) + density.log_weights, dim=1)
 
 
+@pytest.mark.slow
 def test_the_density_and_the_diffused_density_are_those_of_cholesky_factors() -> None:
     for seed in range(INSTANCES):
         density, covariances, generator = mixture_with_covariances(seed)
@@ -86,6 +87,7 @@ def test_the_density_and_the_diffused_density_are_those_of_cholesky_factors() ->
         )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("paper", [False, True])
 def test_theorem_3_1_for_mixtures(paper: bool) -> None:
     """Differences of the log posterior are those of log p(x) plus the Gaussian log likelihood."""
@@ -124,6 +126,7 @@ def test_theorem_3_1_for_finite_supports(paper: bool) -> None:
         assert torch.equal(posterior.points, density.points)
 
 
+@pytest.mark.slow
 def test_the_posterior_of_one_dimension_is_bayes_rule_by_quadrature() -> None:
     """Mass 1, mean and variance of p(x)·N(x_a; x, σ²) integrated by scipy, and Bayes' denominator is p_t."""
     for seed in range(INSTANCES):
@@ -164,6 +167,7 @@ def test_tweedie_score_posterior_mean_and_denoiser_agree(kind: str) -> None:
             torch.testing.assert_close(posterior.log_weights.exp() @ places, mean, rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.slow
 def test_the_score_is_the_gradient_of_the_log_density() -> None:
     """Against automatic differentiation and central differences along a random direction."""
     for seed in range(INSTANCES):
@@ -180,6 +184,7 @@ def test_the_score_is_the_gradient_of_the_log_density() -> None:
         torch.testing.assert_close((ahead - behind).detach() / 2e-5, slope, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_far_points_have_finite_scores_that_point_back() -> None:
     for seed in range(INSTANCES):
         density, _, generator = mixture_with_covariances(seed)
@@ -214,6 +219,7 @@ def test_diffusion_is_convolution(kind: str) -> None:
         assert float(got.exp()) == pytest.approx(float(expected), rel=1e-7, abs=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["mixture", "support"])
 def test_posterior_classes_are_bayes_rule_over_components(kind: str) -> None:
     for seed in range(INSTANCES):

@@ -205,6 +205,7 @@ def test_equality_for_scores_of_another_distribution() -> None:
             assert abs(estimated.mean - kl) < 5.1 * estimated.standard_error
 
 
+@pytest.mark.slow
 def test_a_constant_error_in_closed_form() -> None:
     """D = D* + ε: J = ‖ε‖²/2·(1/sigma_min² − 1/sigma²), so to sigma_min = 0 it is infinite."""
     shift = torch.tensor([0.03, -0.01], dtype=torch.float64)
@@ -299,6 +300,7 @@ def test_the_law_on_a_grid_is_that_of_brute_force(solver: Solver) -> None:
     assert float(law.density.sum()) * law.spacing == pytest.approx(1.0, abs=1e-12)
 
 
+@pytest.mark.slow
 def test_the_measured_divergence_of_an_exact_denoiser_vanishes() -> None:
     """As 1/steps², the square of the ancestral step's order."""
     support = FiniteSupport(torch.tensor([[-0.5], [0.4], [0.6]]).double(), labels=[0, 1, 0])
@@ -313,6 +315,7 @@ def test_the_measured_divergence_of_an_exact_denoiser_vanishes() -> None:
             assert 1.7 < coarse.total_variation / fine.total_variation < 2.3
 
 
+@pytest.mark.slow
 def test_the_measured_divergence_of_another_distribution() -> None:
     """Its process ends in its own posterior: a divergence of two mixtures, to an error of order 1/steps."""
     noisy = torch.tensor([0.1], dtype=torch.float64)

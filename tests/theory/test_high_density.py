@@ -139,6 +139,7 @@ def test_the_bound_of_a_box_is_of_second_order() -> None:
         assert float(density.log_density(width)) <= top <= middle + 5 * half**2
 
 
+@pytest.mark.slow
 def test_the_search_by_boxes_alone_finds_the_mode(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without ascents what it says of the supremum must still hold, and be close."""
     monkeypatch.setattr(high_density, "_ascend", lambda posteriors, points, owner: points)

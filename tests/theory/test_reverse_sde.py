@@ -72,6 +72,7 @@ def test_order_two_and_its_constant() -> None:
         assert constant == pytest.approx(math.sqrt(float(excess.square().sum()) / 4), rel=0.03)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("solver", [Solver.DDPM, Solver.SDE])
 def test_mixtures_have_the_order_of_gaussians(solver: Solver) -> None:
     distances = convergence(MIXTURE, START, 0.6, [24, 48, 96], solver)

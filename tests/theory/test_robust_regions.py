@@ -129,6 +129,7 @@ def test_the_union_is_where_the_argmax_posterior_has_the_class() -> None:
     assert min(inside, outside, close) > 1_500
 
 
+@pytest.mark.slow
 def test_a_sub_region_is_convex_and_part_of_the_union() -> None:
     checked = 0
     for support, sigma, generator in instances(1):
@@ -154,6 +155,7 @@ def test_a_sub_region_is_convex_and_part_of_the_union() -> None:
     assert checked > 200
 
 
+@pytest.mark.slow
 def test_the_single_radius_is_that_of_the_largest_ball() -> None:
     positive = 0
     for support, sigma, generator in instances(2):
@@ -173,6 +175,7 @@ def test_the_single_radius_is_that_of_the_largest_ball() -> None:
     assert positive > 200
 
 
+@pytest.mark.slow
 def test_the_union_radius_is_never_below_the_single_radius() -> None:
     larger = 0
     for support, sigma, _ in instances(3):
@@ -187,6 +190,7 @@ def test_the_union_radius_is_never_below_the_single_radius() -> None:
     assert larger > 100
 
 
+@pytest.mark.slow
 def test_the_ball_of_the_union_radius_touches_a_tie() -> None:
     touched = 0
     for support, sigma, generator in instances(4, largest=24):
@@ -280,6 +284,7 @@ def test_the_union_radius_in_the_plane_against_sampling() -> None:
         assert exact - 1e-9 <= sampled <= exact + 1e-3
 
 
+@pytest.mark.slow
 def test_mixed_integer_programming_in_the_plane_against_sampling() -> None:
     generator = torch.Generator().manual_seed(7)
     for number in range(16):

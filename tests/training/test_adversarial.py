@@ -227,6 +227,7 @@ def test_mixed_precision_trains(method: Method) -> None:
     assert sum(curve[-5:]) < 0.8 * sum(curve[:5])
 
 
+@pytest.mark.slow
 @METHODS
 def test_a_training_that_continues_ends_as_one_that_was_not_stopped(tmp_path: Path, method: Method) -> None:
     adversary = Adversary(method, Ascent(L2(0.3), steps=2))

@@ -490,6 +490,7 @@ def test_label_dropout_is_checked_in_the_library_too() -> None:
         train_denoiser(Mixture(data), description, TrainSettings(1), label_dropout=-0.1)
 
 
+@pytest.mark.slow
 def test_a_trained_network_is_the_saved_one(tmp_path: Path) -> None:
     data = dp.load_data("digits", split="train")
     trained = train_classifier(Mixture(data), describe_classifier(data, 4), TrainSettings(10, 32, 0.002))

@@ -194,6 +194,7 @@ def test_result_does_not_depend_on_the_batch() -> None:
     assert alone.evaluations[0] == first.evaluations[4]
 
 
+@pytest.mark.slow
 def test_undecided_races_end_in_the_whole_sum() -> None:
     # Two classes alike, which differ only by what the prior says.
     means = torch.rand(1, *SHAPE, dtype=torch.float64).expand(2, -1, -1, -1)
@@ -208,6 +209,7 @@ def test_undecided_races_end_in_the_whole_sum() -> None:
             assert raced.evaluations.tolist() == [2 * len(SIGMAS)] * 3
 
 
+@pytest.mark.slow
 def test_classifier_races() -> None:
     denoiser, images, noise = class_mixture(), noisy_means(), noise_of_images(6)
     whole, raced = dp.DiffusionClassifier(denoiser), dp.DiffusionClassifier(denoiser, race_error=0.01)

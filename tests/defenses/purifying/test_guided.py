@@ -153,6 +153,7 @@ def test_gdmp_ascends_structural_similarity() -> None:
     torch.testing.assert_close(got, strength * slopes, rtol=1e-4, atol=1e-6 * float(strength))
 
 
+@pytest.mark.slow
 def test_gdmp_draws_the_purified_image_towards_the_input() -> None:
     digits = dp.load_data("digits", split="test").images[:8]
     denoiser, digit_classifier = dp.load_denoiser("digits"), dp.load_classifier("digits")

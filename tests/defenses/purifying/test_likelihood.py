@@ -349,6 +349,7 @@ def most_saved(work: Callable[[], object]) -> int:
     return most
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["linf", "l2", "authors"])
 def test_memory_is_a_state_an_iteration(kind: str) -> None:
     """A level more costs nothing, and an iteration more what it hands on: image and moments."""

@@ -157,6 +157,7 @@ def test_a_config_from_before_noise_was_on_a_grid_is_said(
     assert not any("continuous" in line for line in others)
 
 
+@pytest.mark.slow
 def test_a_method_is_a_mapping_or_its_text_in_a_config(tmp_path: Path, denoiser: Path) -> None:
     (tmp_path / "config.yaml").write_text(
         "defense:\n  name: densepure\n  steps: 2\n  votes: 3\n  consensus: null\n  eta: 0.5\n"
@@ -204,17 +205,18 @@ def compiled_beside_plain(tmp_path: Path, **changes: object) -> None:
         assert moved <= 1
 
 
+# Each layer takes its seconds to compile.
+SMALL = "helpers.classifiers:small_digits"
 TO_COMPILE: dict[str, object] = {"defense": "dds", "indices": "0:40:16", "batch_size": 100}
 
 
 @pytest.mark.slow
 @needs_compiler
 def test_compiled_networks_label_as_others_do(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    # Each layer takes its seconds to compile.
     changes = {
         **TO_COMPILE,
         "denoiser": "helpers.denoisers:two_convolutions",
-        "classifier": "helpers.classifiers:linear_digits",
+        "classifier": SMALL,
     }
     compiled_beside_plain(tmp_path, **changes)
     found = verify(tmp_path / "compiled", resample=1, places=TRUSTED)
@@ -299,7 +301,7 @@ def test_no_compiler_is_said_in_one_line(
     monkeypatch.setattr("torch._inductor.config.cpp.cxx", (None, str(tmp_path / "none")))
     # What torch has compiled before, here or in earlier runs, would do without a compiler.
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "cache"))
-    assert run([*certify_flags(tmp_path / "run", **PLAIN), "--compile"]) == 2
+    assert run([*certify_flags(tmp_path / "run", **PLAIN, classifier=SMALL), "--compile"]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(
         "diffproof: error: --compile: torch cannot compile the networks: InvalidCxxCompiler"
@@ -321,7 +323,7 @@ def test_a_compilation_that_fails_in_the_middle_of_a_run_is_said_in_one_line(
 
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "cache"))
     monkeypatch.setattr("diffproof.runs.certify.job.prepare", prepared)
-    assert run([*certify_flags(tmp_path / "run", **PLAIN), "--compile"]) == 2
+    assert run([*certify_flags(tmp_path / "run", **PLAIN, classifier=SMALL), "--compile"]) == 2
     line = capsys.readouterr().err.splitlines()[-1]
     assert line.startswith("diffproof: error: --compile: torch cannot compile the networks: ")
     assert line.endswith("leave --compile out to do without")
@@ -852,6 +854,7 @@ def test_unfinished_runs_say_so(copy: Path, capsys: pytest.CaptureFixture[str]) 
     assert capsys.readouterr().err == f"diffproof: warning: {copy}: 4 of 5 images are finished\n"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("field", ["counts", "selection_counts"])
 def test_only_drawing_again_catches_consistent_lies(
     copy: Path, capsys: pytest.CaptureFixture[str], field: str
