@@ -293,8 +293,9 @@ class RunStore(Generic[S]):
     @classmethod
     def fresh(cls, folder: Path, connection: sqlite3.Connection, settings: S, identity: Identity) -> Self:
         """A store without images, in a new database."""
-        connection.executescript(_TABLES + cls.tables)
         with connection:
+            # All at once: every transaction waits for the disk.
+            connection.executescript(f"BEGIN; {_TABLES} {cls.tables}")
             _write_settings(connection, settings, identity)
         return cls(folder, connection, settings, identity)
 
