@@ -100,8 +100,8 @@ def shards(home: Path, letter: str = "s") -> list[Path]:
 @pytest.mark.parametrize(
     "changes",
     [
-        {"defense": "densepure:steps=2,votes=4", "denoiser": "digits", "keep_ballots": True},
-        {"defense": "dds", "denoiser": "digits", "stop": "sequential", "radii": "0.1,0.2", "n": 200},
+        {"defense": "densepure:steps=2,votes=4", "denoiser": "digits", "keep_ballots": True, "n": 8},
+        {"defense": "dds", "denoiser": "digits", "stop": "sequential", "radii": "0.1,0.2", "n": 100},
     ],
     ids=["with ballots", "sequential"],
 )
@@ -133,7 +133,8 @@ def test_shards_of_an_attack_on_a_random_defence(tmp_path: Path) -> None:
     random_one = {
         "defense": "diffpure:t_star=0.1,steps=2",
         "denoiser": "digits",
-        "attack": "pgd:iterations=2,eot=2",
+        "attack": "pgd:iterations=1,eot=2",
+        "diagnose": 1,
     }
     job = attack_job.prepare(AttackRequest(**{**ATTACK, **random_one, "batch_size": 4}))
     whole = attacked(job, tmp_path / "whole")
