@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import logging
 import os
 
 # The networks here are so small that threads only wait for each other, and a process that is forked from one
@@ -21,6 +22,8 @@ from hypothesis import settings
 # The same examples every time, however long a loaded machine takes for one.
 settings.register_profile("fixed", derandomize=True, deadline=None, database=None)
 settings.load_profile("fixed")
+# What libraries log is not printed among what a command says.
+logging.getLogger().addHandler(logging.NullHandler())
 # Asserts in helpers show their values, too.
 pytest.register_assert_rewrite("helpers")
 # What is imported and collected stays: looking through it for garbage would take a sixth of the start, and
