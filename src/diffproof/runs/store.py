@@ -332,10 +332,10 @@ class RunStore(Generic[S]):
 
 
 def _unmake(folder: Path, new: bool) -> None:
-    """Remove what was made of a run, and its folder if that is new."""
+    """Remove what was made of a run, and its folder if that is new, as far as they are there."""
     for name in {STORE, *(BEGUN if new else BEGUN - {LOCK})}:
         (folder / name).unlink(missing_ok=True)
-    if new:
+    if new and folder.is_dir():
         folder.rmdir()
 
 
