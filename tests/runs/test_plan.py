@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -197,7 +198,11 @@ def test_no_worker_is_refused() -> None:
         ({"indices": "0:6:2", "shard": "1/3"}, 2),
     ],
 )
-def test_a_certification_is_shared_by_draws(changes: dict[str, Any], units: int) -> None:
+def test_a_certification_is_shared_by_draws(
+    changes: dict[str, Any], units: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Each call takes a second, whatever else the machine does.
+    monkeypatch.setattr(plan, "now", map(float, count()).__next__)
     costs = certify_costs(certify_job(**PLAIN, **changes), loading=100.0, importing=10.0)
     assert costs.units == units
     assert costs.largest == 1 / units
