@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -21,7 +22,7 @@ from diffproof.pictures import save_picture
 from diffproof.runs.certify.store import CertifyStore
 from helpers.command_line import Refused, words
 from helpers.files import tree
-from helpers.processes import family, until
+from helpers.processes import family
 from helpers.runs import PLAIN, certify_flags, contents
 
 # Ray leaves files open, of which Python would tell in the tests that run later.
@@ -71,13 +72,18 @@ def test_a_certification_of_which_a_worker_is_killed(cluster: Cluster, tmp_path:
     changes: dict[str, object] = {"denoiser": "digits", "keep_ballots": True, "n": 2000}
     assert run(certify_flags(tmp_path / "here", **changes)) == 0
 
+    over = threading.Event()
+
     def kill() -> None:
-        until(lambda: bool(cluster.workers()))
-        os.kill(cluster.workers()[0], signal.SIGKILL)
+        while not (at_work := cluster.workers()) and not over.is_set():
+            time.sleep(0.05)
+        if at_work:
+            os.kill(at_work[0], signal.SIGKILL)
 
     killer = threading.Thread(target=kill)
     killer.start()
     status, err = ended(certify_flags(tmp_path / "there", **changes, ray=cluster.address))
+    over.set()
     killer.join()
     assert status == 0, err
     assert "is lost: its process ended" in err
