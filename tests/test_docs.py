@@ -94,7 +94,9 @@ def test_the_diffusion_classifier_example_runs(
 
 def slurm_and_kubernetes() -> dict[str, tuple[str, str, str]]:
     """The script of a shard and of what merges, and the variable of a shard's number, by batch system."""
-    page = (ROOT / "docs" / "scale.md").read_text(encoding="utf-8")
+    text = (ROOT / "docs" / "scale.md").read_text(encoding="utf-8")
+    # Before it are those of Ray.
+    page = text[text.index("## Without Ray") :]
     scripts = re.findall(r"^```bash\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
     (manifest,) = re.findall(r"^```yaml\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
     job = yaml.safe_load(manifest)

@@ -88,7 +88,7 @@ def make(folder: Path) -> dict[str, object]:
                 raise RuntimeError(f"the sound {name} fails")
         for number in range(2):
             words = COMMANDS["certify shard"].replace("1/2", f"{number}/2").split()
-            words[-1] = f"run-{number}"
+            words[words.index("--out") + 1] = f"run-{number}"
             if run(words) != 0:
                 raise RuntimeError("a sound shard fails")
     finally:
