@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
@@ -32,7 +32,7 @@ from diffproof.smoothing.schedule import Counting, Schedule
 from diffproof.smoothing.tally import Looks
 
 # A U-Net on digits, whose draws cost 10 votes of 2 steps: most of the time is the networks'.
-SETTINGS = {
+SETTINGS: dict[str, Any] = {
     "data": "digits",
     "denoiser": "digits",
     "classifier": "digits",
@@ -163,7 +163,7 @@ def median(values: Sequence[Timed], of: Callable[[Timed], float]) -> float:
 
 def real(repeats: int) -> None:
     """Compare two workers with one, in turn."""
-    job = prepare(CertifySettings(**SETTINGS), here=False)  # type: ignore[arg-type]
+    job = prepare(CertifySettings(**SETTINGS), here=False)
     found: dict[int, list[Timed]] = {1: [], 2: []}
     with tempfile.TemporaryDirectory() as place:
         for repeat in range(repeats):
