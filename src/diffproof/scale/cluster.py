@@ -162,9 +162,11 @@ def connected(asked: Workforce, device: str) -> Iterator[Places]:
         there = places(asked, cores(), gpus(), device=device)
     if asked.host_and_port is not None:
         _reach(*asked.host_and_port)
-    # Both are read when Ray is imported; the second says what Ray will do by default some day.
+    # All are read when Ray is imported; the second says what Ray will do by default some day.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    # Half a minute each, in which nothing can be seen or interrupted.
+    os.environ.setdefault("RAY_NUM_REDIS_GET_RETRIES", "2")
     if asked.ray is None and "RAY_AUTH_MODE" not in os.environ:
         # Others on this machine or its network must not reach the workers.
         os.environ["RAY_AUTH_MODE"] = "token"
@@ -221,6 +223,13 @@ def _start(ray: Any, **settings: Any) -> None:
     Raises:
         FleetError: it does not start.
     """
+    try:
+        # Ray's processes speak to each other so, and wait for minutes where they cannot.
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            socket.create_connection(server.getsockname(), timeout=_REACH).close()
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise FleetError(f"Ray does not start here: 127.0.0.1 cannot be reached ({reason})") from None
     try:
         ray.init(**settings)
     except Exception as error:  # Ray raises nothing more special

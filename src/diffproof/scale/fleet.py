@@ -24,6 +24,8 @@ _SUSPECT = 2
 # An order is late after so many times what orders take, and so many seconds more; twice that with each copy.
 _LATE = 4.0
 _LATE_SECONDS = 2.0
+# Seconds after which one is late while nobody knows what orders take.
+_LATE_FIRST = 60.0
 # Workers that may be lost in a row without any answer, for each that there is to be, and beside these.
 _LOST_EACH, _LOST_BESIDE = 3, 3
 # Images that fail when none has been done, after which there is no hope for others.
@@ -210,7 +212,7 @@ class Fleet:
 
     def _patience(self) -> float:
         """Seconds after which an order is late."""
-        return _LATE * (statistics.median(self._took) if self._took else 0.0) + _LATE_SECONDS
+        return _LATE * statistics.median(self._took) + _LATE_SECONDS if self._took else _LATE_FIRST
 
     def _late(self, member: Member) -> Order | None:
         """An order that others have had for longer than orders take."""
@@ -224,8 +226,6 @@ class Fleet:
         return None
 
     def _all_late(self) -> list[Hashable]:
-        if not self._took:
-            return []
         now, late = self.engine.now(), self._patience()
         since = {
             key: max(self.members[holder].orders[key] for holder in one.holders)
