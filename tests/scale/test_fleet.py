@@ -98,6 +98,14 @@ def test_the_orders_of_a_slow_worker_are_given_again_and_the_first_answer_counts
     assert wasted[0] == 0 < wasted[1]
 
 
+def test_what_the_first_worker_hangs_with_is_done_by_another() -> None:
+    # No order was answered yet, by which to tell what is late.
+    source = Orders([order(0)])
+    fleet, _ = fleet_of(2, fates(Fate(hangs=0.0)))
+    assert done(fleet, source) == {}
+    assert fleet.members[1].units == 1
+
+
 @pytest.mark.parametrize("workers", [1, 2, 4])
 @pytest.mark.parametrize("poison", [[3], [0, 17, 29]])
 @pytest.mark.parametrize("kind", ["raising", "killing"])
