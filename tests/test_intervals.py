@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from itertools import pairwise
+from itertools import pairwise, product
 
 import numpy as np
 import pytest
@@ -54,6 +54,23 @@ def test_the_interval_is_what_the_martingale_never_excludes(population: int) -> 
             assert share.low == pytest.approx(ones / population) == pytest.approx(share.high)
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_unknown_outcomes_may_be_any(seed: int) -> None:
+    rng, population = np.random.default_rng(seed), 14
+    outcomes: list[bool | None] = (rng.random(9) < 0.6).tolist()
+    for place in rng.choice(9, 3, replace=False).tolist():
+        outcomes[place] = None
+    share = Share.of_sequence(outcomes, population)
+    ends = []
+    for given in product((False, True), repeat=3):
+        fill = iter(given)
+        ends.append(path_interval([next(fill) if one is None else one for one in outcomes], population))
+    assert share.low == pytest.approx(min(low for low, _ in ends))
+    assert share.high == pytest.approx(max(high for _, high in ends))
+    known = [one for one in outcomes if one is not None]
+    assert (share.value, share.images) == (sum(known) / 6, 6)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("population", "share"), [(120, 0.9), (120, 0.5), (None, 0.7), (None, 0.02)])
 def test_the_share_is_in_all_intervals_of_a_sequence(population: int | None, share: float) -> None:
@@ -92,6 +109,8 @@ def test_an_improbable_order_leaves_the_last_interval() -> None:
 def test_sequences_that_are_none() -> None:
     with pytest.raises(ValueError, match=r"outcomes: expected an integer ≥ 1, got 0"):
         Share.of_sequence([])
+    with pytest.raises(ValueError, match=r"outcomes: expected an integer ≥ 1, got 0"):
+        Share.of_sequence([None, None])
     with pytest.raises(ValueError, match=r"outcomes: expected at most 2, got 3"):
         Share.of_sequence([True] * 3, 2)
     with pytest.raises(ValueError, match=r"confidence: expected a number in \(0, 1\), got 95"):

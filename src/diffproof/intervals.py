@@ -56,7 +56,7 @@ class Share:
 
     @classmethod
     def of_sequence(
-        cls, outcomes: Sequence[bool], population: int | None = None, confidence: float = 0.95
+        cls, outcomes: Sequence[bool | None], population: int | None = None, confidence: float = 0.95
     ) -> Share:
         """The share among all images, from those seen in random order so far, valid however often one looks.
 
@@ -65,41 +65,57 @@ class Share:
         martingale, without replacement from a finite population (Waudby-Smith & Ramdas 2020, section 2),
         else with independent images. Intervals of earlier times narrow later ones.
 
+        An image whose outcome is not known is a miss for the lower end and a hit for the upper one. Neither
+        end falls with more hits, so the interval holds that of the true outcomes, whatever they are and why
+        they are missing.
+
         Args:
-            outcomes: whether each image hit, in the order drawn, at least one.
+            outcomes: whether each image hit, None where that is not known, in the order drawn; it is known of
+                one at least.
             population: how many images there are in all, None where they are draws of a distribution.
             confidence: that of the sequence, in (0, 1).
 
         Returns:
-            The share among the images seen, with the interval of the share in the population.
+            The share among the images of known outcome, with the interval of the share in the population.
 
         Raises:
-            ValueError: no outcome, more than the population has, or confidence out of range.
+            ValueError: no known outcome, more than the population has, or confidence out of range.
         """
-        number = check_at_least("outcomes", len(outcomes), 1, population)
+        known = [outcome for outcome in outcomes if outcome is not None]
+        images = check_at_least("outcomes", len(known), 1)
+        check_at_least("outcomes", len(outcomes), 1, population)
         check_probability("confidence", confidence)
-        hits = np.cumsum(np.asarray(outcomes, np.float64))
-        misses = np.arange(1, number + 1) - hits
-        needed = betaln(hits + 0.5, misses + 0.5) - math.log(math.pi) + math.log(1 - confidence) - 1e-7
-        best = hits / (hits + misses)
-        if population is None:
-            whole, lowest, highest, step = 1, np.zeros(number), np.ones(number), 2.0**-40
-        else:
-            whole, lowest, highest, step = population, hits, population - misses, 1.0
-            best = np.clip(np.floor((whole + 1) * best), lowest, highest)
-
-        def inside(share: _Floats) -> _Bools:
-            return np.asarray(_log_likelihood(share, hits, misses, population) > needed)
-
-        low, high = (_edge(inside, outer, best, step) / whole for outer in (lowest, highest))
+        low, high = _ends([bool(one) for one in outcomes], population, confidence)
+        if images < len(outcomes):
+            _, high = _ends([one is not False for one in outcomes], population, confidence)
         if low.max() > high.min():
             # Some have missed the share; the last is as good as any.
             low, high = low[-1:], high[-1:]
-        return cls(float(hits[-1]) / number, float(low.max()), float(high.min()), number)
+        return cls(sum(known) / images, float(low.max()), float(high.min()), images)
 
 
 _Floats = NDArray[np.float64]
 _Bools = NDArray[np.bool_]
+
+
+def _ends(outcomes: Sequence[bool], population: int | None, confidence: float) -> tuple[_Floats, _Floats]:
+    """Lower and upper ends after each image; see `Share.of_sequence`."""
+    number = len(outcomes)
+    hits = np.cumsum(np.asarray(outcomes, np.float64))
+    misses = np.arange(1, number + 1) - hits
+    needed = betaln(hits + 0.5, misses + 0.5) - math.log(math.pi) + math.log(1 - confidence) - 1e-7
+    best = hits / (hits + misses)
+    if population is None:
+        whole, lowest, highest, step = 1, np.zeros(number), np.ones(number), 2.0**-40
+    else:
+        whole, lowest, highest, step = population, hits, population - misses, 1.0
+        best = np.clip(np.floor((whole + 1) * best), lowest, highest)
+
+    def inside(share: _Floats) -> _Bools:
+        return np.asarray(_log_likelihood(share, hits, misses, population) > needed)
+
+    low, high = (_edge(inside, outer, best, step) / whole for outer in (lowest, highest))
+    return low, high
 
 
 def _log_likelihood(share: _Floats, hits: _Floats, misses: _Floats, population: int | None) -> _Floats:

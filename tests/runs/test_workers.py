@@ -64,6 +64,18 @@ def test_a_folder_that_cannot_be_had_is_named_before_workers_are_looked_for(
     assert line == f"--out: another process is at work in {folder}"
 
 
+@pytest.mark.parametrize("kind", ["certify", "attack"])
+def test_a_busy_folder_is_named_before_networks_are_loaded(kind: str, refused: Refused) -> None:
+    # Which are not there.
+    missing = ["--classifier", "missing.safetensors"]
+    flags = certify_flags(Path("run"), **PLAIN) if kind == "certify" else [*ATTACK, "--out", "run"]
+    with claimed(Path("run")):
+        assert refused([*flags, *missing]) == "--out: another process is at work in run"
+    Path("run/notes.txt").touch()
+    assert refused([*flags, *missing]) == "--out: run holds other files and is no run folder"
+    assert "missing.safetensors" in refused([*flags[:-1], "free", *missing])
+
+
 def attack_of(**changes: object) -> AttackRun:
     request: dict[str, Any] = {
         "data": "digits",

@@ -106,10 +106,13 @@ def attack(out: Path, **flags: Any) -> None:
     from diffproof.cli.progress import attack_with_progress, print_attack_report
     from diffproof.runs.attack.job import prepare
     from diffproof.runs.attack.report import load_attack_report
+    from diffproof.runs.folder import check_free
     from diffproof.runs.settings import AttackRequest
 
     asked = workforce(flags)
-    job = prepare(AttackRequest(**flags), here=asked is None)
+    request = AttackRequest(**flags)
+    check_free(out)
+    job = prepare(request, here=asked is None)
     tell_layout(job.data)
     try:
         attack_with_progress(job, out, asked)

@@ -122,10 +122,12 @@ def certify(out: Path, **flags: Any) -> None:
     from diffproof.runs.certify.accuracy import accuracies, told
     from diffproof.runs.certify.job import prepare
     from diffproof.runs.certify.report import draws_saved
+    from diffproof.runs.folder import check_free
     from diffproof.runs.settings import CertifySettings
 
     asked = workforce(flags)
     settings = CertifySettings(**flags)
+    check_free(out)
     job = prepare(settings, here=asked is None)
     tell_layout(job.data)
     n = "n" if settings.stop == "fixed" else f"{settings.stop} n"

@@ -16,6 +16,7 @@ from diffproof.runs.settings_file import SETTINGS
 
 # A crash between making the folder and its store leaves only these.
 BEGUN = {LOCK, SETTINGS, f"{STORE}.new", f"{STORE}.new-journal"}
+_HOLDERS = Path("/proc/locks")
 
 
 @contextmanager
@@ -27,26 +28,87 @@ def claimed(folder: Path) -> Iterator[bool]:
             cannot be made.
     """
     lock = FileLock(folder / LOCK, timeout=0)
-    try:
-        if folder.exists() and not folder.is_dir():
-            raise ArgumentError("out", f"{folder} is a file, expected a folder")
-        names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
-        check_no_links(folder, "out", {*BEGUN, STORE})
-        if STORE not in names and names - BEGUN:
-            raise ArgumentError("out", f"{folder} holds other files and is no run folder")
+    with _making(folder):
+        _check(folder)
         new = not folder.exists()
         folder.mkdir(parents=True, exist_ok=True)
-        lock.acquire()
-    except Timeout:
-        raise ArgumentError("out", f"another process is at work in {folder}") from None
-    except OSError as error:
-        raise ArgumentError(
-            "out", f"cannot make the run folder {folder}: {error.strerror or error}"
-        ) from None
+        try:
+            lock.acquire()
+        except Timeout:
+            raise _busy(folder) from None
     try:
         yield new
     finally:
         lock.release()
+
+
+def check_free(folder: Path) -> None:
+    """See at once what `claimed` would refuse, before anything is loaded for a run.
+
+    Args:
+        folder: the run's.
+
+    Raises:
+        ValueError: see `claimed`, where the system tells of another process at work.
+    """
+    folder = expanded(folder)
+    with _making(folder):
+        _check(folder)
+    if is_locked(folder, None):
+        raise _busy(folder)
+
+
+def _check(folder: Path) -> None:
+    """Raise ValueError where a folder is not for a run."""
+    if folder.exists() and not folder.is_dir():
+        raise ArgumentError("out", f"{folder} is a file, expected a folder")
+    names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    check_no_links(folder, "out", {*BEGUN, STORE})
+    if STORE not in names and names - BEGUN:
+        raise ArgumentError("out", f"{folder} holds other files and is no run folder")
+
+
+@contextmanager
+def _making(folder: Path) -> Iterator[None]:
+    """Turn an error of the file system into one of the run folder."""
+    try:
+        yield
+    except OSError as error:
+        raise ArgumentError(
+            "out", f"cannot make the run folder {folder}: {error.strerror or error}"
+        ) from None
+
+
+def _busy(folder: Path) -> ArgumentError:
+    return ArgumentError("out", f"another process is at work in {folder}")
+
+
+def is_locked(folder: Path, pid: int | None) -> bool | None:
+    """Whether a process of this machine works on a run folder, by what the system says of its lock.
+
+    To try and take it, even for a moment, could get in the way of a run that begins.
+
+    Args:
+        folder: the run's.
+        pid: who is known to have worked on it: some file systems have devices of other numbers there.
+
+    Returns:
+        None where the system does not tell; processes of other machines and containers are not seen.
+    """
+    try:
+        held, lock = _HOLDERS.read_text(encoding="utf-8"), (folder / LOCK).stat()
+    except FileNotFoundError:
+        return False if _HOLDERS.exists() else None
+    except OSError:
+        return None
+    # "1: FLOCK  ADVISORY  WRITE 11739 fe:00:5563557 0 EOF"; of who waits, "->" stands behind the number.
+    for line in held.splitlines():
+        _, kind, *_, holder, file, _, _ = line.split()
+        major, minor, inode = file.split(":")
+        known = os.makedev(int(major, 16), int(minor, 16)) == lock.st_dev or int(holder) == pid
+        if kind == "FLOCK" and int(inode) == lock.st_ino and known:
+            return True
+    return False
 
 
 def check_new(folder: Path) -> None:

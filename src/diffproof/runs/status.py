@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import socket
 import sqlite3
 from dataclasses import dataclass
@@ -14,13 +13,13 @@ from diffproof.checks import check_at_least
 from diffproof.errors import ArgumentError
 from diffproof.files import expanded
 from diffproof.methods import told
-from diffproof.runs.database import LOCK, connected_run, has_table, indices_in, naming, reporting
+from diffproof.runs.database import connected_run, has_table, indices_in, naming, reporting
+from diffproof.runs.folder import is_locked
 from diffproof.runs.progress import Ended, Failure, Progress, Session, WorkerState
 
 # Tables of finished images, and what has them.
 _CERTIFIED = "images"
 _KINDS = {_CERTIFIED: "certification", "attacked": "attack"}
-_HOLDERS = Path("/proc/locks")
 
 
 @dataclass(frozen=True)
@@ -116,34 +115,6 @@ def load_status(folder: Path) -> Status:
         workers=workers,
         failures=failures,
     )
-
-
-def is_locked(folder: Path, pid: int | None) -> bool | None:
-    """Whether a process of this machine works on a run folder, by what the system says of its lock.
-
-    To try and take it, even for a moment, could get in the way of a run that begins.
-
-    Args:
-        folder: the run's.
-        pid: who is known to have worked on it: some file systems have devices of other numbers there.
-
-    Returns:
-        None where the system does not tell; processes of other machines and containers are not seen.
-    """
-    try:
-        held, lock = _HOLDERS.read_text(encoding="utf-8"), (folder / LOCK).stat()
-    except FileNotFoundError:
-        return False if _HOLDERS.exists() else None
-    except OSError:
-        return None
-    # "1: FLOCK  ADVISORY  WRITE 11739 fe:00:5563557 0 EOF"; of who waits, "->" stands behind the number.
-    for line in held.splitlines():
-        _, kind, *_, holder, file, _, _ = line.split()
-        major, minor, inode = file.split(":")
-        known = os.makedev(int(major, 16), int(minor, 16)) == lock.st_dev or int(holder) == pid
-        if kind == "FLOCK" and int(inode) == lock.st_ino and known:
-            return True
-    return False
 
 
 def _is_live(folder: Path, last: Session | None) -> bool | None:

@@ -14,9 +14,10 @@ from simulated_fleet import Fate
 from torch import Tensor
 
 from diffproof.errors import ArgumentError
+from diffproof.intervals import Share
 from diffproof.noise import Stream
 from diffproof.runs.certify import run as certify_run
-from diffproof.runs.certify.accuracy import order
+from diffproof.runs.certify.accuracy import accuracies, order
 from diffproof.runs.certify.job import CertifyRun, prepare
 from diffproof.runs.certify.store import CertifyStore
 from diffproof.runs.certify.workers import CertifyWorker
@@ -25,7 +26,7 @@ from diffproof.runs.workers import ImagesFailedError
 from diffproof.scale.engine import Order
 from diffproof.smoothing.schedule import Unit
 from helpers.fleets import hiring, started
-from helpers.runs import rows
+from helpers.runs import contents, rows
 
 VOTES: dict[str, Any] = {"defense": "densepure:steps=2,votes=5", "denoiser": "digits"}
 KINDS: dict[str, dict[str, Any]] = {
@@ -232,15 +233,18 @@ def broken() -> BaseException:
     return RuntimeError("bad pixel")
 
 
+# So little noise that draws are nearest to their own image.
+FEW: dict[str, Any] = {"sigma": 0.02, "n": 8, "n0": 4, "indices": "0:96:8"}
+
+
 @pytest.mark.parametrize("workers", [1, 3])
-@pytest.mark.parametrize("name", ["fixed", "until"])
+@pytest.mark.parametrize("changes", [{}, {"until_half_width": 0.08}])
 def test_poisoned_images_are_named_and_all_others_are_finished(
-    name: str, workers: int, kinds: Callable[[str], Kind], tmp_path: Path
+    changes: dict[str, Any], workers: int, tmp_path: Path
 ) -> None:
-    # So little noise that draws are nearest to their own image.
-    few: dict[str, Any] = {"sigma": 0.02, "n": 8, "n0": 4, "indices": "0:96:8"}
-    job, whole = job_of(name, **few), tmp_path / "whole"
-    certify_run.run(job_of("fixed", **few), whole)
+    # Two of twelve that may be certified or not leave accuracy open by a half-width of 0.083 at least.
+    job, whole = job_of("fixed", **FEW, **changes), tmp_path / "whole"
+    certify_run.run(job_of("fixed", **FEW), whole)
     turn = order(job.indices, job.settings)
     bad = sorted([turn[1], turn[4]])
     poisoned(job, bad, broken)
@@ -253,6 +257,30 @@ def test_poisoned_images_are_named_and_all_others_are_finished(
         assert [(one.image_index, one.error) for one in store.progress.failures()] == [
             (index, "RuntimeError: bad pixel") for index in bad
         ]
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_a_poisoned_image_does_not_keep_a_run_from_knowing_enough(workers: int, tmp_path: Path) -> None:
+    job, folder = job_of("fixed", **FEW, until_half_width=0.3), tmp_path / "run"
+    turn = order(job.indices, job.settings)
+    poisoned(job, [turn[1]], broken)
+    either = f"image {turn[1]} failed .*: bad pixel; accuracy is known well enough, whether certified or not"
+    with pytest.warns(UserWarning, match=either):
+        results = certify_run.run(job, folder, hire=hiring(started(job, workers)))
+    taken = [turn.index(one.image_index) for one in results]
+    assert {0, 2} < set(taken) == {*range(max(taken) + 1)} - {1}
+    assert max(taken) < 11
+    (share,) = accuracies({one.image_index: one for one in results}, job.indices, job.settings).values()
+    # All of the others are certified: of twelve, so many are seen, and one of those seen may be none.
+    hits = [True] * (max(taken) + 1)
+    assert share.high == Share.of_sequence(hits, 12).high == 1.0
+    hits[1] = False
+    assert share.low == Share.of_sequence(hits, 12).low
+    assert (share.high - share.low) / 2 <= 0.3
+    # There is nothing to do for who asks again.
+    before = contents(folder)
+    certify_run.run(job, folder, hire=hiring(None))
+    assert contents(folder) == before
 
 
 def order_of(image: int, start: int, stop: int) -> Order:

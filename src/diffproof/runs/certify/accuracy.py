@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import takewhile
 
 import numpy as np
 
@@ -30,20 +29,25 @@ def accuracies(
 ) -> dict[float, Share]:
     """Certified accuracy of all of a run's images by radius, with 95% intervals that hold at any time.
 
+    An image that failed, and so is not among the results though the order has gone beyond it, may be
+    certified or not: it counts as not for the lower ends and as certified for the upper ones.
+
     Args:
-        results: of finished images by index; those that the order has not reached do not count.
+        results: of finished images by index.
         indices: of all images of the run.
         settings: the run's; without a half-width there is no such accuracy.
     """
     if settings.until_half_width is None:
         return {}
-    taken = [results[index] for index in takewhile(results.__contains__, order(indices, settings))]
-    return {
-        radius: Share.of_sequence(
-            [one.correct and one.certificate.radius >= radius for one in taken], len(indices)
-        )
-        for radius in (settings.accuracy_radii if taken else ())
-    }
+    taken = [results.get(index) for index in order(indices, settings)]
+    while taken and taken[-1] is None:
+        del taken[-1]
+
+    def hits(radius: float) -> list[bool | None]:
+        return [None if one is None else one.correct and one.certificate.radius >= radius for one in taken]
+
+    radii = settings.accuracy_radii if taken else ()
+    return {radius: Share.of_sequence(hits(radius), len(indices)) for radius in radii}
 
 
 def known(shares: Iterable[Share], settings: CertifySettings) -> bool:

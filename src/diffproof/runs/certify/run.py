@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from pathlib import Path
@@ -51,10 +52,14 @@ def run(
             cannot compile the networks for a batch of another size.
         OSError: the folder cannot be written.
         MemoryError: not even one image fits into memory.
-        ImagesFailedError: images that no worker could label are left out.
+        ImagesFailedError: images that no worker could label are left out, and accuracy is not known without.
         FleetError: no worker is left.
 
     What `hire` raises leaves no new folder.
+
+    Warns:
+        UserWarning: images failed, and accuracy is known to the half-width that was asked for, whatever their
+            outcomes are.
     """
     identity = job.identity()
     with CertifyStore.writing(folder, job.settings, identity, job.data.fingerprint) as store:
@@ -145,8 +150,12 @@ class _Running:
             raise
         self.end()
         self._say()
-        if self.packing.failed and not self._enough():
-            raise ImagesFailedError(self.packing.failed)
+        failed = self.packing.failed
+        if failed and not self._enough():
+            raise ImagesFailedError(failed)
+        if failed:
+            either = "accuracy is known well enough, whether certified or not"
+            warnings.warn(str(ImagesFailedError(failed, left=either)), stacklevel=2)
 
     def _resume(self) -> None:
         """Go on with what was being labelled.
