@@ -11,8 +11,9 @@ from pathlib import Path
 
 from diffproof.cli.main import guarded
 from diffproof.cli.progress import print_report, run_with_progress
+from diffproof.runs.certify.figures import write_report
 from diffproof.runs.certify.job import prepare
-from diffproof.runs.certify.report import load_report, write_report
+from diffproof.runs.certify.report import load_report
 from diffproof.runs.settings import CertifySettings
 
 FOLDER = Path("demo")

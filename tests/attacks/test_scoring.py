@@ -8,7 +8,7 @@ from scipy.stats import binom, binomtest
 from torch import Tensor
 
 import diffproof as dp
-from diffproof.attacks.scoring import draw_labels, score
+from diffproof.attacks.scoring import Scores, draw_labels, hits
 from diffproof.defenses.base import Defense
 from diffproof.intervals import Share, sign_test
 from diffproof.noise import Noise, Stream
@@ -51,7 +51,8 @@ def test_shares_refuse(value: float, images: int, confidence: float, message: st
 def test_the_four_accuracies_by_hand() -> None:
     drawn = torch.tensor([[1, 1, 1, 1], [1, 0, 1, 2], [2, 2, 0, 1], [0, 1, 0, 1]])
     labels = torch.tensor([1, 1, 1, 1])
-    made = score(drawn, labels, torch.tensor([False, True, True, False]), 3, draws=4, votes=4)
+    seen = torch.tensor([False, True, True, False])
+    made = Scores.of(hits(drawn, labels, seen, 3, draws=4, votes=4), draws=4, votes=4)
     # Right draws: 4, 2, 1 and 2 of 4; majorities 1, 1, 2 and 0 (a tie goes to the label seen first).
     assert made.fresh.value == pytest.approx(9 / 16)
     assert (made.majority.value, made.worst.value, made.optimisation.value) == (0.5, 0.25, 0.5)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from diffproof.attacks.base import Attack, check_arguments
 from diffproof.attacks.result import AttackResult
-from diffproof.attacks.scoring import Scores, draw_labels, score
+from diffproof.attacks.scoring import Hits, Scores, draw_labels, hits
 from diffproof.attacks.threat import Threat
 from diffproof.attacks.views import AttackedDefense
 from diffproof.checks import MOST_DRAWS, check_at_least
@@ -157,7 +157,13 @@ def _wrong_within(
 def scores(
     evaluated: Sequence[Evaluated], num_classes: int, *, draws: int, votes: int
 ) -> tuple[Scores, Scores]:
-    """The scores on the clean images and after the attack.
+    """The scores on the clean images and after the attack; see `hits_of` for the arguments."""
+    before, after = hits_of(evaluated, num_classes, draws=draws, votes=votes)
+    return Scores.of(before, draws=draws, votes=votes), Scores.of(after, draws=draws, votes=votes)
+
+
+def hits_of(evaluated: Sequence[Evaluated], num_classes: int, *, draws: int, votes: int) -> tuple[Hits, Hits]:
+    """What each image is right in, clean and after the attack.
 
     Args:
         evaluated: the images, at least one.
@@ -175,7 +181,7 @@ def scores(
     # No label is the true one where the image was not attacked since it was wrong already.
     nothing = (-1,) * clean.shape[1]
     after = torch.tensor([one.labels or nothing for one in evaluated])
-    before = score(
+    before = hits(
         clean,
         truth,
         torch.tensor([one.control_wrong for one in evaluated]),
@@ -185,4 +191,4 @@ def scores(
     )
     seen = torch.tensor([one.result is None or one.result.success for one in evaluated])
     # Classes are shifted by one, so that "not attacked" is a class of its own.
-    return before, score(after + 1, truth + 1, seen, num_classes + 1, draws=draws, votes=votes)
+    return before, hits(after + 1, truth + 1, seen, num_classes + 1, draws=draws, votes=votes)

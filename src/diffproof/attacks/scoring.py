@@ -28,6 +28,23 @@ class Score(StrEnum):
 
 
 @dataclass(frozen=True)
+class Hits:
+    """What the four accuracies are means of, image by image.
+
+    Attributes:
+        fresh: N float64, the share of fresh draws that are right.
+        majority: N booleans, whether the majority label is right.
+        worst: N booleans, whether all draws are right.
+        optimisation: N booleans, whether no success was seen.
+    """
+
+    fresh: Tensor
+    majority: Tensor
+    worst: Tensor
+    optimisation: Tensor
+
+
+@dataclass(frozen=True)
 class Scores:
     """Four accuracies of a defence on the same images.
 
@@ -47,6 +64,16 @@ class Scores:
     optimisation: Share
     draws: int
     votes: int
+
+    @classmethod
+    def of(cls, found: Hits, *, draws: int, votes: int) -> Scores:
+        """The four accuracies of images that are right in these."""
+
+        def share(one: Tensor) -> Share:
+            return Share.of(float(one.double().mean()), len(one))
+
+        parts = {name.value: share(getattr(found, name.value)) for name in Score}
+        return cls(**parts, draws=draws, votes=votes)
 
 
 def draw_labels(
@@ -87,8 +114,8 @@ def draw_labels(
     return torch.cat(labels).reshape(len(images), different).expand(-1, draws)
 
 
-def score(drawn: Tensor, labels: Tensor, seen: Tensor, num_classes: int, *, draws: int, votes: int) -> Scores:
-    """The four accuracies.
+def hits(drawn: Tensor, labels: Tensor, seen: Tensor, num_classes: int, *, draws: int, votes: int) -> Hits:
+    """What each image is right in.
 
     Args:
         drawn: labels under fresh noise, N×D with D ≥ draws and votes, of attacked or of clean images.
@@ -101,21 +128,15 @@ def score(drawn: Tensor, labels: Tensor, seen: Tensor, num_classes: int, *, draw
     Raises:
         ValueError: fewer labels than draws or votes, or none asked for.
     """
-    images, available = drawn.shape
+    available = drawn.shape[1]
     for name, number in (("draws", draws), ("votes", votes)):
         check_at_least(name, number, 1)
         if number > available:
             raise ArgumentError(name, f"expected at most the {available} labels drawn, got {number}")
     right = drawn[:, :draws] == labels[:, None]
-
-    def share(hits: Tensor) -> Share:
-        return Share.of(float(hits.double().mean()), images)
-
-    return Scores(
-        fresh=share(right.double().mean(1)),
-        majority=share(majority(drawn[:, :votes], num_classes) == labels),
-        worst=share(right.all(1)),
-        optimisation=share(~seen),
-        draws=draws,
-        votes=votes,
+    return Hits(
+        fresh=right.double().mean(1),
+        majority=majority(drawn[:, :votes], num_classes) == labels,
+        worst=right.all(1),
+        optimisation=~seen,
     )

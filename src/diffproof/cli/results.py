@@ -74,7 +74,8 @@ def _check_force(out: Path | None) -> None:
 
 def _report_certified(runs: tuple[Path, ...], at: str, out: Path | None, force: bool) -> Told:
     from diffproof.cli.progress import print_report
-    from diffproof.runs.certify.report import load_report, write_report
+    from diffproof.runs.certify.figures import write_report
+    from diffproof.runs.certify.report import load_report
 
     loaded = load_report(runs, _radii(at))
     written = () if out is None else write_report(loaded, out, force=force)

@@ -23,8 +23,9 @@ from scipy.stats import beta, norm
 import diffproof as dp
 from diffproof.cli.main import run
 from diffproof.defenses.named import compile_networks
+from diffproof.runs.certify.figures import write_report
 from diffproof.runs.certify.job import CertifyRun, prepare
-from diffproof.runs.certify.report import cells, curve, header, load_report, write_report
+from diffproof.runs.certify.report import cells, curve, header, load_report
 from diffproof.runs.certify.run import run as run_job
 from diffproof.runs.certify.store import CertifyStore
 from diffproof.runs.certify.verify import verify

@@ -110,12 +110,15 @@ def scored(
 ) -> tuple[list[Evaluated], Scores, Scores]:
     """What was found for each image, and the scores without an attack and after it."""
     evaluated = [image.evaluated for image in results]
-    labels = [label for one in evaluated for label in (one.true_label, *one.clean_labels, *one.labels)]
     return (
         evaluated,
-        # Two at least, also where all images and answers are of class 0.
-        *scores(evaluated, max(1, *labels) + 1, draws=settings.draws, votes=settings.majority_of),
+        *scores(evaluated, _classes(evaluated), draws=settings.draws, votes=settings.majority_of),
     )
+
+
+def _classes(evaluated: Sequence[Evaluated]) -> int:
+    """As many classes as labels tell of: two at least, also where all images and answers are of class 0."""
+    return max(1, *(max(one.true_label, *one.clean_labels, *one.labels) for one in evaluated)) + 1
 
 
 def _threat(row: AttackRow) -> str:

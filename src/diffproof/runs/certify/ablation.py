@@ -14,7 +14,8 @@ from diffproof.defenses.voting import winner
 from diffproof.errors import ArgumentError
 from diffproof.files import check_out, replacing, replacing_all, write_csv
 from diffproof.noise import Stream
-from diffproof.runs.certify.report import Row, load_row, step_of
+from diffproof.runs.certify.figures import step_of
+from diffproof.runs.certify.report import Row, load_row
 from diffproof.runs.certify.store import CertifyStore, ImageResult
 from diffproof.runs.settings import CertifySettings
 from diffproof.smoothing.bounds import radius_bound

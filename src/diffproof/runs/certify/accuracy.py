@@ -44,7 +44,7 @@ def accuracies(
         del taken[-1]
 
     def hits(radius: float) -> list[bool | None]:
-        return [None if one is None else one.correct and one.certificate.radius >= radius for one in taken]
+        return [None if one is None else one.certified_at(radius) for one in taken]
 
     radii = settings.accuracy_radii if taken else ()
     return {radius: Share.of_sequence(hits(radius), len(indices)) for radius in radii}

@@ -5,33 +5,21 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from diffproof.catalog import DEFENSES
 from diffproof.errors import ArgumentError
-from diffproof.files import check_out, replacing, replacing_all, write_csv
+from diffproof.files import write_csv
 from diffproof.intervals import Share
 from diffproof.runs.certify.accuracy import accuracies, told, untaken
 from diffproof.runs.certify.store import CertifyStore, ImageResult
+from diffproof.runs.comparison import Comparisons, Contestant, compare
 from diffproof.runs.labels import short_source, short_spec
 from diffproof.runs.settings import CertifySettings
 from diffproof.runs.store import check_runs
 from diffproof.smoothing.stopping import Stopping
 from diffproof.wording import counted
-
-if TYPE_CHECKING:
-    from matplotlib.artist import Artist
-    from matplotlib.figure import Figure
-    from matplotlib.text import Text
-
-# Okabe & Ito's palette, told apart with every form of colour blindness; line styles differ as well.
-_COLOURS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-_STYLES: tuple[Any, ...] = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)))
-
-# Share of the picture that a text may take.
-_WIDEST = 0.95
 
 
 @dataclass(frozen=True)
@@ -100,8 +88,12 @@ class Row:
 
     def certified_accuracy(self, radius: float) -> float:
         """Share of images certified correctly with at least this radius; abstentions count as wrong."""
-        hits = sum(result.correct and result.certificate.radius >= radius for result in self.results)
-        return hits / len(self.results)
+        return sum(result.certified_at(radius) for result in self.results) / len(self.results)
+
+    def tells(self, radius: float) -> bool:
+        """Whether the run decided each image at a radius: one that asked for radii, at these alone."""
+        asked = None if self.settings.stop == Stopping.FIXED else self.settings.asked_radii
+        return asked is None or radius in asked
 
     @property
     def average_radius(self) -> float:
@@ -126,11 +118,12 @@ def draws_saved(settings: CertifySettings, draws: float) -> str:
 
 @dataclass(frozen=True)
 class Report:
-    """Rows by sigma and method, the radii of the columns, and remarks that the reader needs."""
+    """Rows by sigma and method, the radii of the columns, remarks that the reader needs, and comparisons."""
 
     rows: list[Row]
     radii: tuple[float, ...]
     remarks: list[str]
+    comparisons: Comparisons = field(default_factory=lambda: Comparisons([], []))
 
     def label(self, row: Row) -> str:
         """What tells a row from others: the method, and the networks where they are not all the same."""
@@ -146,16 +139,18 @@ class Report:
         return ", ".join(parts)
 
 
-def load_report(folders: Sequence[Path], radii: Sequence[float]) -> Report:
+def load_report(folders: Sequence[Path], radii: Sequence[float], against: Path | None = None) -> Report:
     """Read run folders.
 
     Args:
         folders: run folders, finished or not.
         radii: the ε at which certified accuracy is wanted, each ≥ 0.
+        against: the run to compare all others with; None for the first named of each sigma, or of all where
+            no sigma has two.
 
     Raises:
-        ValueError: no folder, one that is no run or has no finished image or is named twice, or a negative
-            radius.
+        ValueError: no folder, one that is no run or has no finished image or is named twice, a negative
+            radius, runs of different data, or `against` is none of them.
 
     Runs of the same settings and networks that share no image are parts of one run: they make one row.
     """
@@ -168,7 +163,8 @@ def load_report(folders: Sequence[Path], radii: Sequence[float]) -> Report:
         f"{' and '.join(map(str, row.folders))} are parts of one run" for row in rows if len(row.folders) > 1
     )
     image_sets = {
-        (row.settings.data, row.settings.split, tuple(r.image_index for r in row.results)) for row in rows
+        (short_source(row.settings.data), row.settings.split, tuple(r.image_index for r in row.results))
+        for row in rows
     }
     if len(image_sets) > 1:
         remarks.append("the runs are over different images: their rows do not compare")
@@ -184,7 +180,33 @@ def load_report(folders: Sequence[Path], radii: Sequence[float]) -> Report:
         if max(radii) > limit
     )
     remarks.extend(remark for row in rows for remark in row.remarks)
-    return Report(rows, tuple(radii), remarks)
+    report = Report(rows, tuple(radii), remarks)
+    return replace(report, comparisons=compare(_contestants(report), folders, against))
+
+
+def _contestants(report: Report) -> list[Contestant]:
+    """The rows as comparisons see them."""
+    sigmas = [row.settings.sigma for row in report.rows]
+    repeated = len(set(sigmas)) < len(sigmas)
+    return [
+        Contestant(
+            report.label(row) + (f", sigma = {row.settings.sigma:g}" if len(set(sigmas)) > 1 else ""),
+            row.folders,
+            row.settings.sigma if repeated else None,
+            f"{short_source(row.settings.data)} ({row.settings.split})",
+            # The hash is that of the pixels as the networks get them, on the grid and in their numbers.
+            {
+                one.image_index: (one.true_label, one.certificate.image_hash, row.settings.noise)
+                for one in row.results
+            },
+            {radius: _right(row, radius) for radius in report.radii},
+        )
+        for row in report.rows
+    ]
+
+
+def _right(row: Row, radius: float) -> dict[int, bool] | None:
+    return {one.image_index: one.certified_at(radius) for one in row.results} if row.tells(radius) else None
 
 
 def check_at(radii: Sequence[float]) -> Sequence[float]:
@@ -288,86 +310,6 @@ def write_table(report: Report, path: Path) -> None:
     write_csv(path, lines)
 
 
-def draw_curves(report: Report, path: Path) -> None:
-    """Certified accuracy over radius as PNG, one panel for each sigma, one line a method."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    sigmas = sorted({row.settings.sigma for row in report.rows})
-    methods = list(dict.fromkeys(report.label(row) for row in report.rows))
-    figure = Figure(figsize=(max(5.0, 3.6 * len(sigmas)), 3.8), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.subplots(1, len(sigmas), sharey=True, squeeze=False)[0]
-    for axis, sigma in zip(axes, sigmas, strict=True):
-        panel = [row for row in report.rows if row.settings.sigma == sigma]
-        largest = max(row.largest_radius for row in panel)
-        for row in panel:
-            which = methods.index(report.label(row))
-            radii, shares = curve(row)
-            axis.step(
-                [*radii, max(largest, *radii)],
-                [*(100 * share for share in shares), 100 * shares[-1]],
-                where="post",
-                label=report.label(row),
-                **step_of(which),
-            )
-            if row.settings.stop != Stopping.FIXED and (asked := row.settings.asked_radii):
-                # All that such a run proves.
-                accuracies = [100 * row.certified_accuracy(radius) for radius in asked]
-                axis.plot(asked, accuracies, "o", color=_COLOURS[which % len(_COLOURS)], markersize=4)
-        axis.set_title(f"σ = {sigma:g}")
-        axis.set_xlabel("certified ℓ2 radius ε, pixels in [0, 1]")
-        axis.set_xlim(0, largest * 1.02 or 1.0)
-        axis.set_ylim(0, 102)
-        axis.grid(alpha=0.3)
-    axes[0].set_ylabel("certified accuracy (%)")
-    handles = {
-        label: handle
-        for axis in axes
-        for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)
-    }
-    for columns in range(min(4, len(handles)), 0, -1):
-        legend = figure.legend(
-            handles.values(), handles.keys(), loc="outside lower center", ncols=columns, frameon=False
-        )
-        figure.draw_without_rendering()
-        if legend.get_window_extent().width <= figure.bbox.width:
-            break
-        if columns > 1:
-            legend.remove()
-        else:
-            _shrink(figure, legend, legend.get_texts())
-    data = _either(f"{short_source(row.settings.data)} ({row.settings.split})" for row in report.rows)
-    images = _either(counted(len(row.results), "image") for row in report.rows)
-    signs = {Stopping.FIXED: "=", Stopping.SEQUENTIAL: "≤"}
-    draws = _either(f"n {signs[Stopping(row.settings.stop)]} {row.settings.n}" for row in report.rows)
-    alpha = _either(f"α = {row.settings.alpha:g}" for row in report.rows)
-    title = figure.suptitle(f"{data}, {images}, {draws}, {alpha}", fontsize=10)
-    _shrink(figure, title, [title])
-    with replacing(path) as fresh:
-        figure.savefig(fresh, dpi=150, format="png")
-
-
-def step_of(which: int) -> dict[str, Any]:
-    """How a line of a picture looks, by its place."""
-    style = _STYLES[which % len(_STYLES)]
-    return {"color": _COLOURS[which % len(_COLOURS)], "linestyle": style, "linewidth": 1.8}
-
-
-def _shrink(figure: Figure, artist: Artist, texts: Sequence[Text]) -> None:
-    """Make the texts of an artist smaller until it fits into the picture, with a margin."""
-    while (wide := artist.get_window_extent().width / figure.bbox.width) > _WIDEST:
-        for text in texts:
-            # Glyphs are whole pixels, so a text does not shrink as much as its font.
-            text.set_fontsize(float(text.get_fontsize()) * min(0.9, _WIDEST / wide))
-        figure.draw_without_rendering()
-
-
-def _either(texts: Iterable[str]) -> str:
-    """The different texts, in order of appearance."""
-    return " or ".join(dict.fromkeys(texts))
-
-
 def curve(row: Row) -> tuple[list[float], list[float]]:
     """Breakpoints of the certified-accuracy step function and its value from each breakpoint on."""
     certified = sorted(result.certificate.radius for result in row.results if result.correct)
@@ -377,21 +319,3 @@ def curve(row: Row) -> tuple[list[float], list[float]]:
         radii.append(radius)
         shares.append((len(certified) - i) / total)
     return radii, shares
-
-
-def write_report(report: Report, folder: Path, *, force: bool) -> tuple[Path, Path]:
-    """Write table.csv and curve.png.
-
-    Returns:
-        The two paths.
-
-    Raises:
-        ValueError: something is in the way, see `files.check_out`.
-        OSError: the folder cannot be written.
-    """
-    table, picture = folder / "table.csv", folder / "curve.png"
-    check_out(folder, (table.name, picture.name), force=force)
-    with replacing_all([table, picture]) as (fresh_table, fresh_picture):
-        write_table(report, fresh_table)
-        draw_curves(report, fresh_picture)
-    return table, picture

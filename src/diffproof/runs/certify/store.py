@@ -36,6 +36,10 @@ class ImageResult:
         """Whether the certified label is the true one; False where it abstained."""
         return self.certificate.label == self.true_label
 
+    def certified_at(self, radius: float) -> bool:
+        """Whether the true label is certified with at least this radius."""
+        return self.correct and self.certificate.radius >= radius
+
 
 @dataclass(frozen=True)
 class Partial(Counted):
