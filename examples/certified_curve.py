@@ -10,7 +10,8 @@ import sys
 from pathlib import Path
 
 from diffproof.cli.main import guarded
-from diffproof.cli.progress import print_report, run_with_progress
+from diffproof.cli.progress import run_with_progress
+from diffproof.cli.tables import print_report
 from diffproof.runs.certify.figures import write_report
 from diffproof.runs.certify.job import prepare
 from diffproof.runs.certify.report import load_report

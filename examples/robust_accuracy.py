@@ -19,7 +19,7 @@ import torch
 
 from diffproof.cli.main import guarded
 from diffproof.cli.main import run as diffproof
-from diffproof.cli.progress import print_attack_report
+from diffproof.cli.tables import print_attack_report
 from diffproof.errors import ArgumentError
 from diffproof.files import replacing
 from diffproof.intervals import Share

@@ -13,7 +13,7 @@ import re
 import stat
 import warnings
 import zipfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import IO
@@ -232,6 +232,24 @@ def replacing_all(paths: Sequence[Path]) -> Iterator[list[Path]]:
             with suppress(OSError):
                 folder.rmdir()
         raise
+
+
+def write_files(folder: Path, writers: Mapping[str, Callable[[Path], None]], *, force: bool) -> list[Path]:
+    """Write files of one folder, all of them or none, each by the function that its name has.
+
+    Returns:
+        Their paths.
+
+    Raises:
+        ValueError: something is in the way, see `check_out`.
+        OSError: the folder cannot be written.
+    """
+    check_out(folder, writers, force=force)
+    paths = [folder / name for name in writers]
+    with replacing_all(paths) as fresh:
+        for write, path in zip(writers.values(), fresh, strict=True):
+            write(path)
+    return paths
 
 
 def write_csv(path: Path, rows: Iterable[Sequence[object]]) -> None:

@@ -125,10 +125,15 @@ def test_a_report_of_certifications(runs: Path, printed: Printed, tmp_path: Path
     folders = [runs / "plain", runs / "accurate", runs / "kept"]
     given = printed("report", *folders, "--at", "0,0.125,9", "--out", tmp_path / "out")
     report = load_report(folders, [0.0, 0.125, 9.0])
-    assert list(given) == ["radii", "rows", "remarks", "written"]
+    assert list(given) == ["radii", "rows", "comparisons", "remarks", "written"]
     assert given["radii"] == [0.0, 0.125, 9.0]
-    assert given["remarks"] == report.remarks != []
-    assert given["written"] == [str(tmp_path / "out" / name) for name in ("table.csv", "curve.png")]
+    assert given["remarks"] == report.remarks + report.comparisons.remarks != []
+    assert [one["sentence"] for one in given["comparisons"]] == [
+        pair.sentence for pair in report.comparisons.pairs
+    ]
+    assert len(given["comparisons"]) == 2
+    files = ("table.csv", "curve.png", "comparisons.csv")
+    assert given["written"] == [str(tmp_path / "out" / name) for name in files]
     assert len(given["rows"]) == len(report.rows) == 3
     for one, row in zip(given["rows"], report.rows, strict=True):
         assert one["label"] == report.label(row)

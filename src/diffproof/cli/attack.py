@@ -103,7 +103,8 @@ def attack(out: Path, **flags: Any) -> None:
     The same command continues an interrupted run; nothing finished is done again. The folder's settings.yaml
     repeats the run: diffproof attack --config settings.yaml --out elsewhere.
     """
-    from diffproof.cli.progress import attack_with_progress, print_attack_report
+    from diffproof.cli.progress import attack_with_progress
+    from diffproof.cli.tables import print_attack_report
     from diffproof.runs.attack.job import prepare
     from diffproof.runs.attack.report import load_attack_report
     from diffproof.runs.folder import check_free

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from diffproof.runs.attack.report import AttackReport
     from diffproof.runs.certify.ablation import Ablation
     from diffproof.runs.certify.report import Report, Row
+    from diffproof.runs.comparison import Compared
 
 Document = dict[str, Any]
 
@@ -28,7 +29,7 @@ def of_report(report: Report, written: Iterable[Path]) -> Document:
         }
         for row in report.rows
     ]
-    return {"radii": report.radii, "rows": rows, "remarks": report.remarks, "written": list(written)}
+    return {"radii": report.radii, "rows": rows, **_compared(report, written)}
 
 
 def of_ablation(ablation: Ablation, written: Iterable[Path]) -> Document:
@@ -53,7 +54,25 @@ def of_attack_report(report: AttackReport, written: Iterable[Path]) -> Document:
         {"label": report.label(row), "images": len(row.results), **_attributes(row, about)}
         for row in report.rows
     ]
-    return {"rows": rows, "remarks": report.remarks, "written": list(written)}
+    return {"rows": rows, **_compared(report, written)}
+
+
+def _compared(report: Report | AttackReport, written: Iterable[Path]) -> Document:
+    pairs = [
+        {
+            **_attributes(pair, ("label", "against", "setting", "folders", "against_folders", "images")),
+            "at": {measure: compared and _difference(compared) for measure, compared in pair.at.items()},
+            "sentence": pair.sentence,
+        }
+        for pair in report.comparisons.pairs
+    ]
+    remarks = [*report.remarks, *report.comparisons.remarks]
+    return {"comparisons": pairs, "remarks": remarks, "written": list(written)}
+
+
+def _difference(compared: Compared) -> Document:
+    parts = ("value", "low", "high", "gained", "lost", "p_value")
+    return {**_attributes(compared.difference, parts), **_attributes(compared, ("corrected", "verdict"))}
 
 
 def _certified(row: Row, radii: Sequence[float]) -> Document:

@@ -78,6 +78,12 @@ def _key(parameter: click.Parameter, ctx: click.Context) -> str | None:
     return None
 
 
+def check_force(out: object) -> None:
+    """Raise ValueError if --force is given without something to overwrite."""
+    if out is None:
+        refuse_given("force", "is for --out, which is not given")
+
+
 def refuse_given(name: str, reason: str) -> None:
     """Raise ValueError if the option of this name stands on the command line."""
     if click.get_current_context().get_parameter_source(name) is ParameterSource.COMMANDLINE:

@@ -22,7 +22,8 @@ from diffproof.cli.methods import methods
 from diffproof.cli.numbers import strict
 from diffproof.cli.plan import plan
 from diffproof.cli.purify import purify
-from diffproof.cli.results import export, report, verify
+from diffproof.cli.report import report
+from diffproof.cli.results import export, verify
 from diffproof.cli.status import status
 from diffproof.cli.theory import theory
 from diffproof.cli.train import train

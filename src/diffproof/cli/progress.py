@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import itertools
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
@@ -22,16 +21,11 @@ from rich.progress import (
 from rich.table import Column
 from rich.text import Text
 
-from diffproof.cli.screen import Rows, said, show
-
 # What one command runs or shows, another need not wait for.
 if TYPE_CHECKING:
     from diffproof.runs.attack.job import AttackRun
-    from diffproof.runs.attack.report import AttackReport
     from diffproof.runs.attack.store import AttackedImage
-    from diffproof.runs.certify.ablation import Ablation
     from diffproof.runs.certify.job import CertifyRun
-    from diffproof.runs.certify.report import Report
     from diffproof.runs.certify.store import ImageResult
     from diffproof.scale.workforce import Workforce
 
@@ -130,58 +124,3 @@ def training_progress(iterations: int) -> Iterator[Callable[[int, float], None]]
             done = step
 
         yield on_step
-
-
-def print_report(report: Report) -> None:
-    """The table on standard output, remarks below it."""
-    from diffproof.runs.certify.report import cells, header
-
-    sigmas = [row.settings.sigma for row in report.rows]
-    _print(
-        Rows(
-            header(report),
-            [cells(report, row) for row in report.rows],
-            sections=_changes(sigmas),
-            title="certified accuracy at ℓ2 radius ε, and average certified radius",
-        ),
-        report.remarks,
-    )
-
-
-def print_ablation(ablation: Ablation) -> None:
-    """The table on standard output, remarks below it."""
-    from diffproof.runs.certify.ablation import cells, header
-
-    row = next(iter(ablation.rows.values()))
-    settings = row.settings
-    title = f"certified accuracy of {settings.describe()}, sigma = {settings.sigma:g}, at ℓ2 radius ε"
-    _print(Rows(header(ablation), cells(ablation), title=title), row.untaken)
-
-
-def print_attack_report(report: AttackReport) -> None:
-    """The table on standard output, remarks below it."""
-    from diffproof.runs.attack.report import HEADER, table_cells
-
-    threats = [(row.settings.threat, row.settings.budget) for row in report.rows]
-    _print(
-        Rows(
-            HEADER,
-            [table_cells(report, row) for row in report.rows],
-            names=2,
-            repeated=2,
-            sections=_changes(threats),
-            title="robust accuracy in %, and its 95% Clopper–Pearson interval",
-        ),
-        report.remarks,
-    )
-
-
-def _changes(values: Sequence[object]) -> list[bool]:
-    """Which values are others than those before them."""
-    return [False, *(one != other for one, other in itertools.pairwise(values))]
-
-
-def _print(table: Rows, remarks: Sequence[str]) -> None:
-    show(table)
-    for remark in remarks:
-        said(f"note: {remark}")

@@ -12,6 +12,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from diffproof.errors import ArgumentError
+from diffproof.files import write_csv
 from diffproof.paired import PairedDifference, holm
 from diffproof.wording import counted
 
@@ -44,7 +45,8 @@ class Contestant:
     """A run as comparisons see it.
 
     Attributes:
-        name: what tells it from most others.
+        label: its defence, with what tells it from most others.
+        setting: what it was put to, where that is not the same in all runs.
         folders: its run folder, or those of its parts.
         group: runs of one group are compared, such as those of one sigma.
         source: its data set.
@@ -52,14 +54,17 @@ class Contestant:
             besides the pixels.
         right: by measure the images, by index, that count and whether each is right; None where the run does
             not tell.
+        caveat: what a reader of its comparisons must know.
     """
 
-    name: str
+    label: str
+    setting: str
     folders: tuple[Path, ...]
     group: object
     source: str
     images: Mapping[int, tuple[int, str, object]]
     right: Mapping[Measure, Mapping[int, bool] | None]
+    caveat: str = ""
 
 
 @dataclass(frozen=True)
@@ -85,12 +90,17 @@ class Compared:
     @property
     def words(self) -> str:
         """The verdict with its interval: "ahead by 3 to 9 points", "level (−4 to +2 points)"."""
+        by = "by " if self.verdict in (Verdict.AHEAD, Verdict.BEHIND) else ""
+        return f"{self.verdict} {by}{self.range}" if by else f"{self.verdict} ({self.range})"
+
+    @property
+    def range(self) -> str:
+        """The interval in words: of how far it is ahead or behind, else with signs."""
         low, high = self.difference.low, self.difference.high
-        if self.verdict is Verdict.AHEAD:
-            return f"ahead by {' to '.join(points(low, high, ''))} points"
         if self.verdict is Verdict.BEHIND:
-            return f"behind by {' to '.join(points(-high, -low, ''))} points"
-        return f"{self.verdict} ({' to '.join(points(low, high))} points)"
+            low, high = -high, -low
+        shown = self.verdict in (Verdict.AHEAD, Verdict.BEHIND)
+        return f"{' to '.join(points(low, high, '' if shown else '+'))} points"
 
 
 def points(low: float, high: float, sign: str = "+") -> list[str]:
@@ -106,8 +116,9 @@ class Comparison:
     """A run beside another, on the images that both have.
 
     Attributes:
-        name: the run.
-        against: the other one.
+        label: the run's.
+        against: the other one's.
+        setting: what both were put to, or each, where that is not the same in all runs of the report.
         folders: of the run.
         against_folders: of the other one.
         images: how many both have.
@@ -115,35 +126,44 @@ class Comparison:
             right.
     """
 
-    name: str
+    label: str
     against: str
+    setting: str
     folders: tuple[Path, ...]
     against_folders: tuple[Path, ...]
     images: int
     at: dict[Measure, Compared | None]
 
     @property
+    def title(self) -> str:
+        """What is compared with what."""
+        return f"{self.label} against {self.against}{f', {self.setting}' * bool(self.setting)}"
+
+    @property
     def sentence(self) -> str:
         """All of it in words."""
-        by_words: dict[str, list[str]] = {}
-        for measure, compared in self.at.items():
-            words = "not compared" if compared is None else compared.words
-            by_words.setdefault(words, []).append(_where(measure))
-        parts = (f"{words} {_listed(places)}" for words, places in by_words.items())
-        return f"{self.name} against {self.against}, {counted(self.images, 'image')}: {'; '.join(parts)}"
+        by_verdict: dict[Verdict | None, list[str]] = {}
+        # What is not compared comes last.
+        for measure, compared in sorted(self.at.items(), key=lambda one: one[1] is None):
+            verdict = None if compared is None else compared.verdict
+            by_verdict.setdefault(verdict, []).append(_told(measure, compared))
+        # A group's first place says what all others are, too.
+        parts = (f"{verdict or 'not compared'} {', '.join(places)}" for verdict, places in by_verdict.items())
+        return f"{self.title}, {counted(self.images, 'image')}: {'; '.join(parts)}"
+
+
+def _told(measure: Measure, compared: Compared | None) -> str:
+    """A place behind its verdict: "by 3 to 9 points at ε=0.5", "at ε=1 (−4 to +2 points)"."""
+    place = f"in {measure}" if isinstance(measure, str) else f"at {worded(measure)}"
+    if compared is None:
+        return place
+    shown = compared.verdict in (Verdict.AHEAD, Verdict.BEHIND)
+    return f"by {compared.range} {place}" if shown else f"{place} ({compared.range})"
 
 
 def worded(measure: Measure) -> str:
     """A measure as a column names it."""
     return measure if isinstance(measure, str) else f"ε={measure:g}"
-
-
-def _where(measure: Measure) -> str:
-    return f"in {measure}" if isinstance(measure, str) else f"at ε={measure:g}"
-
-
-def _listed(places: Sequence[str]) -> str:
-    return places[0] if len(places) == 1 else f"{', '.join(places[:-1])} and {places[-1]}"
 
 
 def compare(contestants: Sequence[Contestant], folders: Sequence[Path], against: Path | None) -> Comparisons:
@@ -159,16 +179,23 @@ def compare(contestants: Sequence[Contestant], folders: Sequence[Path], against:
     """
     _check_data(contestants)
     named = _told_apart(contestants)
-    pairs, remarks = [], []
+    pairs: list[Comparison] = []
+    remarks: list[str] = []
     for one, other in _pairs(named, folders, against):
         common = sorted(one.images.keys() & other.images.keys())
         if common:
             pairs.append(_paired(one, other, common))
+            remarks += [caveat for caveat in (other.caveat, one.caveat) if caveat and caveat not in remarks]
         elif one.source == other.source:
-            remarks.append(f"{one.name} and {other.name} have no image in common: not compared")
+            pair = f"{one.folders[0]} and {other.folders[0]}"
+            remarks.append(f"{pair} have no image in common: not compared")
         else:
             told = f"{one.folders[0]} is of {one.source}, {other.folders[0]} of {other.source}"
             raise ArgumentError("runs", f"expected runs of the same data, {told}")
+    tests = sum(compared is not None for pair in pairs for compared in pair.at.values())
+    if tests:
+        how = "95% score intervals (Tango 1998), p-values of exact McNemar tests"
+        remarks.insert(0, f"comparisons: {how}{f', corrected for all {tests:,} (Holm)' * (tests > 1)}")
     return Comparisons(_corrected(pairs), remarks)
 
 
@@ -192,9 +219,9 @@ def _check_data(contestants: Iterable[Contestant]) -> None:
 
 def _told_apart(contestants: Sequence[Contestant]) -> list[Contestant]:
     """The same with names that no two share: with the folder where need be."""
-    names = Counter(one.name for one in contestants)
+    names = Counter((one.label, one.setting) for one in contestants)
     return [
-        replace(one, name=f"{one.name} ({one.folders[0]})") if names[one.name] > 1 else one
+        replace(one, label=f"{one.label} ({one.folders[0]})") if names[one.label, one.setting] > 1 else one
         for one in contestants
     ]
 
@@ -231,7 +258,8 @@ def _paired(one: Contestant, other: Contestant, common: Sequence[int]) -> Compar
         if any(map(any, pair)):
             difference = PairedDifference.of(*pair)
             at[measure] = Compared(difference, difference.p_value)
-    return Comparison(one.name, other.name, one.folders, other.folders, len(common), at)
+    settings = " against ".join(dict.fromkeys((one.setting, other.setting)))
+    return Comparison(one.label, other.label, settings, one.folders, other.folders, len(common), at)
 
 
 @dataclass(frozen=True)
@@ -240,11 +268,6 @@ class Comparisons:
 
     pairs: list[Comparison]
     remarks: list[str]
-
-    @property
-    def number(self) -> int:
-        """How many tests there are, for which p-values are corrected."""
-        return sum(compared is not None for pair in self.pairs for compared in pair.at.values())
 
 
 def _corrected(pairs: Sequence[Comparison]) -> list[Comparison]:
@@ -261,3 +284,41 @@ def _corrected(pairs: Sequence[Comparison]) -> list[Comparison]:
         )
         for pair in pairs
     ]
+
+
+def table_header(comparisons: Comparisons) -> list[str]:
+    """Column names of a table of comparisons."""
+    return ["defence", "images", *map(worded, comparisons.pairs[0].at)]
+
+
+def table_cells(pair: Comparison) -> list[str]:
+    """A comparison in the table as people read it: difference and interval in points, p-value below."""
+    return [pair.title, str(pair.images), *map(_cell, pair.at.values())]
+
+
+def _cell(compared: Compared | None) -> str:
+    if compared is None:
+        return "–"
+    one = compared.difference
+    value = f"{round(100 * one.value, 1) + 0.0:+.1f}".replace("-", "−")
+    p_value = "p < 0.001" if compared.corrected < 0.001 else f"p = {compared.corrected:.3f}"
+    return f"{value} ({' to '.join(points(one.low, one.high))})\n{p_value}"
+
+
+def write_comparisons(comparisons: Comparisons, path: Path) -> None:
+    """The comparisons as CSV, a line a measure of two runs, with shares in [−1, 1]."""
+    about = ["defence", "against", "setting", "measure", "images"]
+    found_in = ["difference", "low", "high", "gained", "lost", "p_value", "p_corrected", "verdict"]
+    lines: list[list[object]] = [[*about, *found_in, "run", "against_run"]]
+    for pair in comparisons.pairs:
+        folders = ["; ".join(map(str, some)) for some in (pair.folders, pair.against_folders)]
+        for measure, compared in pair.at.items():
+            head = [pair.label, pair.against, pair.setting, worded(measure), pair.images]
+            found: list[object] = [None] * len(found_in)
+            if compared is not None:
+                one = compared.difference
+                ends = [f"{value:.6f}" for value in (one.value, one.low, one.high)]
+                chances = [f"{value:.6g}" for value in (one.p_value, compared.corrected)]
+                found = [*ends, one.gained, one.lost, *chances, compared.verdict]
+            lines.append([*head, *found, *folders])
+    write_csv(path, lines)

@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from diffproof.attacks.diagnostics.finding import Finding
-from diffproof.attacks.evaluation import Evaluated, scores
+from diffproof.attacks.evaluation import Evaluated, hits_of, scores
 from diffproof.attacks.papers import load_protocol
 from diffproof.attacks.scoring import Scores
+from diffproof.attacks.threat import parse_budget
 from diffproof.attacks.views import GradientMode
 from diffproof.errors import ArgumentError
-from diffproof.files import check_out, replacing_all, write_csv
+from diffproof.files import write_csv, write_files
 from diffproof.intervals import Share
 from diffproof.pictures import save_grid
 from diffproof.runs.attack.store import AttackedImage, AttackStore
-from diffproof.runs.labels import short_spec
+from diffproof.runs.comparison import Comparisons, Contestant, Measure, compare, write_comparisons
+from diffproof.runs.labels import short_source, short_spec
 from diffproof.runs.settings import AttackSettings
 from diffproof.runs.store import check_runs
 from diffproof.wording import part_of, unfinished
@@ -58,10 +61,11 @@ class AttackRow:
 
 @dataclass(frozen=True)
 class AttackReport:
-    """Rows in the order of their threats, and remarks that the reader needs."""
+    """Rows in the order of their threats, remarks that the reader needs, and comparisons."""
 
     rows: list[AttackRow]
     remarks: list[str]
+    comparisons: Comparisons = field(default_factory=lambda: Comparisons([], []))
 
     def label(self, row: AttackRow) -> str:
         """What tells a row's defence from others: settings, and networks where they are not all the same."""
@@ -73,11 +77,16 @@ class AttackReport:
         return ", ".join(parts)
 
 
-def load_attack_report(folders: Sequence[Path]) -> AttackReport:
+def load_attack_report(folders: Sequence[Path], against: Path | None = None) -> AttackReport:
     """Read run folders of attacks.
 
+    Args:
+        folders: run folders, finished or not.
+        against: the run to compare all others with; None for the first named of each threat and budget.
+
     Raises:
-        ValueError: no folder, or one that is no attack run or has no finished image or is named twice.
+        ValueError: no folder, one that is no attack run or has no finished image or is named twice, runs of
+            different data, or `against` is none of them.
     """
     check_runs(folders)
     rows = [_load_row(folder) for folder in folders]
@@ -87,7 +96,8 @@ def load_attack_report(folders: Sequence[Path]) -> AttackReport:
     undiagnosed = [str(row.folder) for row in rows if row.findings is None]
     if undiagnosed:
         remarks.append(f"not diagnosed: {', '.join(undiagnosed)}")
-    return AttackReport(rows, remarks + _comparable(rows))
+    report = AttackReport(rows, remarks + _comparable(rows))
+    return replace(report, comparisons=compare(_contestants(report), folders, against))
 
 
 def _load_row(folder: Path) -> AttackRow:
@@ -155,7 +165,11 @@ def _remarks(row: AttackRow) -> list[str]:
 
 def _comparable(rows: Sequence[AttackRow]) -> list[str]:
     image_sets = {
-        (row.settings.data, row.settings.split, tuple(one.evaluated.image_index for one in row.results))
+        (
+            short_source(row.settings.data),
+            row.settings.split,
+            tuple(one.evaluated.image_index for one in row.results),
+        )
         for row in rows
     }
     remarks = ["the runs are over different images: their rows do not compare"] * (len(image_sets) > 1)
@@ -167,6 +181,50 @@ def _comparable(rows: Sequence[AttackRow]) -> list[str]:
         if len(numbers) > 1:
             remarks[-1] += ": rows of other numbers do not compare"
     return remarks
+
+
+def _contestants(report: AttackReport) -> list[Contestant]:
+    """The rows as comparisons see them."""
+    several = len({row.settings.describe_attack() for row in report.rows}) > 1
+    first = report.rows[0].settings
+    return [
+        Contestant(
+            report.label(row),
+            row.settings.describe_attack() if several else "",
+            (row.folder,),
+            (row.settings.threat, parse_budget(row.settings.budget)),
+            f"{short_source(row.settings.data)} ({row.settings.split})",
+            {
+                one.evaluated.image_index: (one.evaluated.true_label, one.image_hash, "")
+                for one in row.results
+            },
+            _right(row, first),
+        )
+        for row in report.rows
+    ]
+
+
+def _right(row: AttackRow, first: AttackSettings) -> dict[Measure, dict[int, bool] | None]:
+    """What a run is right in by accuracy; None of draws or votes that are not as many as of the first run.
+
+    One fresh draw is right in a share of an image's draws: no outcome to pair.
+    """
+    evaluated, settings = [image.evaluated for image in row.results], row.settings
+    clean, attacked = hits_of(
+        evaluated, _classes(evaluated), draws=settings.draws, votes=settings.majority_of
+    )
+    votes, draws = settings.majority_of == first.majority_of, settings.draws == first.draws
+    found = {
+        "clean majority": clean.majority if votes else None,
+        "attacked majority": attacked.majority if votes else None,
+        "attacked worst": attacked.worst if draws else None,
+        "attacked while optimising": attacked.optimisation,
+    }
+    indices = [one.image_index for one in evaluated]
+    return {
+        name: None if right is None else dict(zip(indices, right.tolist(), strict=True))
+        for name, right in found.items()
+    }
 
 
 HEADER = ("defence", "attack", "images", "scored", "one draw", "majority", "worst", "while optimising")
@@ -244,7 +302,8 @@ def _caption(image: AttackedImage) -> str:
 
 
 def write_attack_report(report: AttackReport, folder: Path, *, force: bool) -> list[Path]:
-    """Write table.csv, and for each run with attacked images a sheet of pictures, pictures-RUN.png.
+    """Write table.csv, for each run with attacked images a sheet of pictures, pictures-RUN.png, and, of
+    several runs, comparisons.csv.
 
     Returns:
         The paths.
@@ -253,21 +312,14 @@ def write_attack_report(report: AttackReport, folder: Path, *, force: bool) -> l
         ValueError: something is in the way, see `files.check_out`.
         OSError: the folder cannot be written.
     """
-    table = folder / "table.csv"
-    names: list[str] = []
+    writers = {"table.csv": partial(write_attack_table, report)}
+    if report.comparisons.pairs:
+        writers["comparisons.csv"] = partial(write_comparisons, report.comparisons)
     for row in report.rows:
         name = row.folder.resolve().name
-        while name in names:
+        while (sheet := f"pictures-{name}.png") in writers:
             name += "-again"
-        names.append(name)
-    sheets = [folder / f"pictures-{name}.png" for name in names]
-    check_out(folder, [path.name for path in (table, *sheets)], force=force)
-    # Of a run without an attacked image there is no sheet.
-    drawn = [
-        (row, sheet) for row, sheet in zip(report.rows, sheets, strict=True) if row.skipped < len(row.results)
-    ]
-    with replacing_all([table, *(sheet for _, sheet in drawn)]) as (fresh_table, *fresh_sheets):
-        write_attack_table(report, fresh_table)
-        for (row, _), fresh in zip(drawn, fresh_sheets, strict=True):
-            draw_pictures(row, fresh)
-    return [table, *(sheet for _, sheet in drawn)]
+        # Of a run without an attacked image there is no sheet.
+        if row.skipped < len(row.results):
+            writers[sheet] = partial(draw_pictures, row)
+    return write_files(folder, writers, force=force)

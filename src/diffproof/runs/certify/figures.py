@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from diffproof.files import check_out, replacing, replacing_all
+from diffproof.files import replacing, write_files
 from diffproof.runs.certify.report import Report, curve, write_table
+from diffproof.runs.comparison import write_comparisons
 from diffproof.runs.labels import short_source
 from diffproof.smoothing.stopping import Stopping
 from diffproof.wording import counted
@@ -105,19 +107,17 @@ def _either(texts: Iterable[str]) -> str:
     return " or ".join(dict.fromkeys(texts))
 
 
-def write_report(report: Report, folder: Path, *, force: bool) -> tuple[Path, Path]:
-    """Write table.csv and curve.png.
+def write_report(report: Report, folder: Path, *, force: bool) -> list[Path]:
+    """Write table.csv, curve.png and, of several runs, comparisons.csv.
 
     Returns:
-        The two paths.
+        The paths.
 
     Raises:
-        ValueError: something is in the way, see `files.check_out`.
+        ValueError: something is in the way, see `files.write_files`.
         OSError: the folder cannot be written.
     """
-    table, picture = folder / "table.csv", folder / "curve.png"
-    check_out(folder, (table.name, picture.name), force=force)
-    with replacing_all([table, picture]) as (fresh_table, fresh_picture):
-        write_table(report, fresh_table)
-        draw_curves(report, fresh_picture)
-    return table, picture
+    writers = {"table.csv": partial(write_table, report), "curve.png": partial(draw_curves, report)}
+    if report.comparisons.pairs:
+        writers["comparisons.csv"] = partial(write_comparisons, report.comparisons)
+    return write_files(folder, writers, force=force)

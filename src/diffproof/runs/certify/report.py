@@ -190,7 +190,8 @@ def _contestants(report: Report) -> list[Contestant]:
     repeated = len(set(sigmas)) < len(sigmas)
     return [
         Contestant(
-            report.label(row) + (f", sigma = {row.settings.sigma:g}" if len(set(sigmas)) > 1 else ""),
+            report.label(row),
+            f"sigma = {row.settings.sigma:g}" if len(set(sigmas)) > 1 else "",
             row.folders,
             row.settings.sigma if repeated else None,
             f"{short_source(row.settings.data)} ({row.settings.split})",
@@ -200,6 +201,9 @@ def _contestants(report: Report) -> list[Contestant]:
                 for one in row.results
             },
             {radius: _right(row, radius) for radius in report.radii},
+            ""
+            if row.settings.until_half_width is None
+            else f"{row.folders[0]} ended once its accuracy was known: comparisons take its images as given",
         )
         for row in report.rows
     ]

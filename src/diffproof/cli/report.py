@@ -1,0 +1,128 @@
+"""diffproof report: tables, comparisons and pictures of runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import click
+
+from diffproof.cli.documents import Document, of_ablation, of_attack_report, of_report
+from diffproof.cli.flags import Names, check_force, command, json_option, refuse_given
+from diffproof.cli.paths import PATH
+from diffproof.cli.screen import print_json
+from diffproof.errors import ArgumentError, printable
+from diffproof.wording import counted
+
+
+@command()
+@click.argument("runs", nargs=-1, required=True, type=PATH)
+@click.option(
+    "--at",
+    help="Show certified accuracy at these ℓ2 radii ε, ≥ 0; certification runs only."
+    " [default: 0,0.25,0.5,0.75,1]",
+)
+@click.option(
+    "--over",
+    type=Names(("votes", "draws")),
+    help="Show what one run with --keep-ballots would have certified with fewer votes or draws.",
+)
+@click.option(
+    "--against",
+    type=PATH,
+    help="Compare all others with this one of RUNS. [default: the first of each sigma or threat]",
+)
+@click.option("--out", type=PATH, help="Write tables (CSV) and pictures to this folder.")
+@click.option("--force", is_flag=True, help="Overwrite what is there.")
+@json_option
+def report(
+    runs: tuple[Path, ...],
+    at: str | None,
+    over: str | None,
+    against: Path | None,
+    out: Path | None,
+    force: bool,
+    as_json: bool,
+) -> None:
+    """Compare RUNS, of `certify` or of `attack`.
+
+    Runs of certification are compared by certified accuracy and average certified radius (ACR), and drawn as
+    curves (curve.png). Runs of attacks are compared by robust accuracy beside that on clean images, with what
+    the diagnostics found and sheets of pictures (clean, perturbed, difference, purified; pictures-RUN.png).
+
+    Two runs are compared on the images that both have: the difference in points with its 95% score interval
+    (Tango 1998), and the p-value of the exact McNemar test, corrected for all comparisons (Holm).
+    """
+    from diffproof.runs.attack.store import AttackStore
+
+    check_force(out)
+    attacks = [AttackStore.holds(run) for run in runs]
+    radii = "0,0.25,0.5,0.75,1" if at is None else at
+    if over is not None:
+        refuse_given("against", "compares several runs, --over takes one")
+        tell, document = _report_ablation(runs, attacks, radii, over, out, force)
+    elif not any(attacks):
+        tell, document = _report_certified(runs, radii, against, out, force)
+    elif not all(attacks):
+        raise ArgumentError("runs", "expected runs of one kind, got certification and attack runs")
+    elif at is not None:
+        raise ArgumentError("at", "radii are for certification runs, got attack runs")
+    else:
+        tell, document = _report_attacks(runs, against, out, force)
+    if as_json:
+        print_json(document)
+        return
+    tell()
+    for path in document["written"]:
+        click.echo(printable(f"written: {path}"))
+
+
+# What prints a report for people, and what programs get.
+Told = tuple[Callable[[], None], Document]
+
+
+def _report_certified(
+    runs: tuple[Path, ...], at: str, against: Path | None, out: Path | None, force: bool
+) -> Told:
+    from diffproof.cli.tables import print_report
+    from diffproof.runs.certify.figures import write_report
+    from diffproof.runs.certify.report import load_report
+
+    loaded = load_report(runs, _radii(at), against)
+    written = () if out is None else write_report(loaded, out, force=force)
+    return partial(print_report, loaded), of_report(loaded, written)
+
+
+def _radii(at: str) -> list[float]:
+    try:
+        radii = [float(radius) for radius in at.encode("ascii").split(b",")]
+    except ValueError:
+        raise ArgumentError("at", f"expected numbers with commas between, got {at!r}") from None
+    if len(set(radii)) != len(radii):
+        raise ArgumentError("at", f"expected each radius once, got {at!r}")
+    return radii
+
+
+def _report_ablation(
+    runs: tuple[Path, ...], attacks: list[bool], at: str, over: str, out: Path | None, force: bool
+) -> Told:
+    from diffproof.cli.tables import print_ablation
+    from diffproof.runs.certify.ablation import Over, load_ablation, write_ablation
+    from diffproof.runs.certify.report import check_at
+
+    if len(runs) != 1 or any(attacks):
+        got = "an attack run" if len(runs) == 1 else counted(len(runs), "run")
+        raise ArgumentError("over", f"expected one certification run, got {got}")
+    ablation = load_ablation(runs[0], Over(over), check_at(_radii(at)))
+    written = () if out is None else write_ablation(ablation, out, force=force)
+    return partial(print_ablation, ablation), of_ablation(ablation, written)
+
+
+def _report_attacks(runs: tuple[Path, ...], against: Path | None, out: Path | None, force: bool) -> Told:
+    from diffproof.cli.tables import print_attack_report
+    from diffproof.runs.attack.report import load_attack_report, write_attack_report
+
+    loaded = load_attack_report(runs, against)
+    written = () if out is None else write_attack_report(loaded, out, force=force)
+    return partial(print_attack_report, loaded), of_attack_report(loaded, written)
