@@ -688,7 +688,7 @@ def test_long_names_stay_inside_the_picture(tmp_path: Path, small_run: Path) -> 
     names = [report.label(row).partition(", ")[2] for row in report.rows]
     assert names == sorted(names)
     assert len(set(names)) == 4
-    _, picture = write_report(report, tmp_path / "report", force=False)
+    picture = write_report(report, tmp_path / "report", force=False)[1]
     pixels = matplotlib.image.imread(picture)[..., :3]
     for edge in (pixels[:, :3], pixels[:, -3:], pixels[:3], pixels[-3:]):
         assert bool((edge == 1.0).all())
@@ -697,7 +697,7 @@ def test_long_names_stay_inside_the_picture(tmp_path: Path, small_run: Path) -> 
 @pytest.mark.slow
 def test_a_run_that_certifies_nothing_is_drawn(tmp_path: Path) -> None:
     certify(tmp_path / "run", **PLAIN, indices="0:2", n0=1, n=1)
-    _, picture = write_report(load_report([tmp_path / "run"], [0.0, 1.0]), tmp_path / "report", force=False)
+    picture = write_report(load_report([tmp_path / "run"], [0.0, 1.0]), tmp_path / "report", force=False)[1]
     assert matplotlib.image.imread(picture).std() > 0.01
 
 
