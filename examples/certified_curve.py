@@ -43,10 +43,10 @@ def main() -> None:
             run_with_progress(prepare(settings), folder)
             folders.append(folder)
     report = load_report(folders, RADII)
-    table, curve = write_report(report, FOLDER / "report", force=True)
+    written = write_report(report, FOLDER / "report", force=True)
     print_report(report)
     print("run folders:", *folders, sep="\n  ")
-    print(f"table: {table}\ncurve: {curve}")
+    print("written:", *written, sep="\n  ")
 
 
 if __name__ == "__main__":

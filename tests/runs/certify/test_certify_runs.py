@@ -631,7 +631,7 @@ def test_report_needs_a_run() -> None:
 @pytest.mark.slow
 def test_the_picture_is_a_picture(mixed_run: Path, small_run: Path, tmp_path: Path) -> None:
     report = load_report([mixed_run, small_run], RADII)
-    table, picture = write_report(report, tmp_path / "new" / "report", force=False)
+    table, picture, *_ = write_report(report, tmp_path / "new" / "report", force=False)
     assert picture.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
     pixels = matplotlib.image.imread(picture)
     assert pixels.shape[0] > 300
