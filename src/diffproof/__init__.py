@@ -89,6 +89,8 @@ if TYPE_CHECKING:
     from diffproof.reverse.solvers import Solver as Solver
     from diffproof.smoothing.bounds import Bound as Bound
     from diffproof.smoothing.certificate import Certificate as Certificate
+    from diffproof.smoothing.certification import Certification as Certification
+    from diffproof.smoothing.certifier import certify as certify
     from diffproof.smoothing.smoothed import Smoothed as Smoothed
 
 _HOMES = {
@@ -102,6 +104,7 @@ _HOMES = {
     "COUP": "defenses.purifying.coup",
     "CertifiableDefense": "defenses.base",
     "Certificate": "smoothing.certificate",
+    "Certification": "smoothing.certification",
     "Classifier": "classifiers.base",
     "DDS": "defenses.dds",
     "Defense": "defenses.base",
@@ -154,6 +157,7 @@ _HOMES = {
     "VarianceExplodingSchedule": "denoisers.schedules",
     "VariancePreservingSchedule": "denoisers.schedules",
     "attack": "attacks.named",
+    "certify": "smoothing.certifier",
     "diagnose": "attacks.diagnostics.diagnose",
     "evaluate": "attacks.named",
     "fit_temperature": "calibration.measures",

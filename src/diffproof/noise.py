@@ -340,6 +340,18 @@ def check_image_index(index: int) -> int:
     return number
 
 
+def check_image_indices(indices: Sequence[int] | None, number: int) -> list[int]:
+    """So many different indices of images in their data set, 0, 1, … for None; ValueError for others."""
+    given = range(number) if indices is None else check_listed("image_indices", indices)
+    chosen = [check_integer("image_indices", index, "integers") for index in given]
+    if len(chosen) != number or not all(0 <= index <= MAX_IMAGE_INDEX for index in chosen):
+        raise ArgumentError("image_indices", f"expected {number} numbers in [0, 2^28), got {chosen[:3]}…")
+    if len(set(chosen)) != number:
+        # They would share their noise, and count as images of their own.
+        raise ArgumentError("image_indices", f"expected one index an image, got some twice: {shown(chosen)}")
+    return chosen
+
+
 def _array(tensor: Tensor) -> Any:
     """As NumPy's array where the CPU holds it, else the tensor: another device, a transform of torch.func."""
     try:

@@ -275,7 +275,7 @@ def test_a_certification_spends_what_was_planned(
     spent = sum(one.denoiser_evaluations + one.classifier_evaluations for one in certificates)
     naive = sum(one.naive_denoiser_evaluations + one.naive_classifier_evaluations for one in certificates)
     assert costs.images == len(results)
-    assert planned.most_evaluations == (job.evaluations_per_image * len(results) if ends else naive)
+    assert planned.most_evaluations == (job.certifier.evaluations_per_image * len(results) if ends else naive)
     assert planned.evaluations == pytest.approx(spent, rel=0 if exact else 0.5 if ends else 0.1)
     assert exact == (planned.evaluations == naive)
     assert planned.size == pytest.approx(size_of(tmp_path / "run"), rel=0.25)

@@ -226,7 +226,7 @@ def test_a_shard_that_was_stopped_continues_to_the_same_results(tmp_path: Path, 
     )
     job = prepare(replace(settings, n0=8, batch_size=8))
     assert job.part == [4, 12, 20]
-    total, told = 3 * job.evaluations_per_image, list[int]()
+    total, told = 3 * job.certifier.evaluations_per_image, list[int]()
     certify_run.run(job, tmp_path / "whole", told.append)
     # Progress is that of its own part.
     assert sum(told) == total

@@ -17,16 +17,13 @@ from diffproof.checks import (
     MOST_ROWS,
     check_at_least,
     check_device,
-    check_integer,
-    check_listed,
     check_pixels,
     check_shape,
-    check_tensor,
-    shown,
 )
+from diffproof.classifiers.base import check_labels
 from diffproof.defenses.repeatability import check_repeatable, check_unchanged
 from diffproof.errors import ArgumentError
-from diffproof.noise import MAX_IMAGE_INDEX, check_seed
+from diffproof.noise import check_image_indices, check_seed
 
 # More iterations, or draws of one, would run for years or take gigabytes. Both together are below 2^32.
 MOST_GRADIENTS = 50_000
@@ -186,18 +183,5 @@ def check_arguments(
     check_device(images, view.defense, "defence")
     view.defense.check_evaluation_mode()
     check_repeatable(view.defense, images)
-    check_tensor("labels", labels, f"{len(images)} int64 labels")
-    if labels.shape != images.shape[:1] or labels.dtype != torch.int64:
-        raise ArgumentError("labels", f"expected {len(images)} int64 labels, got {shown(labels)}")
-    if not 0 <= int(labels.min()) <= int(labels.max()) < view.num_classes:
-        raise ArgumentError("labels", f"expected 0 ≤ label < {view.num_classes}, got {labels.tolist()[:3]}…")
-    given = range(len(images)) if image_indices is None else check_listed("image_indices", image_indices)
-    indices = [check_integer("image_indices", index, "integers") for index in given]
-    if len(indices) != len(images) or not all(0 <= index <= MAX_IMAGE_INDEX for index in indices):
-        raise ArgumentError(
-            "image_indices", f"expected {len(images)} numbers in [0, 2^28), got {indices[:3]}…"
-        )
-    if len(set(indices)) != len(indices):
-        # They would share their noise, and count as images of their own.
-        raise ArgumentError("image_indices", f"expected one index an image, got some twice: {shown(indices)}")
-    return torch.tensor(indices, dtype=torch.int64)
+    check_labels(labels, len(images), view.num_classes)
+    return torch.tensor(check_image_indices(image_indices, len(images)), dtype=torch.int64)

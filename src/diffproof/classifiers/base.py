@@ -17,6 +17,8 @@ from diffproof.checks import (
     check_number,
     check_shape,
     check_shape_setting,
+    check_tensor,
+    shown,
 )
 from diffproof.classifiers.preprocessing import Resize
 from diffproof.errors import ArgumentError, failing_network
@@ -167,6 +169,16 @@ def check_logits(output: object, rows: int, num_classes: int) -> Tensor:
             + "; is one of them a background?" * (logits.shape == (rows, num_classes + 1)),
         )
     return logits
+
+
+def check_labels(labels: Tensor, number: int, num_classes: int) -> Tensor:
+    """True labels of so many images, int64 in [0, num_classes); else ValueError."""
+    expected = f"{number} int64 labels"
+    if check_tensor("labels", labels, expected).shape != (number,) or labels.dtype != torch.int64:
+        raise ArgumentError("labels", f"expected {expected}, got {shown(labels)}")
+    if not 0 <= int(labels.min()) <= int(labels.max()) < num_classes:
+        raise ArgumentError("labels", f"expected 0 ≤ label < {num_classes}, got {labels.tolist()[:3]}…")
+    return labels
 
 
 def predicted_labels(logits: Tensor) -> Tensor:

@@ -122,6 +122,7 @@ def certify(out: Path, **flags: Any) -> None:
     from diffproof.runs.certify.accuracy import accuracies, told
     from diffproof.runs.certify.job import prepare
     from diffproof.runs.certify.report import draws_saved
+    from diffproof.runs.certify.store import certification
     from diffproof.runs.folder import check_free
     from diffproof.runs.settings import CertifySettings
 
@@ -140,12 +141,11 @@ def certify(out: Path, **flags: Any) -> None:
         results = run_with_progress(job, out, asked)
     except KeyboardInterrupt:
         raise KeyboardInterrupt("the same command continues where it stopped") from None
-    correct = sum(result.correct for result in results) / len(results)
-    abstained = sum(result.certificate.abstained for result in results) / len(results)
-    radius = sum(result.certificate.radius * result.correct for result in results) / len(results)
+    certified = certification(results)
     said(
         f"{settings.describe()}, sigma = {settings.sigma:g}: {counted(len(results), 'image')}, certified"
-        f" accuracy {correct:.1%}, average certified radius {radius:.3f}, abstained {abstained:.1%} ({limit})"
+        f" accuracy {certified.certified_accuracy().value:.1%}, average certified radius"
+        f" {certified.average_radius:.3f}, abstained {certified.abstained.value:.1%} ({limit})"
     )
     first = results[0].certificate
     if first.image_size is not None and first.classifier_size not in (None, first.image_size):

@@ -84,7 +84,7 @@ def run_with_progress(job: CertifyRun, folder: Path, workers: Workforce | None =
     from diffproof.runs.certify.workers import hired
 
     title = f"{job.settings.describe()} σ={job.settings.sigma:g}"
-    total = len(job.part) * job.evaluations_per_image
+    total = len(job.part) * job.certifier.evaluations_per_image
     with shown_once_started(title, total, "evaluations") as advance:
         hire = nullcontext if workers is None else partial(hired, job, workers)
         return run(job, folder, advance, hire)

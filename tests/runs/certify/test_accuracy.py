@@ -62,7 +62,7 @@ def test_it_ends_when_it_is_known_and_goes_no_further(
 
     def interrupt(evaluations: int) -> None:
         counted.append(evaluations)
-        if sum(counted) > 10.5 * job.evaluations_per_image:
+        if sum(counted) > 10.5 * job.certifier.evaluations_per_image:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -74,7 +74,7 @@ def test_it_ends_when_it_is_known_and_goes_no_further(
         assert finished == {*taken[: len(finished)]}
     counted.clear()
     results = {one.image_index: one for one in certify_run.run(job, folder, counted.append)}
-    assert sum(counted) == 120 * job.evaluations_per_image
+    assert sum(counted) == 120 * job.certifier.evaluations_per_image
     # Against the intervals of each number of images, the first of all.
     number = len(results)
     assert {*taken[:number]} == {*results}

@@ -25,7 +25,7 @@ from diffproof.cli.main import run
 from diffproof.defenses.named import compile_networks
 from diffproof.runs.certify.figures import write_report
 from diffproof.runs.certify.job import CertifyRun, prepare
-from diffproof.runs.certify.report import cells, curve, header, load_report
+from diffproof.runs.certify.report import cells, header, load_report
 from diffproof.runs.certify.run import run as run_job
 from diffproof.runs.certify.store import CertifyStore
 from diffproof.runs.certify.verify import verify
@@ -363,7 +363,7 @@ def test_an_interrupted_image_continues_from_its_tallies(
     def interrupt(evaluations: int) -> None:
         seen.append(evaluations)
         # Image 0 is done after 120 draws; stop in the middle of the next one's estimation.
-        if sum(seen) >= (120 + 20 + 40) * job.evaluations_per_draw:
+        if sum(seen) >= (120 + 20 + 40) * job.certifier.evaluations_per_draw:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -383,9 +383,9 @@ def test_an_interrupted_image_continues_from_its_tallies(
     results = run_job(job, tmp_path / "run", counted.append)
     assert rows(tmp_path / "run") == rows(small_run)
     assert [result.image_index for result in results] == [0, 8, 16, 24, 32]
-    assert sum(counted) == 5 * 120 * job.evaluations_per_draw
+    assert sum(counted) == 5 * 120 * job.certifier.evaluations_per_draw
     # What was saved of it counts at once.
-    assert max(counted[1:]) >= partial.estimation.draws * job.evaluations_per_draw
+    assert max(counted[1:]) >= partial.estimation.draws * job.certifier.evaluations_per_draw
 
 
 @pytest.mark.parametrize(
@@ -590,7 +590,7 @@ def test_report_has_dashes_exactly_where_n_and_alpha_allow_no_radius(mixed_run: 
 def test_the_curve_is_certified_accuracy_at_every_radius(mixed_run: Path) -> None:
     (row,) = load_report([mixed_run], [0.0]).rows
     data = recomputed(mixed_run)
-    radii, shares = curve(row)
+    radii, shares = row.certification.curve()
     assert radii == sorted(radii)
     for probe in np.linspace(0, 0.9, 181):
         # The value of the step function just right of its last breakpoint at or below the probe.

@@ -190,7 +190,7 @@ def test_two_processes_at_once(
             nonlocal counted
             counted += evaluations
             # Stop and wait in the middle of the second image.
-            if counted >= 1.5 * job.evaluations_per_image:
+            if counted >= 1.5 * job.certifier.evaluations_per_image:
                 until(go_on.exists)
 
         certify_run.run(job, folder, wait)

@@ -115,7 +115,7 @@ def test_whatever_becomes_of_workers_the_store_is_that_of_one_process(
     fleet = started(one.job, workers, FATES[fate])
     certify_run.run(one.job, tmp_path / "run", told.append, hiring(fleet))
     assert one.same(tmp_path / "run")
-    assert sum(told) == len(one.job.indices) * one.job.evaluations_per_image
+    assert sum(told) == len(one.job.indices) * one.job.certifier.evaluations_per_image
     assert not fate.startswith("lost") or name == "until" or fleet.members[0].state == "lost"
 
 
@@ -152,7 +152,7 @@ def test_a_run_goes_on_with_workers_without_them_and_back(
 ) -> None:
     monkeypatch.setattr(certify_run, "COMMIT_EVERY", 0.0)
     one, source = kinds(name), random.Random(4)
-    share = one.job.evaluations_per_image * len(one.job.indices) // 9
+    share = one.job.certifier.evaluations_per_image * len(one.job.indices) // 9
     interruption = Interruption(lambda: source.randrange(1, share))
     for session in range(60):
         fleet = None

@@ -15,11 +15,12 @@ import pytest
 import diffproof as dp
 from diffproof.cli.main import run
 from diffproof.runs.certify import run as certify_run
-from diffproof.runs.certify.job import CertifyRun, prepare
-from diffproof.runs.certify.report import cells, curve, load_report
+from diffproof.runs.certify.job import prepare
+from diffproof.runs.certify.report import cells, load_report
 from diffproof.runs.certify.store import CertifyStore
 from diffproof.runs.certify.verify import verify
 from diffproof.runs.settings import CertifySettings
+from diffproof.smoothing.certifier import Certifier
 from diffproof.smoothing.schedule import Counting
 from diffproof.smoothing.tally import Counted
 from helpers.command_line import Refused
@@ -91,7 +92,7 @@ def test_interrupted_after_every_network_call(tmp_path: Path, changes: dict[str,
                 partials = [store.partial(index) for index in job.indices]
             for partial in partials:
                 draws = 0 if partial.estimation is None else partial.estimation.draws
-                test = job.test(job.data.pixels[job.indices[0]])
+                test = job.certifier.test_of(job.data.pixels[job.indices[0]])
                 assert test is not None
                 assert len(partial.hits) == sum(look <= draws for look in test.checkpoints)
     assert interrupted > 20
@@ -106,7 +107,7 @@ def test_the_batch_size_changes_nothing_and_progress_ends(tmp_path: Path, change
         job, counted = prepare(settings(batch_size=size, **changes)), list[int]()
         results = certify_run.run(job, tmp_path / str(size), counted.append)
         made.append(rows(tmp_path / str(size)))
-        assert sum(counted) == len(job.indices) * job.evaluations_per_image
+        assert sum(counted) == len(job.indices) * job.certifier.evaluations_per_image
         assert any(result.certificate.n < 90 for result in results)
     assert made[0] == made[1] == made[2]
 
@@ -189,7 +190,7 @@ def test_the_report_is_a_hand_count(asked: Path, tmp_path: Path) -> None:
         f"{asked}: asked for radii 0,0.1,0.3; accuracy at others is that at the next larger one, ACR that"
         f" of the proved ones; {draws:,.0f} draws an image instead of 600, {600 / draws:.1f} times fewer"
     )
-    assert set(curve(row)[0]) <= set(RADII)
+    assert set(row.certification.curve()[0]) <= set(RADII)
     assert run(["report", str(asked), "--out", str(tmp_path / "report")]) == 0
     with (tmp_path / "report" / "table.csv").open(encoding="utf-8") as file:
         (line,) = csv.DictReader(file)
@@ -239,15 +240,15 @@ def test_a_good_run_holds_and_is_drawn_again(asked: Path, monkeypatch: pytest.Mo
     found = verify(asked)
     assert (found.checked, found.failures) == (10, [])
     drawn: dict[int, int] = {}
-    count = CertifyRun.count
+    count = Certifier.count
 
-    def spy(job: CertifyRun, counting: Counting) -> Counted:
-        counted = count(job, counting)
+    def spy(certifier: Certifier, counting: Counting) -> Counted:
+        counted = count(certifier, counting)
         if counted.estimation is not None:
             drawn[counting.image_index] = counted.estimation.draws
         return counted
 
-    monkeypatch.setattr(CertifyRun, "count", spy)
+    monkeypatch.setattr(Certifier, "count", spy)
     assert run(["verify", str(asked), "--resample", "10"]) == 0
     assert drawn == {one.image_index: one.n for _, one in certificates(asked)}
 

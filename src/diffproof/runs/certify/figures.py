@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from diffproof.files import replacing, write_files
-from diffproof.runs.certify.report import Report, curve, write_table
+from diffproof.runs.certify.report import Report, write_table
 from diffproof.runs.comparison import write_comparisons
 from diffproof.runs.labels import short_source
 from diffproof.smoothing.stopping import Stopping
@@ -42,7 +42,7 @@ def draw_curves(report: Report, path: Path) -> None:
         largest = max(row.largest_radius for row in panel)
         for row in panel:
             which = methods.index(report.label(row))
-            radii, shares = curve(row)
+            radii, shares = row.certification.curve()
             axis.step(
                 [*radii, max(largest, *radii)],
                 [*(100 * share for share in shares), 100 * shares[-1]],

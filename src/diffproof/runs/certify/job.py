@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass, replace
-from typing import overload
 
 import torch
 from torch import Tensor
@@ -14,19 +13,16 @@ from diffproof.defenses.base import CertifiableDefense
 from diffproof.defenses.named import compile_networks
 from diffproof.errors import ArgumentError
 from diffproof.memory import check_batch
-from diffproof.runs.certify.store import Partial
 from diffproof.runs.code import own_code_of
 from diffproof.runs.defense import load_networks_and_defense
 from diffproof.runs.prepare import classes_for, first_line, load_images, resolve_device
 from diffproof.runs.settings import CertifySettings
 from diffproof.runs.shards import in_shard
 from diffproof.runs.store import Identity
+from diffproof.smoothing.certifier import Certifier
 from diffproof.smoothing.grid_noise import LEVELS, SmoothingNoise
-from diffproof.smoothing.packing import Drawing, OnVotes, Packing, SchedulePacking
-from diffproof.smoothing.schedule import Counting, Schedule
-from diffproof.smoothing.sequential import SequentialTest
+from diffproof.smoothing.schedule import Counting
 from diffproof.smoothing.smoothed import Smoothed
-from diffproof.smoothing.tally import Counted, Looks
 
 
 @dataclass(frozen=True)
@@ -63,63 +59,19 @@ class CertifyRun:
         return replace(self, device=found)
 
     @property
-    def evaluations_per_draw(self) -> int:
-        """Images that would go through a network for one draw if votes were not stopped early."""
-        defense = self.smoothed.base
-        assert isinstance(defense, CertifiableDefense)
-        return max(1, sum(defense.evaluations_per_draw(self.settings.sigma)))
-
-    @property
-    def evaluations_per_image(self) -> int:
-        """The same for the selection and estimation draws of one image."""
-        return (self.settings.n0 + self.settings.n) * self.evaluations_per_draw
-
-    @property
     def largest_radius(self) -> float:
         """See `CertifySettings.largest_radius`."""
         return self.settings.largest_radius(self.smoothed.num_classes)
 
-    def test(self, image: Tensor) -> SequentialTest | None:
-        """What ends the draws of an image, None for a fixed number of them."""
-        return self.settings.test(self.smoothed.noise.failure_mass(image.numel()))
+    @property
+    def certifier(self) -> Certifier:
+        """What is drawn of its images, and what comes of it."""
+        s = self.settings
+        return Certifier(self.smoothed, self.image, s.test, s.n0, s.n, s.alpha, s.bound, s.seed, s.batch_size)
 
     def image(self, index: int) -> Tensor:
         """The image of an index, on the networks' device."""
         return self.data.pixels[index].to(self.device)
-
-    def counting(self, index: int, partial: Partial | None = None) -> Counting:
-        """The draws of an image, from what was counted of it before."""
-        looks = self.test(self.data.pixels[index]) or Looks((self.settings.n,))
-        seconds = 0.0 if partial is None else partial.seconds
-        classes = self.smoothed.num_classes
-        return Counting(index, self.settings.n0, looks, classes, done=partial, seconds=seconds)
-
-    def count(self, counting: Counting) -> Counted:
-        """What is counted of one image in the end."""
-        settings, image = self.settings, self.image(counting.image_index)
-        return self.smoothed.count(image, counting, seed=settings.seed, batch_size=settings.batch_size)
-
-    @overload
-    def packing(self, draws: Schedule, on_ballots: OnVotes = ...) -> SchedulePacking: ...
-
-    @overload
-    def packing(self, draws: Drawing, on_ballots: OnVotes = ...) -> Packing: ...
-
-    def packing(self, draws: Drawing, on_ballots: OnVotes = None) -> Packing:
-        """What labels draws, those of a Schedule resumably; see `Packing` for ballots."""
-        images: dict[int, Tensor] = {}
-
-        def image(index: int) -> Tensor:
-            if index not in images:
-                for other in images.keys() - draws.in_work.keys():
-                    del images[other]
-                images[index] = self.smoothed.check_image(self.image(index))
-            return images[index]
-
-        settings = self.settings
-        return self.smoothed.packing(
-            draws, image, seed=settings.seed, batch_size=settings.batch_size, on_ballots=on_ballots
-        )
 
 
 def prepare(settings: CertifySettings, *, here: bool = True) -> CertifyRun:
@@ -152,7 +104,7 @@ def prepare(settings: CertifySettings, *, here: bool = True) -> CertifyRun:
         raise ArgumentError("keep_ballots", told)
     rows = min(settings.batch_size, max(settings.n0, settings.n))
     check_batch(rows, data.pixels[indices[0]].shape)
-    job.test(data.pixels[indices[0]])
+    job.certifier.test_of(data.pixels[indices[0]])
     return tried(job) if here else job
 
 
@@ -196,4 +148,4 @@ def label_first(job: CertifyRun, draws: int) -> None:
         # Said once of every compiled U-Net, and of no use to who certifies it.
         warnings.filterwarnings("ignore", r"\s*Dynamo detected a call to a `functools.lru_cache`")
         index = job.indices[0]
-        job.count(Counting(index, draws, None, job.smoothed.num_classes))
+        job.certifier.count(Counting(index, draws, None, job.smoothed.num_classes))

@@ -45,7 +45,7 @@ def certify_costs(job: CertifyRun, loading: float, importing: float = 0.0) -> Co
         nonlocal kept
         index = next(turns)
         counting = Counting(index, draws, None, job.smoothed.num_classes, first=Stream.ESTIMATION)
-        packing = job.packing(Schedule([index], lambda _: counting))
+        packing = job.certifier.packing(Schedule([index], lambda _: counting))
         while packing.step():
             tensors = packing.snapshot()().tensors.values()
             kept = max(kept, sum(_size(tensor, at_once / draws, s.batch_size) for tensor in tensors))
@@ -82,7 +82,7 @@ def certify_costs(job: CertifyRun, loading: float, importing: float = 0.0) -> Co
     return Costs(
         images=len(job.part),
         evaluations=(s.n0 + draws) * a_draw,
-        most_evaluations=job.evaluations_per_image,
+        most_evaluations=job.certifier.evaluations_per_image,
         seconds=seconds,
         size=size,
         begin_seconds=Range(loading, loading, loading),
@@ -113,7 +113,7 @@ def _units(job: CertifyRun, pace: Pace, streams: tuple[int, int], evaluations: f
 
 def _looks(job: CertifyRun, index: int, tally: Tally) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Where a run looks at an image's hits, and the hits, were its share of them always that of a tally."""
-    test = job.test(job.data.pixels[index])
+    test = job.certifier.test_of(job.data.pixels[index])
     if test is None:
         return (job.settings.n,), ()
     # That no draw has missed yet says little of those to come.
@@ -146,15 +146,12 @@ def _end(job: CertifyRun, index: int, tally: Tally) -> tuple[float, ImageResult]
         counts[counts.index(max(counts))] += draws - sum(counts)
         return replace(tally, counts=tuple(counts), draws=draws)
 
-    image = job.data.pixels[index].to(job.device)
     looks, hits = _looks(job, index, tally)
     counted = Counted(drawn(s.n0), drawn(looks[-1]), hits)
     # Of the weights, whose hash is computed once.
     job.smoothed.weights_hash()
     started = now()
-    certificate = job.smoothed.certificate(
-        image, counted, alpha=s.alpha, seed=s.seed, image_index=index, bound=s.bound, test=job.test(image)
-    )
+    certificate = job.certifier.certificate(index, counted)
     seconds = now() - started
     return seconds, ImageResult(index, int(job.data.labels[index]), certificate, seconds)
 

@@ -13,11 +13,12 @@ from diffproof.errors import ArgumentError
 from diffproof.files import write_csv
 from diffproof.intervals import Share
 from diffproof.runs.certify.accuracy import accuracies, told, untaken
-from diffproof.runs.certify.store import CertifyStore, ImageResult
+from diffproof.runs.certify.store import CertifyStore, ImageResult, certification
 from diffproof.runs.comparison import Comparisons, Contestant, compare
 from diffproof.runs.labels import short_source, short_spec
 from diffproof.runs.settings import CertifySettings
 from diffproof.runs.store import check_runs
+from diffproof.smoothing.certification import Certification
 from diffproof.smoothing.stopping import Stopping
 from diffproof.wording import counted
 
@@ -86,9 +87,14 @@ class Row:
         )
         return [*found, f"{name}: {asked}{draws_saved(self.settings, self.draws)}"]
 
+    @property
+    def certification(self) -> Certification:
+        """The certificates of its images."""
+        return certification(self.results)
+
     def certified_accuracy(self, radius: float) -> float:
-        """Share of images certified correctly with at least this radius; abstentions count as wrong."""
-        return sum(result.certified_at(radius) for result in self.results) / len(self.results)
+        """See Certification."""
+        return self.certification.certified_accuracy(radius).value
 
     def tells(self, radius: float) -> bool:
         """Whether the run decided each image at a radius: one that asked for radii, at these alone."""
@@ -97,18 +103,18 @@ class Row:
 
     @property
     def average_radius(self) -> float:
-        """Average certified radius (ACR): mean radius, 0 where wrong or abstained (Zhai et al. 2020)."""
-        return float(np.mean([result.certificate.radius * result.correct for result in self.results]))
+        """See Certification."""
+        return self.certification.average_radius
 
     @property
     def wrong(self) -> float:
-        """Share of images whose certificate gives a wrong label."""
-        return float(np.mean([not r.certificate.abstained and not r.correct for r in self.results]))
+        """See Certification."""
+        return self.certification.wrong.value
 
     @property
     def abstained(self) -> float:
-        """Share of images without a certificate."""
-        return float(np.mean([result.certificate.abstained for result in self.results]))
+        """See Certification."""
+        return self.certification.abstained.value
 
 
 def draws_saved(settings: CertifySettings, draws: float) -> str:
@@ -312,14 +318,3 @@ def write_table(report: Report, path: Path) -> None:
         asked = [s.n0, s.n, f"{row.draws:.6g}", votes, s.radii, s.alpha]
         lines.append([*head, *accuracies, *shares, *asked, "; ".join(map(str, row.folders))])
     write_csv(path, lines)
-
-
-def curve(row: Row) -> tuple[list[float], list[float]]:
-    """Breakpoints of the certified-accuracy step function and its value from each breakpoint on."""
-    certified = sorted(result.certificate.radius for result in row.results if result.correct)
-    total = len(row.results)
-    radii, shares = [0.0], [len(certified) / total]
-    for i, radius in enumerate(certified, start=1):
-        radii.append(radius)
-        shares.append((len(certified) - i) / total)
-    return radii, shares

@@ -65,7 +65,7 @@ def run(
     with CertifyStore.writing(folder, job.settings, identity, job.data.fingerprint) as store:
         warn_of_more(folder, store.identity, job.indices)
         finished = store.finished()
-        on_evaluations(len(finished.intersection(job.part)) * job.evaluations_per_image)
+        on_evaluations(len(finished.intersection(job.part)) * job.certifier.evaluations_per_image)
         left = [index for index in order(job.part, job.settings) if index not in finished]
         running = _Running(job, store, left, on_evaluations)
         if running.over:
@@ -104,11 +104,11 @@ class _Running:
         self._turn = 0
 
     def _begin(self, index: int) -> Counting:
-        looks = self.job.counting(index).looks
+        certifier = self.job.certifier
+        looks = certifier.counting(index).looks
         assert looks is not None
-        counting = self.job.counting(
-            index, self.store.partial(index, looks.checkpoints, self.job.smoothed.num_classes)
-        )
+        partial = self.store.partial(index, looks.checkpoints, self.job.smoothed.num_classes)
+        counting = certifier.counting(index, partial, 0.0 if partial is None else partial.seconds)
         self._made_before(counting.draws)
         return counting
 
@@ -122,7 +122,7 @@ class _Running:
         on_ballots = self.ballots.add if self.job.settings.keep_ballots else None
         self.computed = None if fleet is None else fleet.facts[ARITHMETIC]
         if fleet is None:
-            self.packing = self.job.packing(self.schedule, on_ballots)
+            self.packing = self.job.certifier.packing(self.schedule, on_ballots)
         else:
             size, classes = self.job.settings.batch_size, self.job.smoothed.num_classes
             self.packing = OnWorkers(fleet, self.schedule, size, classes, on_ballots)
@@ -236,11 +236,11 @@ class _Running:
     def _made_before(self, draws: int, evaluations: int = 0) -> None:
         """So many draws, and evaluations of draws without a label, are none of this session's."""
         self.drawn_before += draws
-        self._done_before += draws * self.job.evaluations_per_draw + evaluations
+        self._done_before += draws * self.job.certifier.evaluations_per_draw + evaluations
 
     def _say(self) -> None:
         """Record how far this session is, for who watches."""
-        left = len(self.left) * self.job.evaluations_per_image - max(self._told, self._done)
+        left = len(self.left) * self.job.certifier.evaluations_per_image - max(self._told, self._done)
         evaluations = max(0, self._done - self._done_before)
         self.store.progress.tell(images=self.closed, evaluations=evaluations, remaining=max(0, left))
         if isinstance(self.packing, OnWorkers):
@@ -264,8 +264,8 @@ class _Running:
     @property
     def _done(self) -> int:
         """Evaluations that are done: of draws with a label, all that these might have taken."""
-        evaluations = self._draws * self.job.evaluations_per_draw + self.packing.begun
-        return self.closed * self.job.evaluations_per_image + evaluations
+        evaluations = self._draws * self.job.certifier.evaluations_per_draw + self.packing.begun
+        return self.closed * self.job.certifier.evaluations_per_image + evaluations
 
     def _advance(self, evaluations: int) -> None:
         self.on_evaluations(max(0, evaluations - self._told))
@@ -274,7 +274,7 @@ class _Running:
     def end(self) -> None:
         """Record that nothing is left to do."""
         # So are draws that are not needed.
-        self._advance(len(self.left) * self.job.evaluations_per_image)
+        self._advance(len(self.left) * self.job.certifier.evaluations_per_image)
         self.store.drop_work(self.schedule.in_work)
 
 
@@ -287,16 +287,7 @@ class _Snapshot(NamedTuple):
 
 def _result(job: CertifyRun, counting: Counting, computed: Mapping[str, Any] | None) -> ImageResult:
     """The certificate of an image of which all is counted; see `Smoothed.certificate`."""
-    index, settings, started = counting.image_index, job.settings, time.monotonic()
-    certificate = job.smoothed.certificate(
-        job.image(index),
-        counting.counted,
-        alpha=settings.alpha,
-        seed=settings.seed,
-        image_index=index,
-        bound=settings.bound,
-        test=job.test(job.data.pixels[index]),
-        computed=computed,
-    )
+    index, started = counting.image_index, time.monotonic()
+    certificate = job.certifier.certificate(index, counting.counted, computed)
     seconds = counting.seconds + time.monotonic() - started
     return ImageResult(index, int(job.data.labels[index]), certificate, seconds)

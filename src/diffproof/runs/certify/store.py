@@ -17,6 +17,7 @@ from diffproof.runs.database import naming, reporting
 from diffproof.runs.settings import CertifySettings
 from diffproof.runs.store import RunStore, check_seconds
 from diffproof.smoothing.certificate import Certificate
+from diffproof.smoothing.certification import Certification
 from diffproof.smoothing.packing import Work
 from diffproof.smoothing.schedule import Unit
 from diffproof.smoothing.tally import Counted, Tally
@@ -39,6 +40,11 @@ class ImageResult:
     def certified_at(self, radius: float) -> bool:
         """Whether the true label is certified with at least this radius."""
         return self.correct and self.certificate.radius >= radius
+
+
+def certification(results: Sequence[ImageResult]) -> Certification:
+    """The certificates of finished images, one at least, and their true labels."""
+    return Certification(tuple(one.certificate for one in results), tuple(one.true_label for one in results))
 
 
 @dataclass(frozen=True)

@@ -343,9 +343,9 @@ def _moved(certificate: Certificate, again: Counted) -> int:
 
 def _draw_again(result: ImageResult, job: CertifyRun) -> Counted:
     """The same draws, looked at where they were, as they are labelled now."""
-    certificate, test = result.certificate, job.test(job.data.pixels[result.image_index])
+    certificate, test = result.certificate, job.certifier.test_of(job.data.pixels[result.image_index])
     looks: tuple[int, ...] = (certificate.n,)
     if test is not None:
         looks = tuple(look for look in test.checkpoints if look <= certificate.n)
     classes = job.smoothed.num_classes
-    return job.count(Counting(result.image_index, certificate.n0, Looks(looks), classes))
+    return job.certifier.count(Counting(result.image_index, certificate.n0, Looks(looks), classes))

@@ -127,7 +127,9 @@ class CertifyWorker:
 
     def _fresh(self) -> tuple[Packing, Inbox]:
         inbox = Inbox(self._job.smoothed.num_classes)
-        return self._job.packing(inbox, inbox.vote if self._job.settings.keep_ballots else None), inbox
+        return self._job.certifier.packing(
+            inbox, inbox.vote if self._job.settings.keep_ballots else None
+        ), inbox
 
     def hello(self) -> Hello:
         """See Worker."""
