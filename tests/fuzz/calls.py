@@ -55,6 +55,10 @@ CALLS: dict[str, tuple[Callable[..., Any], dict[str, Callable[[], Any]]]] = {
         IMAGE
         | _given(sigma=0.25, n0=4, n=8, alpha=0.01, seed=0, image_index=0, batch_size=4, bound="one-sided"),
     ),
+    "certify a data set": (
+        lambda images, **more: dp.certify(images, defense=_defense("dds"), **more),
+        BATCH | _given(labels=torch.tensor([1, 2]), sigma=0.25, n0=4, n=8, alpha=0.01, seed=0, batch_size=4),
+    ),
     "predict": (
         lambda image, sigma, **more: _smoothed(sigma).predict(image, **more),
         IMAGE | _given(sigma=0.25, n=8, alpha=0.01, seed=0, image_index=0, batch_size=4),

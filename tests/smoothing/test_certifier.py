@@ -38,8 +38,8 @@ def as_stored(certification: dp.Certification) -> list[tuple[int, int, str]]:
 
 
 def test_it_gives_the_certificates_of_the_command_line(small_run: Path, denoiser: Path) -> None:
-    parts = {"denoiser": dp.load_denoiser(str(denoiser)), "classifier": dp.load_classifier("digits")}
-    found = certified(dp.load_defense("densepure:steps=2,votes=5", **parts), batch_size=17)
+    defense = dp.DensePure(dp.load_denoiser(str(denoiser)), dp.load_classifier("digits"), steps=2, votes=5)
+    found = certified(defense, batch_size=17)
     assert as_stored(found) == rows(small_run)
     (row,) = load_report([small_run], [0.0]).rows
     assert found.average_radius == row.average_radius > 0
@@ -89,35 +89,6 @@ def test_a_function_is_certified_and_counted() -> None:
         assert (share.value, share.images) == (hits / 4, 4)
         assert (share.low, share.high) == pytest.approx((exact.low, exact.high))
     assert found.curve() == ([0.0, *sorted(radii)], [0.5, 0.25, 0.0])
-
-
-@pytest.mark.parametrize(
-    ("wrong", "problem"),
-    [
-        ({"labels": torch.tensor([0])}, "labels: expected 2 int64 labels, got"),
-        ({"labels": torch.tensor([0, 2])}, "labels: expected 0 ≤ label < 2"),
-        ({"labels": [0, 1]}, "labels: expected 2 int64 labels"),
-        ({"images": torch.zeros(1, 2, 2)}, "images: expected N×C×H×W"),
-        ({"images": torch.full((2, 1, 2, 2), 2.0)}, "images: expected pixels in"),
-        ({"image_indices": [3]}, "image_indices: expected 2 numbers"),
-        ({"image_indices": [3, 3]}, "image_indices: expected one index an image, got some twice"),
-        ({"n": 0}, "n: expected"),
-        ({"n0": 0.5}, "n0: expected"),
-        ({"alpha": 1.0}, "alpha: expected a number in"),
-        ({"radii": [0.1]}, "radii: expected stop sequential with it"),
-        ({"stop": "never"}, "stop: expected"),
-        ({"seed": -1}, "seed: expected"),
-        ({"batch_size": 0}, "batch_size: expected"),
-        ({"num_classes": None}, "num_classes: expected the number of labels"),
-        ({"progress": "bar"}, "progress: expected True or False"),
-    ],
-    ids=lambda one: next(iter(one)) if isinstance(one, dict) else None,
-)
-def test_what_cannot_be_certified_is_refused(wrong: dict[str, Any], problem: str) -> None:
-    images, labels = torch.zeros(2, 1, 2, 2), torch.tensor([0, 1])
-    given: dict[str, Any] = {"images": images, "labels": labels, "sigma": 0.25, "n": 10, "num_classes": 2}
-    with pytest.raises(dp.ArgumentError, match=f"^{problem}"):
-        dp.certify(**{**given, **wrong}, defense=brightness)
 
 
 def test_a_certification_has_a_label_for_each_certificate(plain: dp.Undefended) -> None:

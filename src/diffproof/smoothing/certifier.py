@@ -9,7 +9,7 @@ from typing import Any, overload
 from torch import Tensor
 
 from diffproof.bars import bar
-from diffproof.checks import check_at_least, check_pixels, check_probability
+from diffproof.checks import check_at_least, check_pixels, check_probability, renamed
 from diffproof.classifiers.base import check_labels
 from diffproof.defenses.base import CertifiableDefense
 from diffproof.noise import MAX_DRAW, check_image_indices
@@ -197,7 +197,8 @@ def certify(
         ValueError: an argument is out of range, or the base classifier's output is not what it should be.
         MemoryError: not even one image fits into memory.
     """
-    smoothed = Smoothed(defense, sigma, num_classes=num_classes, noise=noise, levels=levels)
+    with renamed({"base": "defense"}):
+        smoothed = Smoothed(defense, sigma, num_classes=num_classes, noise=noise, levels=levels)
     check_pixels(images)
     check_labels(labels, len(images), smoothed.num_classes)
     indices = check_image_indices(image_indices, len(images))
