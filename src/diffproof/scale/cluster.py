@@ -4,28 +4,25 @@ from __future__ import annotations
 
 import os
 import secrets
-import shutil
-import signal
 import socket
-import tempfile
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
 from typing import Any
 
 from diffproof.errors import ArgumentError, printable
 from diffproof.optional import import_optional
 from diffproof.scale.engine import Event, Order, Worker
 from diffproof.scale.fleet import FleetError
+from diffproof.scale.session import begin, own_folder, terminated_as_interrupted
 from diffproof.scale.workforce import Places, Workforce, cores, places
 
 # Seconds to reach a cluster in, and for another try where it is only slow.
 _REACH = 5.0
 # In bytes, of what workers of this machine share: answers are small.
 _STORE = 2**28
-# Letters of the address of a socket that the operating system allows, less those that Ray adds.
-_LONGEST_FOLDER = 40
+_QUIET: dict[str, Any] = {"log_to_driver": False, "configure_logging": False}
 
 
 class Actor:
@@ -162,63 +159,47 @@ def connected(asked: Workforce, device: str) -> Iterator[Places]:
         there = places(asked, cores(), gpus(), device=device)
     if asked.host_and_port is not None:
         _reach(*asked.host_and_port)
+    own = asked.ray is None
+    with terminated_as_interrupted():
+        ray = _ray(own)
+        with own_folder() if own else nullcontext() as folder:
+            try:
+                if asked.ray is None:
+                    _start(ray, folder, there.workers * there.cpus)
+                else:
+                    _join(ray, asked.ray)
+                    has = ray.cluster_resources()
+                    there = places(asked, int(has.get("CPU", 0)), int(has.get("GPU", 0)), device=device)
+                # Ray has taken SIGTERM for itself.
+                with terminated_as_interrupted():
+                    yield there
+            finally:
+                ray.shutdown()
+
+
+def _ray(own: bool) -> Any:
+    """Ray, for a cluster of its own or another.
+
+    Raises:
+        ValueError: it is not installed.
+    """
     # All are read when Ray is imported; the second says what Ray will do by default some day.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     # Half a minute each, in which nothing can be seen or interrupted.
     os.environ.setdefault("RAY_NUM_REDIS_GET_RETRIES", "2")
-    if asked.ray is None and "RAY_AUTH_MODE" not in os.environ:
+    if own and "RAY_AUTH_MODE" not in os.environ:
         # Others on this machine or its network must not reach the workers.
         os.environ["RAY_AUTH_MODE"] = "token"
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
     ray = import_optional("ray", "ray")
     # Ray prints on standard output that a worker died; whoever uses it says so himself.
     ray._private.worker._worker_logs_enabled = False
-    quiet: dict[str, Any] = {"log_to_driver": False, "configure_logging": False}
-    folder = None
-    try:
-        if asked.ray is None:
-            folder = _folder()
-            _start(
-                ray,
-                num_cpus=there.workers * there.cpus,
-                include_dashboard=False,
-                object_store_memory=_STORE,
-                _node_ip_address="127.0.0.1",
-                _temp_dir=folder,
-                **quiet,
-            )
-        else:
-            _join(ray, asked.ray, quiet)
-            has = ray.cluster_resources()
-            there = places(asked, int(has.get("CPU", 0)), int(has.get("GPU", 0)), device=device)
-        with _terminated_as_interrupted():
-            yield there
-    finally:
-        ray.shutdown()
-        if folder is not None:
-            shutil.rmtree(folder, ignore_errors=True)
+    return ray
 
 
-@contextmanager
-def _terminated_as_interrupted() -> Iterator[None]:
-    """SIGTERM, which ends jobs of batch systems, is a Ctrl-C: Ray ends a process by it without saving."""
-
-    def interrupt(number: int, frame: object) -> None:
-        raise KeyboardInterrupt
-
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    usual = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, usual)
-
-
-def _start(ray: Any, **settings: Any) -> None:
-    """Start Ray on this machine.
+def _start(ray: Any, folder: Path | None, cpus: int) -> None:
+    """Start Ray on this machine, with its files in a folder.
 
     Raises:
         FleetError: it does not start.
@@ -231,19 +212,27 @@ def _start(ray: Any, **settings: Any) -> None:
         reason = error.strerror or str(error)
         raise FleetError(f"Ray does not start here: 127.0.0.1 cannot be reached ({reason})") from None
     try:
-        ray.init(**settings)
+        begin(
+            ray,
+            num_cpus=cpus,
+            include_dashboard=False,
+            object_store_memory=_STORE,
+            _node_ip_address="127.0.0.1",
+            _temp_dir=str(folder),
+            **_QUIET,
+        )
     except Exception as error:  # Ray raises nothing more special
         raise FleetError(f"Ray does not start here: {printable(error, 300)}") from None
 
 
-def _join(ray: Any, address: str, quiet: dict[str, Any]) -> None:
+def _join(ray: Any, address: str) -> None:
     """Become a command of a cluster.
 
     Raises:
         ValueError: none answers there, or it is of another version.
     """
     try:
-        ray.init(address=address, **quiet)
+        begin(ray, address=address, **_QUIET)
     except (ConnectionError, RuntimeError, ValueError, TimeoutError, ray.exceptions.RayError) as error:
         raise ArgumentError("ray", f"cannot join the cluster at {address}: {printable(error, 300)}") from None
 
@@ -262,9 +251,3 @@ def gpus() -> int:
     import torch
 
     return torch.cuda.device_count() if torch.cuda.is_available() else 0
-
-
-def _folder() -> str:
-    """A new folder for Ray's own files, whose name leaves room for its sockets'."""
-    place = tempfile.gettempdir()
-    return tempfile.mkdtemp(prefix="diffproof-", dir=place if len(place) <= _LONGEST_FOLDER else "/tmp")
