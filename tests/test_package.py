@@ -62,6 +62,17 @@ def test_certifying_digits_loads_no_library_that_it_does_not_need(tmp_path: Path
     assert not loaded & {*heavy, "torch._dynamo", "torch.distributed.fsdp", "sympy", "diffproof.attacks"}
 
 
+def test_a_folder_that_cannot_be_had_is_refused_without_torch(tmp_path: Path) -> None:
+    flags = {"data": "digits", "classifier": "digits", "defense": "none", "out": tmp_path / "taken"}
+    lines = [words("certify", **flags, sigma=0.5), words("attack", **flags, threat="linf", budget=0.1)]
+    (tmp_path / "taken").touch()
+    loaded = loaded_by(
+        f"from diffproof.cli.main import run; assert [run(line) for line in {lines}] == [2, 2]"
+    )
+    assert "diffproof.runs.folder" in loaded
+    assert "torch" not in loaded
+
+
 def test_help_loads_only_click() -> None:
     lines = [
         [],

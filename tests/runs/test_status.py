@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 
 from diffproof.errors import ArgumentError
-from diffproof.runs import folder as run_folder
+from diffproof.runs import database
 from diffproof.runs.attack import job as attack_job
 from diffproof.runs.attack import run as attack_run
 from diffproof.runs.certify import run as certify_run
 from diffproof.runs.certify.job import CertifyRun, prepare
 from diffproof.runs.certify.store import CertifyStore
-from diffproof.runs.folder import is_locked
+from diffproof.runs.database import is_locked
 from diffproof.runs.settings import AttackRequest, CertifySettings
 from diffproof.runs.status import load_status
 from helpers.processes import exit_status, forked, until
@@ -233,7 +233,7 @@ def test_locks_as_the_system_tells_them(
     if text is not None:
         device = f"{os.major(lock.st_dev):02x}:{os.minor(lock.st_dev):02x}"
         held.write_text(text.format(device=device, inode=lock.st_ino))
-    monkeypatch.setattr(run_folder, "_HOLDERS", held)
+    monkeypatch.setattr(database, "_HOLDERS", held)
     assert is_locked(copy, pid) is expected
     if text is None:
         change(copy, AT_WORK)

@@ -103,17 +103,18 @@ def attack(out: Path, **flags: Any) -> None:
     The same command continues an interrupted run; nothing finished is done again. The folder's settings.yaml
     repeats the run: diffproof attack --config settings.yaml --out elsewhere.
     """
+    from diffproof.runs.folder import check_free
+
+    # Before torch and the networks are loaded.
+    check_free(out)
     from diffproof.cli.progress import attack_with_progress
     from diffproof.cli.tables import print_attack_report
     from diffproof.runs.attack.job import prepare
     from diffproof.runs.attack.report import load_attack_report
-    from diffproof.runs.folder import check_free
     from diffproof.runs.settings import AttackRequest
 
     asked = workforce(flags)
-    request = AttackRequest(**flags)
-    check_free(out)
-    job = prepare(request, here=asked is None)
+    job = prepare(AttackRequest(**flags), here=asked is None)
     tell_layout(job.data)
     try:
         attack_with_progress(job, out, asked)

@@ -117,18 +117,20 @@ def certify(out: Path, **flags: Any) -> None:
     The same command continues an interrupted run; nothing finished is done again. The folder's settings.yaml
     repeats the run: diffproof certify --config settings.yaml --out elsewhere.
     """
+    from diffproof.runs.folder import check_free
+
+    # Before torch and the networks are loaded.
+    check_free(out)
     from diffproof.cli.progress import run_with_progress
     from diffproof.cli.screen import said
     from diffproof.runs.certify.accuracy import accuracies, told
     from diffproof.runs.certify.job import prepare
     from diffproof.runs.certify.report import draws_saved
     from diffproof.runs.certify.store import certification
-    from diffproof.runs.folder import check_free
     from diffproof.runs.settings import CertifySettings
 
     asked = workforce(flags)
     settings = CertifySettings(**flags)
-    check_free(out)
     job = prepare(settings, here=asked is None)
     tell_layout(job.data)
     n = "n" if settings.stop == "fixed" else f"{settings.stop} n"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,8 +10,10 @@ from pathlib import Path
 
 from diffproof.errors import ArgumentError
 
+SETTINGS = "settings.yaml"
 STORE = "results.sqlite"
 LOCK = "lock"
+_HOLDERS = Path("/proc/locks")
 # In bytes: a text or picture in a store.
 _LARGEST = 2**28
 
@@ -20,6 +23,34 @@ def check_no_links(folder: Path, argument: str, names: set[str]) -> None:
     for name in sorted(names):
         if (folder / name).is_symlink():
             raise ArgumentError(argument, f"{folder / name} is a link, expected a file of the run's own")
+
+
+def is_locked(folder: Path, pid: int | None) -> bool | None:
+    """Whether a process of this machine works on a run folder, by what the system says of its lock.
+
+    To try and take it, even for a moment, could get in the way of a run that begins.
+
+    Args:
+        folder: the run's.
+        pid: who is known to have worked on it: some file systems have devices of other numbers there.
+
+    Returns:
+        None where the system does not tell; processes of other machines and containers are not seen.
+    """
+    try:
+        held, lock = _HOLDERS.read_text(encoding="utf-8"), (folder / LOCK).stat()
+    except FileNotFoundError:
+        return False if _HOLDERS.exists() else None
+    except OSError:
+        return None
+    # "1: FLOCK  ADVISORY  WRITE 11739 fe:00:5563557 0 EOF"; of who waits, "->" stands behind the number.
+    for line in held.splitlines():
+        _, kind, *_, holder, file, _, _ = line.split()
+        major, minor, inode = file.split(":")
+        known = os.makedev(int(major, 16), int(minor, 16)) == lock.st_dev or int(holder) == pid
+        if kind == "FLOCK" and int(inode) == lock.st_ino and known:
+            return True
+    return False
 
 
 @contextmanager

@@ -11,12 +11,10 @@ from filelock import FileLock, Timeout
 
 from diffproof.errors import ArgumentError
 from diffproof.files import expanded
-from diffproof.runs.database import LOCK, STORE, check_no_links
-from diffproof.runs.settings_file import SETTINGS
+from diffproof.runs.database import LOCK, SETTINGS, STORE, check_no_links, is_locked
 
 # A crash between making the folder and its store leaves only these.
 BEGUN = {LOCK, SETTINGS, f"{STORE}.new", f"{STORE}.new-journal"}
-_HOLDERS = Path("/proc/locks")
 
 
 @contextmanager
@@ -81,34 +79,6 @@ def _making(folder: Path) -> Iterator[None]:
 
 def _busy(folder: Path) -> ArgumentError:
     return ArgumentError("out", f"another process is at work in {folder}")
-
-
-def is_locked(folder: Path, pid: int | None) -> bool | None:
-    """Whether a process of this machine works on a run folder, by what the system says of its lock.
-
-    To try and take it, even for a moment, could get in the way of a run that begins.
-
-    Args:
-        folder: the run's.
-        pid: who is known to have worked on it: some file systems have devices of other numbers there.
-
-    Returns:
-        None where the system does not tell; processes of other machines and containers are not seen.
-    """
-    try:
-        held, lock = _HOLDERS.read_text(encoding="utf-8"), (folder / LOCK).stat()
-    except FileNotFoundError:
-        return False if _HOLDERS.exists() else None
-    except OSError:
-        return None
-    # "1: FLOCK  ADVISORY  WRITE 11739 fe:00:5563557 0 EOF"; of who waits, "->" stands behind the number.
-    for line in held.splitlines():
-        _, kind, *_, holder, file, _, _ = line.split()
-        major, minor, inode = file.split(":")
-        known = os.makedev(int(major, 16), int(minor, 16)) == lock.st_dev or int(holder) == pid
-        if kind == "FLOCK" and int(inode) == lock.st_ino and known:
-            return True
-    return False
 
 
 def check_new(folder: Path) -> None:

@@ -9,10 +9,10 @@ import yaml
 
 from diffproof.checks import shown
 from diffproof.files import read_text
+from diffproof.runs.database import SETTINGS
 from diffproof.runs.flags import Flags
 from diffproof.runs.settings import RunSettings
 
-SETTINGS = "settings.yaml"
 # In bytes: a class map may stand in it.
 _LONGEST = 2**24
 

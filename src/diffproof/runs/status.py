@@ -13,8 +13,7 @@ from diffproof.checks import check_at_least
 from diffproof.errors import ArgumentError
 from diffproof.files import expanded
 from diffproof.methods import told
-from diffproof.runs.database import connected_run, has_table, indices_in, naming, reporting
-from diffproof.runs.folder import is_locked
+from diffproof.runs.database import connected_run, has_table, indices_in, is_locked, naming, reporting
 from diffproof.runs.progress import Ended, Failure, Progress, Session, WorkerState
 
 # Tables of finished images, and what has them.

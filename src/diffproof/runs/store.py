@@ -17,6 +17,7 @@ from diffproof.errors import ArgumentError
 from diffproof.files import expanded, replacing
 from diffproof.runs.database import (
     LOCK,
+    SETTINGS,
     STORE,
     connected,
     connected_run,
@@ -27,7 +28,7 @@ from diffproof.runs.database import (
 from diffproof.runs.folder import BEGUN, check_new, claimed
 from diffproof.runs.progress import TABLES, Progress
 from diffproof.runs.settings import RunSettings
-from diffproof.runs.settings_file import SETTINGS, edits, settings_text
+from diffproof.runs.settings_file import edits, settings_text
 from diffproof.wording import counted
 
 # In seconds: a thousand years.
