@@ -31,6 +31,13 @@ def shortened(items: Iterable[object], most: int = 5) -> str:
     return ", ".join([*texts[:most], *more])
 
 
+def effort(workers: int, evaluations: int, wasted: float, what: str) -> str:
+    """What workers did, and which share of it was for nothing."""
+    return (
+        f"workers: {workers:,}, {counted(evaluations, 'evaluation')}, {wasted:.1%} of the {what} for nothing"
+    )
+
+
 def kind_of(value: object) -> str:
     """The name of a value's type. An async function's call is closed, since Python complains of it, too."""
     if inspect.iscoroutine(value):

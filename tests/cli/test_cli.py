@@ -651,4 +651,4 @@ def test_the_store_is_plain_sqlite(small_run: Path) -> None:
     finally:
         connection.close()
     of_results = {"settings", "images", "partial", "planned", "part", "work", "ballots"}
-    assert {name for (name,) in names} == of_results | {"progress", "workers", "failures"}
+    assert {name for (name,) in names} == of_results | {"progress", "efforts", "workers", "failures"}

@@ -107,6 +107,7 @@ def test_workers_and_failures(told: Told) -> None:
     failure = "INSERT INTO failures VALUES (?, ?, ?, ?)"
     statements = [
         ("DELETE FROM workers",),
+        ("UPDATE efforts SET work = 8000, wasted = 96",),
         worker("0"),
         worker("1", state=State.LOST, error="the node \x1b[31m is gone", device="cpu"),
         *((failure, index, "not finite", 3, "1") for index in range(20, 32)),
@@ -116,7 +117,8 @@ def test_workers_and_failures(told: Told) -> None:
     assert "worker host device state units draws evaluations busy heard last error" in found
     assert "0 node7 cuda:0 working 1,200 20 300 90 s 2.0 h ago" in found
     assert r"1 node7 cpu lost 1,200 20 300 90 s 2.0 h ago the node \x1b[31m is gone" in found
-    failures = [line for line in found if line.startswith("certified: ")]
+    effort, *failures = [line for line in found if line.startswith("certified: ")]
+    assert effort == "certified: workers: 2, 600 evaluations, 1.2% of the draws for nothing"
     assert failures[0] == "certified: image 20 failed 3 times, last on worker 1: not finite"
     assert len(failures) == 11
     assert failures[-1] == "certified: 2 more images failed"

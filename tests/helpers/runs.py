@@ -68,7 +68,7 @@ def contents(folder: Path) -> dict[str, list[tuple[Any, ...]]]:
     try:
         found = {}
         tables = connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall()
-        for table in {name for (name,) in tables} - {"progress", "workers", "failures"}:
+        for table in {name for (name,) in tables} - {"progress", "efforts", "workers", "failures"}:
             columns = [row[1] for row in connection.execute(f"PRAGMA table_info({table})")]
             kept = ", ".join(column for column in columns if column != "seconds")
             found[table] = sorted(connection.execute(f"SELECT {kept} FROM {table}").fetchall(), key=str)

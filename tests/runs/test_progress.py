@@ -88,6 +88,7 @@ def test_a_certification_tells_what_it_did(job: CertifyRun, tmp_path: Path) -> N
     assert (session.pid, session.version, session.ended) == (os.getpid(), version(), "finished")
     assert before <= session.started <= worker.heard <= session.told <= time.time()
     assert (session.images, session.evaluations, session.remaining) == (6, A_RUN, 0)
+    assert (session.work, session.wasted) == (A_RUN, 0)
     assert sum(counted) == A_RUN == sum(one.certificate.classifier_evaluations for one in results)
     assert (worker.host, worker.device, worker.state) == (session.host, "cpu", State.WORKING)
     assert (worker.units, worker.done, worker.evaluations, worker.error) == (6, A_RUN, A_RUN, None)
@@ -171,7 +172,7 @@ def test_an_attack_tells_what_it_did(tmp_path: Path) -> None:
     attack_run.run(job, tmp_path, on_evaluations=counted.append)
     (session,), (worker,), failures = told(tmp_path)
     assert (session.images, session.evaluations, session.ended) == (3, sum(counted), "finished")
-    assert session.remaining is None
+    assert (session.remaining, session.work, session.wasted) == (None, 3, 0)
     assert (worker.units, worker.done, worker.evaluations) == (3, 3, sum(counted))
     assert failures == []
     before = (tmp_path / "results.sqlite").read_bytes()
@@ -221,6 +222,9 @@ def test_failures_are_kept_until_the_image_is_finished(job: CertifyRun, tmp_path
 
 
 def test_folders_of_earlier_versions(copy: Path) -> None:
+    change(copy, "DROP TABLE efforts")
+    (session,), _, _ = told(copy)
+    assert (session.images, session.work, session.wasted) == (6, None, None)
     for table in ("progress", "workers", "failures"):
         change(copy, f"DROP TABLE {table}")
     assert told(copy) == ([], [], [])
@@ -242,6 +246,7 @@ def test_folders_of_earlier_versions(copy: Path) -> None:
         ("UPDATE progress SET started = 'then'", "progress: started: expected a finite number, got 'then'"),
         ("UPDATE progress SET remaining = 0.5", "progress: remaining: expected an integer or null, got 0.5"),
         ("ALTER TABLE progress DROP COLUMN told", "no such column: told"),
+        ("UPDATE efforts SET wasted = -1", "progress: wasted: expected a finite number ≥ 0, got -1"),
         (
             "UPDATE workers SET state = 'idle'",
             "workers: state: expected one of starting,",

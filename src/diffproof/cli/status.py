@@ -13,7 +13,7 @@ import click
 from diffproof.cli.flags import command, json_option
 from diffproof.cli.paths import PATH
 from diffproof.cli.screen import Rows, print_json, said, show
-from diffproof.wording import counted, duration, rounded
+from diffproof.wording import counted, duration, effort, rounded
 
 if TYPE_CHECKING:
     from diffproof.runs.progress import WorkerState
@@ -69,10 +69,14 @@ def _ago(told: float) -> str:
     return f"{duration(max(0.0, time.time() - told))} ago"
 
 
+def _what(one: Status) -> str:
+    """What its workers do."""
+    return "draws" if one.kind == "certification" else "images"
+
+
 def _show_workers(one: Status) -> None:
-    done = "draws" if one.kind == "certification" else "images"
     rows = [_worker(worker) for worker in one.workers]
-    show(Rows([name or done for name in _WORKERS], rows, repeated=3, title=f"workers of {one.folder}"))
+    show(Rows([name or _what(one) for name in _WORKERS], rows, repeated=3, title=f"workers of {one.folder}"))
 
 
 def _worker(worker: WorkerState) -> list[str]:
@@ -82,7 +86,11 @@ def _worker(worker: WorkerState) -> list[str]:
 
 
 def _remarks(one: Status) -> Iterator[str]:
-    """Commands that did not come to their end, and images that failed."""
+    """What the workers did, commands that did not come to their end, and images that failed."""
+    if len(one.workers) > 1 and one.sessions and (work := one.sessions[-1].work):
+        busy = sum(worker.units > 0 for worker in one.workers)
+        evaluations = sum(worker.evaluations for worker in one.workers)
+        yield effort(busy, evaluations, (one.sessions[-1].wasted or 0) / work, _what(one))
     if one.state in ("interrupted", "failed", "killed"):
         last = one.sessions[-1]
         yield f"process {last.pid} on {last.host}, {one.state}, last told something {_ago(last.told)}"

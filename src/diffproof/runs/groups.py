@@ -9,8 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from diffproof.errors import ArgumentError, halved, is_out_of_memory, printable
-from diffproof.runs.progress import Progress
-from diffproof.runs.workers import ImagesFailedError, states
+from diffproof.runs.workers import ImagesFailedError
 from diffproof.scale.engine import Answer, Hello, Order
 from diffproof.scale.fleet import Fleet
 from diffproof.wording import counted
@@ -91,7 +90,6 @@ class Groups:
 
     def __init__(self, fleet: Fleet, orders: Iterable[Order], found: Callable[[Order, Any], None]) -> None:
         self._fleet, self._orders, self._found = fleet, deque(orders), found
-        self._told: set[int] = set()
 
     @staticmethod
     def warn_of_idle(fleet: Fleet, groups: int) -> None:
@@ -115,13 +113,6 @@ class Groups:
         each()
         if self._fleet.failed:
             raise ImagesFailedError(self._fleet.failed)
-
-    def say(self, progress: Progress) -> None:
-        """Record the workers, and images that were given up since this was last called."""
-        progress.tell_workers(states(self._fleet))
-        for index in self._fleet.failed.keys() - self._told:
-            progress.fail(index, "every worker that tried it", self._fleet.failed[index])
-        self._told = set(self._fleet.failed)
 
     def take(self, size: int) -> Order | None:
         """See Source."""

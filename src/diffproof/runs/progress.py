@@ -27,6 +27,9 @@ CREATE TABLE IF NOT EXISTS progress (
     started REAL NOT NULL, told REAL NOT NULL, images INTEGER NOT NULL, evaluations INTEGER NOT NULL,
     remaining INTEGER, ended TEXT
 );
+CREATE TABLE IF NOT EXISTS efforts (
+    session INTEGER PRIMARY KEY, work INTEGER NOT NULL, wasted INTEGER NOT NULL
+);
 CREATE TABLE IF NOT EXISTS workers (
     name TEXT NOT NULL, host TEXT NOT NULL, device TEXT NOT NULL, state TEXT NOT NULL, units INTEGER NOT NULL,
     done INTEGER NOT NULL, evaluations INTEGER NOT NULL, busy REAL NOT NULL, heard REAL NOT NULL, error TEXT
@@ -35,6 +38,9 @@ CREATE TABLE IF NOT EXISTS failures (
     image_index INTEGER PRIMARY KEY, error TEXT NOT NULL, times INTEGER NOT NULL, worker TEXT NOT NULL
 );
 """
+
+# Sessions of folders of earlier versions tell nothing of it.
+_NO_EFFORTS = "(SELECT NULL AS session, NULL AS work, NULL AS wasted)"
 
 Row = TypeVar("Row")
 
@@ -72,6 +78,9 @@ class Session:
         remaining: evaluations that may still be needed for the images that it was asked for; None where that
             is not known.
         ended: how, see `Ended`; None while it is at work, and for good if it was killed.
+        work: draws of a certification, or images of an attack, that were done in it; None where that is not
+            known.
+        wasted: how many of these were for nothing: two workers did them, or they turned out to be needless.
     """
 
     host: str
@@ -83,12 +92,16 @@ class Session:
     evaluations: int
     remaining: int | None
     ended: str | None
+    work: int | None = None
+    wasted: int | None = None
 
     def __post_init__(self) -> None:
         if self.ended is not None:
             check_member("ended", self.ended, Ended)
         for name in ("started", "images", "evaluations"):
             check_not_negative(name, getattr(self, name))
+        for name in ("work", "wasted"):
+            check_not_negative(name, getattr(self, name) or 0)
 
 
 @dataclass(frozen=True)
@@ -201,13 +214,17 @@ class Progress:
             )
             self._session = self._connection.execute(query, row).lastrowid
 
-    def tell(self, *, images: int, evaluations: int, remaining: int | None = None) -> None:
+    def tell(
+        self, *, images: int, evaluations: int, work: int, wasted: int, remaining: int | None = None
+    ) -> None:
         """Record how far the session is; see `Session`."""
         with reporting(self._folder):
             self._connection.execute(
                 "UPDATE progress SET told = ?, images = ?, evaluations = ?, remaining = ? WHERE session = ?",
                 (time.time(), images, evaluations, remaining, self._session),
             )
+            row = (self._session, work, wasted)
+            self._connection.execute("INSERT OR REPLACE INTO efforts VALUES (?, ?, ?)", row)
             self._forget()
 
     def tell_workers(self, workers: Sequence[WorkerState]) -> None:
@@ -235,7 +252,9 @@ class Progress:
         Raises:
             ValueError: the store is corrupt.
         """
-        return self._rows(Session, "progress", "session")
+        with reporting(self._folder):
+            efforts = "efforts" if has_table(self._connection, "efforts") else _NO_EFFORTS
+        return self._rows(Session, "progress", "session", f" LEFT JOIN {efforts} USING (session)")
 
     def workers(self) -> list[WorkerState]:
         """Those of the last session, in the order in which they were told.
@@ -266,11 +285,11 @@ class Progress:
         finished = f"SELECT image_index FROM {self._table}"
         self._connection.execute(f"DELETE FROM failures WHERE image_index IN ({finished})")
 
-    def _rows(self, kind: type[Row], table: str, order: str) -> list[Row]:
+    def _rows(self, kind: type[Row], table: str, order: str, joined: str = "") -> list[Row]:
         names = [field.name for field in fields(kind)]  # type: ignore[arg-type]
         with reporting(self._folder), naming(table):
             if not has_table(self._connection, table):
                 return []
-            query = f"SELECT {', '.join(names)} FROM {table} ORDER BY {order}"
+            query = f"SELECT {', '.join(names)} FROM {table}{joined} ORDER BY {order}"
             rows: list[tuple[Any, ...]] = self._connection.execute(query).fetchall()
             return [kind(**check_fields(kind, dict(zip(names, row, strict=True)))) for row in rows]

@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import Any
 
 from diffproof.errors import UnfinishedError
-from diffproof.runs.progress import WorkerState
+from diffproof.runs.progress import Progress, WorkerState
 from diffproof.runs.store import Identity
 from diffproof.scale.cluster import RayEngine, connected
 from diffproof.scale.engine import Hello, Worker
@@ -20,7 +20,7 @@ from diffproof.scale.fleet import Fleet
 from diffproof.scale.surroundings import Surroundings
 from diffproof.scale.workforce import Workforce
 from diffproof.version import version
-from diffproof.wording import shortened
+from diffproof.wording import effort, shortened
 
 # Gives workers while a block lasts, or None where there are none.
 Hire = Callable[[], AbstractContextManager[Fleet | None]]
@@ -51,8 +51,9 @@ def hired(
     facts: dict[str, Any],
     *,
     ship: Callable[[], Any],
+    what: str,
 ) -> Iterator[Fleet]:
-    """Workers for a run, of whom one at least is ready.
+    """Workers for a run, of whom one at least is ready; at its end is told what they did.
 
     Args:
         asked: how many, and where.
@@ -60,6 +61,7 @@ def hired(
         settings: of the run; `device` is that of the workers.
         facts: see Fleet.
         ship: gives what is sent to workers that read no files of their own.
+        what: sizes of orders are numbers of, such as "draws".
 
     Raises:
         ValueError: what `connected` and `Fleet.start` raise.
@@ -76,6 +78,9 @@ def hired(
         try:
             fleet.start()
             yield fleet
+            evaluations = sum(member.evaluations for member in fleet.members.values())
+            busy = sum(member.units > 0 for member in fleet.members.values())
+            _tell(effort(busy, evaluations, fleet.wasted / max(1, fleet.work), what))
         finally:
             fleet.close()
 
@@ -108,6 +113,29 @@ def states(fleet: Fleet) -> list[WorkerState]:
         )
         for member in fleet.members.values()
     ]
+
+
+class Roll:
+    """Records the workers of a fleet, and images that were given up, for who watches the run.
+
+    Args:
+        fleet: the workers.
+    """
+
+    def __init__(self, fleet: Fleet) -> None:
+        self._fleet, self._told = fleet, set[int]()
+
+    @property
+    def effort(self) -> dict[str, int]:
+        """How much they did, and how much of it for nothing; see Session."""
+        return {"work": self._fleet.work, "wasted": self._fleet.wasted}
+
+    def say(self, progress: Progress) -> None:
+        """Record them as they are now; of the images, those that were given up since this was last called."""
+        progress.tell_workers(states(self._fleet))
+        for index in self._fleet.failed.keys() - self._told:
+            progress.fail(index, "every worker that tried it", self._fleet.failed[index])
+        self._told = set(self._fleet.failed)
 
 
 def hello(device: str, facts: dict[str, Any]) -> Hello:

@@ -51,7 +51,7 @@ class Fleet:
     Attributes:
         members: every worker that there was, by number.
         failed: images that were given up, each with what went wrong.
-        wasted: size of orders that a second worker began for nothing.
+        needless: size of orders that were done, and of which their source found that it needs none.
     """
 
     def __init__(
@@ -65,7 +65,9 @@ class Fleet:
         self.facts = dict(facts)
         self.members: dict[int, Member] = {}
         self.failed: dict[int, str] = {}
-        self.wasted = 0
+        self.needless = 0
+        # Size of orders that a second worker began for nothing.
+        self._twice = 0
         self._open: dict[Hashable, Open] = {}
         # Those that are to be done again; those of them that may have been what a worker was lost by, alone.
         self._again: deque[Hashable] = deque()
@@ -78,6 +80,16 @@ class Fleet:
         self._hungry: set[int] = set()
         self._lost_in_a_row = 0
         self._refusals: list[str] = []
+
+    @property
+    def work(self) -> int:
+        """Size of all orders that were done, those for nothing included."""
+        return self._twice + sum(member.size for member in self.members.values())
+
+    @property
+    def wasted(self) -> int:
+        """Size of those for nothing: a second worker began them, too, or they were needless."""
+        return min(self.work, self._twice + self.needless)
 
     def start(self) -> None:
         """Begin the workers, and wait until one is ready.
@@ -292,7 +304,7 @@ class Fleet:
             member.units += 1
             if since is not None:
                 self._took.append(now - since)
-            self.wasted += one.order.size * len(one.holders - {member.number})
+            self._twice += one.order.size * len(one.holders - {member.number})
             source.put(one.order, found)
         member.size += size
         member.since_done += answer.seconds

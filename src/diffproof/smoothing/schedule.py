@@ -257,6 +257,11 @@ class Schedule:
             self._ahead.pop()
         return None
 
+    @property
+    def needless(self) -> int:
+        """Draws of finished images that were taken and are not counted."""
+        return self._needless + sum(one.needless for one in self.in_work.values() if one.finished)
+
     def open(self, image_index: int) -> Counting:
         """The Counting of an image in work; if need be, it begins before its turn."""
         if image_index not in self.in_work:

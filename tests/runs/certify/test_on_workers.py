@@ -128,6 +128,22 @@ def test_two_workers_find_what_one_process_finds(kinds: Callable[[str], Kind], t
     assert all(member.units for member in fleet.members.values())
 
 
+@pytest.mark.parametrize("name", ["fixed", "sequential", "until"])
+def test_what_was_done_for_nothing_is_told(name: str, kinds: Callable[[str], Kind], tmp_path: Path) -> None:
+    one = kinds(name)
+    fleet = started(one.job, 3, FATES["one is slow"])
+    certify_run.run(one.job, tmp_path / "run", hire=hiring(fleet))
+    with CertifyStore.reading(tmp_path / "run") as store:
+        (session,), results = store.progress.sessions(), store.results()
+    assert session.work is not None
+    assert session.wasted is not None
+    # All else is in a certificate.
+    counted = sum(one.certificate.n0 + one.certificate.n for one in results)
+    assert session.work - session.wasted == counted
+    assert session.wasted > 0
+    assert (session.work, session.wasted) == (fleet.work, fleet.wasted)
+
+
 # Interrupted
 
 

@@ -17,7 +17,7 @@ from diffproof.runs.groups import FIRST, Groups, order
 from diffproof.runs.progress import TELL_EVERY, alone
 from diffproof.runs.shards import is_first
 from diffproof.runs.store import warn_of_more
-from diffproof.runs.workers import Hire, ImagesFailedError
+from diffproof.runs.workers import Hire, ImagesFailedError, Roll
 from diffproof.scale.engine import Order
 from diffproof.scale.fleet import Fleet
 
@@ -106,7 +106,7 @@ def _on_workers(session: _Session, fleet: Fleet, groups: list[list[int]], *, dia
     Groups.warn_of_idle(fleet, len(groups))
     first = [] if diagnosed else [Order(FIRST, (), 1, None)]
     work = Groups(fleet, [*first, *map(order, groups)], found)
-    session.workers = lambda: work.say(session.store.progress)
+    session.roll = Roll(fleet)
 
     def each() -> None:
         spent = sum(member.evaluations for member in fleet.members.values())
@@ -129,12 +129,13 @@ class _Session:
         told: see `run`.
 
     Attributes:
-        workers: records who works; by default this process alone.
+        roll: records who works; None for this process alone.
     """
+
+    roll: Roll | None = None
 
     def __init__(self, store: AttackStore, job: AttackRun, on_images: OnProgress, told: OnProgress) -> None:
         self.store, self.device, self.on_images, self.told = store, job.device, on_images, told
-        self.workers: Callable[[], None] = self._alone
         self.images = self.evaluations = 0
         self._started = self._said = time.monotonic()
         self._thread = threading.get_ident()
@@ -159,11 +160,13 @@ class _Session:
     def say(self) -> None:
         """Record how far it is, and who works."""
         images, evaluations, self._said = self.images, self.evaluations, time.monotonic()
-        self.store.progress.tell(images=images, evaluations=evaluations)
-        self.workers()
-
-    def _alone(self) -> None:
+        told, progress = {"images": images, "evaluations": evaluations}, self.store.progress
+        if self.roll is not None:
+            progress.tell(**told, **self.roll.effort)
+            self.roll.say(progress)
+            return
+        progress.tell(**told, work=images, wasted=0)
         busy = self._said - self._started
-        told = {"units": self.images, "done": self.images, "evaluations": self.evaluations}
-        worker = alone(self.device, busy=busy, **told)
-        self.store.progress.tell_workers([worker])
+        progress.tell_workers(
+            [alone(self.device, units=images, done=images, evaluations=evaluations, busy=busy)]
+        )

@@ -56,4 +56,4 @@ def worker_of(job: AttackRun) -> GroupWorker:
 def hired(job: AttackRun, asked: Workforce) -> AbstractContextManager[Fleet]:
     """Workers for a run that was prepared for them; see `runs.workers.hired`."""
     facts = workers.facts_of(job.identity())
-    return workers.hired(asked, attack_worker, job.settings, facts, ship=lambda: job)
+    return workers.hired(asked, attack_worker, job.settings, facts, ship=lambda: job, what="images")

@@ -17,7 +17,7 @@ from diffproof.runs.certify.store import CertifyStore, ImageResult, Partial
 from diffproof.runs.certify.workers import ARITHMETIC, OnWorkers
 from diffproof.runs.progress import alone
 from diffproof.runs.store import warn_of_more
-from diffproof.runs.workers import Hire, ImagesFailedError, states
+from diffproof.runs.workers import Hire, ImagesFailedError
 from diffproof.scale.fleet import Fleet
 from diffproof.smoothing.packing import SchedulePacking, Work
 from diffproof.smoothing.schedule import Counting, Schedule
@@ -100,6 +100,8 @@ class _Running:
         self.results = {result.image_index: result for result in store.results()} if until else None
         # Draws of closed images; draws and evaluations that earlier sessions made of those that are begun.
         self.closed = self.drawn = self.drawn_before = self._done_before = self._told = 0
+        # Draws of images that are not to be finished.
+        self._dropped = 0
         self._committed = self._stepped = time.monotonic()
         self._turn = 0
 
@@ -148,6 +150,7 @@ class _Running:
             if is_compile_error(error):
                 raise cannot_compile(error) from None
             raise
+        self._dropped = self._draws
         self.end()
         self._say()
         failed = self.packing.failed
@@ -242,19 +245,25 @@ class _Running:
         """Record how far this session is, for who watches."""
         left = len(self.left) * self.job.certifier.evaluations_per_image - max(self._told, self._done)
         evaluations = max(0, self._done - self._done_before)
-        self.store.progress.tell(images=self.closed, evaluations=evaluations, remaining=max(0, left))
+        drawn = max(0, self.drawn + self._draws - self.drawn_before)
+        needless = self.schedule.needless + self._dropped
+        told, progress = {"images": self.closed, "evaluations": evaluations}, self.store.progress
         if isinstance(self.packing, OnWorkers):
-            self.store.progress.tell_workers(states(self.packing.fleet))
-            self.packing.tell_failures(self.store.progress)
+            roll = self.packing.roll
+            self.packing.fleet.needless = needless
+            progress.tell(**told, **roll.effort, remaining=max(0, left))
+            roll.say(progress)
             return
+        work = drawn + self.schedule.needless
+        progress.tell(**told, work=work, wasted=min(needless, work), remaining=max(0, left))
         worker = alone(
             self.job.device,
             units=self.closed,
-            done=max(0, self.drawn + self._draws - self.drawn_before),
+            done=drawn,
             evaluations=self.packing.labeller.rows,
             busy=time.monotonic() - self._started,
         )
-        self.store.progress.tell_workers([worker])
+        progress.tell_workers([worker])
 
     @property
     def _draws(self) -> int:

@@ -15,8 +15,7 @@ from diffproof.defenses.repeatability import check_unchanged
 from diffproof.errors import printable
 from diffproof.runs import workers
 from diffproof.runs.certify.job import CertifyRun, label_first, prepare, tried
-from diffproof.runs.progress import Progress
-from diffproof.runs.workers import facts_of, hello
+from diffproof.runs.workers import Roll, facts_of, hello
 from diffproof.scale.engine import Answer, Hello, Order
 from diffproof.scale.fleet import Fleet
 from diffproof.scale.surroundings import Surroundings
@@ -209,7 +208,7 @@ def certify_worker(settings: object, surroundings: Surroundings, shipped: Certif
 def hired(job: CertifyRun, asked: Workforce) -> AbstractContextManager[Fleet]:
     """Workers for a run that was prepared for them; see `runs.workers.hired`."""
     facts = facts_of(job.identity())
-    return workers.hired(asked, certify_worker, job.settings, facts, ship=lambda: job)
+    return workers.hired(asked, certify_worker, job.settings, facts, ship=lambda: job, what="draws")
 
 
 class OnWorkers:
@@ -225,6 +224,7 @@ class OnWorkers:
     Attributes:
         fleet: the workers.
         failed: images that were given up, each with what went wrong.
+        roll: records the workers.
     """
 
     begun = 0
@@ -235,13 +235,7 @@ class OnWorkers:
         self.fleet, self._schedule, self._on_ballots = fleet, schedule, on_ballots
         self._none, self.enough = Tally((0,) * num_classes), 2 * batch_size
         self.failed: dict[int, str] = {}
-        self._told: set[int] = set()
-
-    def tell_failures(self, progress: Progress) -> None:
-        """Record images that were given up since this was last called."""
-        for index in self.failed.keys() - self._told:
-            progress.fail(index, "every worker that tried it", self.failed[index])
-        self._told = set(self.failed)
+        self.roll = Roll(fleet)
 
     def step(self) -> bool:
         """Hand out draws and count what comes back; whether there is more to do.

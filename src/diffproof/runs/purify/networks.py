@@ -122,6 +122,5 @@ def purify_worker(settings: object, surroundings: Surroundings, shipped: Purifie
 
 def hired(job: PurifyRun, asked: Workforce) -> AbstractContextManager[Fleet]:
     """Workers for pictures that were prepared for them; see `runs.workers.hired`."""
-    return workers.hired(
-        asked, purify_worker, job.settings, dict(facts(job.defense, job.settings)), ship=lambda: job.defense
-    )
+    must = dict(facts(job.defense, job.settings))
+    return workers.hired(asked, purify_worker, job.settings, must, ship=lambda: job.defense, what="pictures")
