@@ -87,6 +87,7 @@ if TYPE_CHECKING:
     from diffproof.reverse.sampling import one_shot as one_shot
     from diffproof.reverse.sampling import posterior_sample as posterior_sample
     from diffproof.reverse.solvers import Solver as Solver
+    from diffproof.runs.opened import open_run as open_run
     from diffproof.smoothing.bounds import Bound as Bound
     from diffproof.smoothing.certificate import Certificate as Certificate
     from diffproof.smoothing.certification import Certification as Certification
@@ -172,6 +173,7 @@ _HOMES = {
     "load_threat": "attacks.threat",
     "match_classes": "data.classes",
     "one_shot": "reverse.sampling",
+    "open_run": "runs.opened",
     "posterior_sample": "reverse.sampling",
     "reliability": "calibration.measures",
     "save_reliability": "calibration.diagram",

@@ -30,6 +30,9 @@ class Share:
     high: float
     images: int
 
+    def __str__(self) -> str:
+        return f"{self.value:.1%} ({self.low:.1%} to {self.high:.1%})"
+
     @classmethod
     def of(cls, value: float, images: int, confidence: float = 0.95) -> Share:
         """The Clopper–Pearson interval of value·images hits among `images` (Clopper & Pearson 1934).

@@ -17,6 +17,8 @@ from diffproof.checks import MOST_DRAWS, check_at_least
 from diffproof.defenses.repeatability import check_unchanged
 from diffproof.defenses.voting import majority
 from diffproof.noise import Noise, Stream
+from diffproof.notebooks import table
+from diffproof.wording import part_of
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,14 @@ class Evaluation:
     images: tuple[Evaluated, ...]
     clean: Scores
     attacked: Scores
+
+    def _repr_html_(self) -> str:
+        """The scores before and after, for notebooks."""
+        attacked = part_of(sum(one.result is not None for one in self.images), len(self.images), "image")
+        after = self.attacked.named.values()
+        rows = [(*clean, share) for clean, share in zip(self.clean.named.items(), after, strict=True)]
+        title = f"accuracy, and its 95% interval; {attacked} right without an attack, and attacked"
+        return table(title, rows, ("", "clean", "attacked"))
 
 
 def evaluate(

@@ -16,6 +16,8 @@ from diffproof.defenses.voting import majority
 from diffproof.errors import ArgumentError
 from diffproof.intervals import Share
 from diffproof.noise import Noise, Stream
+from diffproof.notebooks import table
+from diffproof.wording import counted
 
 
 class Score(StrEnum):
@@ -64,6 +66,18 @@ class Scores:
     optimisation: Share
     draws: int
     votes: int
+
+    @property
+    def named(self) -> dict[str, Share]:
+        """The four by what people call them."""
+        majority, worst = f"majority of {self.votes}", f"worst of {self.draws}"
+        names = ("one draw", majority, worst, "while optimising")
+        return dict(zip(names, (getattr(self, one.value) for one in Score), strict=True))
+
+    def _repr_html_(self) -> str:
+        """The four with their intervals, for notebooks."""
+        images = counted(self.fresh.images, "image")
+        return table(f"accuracy on {images}, and its 95% interval", self.named.items())
 
     @classmethod
     def of(cls, found: Hits, *, draws: int, votes: int) -> Scores:

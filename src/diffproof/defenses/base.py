@@ -23,6 +23,8 @@ from diffproof.denoisers.base import Denoiser, check_denoiser
 from diffproof.errors import ArgumentError, failing_network
 from diffproof.modes import check_evaluation_mode
 from diffproof.noise import Noise, Stream
+from diffproof.notebooks import table
+from diffproof.wording import counted
 
 
 class Defense(nn.Module):
@@ -177,6 +179,16 @@ class Defense(nn.Module):
     def settings(self) -> dict[str, Any]:
         """What results state of this defence."""
         return {"method": self.method}
+
+    def _repr_html_(self) -> str:
+        """Settings, networks and their sizes, for notebooks."""
+        sizes = {
+            name: counted(sum(one.numel() for one in part.parameters()), "parameter")
+            for name, part in self.named_children()
+        }
+        shape = {} if self.image_shape is None else {"images": "×".join(map(str, self.image_shape))}
+        rows = {**self.settings(), "classes": self.num_classes, **shape, **sizes}
+        return table(type(self).__name__, rows.items())
 
     def classifier_logits(self, images: Tensor, noise: Noise | None = None) -> Tensor:
         """The classifier's logits, checked for shape.

@@ -46,13 +46,13 @@ def export(folder: Path, form: str | None = None) -> str:
     images: list[dict[str, Any]]
     if attacked:
         with AttackStore.reading(folder) as store:
-            images, settings = [_attacked(one) for one in store.results()], store.settings.as_dict()
+            images, settings = [attacked_row(one) for one in store.results()], store.settings.as_dict()
             told = unfinished(len(images), store.identity.planned)
             store.warn_if_edited()
     else:
         with CertifyStore.reading(folder) as certified:
             results, settings = certified.results(), certified.settings.as_dict()
-            images, identity = [_certified(one) for one in results], certified.identity
+            images, identity = [certified_row(one) for one in results], certified.identity
             shares = accuracies(
                 {one.image_index: one for one in results}, identity.indices, certified.settings
             )
@@ -86,7 +86,8 @@ def _cohen(results: list[ImageResult]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _certified(result: ImageResult) -> dict[str, Any]:
+def certified_row(result: ImageResult) -> dict[str, Any]:
+    """What a certificate tells, by column; docs/runs.md says what the columns mean."""
     one = result.certificate
     return {
         "image_index": result.image_index,
@@ -109,7 +110,8 @@ def _certified(result: ImageResult) -> dict[str, Any]:
     }
 
 
-def _attacked(image: AttackedImage) -> dict[str, Any]:
+def attacked_row(image: AttackedImage) -> dict[str, Any]:
+    """What an attack on an image came to, by column; docs/runs.md says what the columns mean."""
     one = image.evaluated
     found = one.result
 

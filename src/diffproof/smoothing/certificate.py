@@ -11,6 +11,7 @@ from torch import Tensor
 
 from diffproof.checks import check_fields, check_pixels, check_tensor
 from diffproof.errors import ArgumentError
+from diffproof.notebooks import table
 from diffproof.smoothing.bounds import RadiusBound, radius_bound
 from diffproof.smoothing.grid_noise import as_noise
 from diffproof.smoothing.stopping import sequential_test
@@ -167,6 +168,23 @@ class Certificate:
         if hash_tensors({"image": noise.certified(image)}) != self.image_hash:
             raise ArgumentError("image", "expected the image that was certified, got another one")
         return not self.abstained and noise.square_distance(image, other) <= Fraction(self.radius) ** 2
+
+    def _repr_html_(self) -> str:
+        """What it says and rests on, for notebooks."""
+        title = f"class {self.label} within an ℓ2 radius of {self.radius:.4f}"
+        most = self.sequential and f" of at most {self.sequential['n']:,} ({self.stopped})"
+        spent = f"{self.denoiser_evaluations:,}, classifier {self.classifier_evaluations:,}"
+        grid = "" if self.levels is None else f", 1/{self.levels}"
+        rows = {
+            "image": self.image_index,
+            "defence": ", ".join(f"{name} {value}" for name, value in self.settings.items()),
+            "noise": f"sigma = {self.sigma:g}, {self.noise}{grid}",
+            "draws": f"{self.n0:,} to select a class, {self.n:,}{most or ''} to bound its probability",
+            f"draws of class {self.selected}": f"{self.counts[self.selected]:,} of {self.n:,}",
+            "its probability": f"at least {self.p_a_lower:.4f}, with confidence 1 − {self.alpha:g}",
+            "evaluations": f"denoiser {spent}",
+        }
+        return table("abstained: no class is certified" if self.abstained else title, rows.items())
 
     def to_json(self) -> str:
         """All fields as JSON; floats survive exactly."""

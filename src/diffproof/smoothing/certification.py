@@ -10,7 +10,12 @@ import numpy as np
 from diffproof.checks import check_number
 from diffproof.errors import ArgumentError
 from diffproof.intervals import Share
+from diffproof.notebooks import table
 from diffproof.smoothing.certificate import Certificate
+from diffproof.wording import counted
+
+# Where a notebook shows certified accuracy, as far as radii go.
+_RADII = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0)
 
 
 @dataclass(frozen=True)
@@ -91,6 +96,21 @@ class Certification:
         radii = sorted(one for one in self._certified if one >= 0)
         right = range(len(radii), -1, -1)
         return [0.0, *radii], [count / len(self) for count in right]
+
+    def _repr_html_(self) -> str:
+        """Certified accuracy at some radii and what else a report says of them, for notebooks."""
+        asked, most = (self.certificates[0].sequential or {}).get("radii"), max(self._certified)
+        radii = asked or [radius for radius in _RADII if radius <= most or radius == 0]
+        return table(
+            counted(len(self), "image"),
+            [
+                *((f"certified accuracy at ε = {one:g}", self.certified_accuracy(one)) for one in radii),
+                ("average certified radius", f"{self.average_radius:.3f}"),
+                ("wrong", self.wrong),
+                ("abstained", self.abstained),
+            ],
+            ("", "share of images, and its 95% interval"),
+        )
 
     def _share(self, hits: list[bool]) -> Share:
         return Share.of(sum(hits) / len(hits), len(hits))
