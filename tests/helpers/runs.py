@@ -25,6 +25,19 @@ SMALL_RUN: dict[str, object] = {
 PLAIN: dict[str, object] = {"defense": "none", "denoiser": None, "steps": None, "votes": None}
 
 
+# Of two calls an image: its first draws, and those behind them.
+TOLD: dict[str, Any] = {
+    "data": "digits",
+    "indices": "0:6",
+    "classifier": "digits",
+    "defense": "none",
+    "sigma": 0.25,
+    "n0": 10,
+    "n": 30,
+    "batch_size": 20,
+}
+
+
 def certify_flags(out: Path, **changes: object) -> list[str]:
     """The command line of SMALL_RUN with other values; None leaves a flag out."""
     flags = {**SMALL_RUN, "out": out}

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,20 +21,11 @@ from diffproof.runs.certify.store import CertifyStore
 from diffproof.runs.progress import Failure, Session, State, WorkerState
 from diffproof.runs.settings import AttackRequest, CertifySettings
 from diffproof.version import version
-from helpers.processes import exit_status, forked, until
-from helpers.runs import change, rows
+from helpers.processes import exit_status
+from helpers.runs import TOLD, change
 
-# Two calls an image: its first draws, and those behind them.
-CERTIFY: dict[str, Any] = {
-    "data": "digits",
-    "indices": "0:6",
-    "classifier": "digits",
-    "defense": "none",
-    "sigma": 0.25,
-    "n0": 10,
-    "n": 30,
-    "batch_size": 20,
-}
+pytestmark = pytest.mark.usefixtures("often")
+
 A_RUN = 6 * 40
 ATTACK: dict[str, Any] = {
     "data": "digits",
@@ -49,41 +40,16 @@ ATTACK: dict[str, Any] = {
 }
 
 
-@pytest.fixture(scope="module")
-def job() -> CertifyRun:
-    return prepare(CertifySettings(**CERTIFY))
-
-
-@pytest.fixture(scope="module")
-def finished(job: CertifyRun, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished run; read only."""
-    folder = tmp_path_factory.mktemp("runs") / "finished"
-    certify_run.run(job, folder)
-    return folder
-
-
-@pytest.fixture
-def copy(finished: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(finished, tmp_path / "copy"))
-
-
-@pytest.fixture(autouse=True)
-def often(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Commit after every call, so that what is told does not depend on the machine."""
-    monkeypatch.setattr(certify_run, "COMMIT_EVERY", 0.0)
-    monkeypatch.setattr(attack_run, "TELL_EVERY", 0.0)
-
-
 def told(folder: Path) -> tuple[list[Session], list[WorkerState], list[Failure]]:
     kind = AttackStore if AttackStore.holds(folder) else CertifyStore
     with kind.reading(folder) as store:
         return store.progress.sessions(), store.progress.workers(), store.progress.failures()
 
 
-def test_a_certification_tells_what_it_did(job: CertifyRun, tmp_path: Path) -> None:
+def test_a_certification_tells_what_it_did(told_job: CertifyRun, tmp_path: Path) -> None:
     before = time.time()
     counted: list[int] = []
-    results = certify_run.run(job, tmp_path / "run", counted.append)
+    results = certify_run.run(told_job, tmp_path / "run", counted.append)
     (session,), (worker,), failures = told(tmp_path / "run")
     assert (session.pid, session.version, session.ended) == (os.getpid(), version(), "finished")
     assert before <= session.started <= worker.heard <= session.told <= time.time()
@@ -96,7 +62,7 @@ def test_a_certification_tells_what_it_did(job: CertifyRun, tmp_path: Path) -> N
     assert failures == []
 
 
-def interrupt(job: CertifyRun, folder: Path, calls: int, error: type[BaseException]) -> None:
+def interrupt(told_job: CertifyRun, folder: Path, calls: int, error: type[BaseException]) -> None:
     """Run until so many calls of the networks are made."""
     made: list[int] = []
 
@@ -106,24 +72,24 @@ def interrupt(job: CertifyRun, folder: Path, calls: int, error: type[BaseExcepti
             raise error
 
     with pytest.raises(error):
-        certify_run.run(job, folder, stop)
+        certify_run.run(told_job, folder, stop)
 
 
 @pytest.mark.parametrize(
     ("error", "ended"), [(KeyboardInterrupt, "interrupted"), (ZeroDivisionError, "failed")]
 )
 def test_each_session_tells_its_own_part(
-    job: CertifyRun, tmp_path: Path, error: type[BaseException], ended: str
+    told_job: CertifyRun, tmp_path: Path, error: type[BaseException], ended: str
 ) -> None:
-    interrupt(job, tmp_path, 3, error)
+    interrupt(told_job, tmp_path, 3, error)
     (first,), (worker,), _ = told(tmp_path)
     assert first.ended == ended
     assert 0 < first.evaluations < A_RUN
     assert first.remaining == A_RUN - first.evaluations
     assert worker.done >= first.evaluations
     # With nothing between, each of these is a session of its own, too.
-    interrupt(job, tmp_path, 4, error)
-    results = certify_run.run(job, tmp_path)
+    interrupt(told_job, tmp_path, 4, error)
+    results = certify_run.run(told_job, tmp_path)
     sessions, (worker,), _ = told(tmp_path)
     assert [one.ended for one in sessions] == [ended, ended, "finished"]
     assert sum(one.images for one in sessions) == len(results) == 6
@@ -133,25 +99,17 @@ def test_each_session_tells_its_own_part(
     assert [one.started for one in sessions] == sorted(one.started for one in sessions)
 
 
-def test_a_command_with_nothing_to_do_tells_nothing(job: CertifyRun, copy: Path) -> None:
+def test_a_command_with_nothing_to_do_tells_nothing(told_job: CertifyRun, copy: Path) -> None:
     before = told(copy)
-    certify_run.run(job, copy)
+    certify_run.run(told_job, copy)
     assert told(copy) == before
 
 
-def test_others_see_a_session_while_it_works_and_when_it_was_killed(job: CertifyRun, tmp_path: Path) -> None:
+def test_others_see_a_session_while_it_works_and_when_it_was_killed(
+    told_job: CertifyRun, at_work: Callable[[Path, Path], int], tmp_path: Path
+) -> None:
     folder, go_on = tmp_path / "run", tmp_path / "go-on"
-
-    def wait(evaluations: int) -> None:
-        if folder.exists() and rows(folder):
-            until(go_on.exists)
-
-    def work() -> int:
-        certify_run.run(job, folder, wait)
-        return 0
-
-    pid = forked(work)
-    until(lambda: (folder / "results.sqlite").exists() and bool(rows(folder)))
+    pid = at_work(folder, go_on)
     for _ in range(2):
         (session,), (worker,), _ = told(folder)
         assert (session.pid, session.ended) == (pid, None)
@@ -160,7 +118,7 @@ def test_others_see_a_session_while_it_works_and_when_it_was_killed(job: Certify
         assert worker.units == session.images
         os.kill(pid, signal.SIGKILL)
     exit_status(pid)
-    certify_run.run(job, folder)
+    certify_run.run(told_job, folder)
     sessions, (worker,), _ = told(folder)
     assert [one.ended for one in sessions] == [None, "finished"]
     # Of the calls after the last commit, none is lost: each is committed.
@@ -209,15 +167,15 @@ def test_workers_are_those_told_last(copy: Path) -> None:
         assert store.progress.workers() == changed
 
 
-def test_failures_are_kept_until_the_image_is_finished(job: CertifyRun, tmp_path: Path) -> None:
-    interrupt(job, tmp_path, 1, KeyboardInterrupt)
+def test_failures_are_kept_until_the_image_is_finished(told_job: CertifyRun, tmp_path: Path) -> None:
+    interrupt(told_job, tmp_path, 1, KeyboardInterrupt)
     with CertifyStore.reading(tmp_path) as store:
         for index, name, error in ((3, "a", "x"), (8, "b", "y" * 1000), (3, "c", "out of memory")):
             store.progress.fail(index, name, error)
         store.commit()
     kept = Failure(8, "y" * 500, 1, "b")
     assert told(tmp_path)[2] == [Failure(3, "out of memory", 2, "c"), kept]
-    certify_run.run(job, tmp_path)
+    certify_run.run(told_job, tmp_path)
     assert told(tmp_path)[2] == [kept]
 
 
@@ -230,7 +188,7 @@ def test_folders_of_earlier_versions(copy: Path) -> None:
     assert told(copy) == ([], [], [])
     for line in (["report"], ["export"], ["verify", "--counts"]):
         assert run([*line, str(copy)]) == 0
-    certify_run.run(prepare(CertifySettings(**{**CERTIFY, "indices": "0:7"})), copy)
+    certify_run.run(prepare(CertifySettings(**{**TOLD, "indices": "0:7"})), copy)
     (session,), (worker,), _ = told(copy)
     assert (session.images, session.remaining, worker.units) == (1, 0, 1)
 

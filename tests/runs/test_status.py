@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,24 +15,16 @@ from diffproof.runs import database
 from diffproof.runs.attack import job as attack_job
 from diffproof.runs.attack import run as attack_run
 from diffproof.runs.certify import run as certify_run
-from diffproof.runs.certify.job import CertifyRun, prepare
+from diffproof.runs.certify.job import CertifyRun
 from diffproof.runs.certify.store import CertifyStore
 from diffproof.runs.database import is_locked
-from diffproof.runs.settings import AttackRequest, CertifySettings
+from diffproof.runs.settings import AttackRequest
 from diffproof.runs.status import load_status
-from helpers.processes import exit_status, forked, until
+from helpers.processes import exit_status, forked
 from helpers.runs import change, rows
 
-CERTIFY: dict[str, Any] = {
-    "data": "digits",
-    "indices": "0:6",
-    "classifier": "digits",
-    "defense": "none",
-    "sigma": 0.25,
-    "n0": 10,
-    "n": 30,
-    "batch_size": 20,
-}
+pytestmark = pytest.mark.usefixtures("often")
+
 ATTACK: dict[str, Any] = {
     "data": "digits",
     "indices": "0:2",
@@ -43,30 +35,6 @@ ATTACK: dict[str, Any] = {
     "attack": "pgd:iterations=2,eot=1",
     "diagnose": 0,
 }
-
-
-@pytest.fixture(scope="module")
-def job() -> CertifyRun:
-    return prepare(CertifySettings(**CERTIFY))
-
-
-@pytest.fixture(scope="module")
-def finished(job: CertifyRun, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished run; read only."""
-    folder = tmp_path_factory.mktemp("runs") / "finished"
-    certify_run.run(job, folder)
-    return folder
-
-
-@pytest.fixture
-def copy(finished: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(finished, tmp_path / "copy"))
-
-
-@pytest.fixture(autouse=True)
-def often(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Commit after every call."""
-    monkeypatch.setattr(certify_run, "COMMIT_EVERY", 0.0)
 
 
 HALF = "DELETE FROM images WHERE image_index > 2"
@@ -126,12 +94,12 @@ def test_what_a_folder_tells(copy: Path, statements: list[str], expected: dict[s
     assert {name: getattr(found, name) for name in expected} == expected
 
 
-def test_the_rest_is_what_the_folder_tells(finished: Path) -> None:
-    found = load_status(finished)
-    with CertifyStore.reading(finished) as store:
+def test_the_rest_is_what_the_folder_tells(told_run: Path) -> None:
+    found = load_status(told_run)
+    with CertifyStore.reading(told_run) as store:
         assert found.sessions == store.progress.sessions() != []
         assert found.workers == store.progress.workers() != []
-    assert (found.folder, found.kind, found.description) == (finished, "certification", "none, sigma = 0.25")
+    assert (found.folder, found.kind, found.description) == (told_run, "certification", "none, sigma = 0.25")
     assert (found.shard, found.part, found.failures) == (None, 6, [])
 
 
@@ -144,19 +112,9 @@ def test_an_attack(tmp_path: Path) -> None:
     assert load_status(tmp_path / "run").description == "none, pgd:iterations=2 exact 0.5, linf 8/255"
 
 
-def test_a_run_at_work(job: CertifyRun, tmp_path: Path) -> None:
+def test_a_run_at_work(at_work: Callable[[Path, Path], int], tmp_path: Path) -> None:
     folder, go_on = tmp_path / "run", tmp_path / "go-on"
-
-    def wait(evaluations: int) -> None:
-        if folder.exists() and rows(folder):
-            until(go_on.exists)
-
-    def work() -> int:
-        certify_run.run(job, folder, wait)
-        return 0
-
-    pid = forked(work)
-    until(lambda: (folder / "results.sqlite").exists() and bool(rows(folder)))
+    pid = at_work(folder, go_on)
     found = load_status(folder)
     (session,) = found.sessions
     assert (found.live, found.state, session.pid) == (True, "running", pid)
@@ -171,13 +129,13 @@ def test_a_run_at_work(job: CertifyRun, tmp_path: Path) -> None:
     assert (found.live, found.state, found.seconds_left) == (False, "finished", None)
 
 
-def test_a_run_that_was_killed(job: CertifyRun, tmp_path: Path) -> None:
+def test_a_run_that_was_killed(told_job: CertifyRun, tmp_path: Path) -> None:
     def stop(evaluations: int) -> None:
         if rows(tmp_path):
             os.kill(os.getpid(), signal.SIGKILL)
 
     def work() -> int:
-        certify_run.run(job, tmp_path, stop)
+        certify_run.run(told_job, tmp_path, stop)
         return 0
 
     assert exit_status(forked(work)) == -signal.SIGKILL
@@ -187,7 +145,7 @@ def test_a_run_that_was_killed(job: CertifyRun, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_no_writer_is_disturbed(job: CertifyRun, copy: Path) -> None:
+def test_no_writer_is_disturbed(told_job: CertifyRun, copy: Path) -> None:
     """Runs that begin while others look, again and again, each get the lock."""
 
     def look() -> int:
@@ -199,7 +157,7 @@ def test_no_writer_is_disturbed(job: CertifyRun, copy: Path) -> None:
         with CertifyStore.reading(copy) as store:
             settings, identity = store.settings, store.identity
         for _ in range(100):
-            with CertifyStore.writing(copy, settings, identity, job.data.fingerprint) as store:
+            with CertifyStore.writing(copy, settings, identity, told_job.data.fingerprint) as store:
                 assert len(store.finished()) == 6
     finally:
         os.kill(pid, signal.SIGKILL)

@@ -102,7 +102,15 @@ def test_attacks_on_workers_are_those_of_one_process(tmp_path: Path) -> None:
     attack_run.run(job, tmp_path / "there", on_evaluations=evaluations.append, hire=hiring(fleet))
     assert contents(tmp_path / "there") == contents(tmp_path / "here")
     assert all(member.units for member in fleet.members.values())
-    assert sum(evaluations) == sum(member.evaluations for member in fleet.members.values())
+    spent = sum(member.evaluations for member in fleet.members.values())
+    assert sum(evaluations) == spent
+    with AttackStore.reading(tmp_path / "there") as store:
+        (session,), workers = store.progress.sessions(), store.progress.workers()
+    assert (session.images, session.work, session.wasted) == (6, 6, 0)
+    # The diagnosis is a unit besides.
+    assert sum(worker.done for worker in workers) == 6
+    assert sum(worker.units for worker in workers) == len(job.groups) + 1
+    assert sum(worker.evaluations for worker in workers) == session.evaluations == spent
 
 
 def test_an_image_whose_attack_fails_is_named_and_recorded_and_the_others_are_done(tmp_path: Path) -> None:

@@ -301,12 +301,14 @@ class Fleet:
             since = member.orders.get(key)
             self._take_back(one)
             size += one.order.size
+            # One about no image is none of what is counted.
+            counts = one.order.size if one.order.images else 0
+            member.size += counts
             member.units += 1
             if since is not None:
                 self._took.append(now - since)
-            self._twice += one.order.size * len(one.holders - {member.number})
+            self._twice += counts * len(one.holders - {member.number})
             source.put(one.order, found)
-        member.size += size
         member.since_done += answer.seconds
         if member.since_done > 0 and size:
             rate, member.since_done = size / member.since_done, 0.0

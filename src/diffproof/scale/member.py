@@ -23,7 +23,7 @@ class Member:
         rate: size of orders done in a second, 0 when nothing is known.
         since_done: seconds that it worked since it last did an order.
         units: orders that it did first.
-        size: their sizes.
+        size: their sizes, but of those about no image.
         evaluations: images that went through its networks.
         seconds: that it worked.
         heard: when it last said something, on the engine's clock.

@@ -17,7 +17,7 @@ from diffproof.runs.groups import FIRST, Groups, order
 from diffproof.runs.progress import TELL_EVERY, alone
 from diffproof.runs.shards import is_first
 from diffproof.runs.store import warn_of_more
-from diffproof.runs.workers import Hire, ImagesFailedError, Roll
+from diffproof.runs.workers import Hire, Roll
 from diffproof.scale.engine import Order
 from diffproof.scale.fleet import Fleet
 
@@ -114,9 +114,8 @@ def _on_workers(session: _Session, fleet: Fleet, groups: list[list[int]], *, dia
 
     try:
         work.run(each)
-    except ImagesFailedError:
+    finally:
         session.say()
-        raise
 
 
 class _Session:
