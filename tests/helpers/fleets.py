@@ -8,6 +8,7 @@ from contextlib import nullcontext
 from typing import Any
 
 from simulated_fleet import Fate, LostError, SimulatedEngine
+from torch import Tensor
 
 from diffproof.runs.attack.job import AttackRun
 from diffproof.runs.attack.workers import worker_of
@@ -20,6 +21,9 @@ from diffproof.scale.fleet import Fleet
 
 def order(*images: int, size: int = 1, key: Hashable = None) -> Order:
     return Order(images if key is None else key, images, size, None)
+
+
+GONE = RuntimeError("device-side assert triggered")
 
 
 class Orders:
@@ -114,6 +118,21 @@ def started(
     fleet = Fleet(SimulatedEngine(worker, fate), workers, facts_of(job.identity()))
     fleet.start()
     return fleet
+
+
+def failing(
+    network: Any, when: Callable[[Tensor], bool], error: Callable[[], BaseException] = lambda: GONE
+) -> None:
+    """Let a network raise on some of its inputs, by default as on a device that is gone."""
+    inner = network.forward
+
+    def forward(images: Tensor) -> Tensor:
+        if when(images):
+            raise error()
+        result: Tensor = inner(images)
+        return result
+
+    network.forward = forward
 
 
 def hiring(fleet: Fleet | None) -> Hire:

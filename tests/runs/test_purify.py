@@ -20,11 +20,12 @@ from torch import Tensor, nn
 import diffproof as dp
 from diffproof.cli.main import run
 from diffproof.denoisers.network import NetworkDenoiser
-from diffproof.methods import parse
 from diffproof.noise import Noise, Stream
 from diffproof.pictures import read_picture, save_grid, save_picture
 from diffproof.runs.defense import load_networks_and_defense
+from diffproof.runs.groups import order
 from diffproof.runs.purify.job import PurifyRun, PurifySettings, find_pictures, prepare_purify
+from diffproof.runs.purify.networks import worker_of
 from diffproof.runs.purify.run import amplification, run_purify
 from helpers.command_line import Refused, composed, words
 from helpers.files import tree
@@ -170,16 +171,36 @@ def test_coup_needs_a_classifier(tmp_path: Path, pictures: Path, refused: Refuse
 
 
 def test_a_defence_without_classifier_cannot_be_called() -> None:
-    defense = load_networks_and_defense(
-        parse("defense", "diffpure:t_star=0.1,steps=1"),
-        classifier=None,
-        denoiser="digits",
-        guide=None,
-        precision="float32",
-        device=torch.device("cpu"),
-    )
+    settings = PurifySettings(defense="diffpure:t_star=0.1,steps=1", denoiser="digits")
+    defense = load_networks_and_defense(settings, torch.device("cpu"))
     with pytest.raises(ValueError, match="classifier: this defence only purifies; expected a classifier"):
         defense(digits(1))
+
+
+def test_a_worker_tells_whether_a_picture_fails_or_all_do() -> None:
+    settings = PurifySettings(defense="diffpure:t_star=0.1,steps=2", denoiser="digits")
+    purifier: Any = load_networks_and_defense(settings, torch.device("cpu"))
+    images, gone = digits(3), False
+    worker = worker_of(purifier, settings, torch.device("cpu"))
+    orders = [order([place], {place: images[place]}) for place in range(3)]
+    inner, bad = purifier.purify, images[1]
+
+    def purify(images: Tensor, *noise: Any) -> Tensor:
+        if bool((images == bad).any(0).all()):
+            raise RuntimeError("bad picture")
+        if gone:
+            raise RuntimeError("device-side assert triggered")
+        result: Tensor = inner(images, *noise)
+        return result
+
+    purifier.purify = purify
+    answer = worker.work(orders[1:2], 60.0)
+    assert (answer.done, answer.failed) == ([], [((1,), "RuntimeError: bad picture")])
+    assert [key for key, _ in worker.work(orders, 60.0).done] == [(0,), (2,)]
+    # Its device is gone.
+    gone = True
+    with pytest.raises(RuntimeError, match="device-side assert"):
+        worker.work(orders[:1], 60.0)
 
 
 def test_class_names_stand_for_labels(tmp_path: Path, pictures: Path) -> None:

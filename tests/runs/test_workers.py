@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,13 @@ from diffproof.cli.main import run
 from diffproof.runs.attack import run as attack_run
 from diffproof.runs.attack.job import AttackRun, prepare
 from diffproof.runs.attack.store import AttackStore
+from diffproof.runs.attack.workers import worker_of
 from diffproof.runs.folder import claimed
+from diffproof.runs.groups import GroupWorker
 from diffproof.runs.settings import AttackRequest
 from diffproof.runs.workers import ImagesFailedError
 from helpers.command_line import Refused, words
-from helpers.fleets import hiring, started
+from helpers.fleets import failing, hiring, started
 from helpers.runs import PLAIN, attacked_rows, certify_flags, contents
 
 # Where no cluster can be.
@@ -113,25 +116,40 @@ def test_attacks_on_workers_are_those_of_one_process(tmp_path: Path) -> None:
     assert sum(worker.evaluations for worker in workers) == session.evaluations == spent
 
 
-def test_an_image_whose_attack_fails_is_named_and_recorded_and_the_others_are_done(tmp_path: Path) -> None:
-    few: dict[str, object] = {
-        "defense": "none",
-        "denoiser": None,
-        "attack": "pgd:iterations=2",
-        "diagnose": 0,
-    }
-    job, bad = attack_of(**few), 6
+# Fast.
+FEW: dict[str, object] = {"defense": "none", "denoiser": None, "attack": "pgd:iterations=2", "diagnose": 0}
+
+
+def test_a_worker_that_can_attack_nothing_any_more_says_so(
+    tmp_path: Path,
+) -> None:
+    job = attack_of(**FEW, batch_size=1)
     attack_run.run(job, tmp_path / "here")
-    classifier: Any = job.view.defense.classifier
-    inner, clean = classifier.forward, job.data.pixels[bad]
 
-    def forward(images: Tensor) -> Tensor:
-        if bool(((images - clean).abs().flatten(1).amax(1) < 0.11).any()):
-            raise RuntimeError("bad pixel")
-        result: Tensor = inner(images)
-        return result
+    def make(number: int) -> GroupWorker:
+        own = attack_of(**FEW, batch_size=1)
+        if number < 2:
+            # Their device is gone, after some calls of the network.
+            calls = count(1)
+            failing(own.view.defense.classifier, lambda images: next(calls) > 2)
+        return worker_of(own)
 
-    classifier.forward = forward
+    fleet = started(job, 3, make=make)
+    attack_run.run(job, tmp_path / "there", hire=hiring(fleet))
+    assert contents(tmp_path / "there") == contents(tmp_path / "here")
+    assert [fleet.members[number].state for number in (0, 1)] == ["lost", "lost"]
+    assert "device-side assert" in fleet.members[0].error
+
+
+def test_an_image_whose_attack_fails_is_named_and_recorded_and_the_others_are_done(tmp_path: Path) -> None:
+    job, bad = attack_of(**FEW), 6
+    attack_run.run(job, tmp_path / "here")
+    clean = job.data.pixels[bad]
+
+    def near(images: Tensor) -> bool:
+        return bool(((images - clean).abs().flatten(1).amax(1) < 0.11).any())
+
+    failing(job.view.defense.classifier, near, lambda: RuntimeError("bad pixel"))
     with pytest.raises(ImagesFailedError, match=f"^image {bad} failed on every worker: RuntimeError: bad"):
         attack_run.run(job, tmp_path / "there", hire=hiring(started(job, 2)))
     done = [row for row in attacked_rows(tmp_path / "here") if row[0] != bad]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Protocol
+
 import torch
 from torch import Tensor, nn
 
@@ -19,29 +21,38 @@ from diffproof.methods import MethodSpec, check_networks, describe
 _LEVELS = 1000
 
 
-def load_networks_and_defense(
-    method: MethodSpec,
-    *,
-    classifier: str | None,
-    denoiser: str | None,
-    precision: str,
-    device: torch.device,
-    guide: str | None = None,
-) -> Defense:
+class Networks(Protocol):
+    """What settings say of a defence and its networks; perhaps with a `guide`, the spec of a classifier."""
+
+    @property
+    def method(self) -> MethodSpec:
+        """The defence with its settings."""
+
+    @property
+    def classifier(self) -> str | None:
+        """Its spec; None for a method that takes none, or that only purifies and cannot be called then."""
+
+    @property
+    def denoiser(self) -> str | None:
+        """Its spec; None for a method that takes none."""
+
+    @property
+    def precision(self) -> str:
+        """The dtype of the networks."""
+
+
+def load_networks_and_defense(settings: Networks, device: torch.device) -> Defense:
     """A defence with its networks, in evaluation mode.
 
     Args:
-        method: the defence with its settings.
-        classifier: spec; None for a method that takes none, or that purifies without asking one, which cannot
-            be called then.
-        denoiser: spec.
-        precision: dtype of the networks.
+        settings: what is asked for.
         device: where they are.
-        guide: spec of a classifier.
 
     Raises:
         ValueError: unreadable networks, or what does not fit together.
     """
+    method, classifier, denoiser = settings.method, settings.classifier, settings.denoiser
+    guide: str | None = getattr(settings, "guide", None)
     own = describe("defense", method.name)
     only_purifies = classifier is None and "classifier" in own.takes
     if not only_purifies or "purify" not in own.can or "ask" in own.can:
@@ -60,7 +71,7 @@ def load_networks_and_defense(
     defense = load_defense(
         with_levels(method, diffusion), classifier=answering, denoiser=diffusion, guide=guiding
     )
-    return set_precision(defense, getattr(torch, precision)).to(device)
+    return set_precision(defense, getattr(torch, settings.precision)).to(device)
 
 
 def with_levels(method: MethodSpec, denoiser: Denoiser | None) -> MethodSpec:

@@ -31,6 +31,7 @@ class GroupWorker:
         do: what an order finds, with at most so many rows at once.
         batch_size: most rows at once; halved for good when memory runs out.
         evaluated: images that went through a network so far.
+        check: raises what the networks raise on an image that they can take.
     """
 
     def __init__(
@@ -39,8 +40,10 @@ class GroupWorker:
         do: Callable[[Order, int], Any],
         batch_size: int,
         evaluated: Callable[[], int],
+        check: Callable[[], object],
     ) -> None:
         self._hello, self._do, self._batch_size, self._evaluated = hello, do, batch_size, evaluated
+        self._check = check
         self._left: deque[Order] = deque()
 
     def hello(self) -> Hello:
@@ -48,7 +51,11 @@ class GroupWorker:
         return self._hello
 
     def work(self, orders: Sequence[Order], seconds: float) -> Answer:
-        """See Worker."""
+        """See Worker.
+
+        Raises:
+            Exception: what the networks raise on what they could do when they were loaded.
+        """
         started, before, answer = time.monotonic(), self._evaluated(), Answer()
         self._left.extend(orders)
         while self._left and (not answer.done or time.monotonic() - started < seconds):
@@ -59,6 +66,9 @@ class GroupWorker:
                 known = isinstance(error, ArgumentError)
                 told = str(error) if known else f"{type(error).__name__}: {error}"
                 answer.failed.append((one.key, printable(told)))
+        if answer.failed and not answer.done:
+            # It may be this worker that is broken.
+            self._check()
         answer.batch_size, answer.evaluations = self._batch_size, self._evaluated() - before
         answer.seconds = time.monotonic() - started
         return answer

@@ -9,10 +9,12 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
-from typing import Any
+from typing import Any, Protocol, Self, TypeVar
 
 from diffproof.errors import UnfinishedError
+from diffproof.own_code import current_directory_first
 from diffproof.runs.progress import Progress, WorkerState
+from diffproof.runs.settings import RunSettings
 from diffproof.runs.store import Identity
 from diffproof.scale.cluster import RayEngine, connected
 from diffproof.scale.engine import Hello, Worker
@@ -41,6 +43,42 @@ class ImagesFailedError(UnfinishedError):
         others = f"; so did {shortened(images[1:])}" * (len(images) > 1)
         super().__init__(f"{what} {images[0]} failed on every worker: {failed[min(failed)]}{others}; {left}")
         self.failed = failed
+
+
+class Prepared(Protocol):
+    """A run with its networks."""
+
+    def on(self, device: str) -> Self:
+        """The run with its networks on a device; see `resolve_device`."""
+
+
+S = TypeVar("S", bound=RunSettings)
+J = TypeVar("J", bound=Prepared)
+
+
+def prepared(
+    settings: S,
+    surroundings: Surroundings,
+    shipped: J | None,
+    *,
+    prepare: Callable[[S], J],
+    tried: Callable[[J], J],
+) -> J:
+    """A run in a worker's process, whose networks have run once.
+
+    Args:
+        settings: of the run.
+        surroundings: of the command.
+        shipped: the run; None to read its networks and images here.
+        prepare: loads it.
+        tried: runs its networks once.
+
+    Raises:
+        ValueError: what these raise.
+    """
+    surroundings.enter()
+    with current_directory_first():
+        return prepare(settings) if shipped is None else tried(shipped.on(settings.device))
 
 
 @contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Callable
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from diffproof.runs.settings import CertifySettings
 from diffproof.runs.workers import ImagesFailedError
 from diffproof.scale.engine import Order
 from diffproof.smoothing.schedule import Unit
-from helpers.fleets import hiring, started
+from helpers.fleets import failing, hiring, started
 from helpers.runs import contents, rows
 
 VOTES: dict[str, Any] = {"defense": "densepure:steps=2,votes=5", "denoiser": "digits"}
@@ -233,16 +234,12 @@ def poisoned(job: CertifyRun, images: list[int], error: Callable[[], BaseExcepti
     """Let a job's classifier raise on draws that are nearest to these of its images."""
     base: Any = job.smoothed.base
     clean = torch.stack([job.data.pixels[index] for index in job.indices])
-    inner = base.classifier.forward
 
-    def forward(images_in: Tensor) -> Tensor:
-        nearest = torch.cdist(images_in.flatten(1), clean.flatten(1)).argmin(1)
-        if {job.indices[place] for place in nearest.tolist()} & set(images):
-            raise error()
-        result: Tensor = inner(images_in)
-        return result
+    def near(draws: Tensor) -> bool:
+        nearest = torch.cdist(draws.flatten(1), clean.flatten(1)).argmin(1)
+        return bool({job.indices[place] for place in nearest.tolist()} & set(images))
 
-    base.classifier.forward = forward
+    failing(base.classifier, near, error)
 
 
 def broken() -> BaseException:
@@ -331,18 +328,9 @@ def test_a_worker_that_can_label_nothing_any_more_says_so_and_its_orders_go_to_o
         worker = CertifyWorker(job)
         if number < 2:
             # Their device is gone, after the first network calls.
-            classifier: Any = job.smoothed.base
-            inner, calls = classifier.classifier.forward, 0
-
-            def forward(images: Tensor) -> Tensor:
-                nonlocal calls
-                calls += 1
-                if calls > 3:
-                    raise RuntimeError("device-side assert triggered")
-                result: Tensor = inner(images)
-                return result
-
-            classifier.classifier.forward = forward
+            base: Any = job.smoothed.base
+            calls = count(1)
+            failing(base.classifier, lambda images: next(calls) > 3)
         return worker
 
     fleet = started(one.job, 3, make=make)
@@ -361,15 +349,8 @@ def test_memory_that_runs_out_on_one_worker_halves_its_batch_alone(
         job = job_of("fixed")
         if number == 1:
             base: Any = job.smoothed.base
-            inner = base.classifier.forward
-
-            def forward(images: Tensor) -> Tensor:
-                if len(images) > 5:
-                    raise torch.OutOfMemoryError("CUDA out of memory")
-                result: Tensor = inner(images)
-                return result
-
-            base.classifier.forward = forward
+            full = torch.OutOfMemoryError("CUDA out of memory")
+            failing(base.classifier, lambda images: len(images) > 5, lambda: full)
         return CertifyWorker(job)
 
     fleet = started(one.job, 3, make=make)

@@ -99,14 +99,7 @@ def prepare(request: AttackRequest, *, here: bool = True) -> AttackRun:
     request, data, indices = load_images(request)
     settings, attack = settle(request, max(data.pixels[indices[0]].shape[-2:]))
     device = resolve_device(settings.device if here else "cpu")
-    defense = load_networks_and_defense(
-        settings.method,
-        classifier=settings.classifier,
-        denoiser=settings.denoiser,
-        guide=settings.guide,
-        precision=settings.precision,
-        device=device,
-    )
+    defense = load_networks_and_defense(settings, device)
     data = classes_for(defense, data, settings).fitting(defense, defense.classifier)
     # An attack differentiates with respect to images; weights would only take memory.
     defense.requires_grad_(False)

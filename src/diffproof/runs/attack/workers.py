@@ -5,7 +5,6 @@ from __future__ import annotations
 from contextlib import AbstractContextManager
 from typing import Any
 
-from diffproof.own_code import current_directory_first
 from diffproof.runs import workers
 from diffproof.runs.attack.attacking import attack_images, findings_of, watched
 from diffproof.runs.attack.job import AttackRun, prepare, tried
@@ -17,21 +16,11 @@ from diffproof.scale.surroundings import Surroundings
 from diffproof.scale.workforce import Workforce
 
 
-def attack_worker(settings: object, surroundings: Surroundings, shipped: AttackRun | None) -> GroupWorker:
-    """A worker of an attack run, whose networks have labelled an image.
-
-    Args:
-        settings: of the run.
-        surroundings: of the command.
-        shipped: the run; None to read its networks and images here.
-
-    Raises:
-        ValueError: see `prepare`.
-    """
-    surroundings.enter()
-    assert isinstance(settings, AttackSettings)
-    with current_directory_first():
-        return worker_of(prepare(settings) if shipped is None else tried(shipped.on(settings.device)))
+def attack_worker(
+    settings: AttackSettings, surroundings: Surroundings, shipped: AttackRun | None
+) -> GroupWorker:
+    """A worker of a run; see `prepared`."""
+    return worker_of(workers.prepared(settings, surroundings, shipped, prepare=prepare, tried=tried))
 
 
 def worker_of(job: AttackRun) -> GroupWorker:
@@ -50,7 +39,7 @@ def worker_of(job: AttackRun) -> GroupWorker:
             return [image for part in parts for image in attack_images(job, part, batch_size)]
 
     hello = workers.hello(str(job.device), workers.facts_of(job.identity()))
-    return GroupWorker(hello, do, job.settings.batch_size, lambda: evaluated[0])
+    return GroupWorker(hello, do, job.settings.batch_size, lambda: evaluated[0], lambda: tried(job))
 
 
 def hired(job: AttackRun, asked: Workforce) -> AbstractContextManager[Fleet]:

@@ -88,13 +88,7 @@ def prepare(settings: CertifySettings, *, here: bool = True) -> CertifyRun:
     if settings.noise == SmoothingNoise.GRID and settings.levels is None:
         settings = replace(settings, levels=data.levels or LEVELS)
     device = resolve_device(settings.device if here else "cpu")
-    defense = load_networks_and_defense(
-        settings.method,
-        classifier=settings.classifier,
-        denoiser=settings.denoiser,
-        precision=settings.precision,
-        device=device,
-    )
+    defense = load_networks_and_defense(settings, device)
     data = classes_for(defense, data, settings).fitting(defense, defense.classifier)
     assert isinstance(defense, CertifiableDefense)
     smoothed = Smoothed(defense, settings.sigma, noise=settings.noise, levels=settings.levels)

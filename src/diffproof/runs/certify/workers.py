@@ -15,7 +15,8 @@ from diffproof.defenses.repeatability import check_unchanged
 from diffproof.errors import printable
 from diffproof.runs import workers
 from diffproof.runs.certify.job import CertifyRun, label_first, prepare, tried
-from diffproof.runs.workers import Roll, facts_of, hello
+from diffproof.runs.settings import CertifySettings
+from diffproof.runs.workers import Roll, facts_of, hello, prepared
 from diffproof.scale.engine import Answer, Hello, Order
 from diffproof.scale.fleet import Fleet
 from diffproof.scale.surroundings import Surroundings
@@ -185,24 +186,11 @@ class CertifyWorker:
             label_first(self._job, 1)
 
 
-def certify_worker(settings: object, surroundings: Surroundings, shipped: CertifyRun | None) -> CertifyWorker:
-    """A worker of a run, whose networks have labelled a draw.
-
-    Args:
-        settings: of the run.
-        surroundings: of the command.
-        shipped: the run; None to read its networks and images here.
-
-    Raises:
-        ValueError: see `prepare`.
-    """
-    from diffproof.own_code import current_directory_first
-    from diffproof.runs.settings import CertifySettings
-
-    surroundings.enter()
-    assert isinstance(settings, CertifySettings)
-    with current_directory_first():
-        return CertifyWorker(prepare(settings) if shipped is None else tried(shipped.on(settings.device)))
+def certify_worker(
+    settings: CertifySettings, surroundings: Surroundings, shipped: CertifyRun | None
+) -> CertifyWorker:
+    """A worker of a run; see `prepared`."""
+    return CertifyWorker(prepared(settings, surroundings, shipped, prepare=prepare, tried=tried))
 
 
 def hired(job: CertifyRun, asked: Workforce) -> AbstractContextManager[Fleet]:

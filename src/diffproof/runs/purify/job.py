@@ -111,7 +111,7 @@ class PurifyRun:
         Raises:
             ValueError: it cannot be decoded, or has another size. OSError: it cannot be read.
         """
-        channels, *size = _shape(self.defense)
+        channels, *size = image_shape(self.defense)
         pixels = read_picture(picture.path, channels, self.settings.image_size)
         if list(pixels.shape[1:]) != size:
             wanted, got = ("×".join(map(str, reversed(shape))) for shape in (size, pixels.shape[1:]))
@@ -122,7 +122,12 @@ class PurifyRun:
         return pixels
 
 
-def _shape(defense: Purifier) -> tuple[int, int, int]:
+def image_shape(defense: Purifier) -> tuple[int, int, int]:
+    """Channels, height and width of the pictures that it purifies.
+
+    Raises:
+        ValueError: it has none, or channels that no picture has.
+    """
     shape = defense.denoiser.image_shape
     if shape is None or shape[0] not in (1, 3):
         raise ArgumentError(
@@ -198,17 +203,10 @@ def prepare_purify(
     pictures = find_pictures(sources, out)
     _check_free(out, pictures, force=force)
     device = resolve_device(settings.device if here else "cpu")
-    defense = load_networks_and_defense(
-        settings.method,
-        classifier=settings.classifier,
-        denoiser=settings.denoiser,
-        guide=settings.guide,
-        precision=settings.precision,
-        device=device,
-    )
+    defense = load_networks_and_defense(settings, device)
     assert isinstance(defense, Purifier)
     job = PurifyRun(settings, out, pictures, defense, device)
-    check_batch(min(settings.batch_size, len(pictures)), _shape(defense))
+    check_batch(min(settings.batch_size, len(pictures)), image_shape(defense))
     unreadable: dict[Picture, str] = {}
     for picture in pictures:
         try:

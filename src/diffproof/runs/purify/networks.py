@@ -19,7 +19,7 @@ from diffproof.runs.code import own_code_of
 from diffproof.runs.defense import load_networks_and_defense
 from diffproof.runs.groups import GroupWorker
 from diffproof.runs.prepare import resolve_device
-from diffproof.runs.purify.job import PurifyRun, PurifySettings
+from diffproof.runs.purify.job import PurifyRun, PurifySettings, image_shape
 from diffproof.scale.engine import Order
 from diffproof.scale.fleet import Fleet
 from diffproof.scale.surroundings import Surroundings
@@ -81,7 +81,9 @@ def facts(defense: Purifier, settings: PurifySettings) -> dict[str, object]:
     }
 
 
-def purify_worker(settings: object, surroundings: Surroundings, shipped: Purifier | None) -> GroupWorker:
+def purify_worker(
+    settings: PurifySettings, surroundings: Surroundings, shipped: Purifier | None
+) -> GroupWorker:
     """A worker of a purification, whose orders are pictures by their places.
 
     Args:
@@ -93,19 +95,16 @@ def purify_worker(settings: object, surroundings: Surroundings, shipped: Purifie
         ValueError: they cannot be read.
     """
     surroundings.enter()
-    assert isinstance(settings, PurifySettings)
-    device, evaluated = resolve_device(settings.device), [0]
+    device = resolve_device(settings.device)
     with current_directory_first():
-        defense = shipped or load_networks_and_defense(
-            settings.method,
-            classifier=settings.classifier,
-            denoiser=settings.denoiser,
-            guide=settings.guide,
-            precision=settings.precision,
-            device=device,
-        )
+        defense = shipped or load_networks_and_defense(settings, device)
     assert isinstance(defense, Purifier)
-    purifier = defense.to(device)
+    return worker_of(defense.to(device), settings, device)
+
+
+def worker_of(purifier: Purifier, settings: PurifySettings, device: torch.device) -> GroupWorker:
+    """A worker with what purifies on its device."""
+    evaluated = [0]
 
     def do(one: Order, batch_size: int) -> Outcome:
         parts = []
@@ -117,7 +116,12 @@ def purify_worker(settings: object, surroundings: Surroundings, shipped: Purifie
         return torch.cat([after for after, _ in parts]), [label for _, labels in parts for label in labels]
 
     hello = workers.hello(str(device), dict(facts(purifier, settings)))
-    return GroupWorker(hello, do, settings.batch_size, lambda: evaluated[0])
+    grey = torch.full((1, *image_shape(purifier)), 0.5, device=device)
+
+    def check() -> None:
+        purified(purifier, settings, grey, [0])
+
+    return GroupWorker(hello, do, settings.batch_size, lambda: evaluated[0], check)
 
 
 def hired(job: PurifyRun, asked: Workforce) -> AbstractContextManager[Fleet]:
