@@ -47,12 +47,13 @@ def printable(text: object, most: int = LONGEST_LINE) -> str:
     the middle of what is longer than `most` is left out.
     """
     line = " ".join(str(text).split())
-    line = "".join(c if c.isprintable() else _escaped(c) for c in line)
+    line = "".join(c if c.isprintable() else escaped(c) for c in line)
     end = min(_SHOWN_END, most // 3)
     return line if len(line) <= most else f"{line[: most - end - 1]}…{line[-end:]}"
 
 
-def _escaped(character: str) -> str:
+def escaped(character: str) -> str:
+    """What stands for a control character, or for a byte that is no text: \\x1b, \\xff."""
     # Python has a byte that is no text of its encoding as a surrogate of its own.
     byte = ord(character) - 0xDC00
     return f"\\x{byte:02x}" if 0x80 <= byte <= 0xFF else character.encode("unicode_escape").decode()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import warnings
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
@@ -212,6 +213,13 @@ def save_picture(path: Path, picture: Tensor) -> None:
     """Write a picture as PNG of 8 bits a channel, C×H×W in [0, 1] with C = 1 or 3."""
     with replacing(path) as fresh:
         _to_pil(picture).save(fresh, format="PNG")
+
+
+def png(picture: Tensor) -> bytes:
+    """A picture as a PNG file of 8 bits a channel, C×H×W floats, cut to [0, 1], with C = 1 or 3."""
+    file = io.BytesIO()
+    _to_pil(picture).save(file, format="PNG", optimize=True)
+    return file.getvalue()
 
 
 def save_grid(path: Path, images: Tensor, *, titles: Sequence[str] = (), labels: Sequence[str] = ()) -> None:

@@ -17,6 +17,7 @@ LEVELS = (
     ("smoothing", "attacks", "theory"),
     ("training", "scale"),
     ("runs",),
+    ("web",),
     ("cli", "__main__"),
 )
 

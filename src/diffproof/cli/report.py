@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -14,6 +15,10 @@ from diffproof.cli.paths import PATH
 from diffproof.cli.screen import print_json
 from diffproof.errors import ArgumentError, printable
 from diffproof.wording import counted
+
+if TYPE_CHECKING:
+    from diffproof.runs.attack.report import AttackReport
+    from diffproof.runs.certify.report import Report
 
 
 @command()
@@ -34,6 +39,9 @@ from diffproof.wording import counted
     help="Compare all others with this one of RUNS. [default: the first of each sigma or threat]",
 )
 @click.option("--out", type=PATH, help="Write tables (CSV) and pictures to this folder.")
+@click.option("--html", type=PATH, help="Write a page for the browser, with every image, to this file.")
+@click.option("--data", help="Take the images of --html from here. [default: packaged data of the runs]")
+@click.option("--trust", is_flag=True, help="Open the data that RUNS name, for the images of --html.")
 @click.option("--force", is_flag=True, help="Overwrite what is there.")
 @json_option
 def report(
@@ -42,6 +50,9 @@ def report(
     over: str | None,
     against: Path | None,
     out: Path | None,
+    html: Path | None,
+    data: str | None,
+    trust: bool,
     force: bool,
     as_json: bool,
 ) -> None:
@@ -53,23 +64,30 @@ def report(
 
     Two runs are compared on the images that both have: the difference in points with its 95% score interval
     (Tango 1998), and the p-value of the exact McNemar test, corrected for all comparisons (Holm).
+
+    The page of --html is one file that loads nothing: charts, tables, every image with its certificate or
+    attack, settings, hashes, the command that repeats each run. Pictures of certified images are read from
+    packaged data, from --data or, with --trust, from what RUNS name, and shown if their hashes are the runs'.
     """
     from diffproof.runs.attack.store import AttackStore
 
-    check_force(out)
+    _check_html(out, html, over, force)
     attacks = [AttackStore.holds(run) for run in runs]
     radii = "0,0.25,0.5,0.75,1" if at is None else at
     if over is not None:
         refuse_given("against", "compares several runs, --over takes one")
-        tell, document = _report_ablation(runs, attacks, radii, over, out, force)
+        tell, document, found = _report_ablation(runs, attacks, radii, over, out, force)
     elif not any(attacks):
-        tell, document = _report_certified(runs, radii, against, out, force)
+        tell, document, found = _report_certified(runs, radii, against, out, force)
     elif not all(attacks):
         raise ArgumentError("runs", "expected runs of one kind, got certification and attack runs")
     elif at is not None:
         raise ArgumentError("at", "radii are for certification runs, got attack runs")
     else:
-        tell, document = _report_attacks(runs, against, out, force)
+        tell, document, found = _report_attacks(runs, against, out, force)
+    if html is not None and found is not None:
+        _write_page(found, html, data, trust)
+        document["written"].append(html)
     if as_json:
         print_json(document)
         return
@@ -78,8 +96,34 @@ def report(
         click.echo(printable(f"written: {path}"))
 
 
-# What prints a report for people, and what programs get.
-Told = tuple[Callable[[], None], Document]
+# What prints a report for people, what programs get, and what a page is made of, where there is one.
+Told = tuple[Callable[[], None], Document, "Report | AttackReport | None"]
+
+
+def _check_html(out: Path | None, html: Path | None, over: str | None, force: bool) -> None:
+    from diffproof.checks import renamed
+    from diffproof.files import check_out_file
+
+    if html is None:
+        check_force(out)
+        for name in ("data", "trust"):
+            refuse_given(name, "is for --html, which is not given")
+        return
+    if over is not None:
+        raise ArgumentError("html", "shows whole runs, not what fewer votes or draws do, got --over too")
+    with renamed({"out": "html"}):
+        check_out_file(html, force=force)
+
+
+def _write_page(report: Report | AttackReport, html: Path, data: str | None, trust: bool) -> None:
+    from diffproof.files import replacing
+    from diffproof.runs.places import Places
+    from diffproof.web.report.opened import open_runs
+    from diffproof.web.report.page import report_page
+
+    page = report_page(open_runs(report, Places({} if data is None else {"data": data}, trust)))
+    with replacing(html) as fresh:
+        fresh.write_text(page, encoding="utf-8")
 
 
 def _report_certified(
@@ -91,7 +135,7 @@ def _report_certified(
 
     loaded = load_report(runs, _radii(at), against)
     written = () if out is None else write_report(loaded, out, force=force)
-    return partial(print_report, loaded), of_report(loaded, written)
+    return partial(print_report, loaded), of_report(loaded, written), loaded
 
 
 def _radii(at: str) -> list[float]:
@@ -116,7 +160,7 @@ def _report_ablation(
         raise ArgumentError("over", f"expected one certification run, got {got}")
     ablation = load_ablation(runs[0], Over(over), check_at(_radii(at)))
     written = () if out is None else write_ablation(ablation, out, force=force)
-    return partial(print_ablation, ablation), of_ablation(ablation, written)
+    return partial(print_ablation, ablation), of_ablation(ablation, written), None
 
 
 def _report_attacks(runs: tuple[Path, ...], against: Path | None, out: Path | None, force: bool) -> Told:
@@ -125,4 +169,4 @@ def _report_attacks(runs: tuple[Path, ...], against: Path | None, out: Path | No
 
     loaded = load_attack_report(runs, against)
     written = () if out is None else write_attack_report(loaded, out, force=force)
-    return partial(print_attack_report, loaded), of_attack_report(loaded, written)
+    return partial(print_attack_report, loaded), of_attack_report(loaded, written), loaded

@@ -47,6 +47,17 @@ class Places:
                 f" made it; --data, --denoiser, --classifier and --guide give it anew; --counts needs none",
             )
 
+    def data(self, settings: RunSettings, folder: Path) -> str | None:
+        """Where the images of a run may be read from; None where what it names is not trusted.
+
+        A data set of the Hub is fetched only for who trusts, too.
+        """
+        if "data" in self.given:
+            return self.given["data"]
+        if settings.data in SHIPPED:
+            return settings.data
+        return _found(settings.data, folder) if self.trust else None
+
     def settle(self, settings: S, identity: Identity, folder: Path) -> tuple[S, list[str]]:
         """The settings with these places and exactly the run's images, and remarks on where things were.
 

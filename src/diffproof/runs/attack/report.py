@@ -144,7 +144,7 @@ def _remarks(row: AttackRow) -> list[str]:
             " counted as wrong"
         )
     attacked = [image for image in row.results if image.evaluated.result is not None]
-    unchanged = sum(not bool(_difference(image).any()) for image in attacked)
+    unchanged = sum(not bool(difference(image).any()) for image in attacked)
     if unchanged:
         made.append(f"{part_of(unchanged, len(attacked), 'attacked image')} unchanged")
     if row.settings.protocol is not None:
@@ -274,7 +274,7 @@ def write_attack_table(report: AttackReport, path: Path) -> None:
 def draw_pictures(row: AttackRow, path: Path) -> None:
     """A sheet of the first attacked images, one at least: clean, perturbed, difference enlarged, purified."""
     shown = [image for image in row.results if image.evaluated.result is not None][:PICTURES]
-    largest = max(float(_difference(image).abs().max()) for image in shown)
+    largest = max(float(difference(image).abs().max()) for image in shown)
     factor = 0.5 / largest if largest > 0 else 1.0
     titles = ["clean", "perturbed", f"difference ×{factor:.3g}"]
     purified = all(image.purified is not None for image in shown)
@@ -283,14 +283,15 @@ def draw_pictures(row: AttackRow, path: Path) -> None:
     lines = []
     for image in shown:
         assert image.evaluated.result is not None
-        line = [image.clean, image.evaluated.result.adversarial, 0.5 + factor * _difference(image)]
+        line = [image.clean, image.evaluated.result.adversarial, 0.5 + factor * difference(image)]
         if purified and image.purified is not None:
             line.append(image.purified)
         lines.append(torch.stack([part.float() for part in line]))
     save_grid(path, torch.stack(lines), titles=titles, labels=[_caption(image) for image in shown])
 
 
-def _difference(image: AttackedImage) -> Tensor:
+def difference(image: AttackedImage) -> Tensor:
+    """What the attack added to an attacked image, C×H×W."""
     assert image.evaluated.result is not None
     return (image.evaluated.result.adversarial - image.clean).float()
 

@@ -1,0 +1,1 @@
+"""The report in the browser: one self-contained page of runs."""

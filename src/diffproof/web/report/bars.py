@@ -1,0 +1,101 @@
+"""Robust accuracy as bars within a table: every score after the attack beside that on clean images."""
+
+from __future__ import annotations
+
+from diffproof.attacks.scoring import Score, Scores
+from diffproof.intervals import Share
+from diffproof.runs.attack.report import AttackReport, AttackRow
+from diffproof.web.markup import Html, tag
+from diffproof.web.report.shares import interval, percent
+
+# What the scores are called in the terminal's report.
+NAMES = {
+    Score.FRESH: "one draw",
+    Score.MAJORITY: "majority",
+    Score.WORST: "worst",
+    Score.OPTIMISATION: "while optimising",
+}
+_HIGH = 16
+
+
+def bars(report: AttackReport) -> Html:
+    """The figure of all runs, with what shows and hides its bars."""
+    choices = [
+        tag(
+            "label",
+            tag("input", type="checkbox", checked=True, data_score=score.value),
+            tag("span", NAMES[score]),
+        )
+        for score in Score
+    ]
+    clean = tag(
+        "label", tag("input", type="checkbox", checked=True, data_clean=True), tag("span", "clean images")
+    )
+    bands = tag(
+        "label", tag("input", type="checkbox", checked=True, data_bands=True), tag("span", "95% intervals")
+    )
+    legend = tag("fieldset", tag("legend", "Bars"), choices, clean, bands, class_="legend")
+    head = [tag("th", name, scope="col") for name in ("score", "0 to 100%", "after the attack, and clean")]
+    body = [_run(report, row) for row in report.rows]
+    table = tag(
+        "table",
+        tag(
+            "caption",
+            "Accuracy after the attack (full bar) and on clean images (outline), 95% interval in brackets",
+        ),
+        tag("thead", tag("tr", head)),
+        body,
+        class_="bars",
+    )
+    return tag("div", legend, tag("div", table, class_="wide", tabindex=0), class_="chart")
+
+
+def _run(report: AttackReport, row: AttackRow) -> Html:
+    name = tag("code", report.label(row)), " under ", tag("code", row.settings.describe_attack())
+    head = tag("tr", tag("th", name, colspan=3, scope="rowgroup"))
+    return tag("tbody", head, [_score(score, row.clean, row.attacked) for score in Score])
+
+
+def _score(score: Score, clean: Scores, attacked: Scores) -> Html:
+    before, after = (_share(scores, score) for scores in (clean, attacked))
+    return tag(
+        "tr",
+        tag("th", NAMES[score], scope="row"),
+        tag("td", _bar(NAMES[score], before, after), class_="bar"),
+        tag("td", _told(after), tag("small", f"clean {_told(before)}")),
+        data_score_row=score.value,
+    )
+
+
+def _told(share: Share) -> str:
+    return f"{percent(share.value)} ({interval(share)})"
+
+
+def _share(scores: Scores, score: Score) -> Share:
+    share: Share = getattr(scores, score.value)
+    return share
+
+
+def _bar(name: str, before: Share, after: Share) -> Html:
+    """Both shares on a scale of 0 to 100, with their intervals."""
+    told = f"{name}: {percent(after.value)} after the attack, {percent(before.value)} on clean images"
+    ticks = [tag("line", x1=x, x2=x, y1=0, y2=_HIGH, class_="grid") for x in (25, 50, 75)]
+    return tag(
+        "svg",
+        tag("title", told),
+        ticks,
+        tag("rect", x=0, y=1, width=100 * before.value, height=_HIGH - 2, class_="clean"),
+        tag("rect", x=0, y=4, width=100 * after.value, height=_HIGH - 8, class_="attacked"),
+        _whisker(before, 3, "of-clean"),
+        _whisker(after, _HIGH / 2, "of-attacked"),
+        viewBox=f"0 0 100 {_HIGH}",
+        preserveAspectRatio="none",
+        role="img",
+        aria_label=told,
+    )
+
+
+def _whisker(share: Share, y: float, of: str) -> Html:
+    low, high = 100 * share.low, 100 * share.high
+    ends = [tag("line", x1=x, x2=x, y1=y - 2, y2=y + 2) for x in (low, high)]
+    return tag("g", tag("line", x1=low, x2=high, y1=y, y2=y), ends, class_=f"whisker {of}")

@@ -1,0 +1,96 @@
+"""The table of the terminal's report, to be sorted by any column."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from diffproof.runs import comparison
+from diffproof.runs.attack.report import HEADER, AttackReport, table_cells
+from diffproof.runs.certify.report import Report, cells, header
+from diffproof.runs.comparison import Comparisons
+from diffproof.web.markup import Child, Html, markup, tag
+from diffproof.web.report.shares import certified_share, interval
+
+# Columns at the left whose cells are texts.
+_CERTIFIED_TEXTS, _ATTACK_TEXTS = 1, 2
+
+
+def results_table(report: Report | AttackReport) -> Html:
+    """Every run in a row, with intervals below the shares."""
+    if isinstance(report, Report):
+        rows = [_certified(report, number) for number in range(len(report.rows))]
+        caption = (
+            "Certified accuracy at ℓ2 radius ε with its 95% interval, and average certified radius (ACR)"
+        )
+        return markup(
+            sortable(caption, header(report), rows, _CERTIFIED_TEXTS), _compared(report.comparisons)
+        )
+    names = [name for name in HEADER if name != "scored"]
+    lines = [_attacked(report, number) for number in range(len(report.rows))]
+    caption = "Accuracy in % after the attack, below it on clean images; 95% intervals in brackets"
+    return markup(sortable(caption, names, lines, _ATTACK_TEXTS), _compared(report.comparisons))
+
+
+def _compared(comparisons: Comparisons) -> Html | None:
+    """The table of differences; None where nothing is compared."""
+    if not comparisons.pairs:
+        return None
+    cells = [comparison.table_cells(pair) for pair in comparisons.pairs]
+    rows = [[name, number, *map(_below, differences)] for name, number, *differences in cells]
+    caption = "Difference in points on common images, its 95% interval, and p corrected for all comparisons"
+    return sortable(caption, comparison.table_header(comparisons), rows, 1)
+
+
+def _certified(report: Report, number: int) -> list[Child]:
+    row = report.rows[number]
+    found: list[Child] = list(cells(report, row))
+    first = header(report).index("images") + 1
+    for place, radius in enumerate(report.radii, first):
+        share = certified_share(row, radius)
+        if share is not None:
+            found[place] = (str(found[place]), tag("small", f"{interval(share)}"))
+    return found
+
+
+def _attacked(report: AttackReport, number: int) -> list[Child]:
+    given = table_cells(report, report.rows[number])
+    texts = [cell for cell, name in zip(given, HEADER, strict=True) if name != "scored"]
+    # The clean score stands above the attacked one there.
+    pairs = [text.partition("\n") for text in texts]
+    return [_below(f"{after}\nclean {clean}") if after else clean for clean, _, after in pairs]
+
+
+def _below(text: str) -> Child:
+    """A text whose second line, if it has one, is smaller."""
+    first, _, second = text.partition("\n")
+    return (first, tag("small", second)) if second else first
+
+
+def sortable(caption: str, names: Sequence[str], rows: Sequence[Sequence[Child]], texts: int) -> Html:
+    """A table whose columns report.js sorts.
+
+    Args:
+        caption: what it shows.
+        names: of its columns.
+        rows: a cell for each column.
+        texts: so many columns at the left hold texts, the first of them what a row is called.
+    """
+    head = [
+        tag("th", name, scope="col", class_=None if place < texts else "number")
+        for place, name in enumerate(names)
+    ]
+    body = [
+        tag(
+            "tr",
+            tag("th", tag("code", row[0]), scope="row"),
+            [
+                tag("td", cell, class_=None if place < texts else "number")
+                for place, cell in enumerate(row[1:], 1)
+            ],
+        )
+        for row in rows
+    ]
+    made = tag(
+        "table", tag("caption", caption), tag("thead", tag("tr", head)), tag("tbody", body), class_="sortable"
+    )
+    return tag("div", made, class_="wide", tabindex=0)

@@ -1,0 +1,273 @@
+"""The page in a real browser: Chromium by Playwright, where both are."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from diffproof.cli.main import run
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+sync_api = pytest.importorskip("playwright.sync_api", reason="the package playwright is not installed")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed"),
+]
+
+# Of every text that is shown: its contrast with what is behind it (WCAG 2.1), in the browser's colours.
+CONTRASTS = """() => {
+  const channels = (colour) => colour.match(/[\\d.]+/g).map(Number);
+  const luminance = ([r, g, b]) => {
+    const linear = (v) => v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4;
+    const [x, y, z] = [r, g, b].map((v) => linear(v / 255));
+    return 0.2126 * x + 0.7152 * y + 0.0722 * z;
+  };
+  const behind = (element) => {
+    for (let one = element; one; one = one.parentElement) {
+      const found = channels(getComputedStyle(one).backgroundColor);
+      if (found.length === 3 || found[3] === 1) return found;
+    }
+    return channels(getComputedStyle(document.body).backgroundColor);
+  };
+  const found = [];
+  const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+  while (walker.nextNode()) {
+    const element = walker.currentNode.parentElement;
+    const hidden = !walker.currentNode.data.trim() || ["SCRIPT", "TITLE", "title"].includes(element.tagName);
+    if (hidden || !element.checkVisibility()) continue;
+    const style = getComputedStyle(element);
+    const colour = element instanceof SVGElement ? style.fill : style.color;
+    const [a, b] = [luminance(channels(colour)), luminance(behind(element))].sort((x, y) => y - x);
+    found.push([(a + 0.05) / (b + 0.05), walker.currentNode.data.trim().slice(0, 40)]);
+  }
+  return found;
+}"""
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def pages(runs: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A report of certifications, and one of attacks."""
+    folder = tmp_path_factory.mktemp("pages")
+    for name, chosen in (("certified", ("none", "dds", "wide")), ("attacked", ("attacked", "broken"))):
+        line = ["report", *(str(runs / one) for one in chosen), "--html", str(folder / f"{name}.html")]
+        assert run(line) == 0
+    return {name: folder / f"{name}.html" for name in ("certified", "attacked")}
+
+
+@pytest.fixture
+def opened(browser: Any, pages: dict[str, Path]) -> Iterator[Any]:
+    """Opens a report by name; afterwards it must have complained of nothing and asked nobody."""
+    complaints: list[str] = []
+    contexts = []
+
+    def visit(name: str, **options: Any) -> Any:
+        contexts.append(browser.new_context(**options))
+        page = contexts[-1].new_page()
+        page.on("console", lambda message: complaints.append(message.text))
+        page.on("pageerror", lambda error: complaints.append(str(error)))
+        address = pages[name].as_uri()
+        page.on("request", lambda one: asked(one.url, address))
+        page.goto(address)
+        return page
+
+    def asked(url: str, address: str) -> None:
+        if url not in (address, "data:,") and not url.startswith("data:image/png;base64,"):
+            complaints.append(url)
+
+    yield visit
+    for context in contexts:
+        context.close()
+    assert complaints == []
+
+
+@pytest.mark.parametrize("name", ["certified", "attacked"])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_every_text_can_be_read(opened: Any, name: str, scheme: str) -> None:
+    page = opened(name, color_scheme=scheme)
+    page.evaluate("document.querySelectorAll('details').forEach((one) => { one.open = true; })")
+    found = page.evaluate(CONTRASTS)
+    assert len(found) > 100
+    assert [one for one in found if one[0] < 4.5] == []
+
+
+@pytest.mark.parametrize("name", ["certified", "attacked"])
+@pytest.mark.parametrize("width", [1280, 390, 320])
+def test_a_page_is_as_wide_as_its_screen(opened: Any, name: str, width: int) -> None:
+    page = opened(name, viewport={"width": width, "height": 800})
+    assert page.evaluate("document.documentElement.scrollWidth") == width
+
+
+@pytest.mark.parametrize("name", ["certified", "attacked"])
+def test_all_is_there_without_scripts(opened: Any, name: str) -> None:
+    without = opened(name, java_script_enabled=False)
+    scripted = opened(name)
+    for selector in ("h2", "article", ".sentences li", "table.sortable tbody tr", "svg", ".pictures img"):
+        assert without.locator(selector).count() == scripted.locator(selector).count() > 0
+    assert not any(one.is_visible() for one in without.locator("select, input, output").all())
+    assert all(one.is_visible() for one in without.locator("article").all())
+
+
+def test_pictures_are_decoded(opened: Any) -> None:
+    page = opened("attacked")
+    width = "(image) => image.decode().then(() => image.naturalWidth)"
+    sizes = page.evaluate(f"Promise.all([...document.images].map({width}))")
+    assert len(sizes) > 10
+    assert {*sizes} == {8}
+
+
+def test_a_table_is_sorted_by_its_columns(opened: Any) -> None:
+    page = opened("certified")
+
+    table = page.locator("#table table").first
+
+    def column(place: int) -> list[str]:
+        cells = table.locator(f"tbody tr > :nth-child({place})").all_inner_texts()
+        return [cell.split()[0] for cell in cells]
+
+    def head(name: str) -> tuple[Any, int]:
+        names = table.locator("thead th").all_inner_texts()
+        return table.locator("thead button").nth(names.index(name)), names.index(name) + 1
+
+    button, place = head("ACR")
+    before = column(place)
+    button.click()
+    assert [float(cell) for cell in column(place)] == sorted(map(float, before))
+    assert button.locator("..").get_attribute("aria-sort") == "ascending"
+    # By the keyboard, too.
+    button.press("Enter")
+    assert [float(cell) for cell in column(place)] == sorted(map(float, before), reverse=True)
+    assert button.locator("..").get_attribute("aria-sort") == "descending"
+    button, place = head("defence")
+    button.click()
+    assert column(place) == sorted(column(place))
+    # What is no number comes last, either way.
+    button, place = head("ε=0.5")
+    for _ in range(2):
+        button.click()
+        assert [cell == "–" for cell in column(place)] == [False, True, True]
+
+
+def test_a_chart_tells_its_values(opened: Any) -> None:
+    page = opened("certified")
+    panel = page.locator(".panel").first
+    slider, reading = panel.locator("input[type=range]"), panel.locator("output")
+    slider.focus()
+    for _ in range(3):
+        slider.press("ArrowRight")
+    step = float(slider.get_attribute("step"))
+    assert f"at ε = {3 * step:g}" in reading.inner_text()
+    for label in ("none", "dds"):
+        series = panel.locator(f".series[data-label={label}]")
+        assert f"{label}: {series.get_attribute('data-values').split('|')[3]}" in reading.inner_text()
+    # By the pointer, a third of the way.
+    box = panel.locator("svg").first.bounding_box()
+    page.mouse.move(box["x"] + box["width"] * (46 + 420 / 3) / 480, box["y"] + box["height"] / 2)
+    largest = float(panel.locator("svg").first.get_attribute("data-largest"))
+    assert float(slider.input_value()) == pytest.approx(largest / 3, abs=step)
+    assert panel.locator(".cursor").get_attribute("visibility") == "visible"
+    page.locator(".legend label", has_text="dds").locator("input").uncheck()
+    assert not panel.locator(".series[data-label=dds]").is_visible()
+    assert "dds" not in reading.inner_text()
+    assert panel.locator(".band").first.is_visible()
+    page.locator(".legend label", has_text="intervals").locator("input").uncheck()
+    assert not panel.locator(".band").first.is_visible()
+
+
+def test_bars_are_shown_and_hidden(opened: Any) -> None:
+    page = opened("attacked")
+    boxes = page.locator(".legend label")
+    boxes.filter(has_text="worst").locator("input").uncheck()
+    assert not page.locator("[data-score-row=worst]").first.is_visible()
+    assert page.locator("[data-score-row=majority]").first.is_visible()
+    boxes.filter(has_text="clean images").locator("input").uncheck()
+    assert not page.locator("rect.clean").first.is_visible()
+    assert page.locator("rect.attacked").first.is_visible()
+    boxes.filter(has_text="intervals").locator("input").uncheck()
+    assert not page.locator(".whisker").first.is_visible()
+
+
+def test_images_are_filtered_and_sorted(opened: Any) -> None:
+    page = opened("certified")
+    cards, count = page.locator("article"), page.locator("#count")
+    whole = cards.count()
+    assert count.inner_text() == f"{whole} images"
+    page.locator("#state").select_option("right")
+    page.locator("#run").select_option("1")
+    shown = [card for card in cards.all() if card.is_visible()]
+    expected = page.locator("article:has([data-run='1'][data-state=right])").count()
+    assert 0 < len(shown) == expected < whole
+    assert count.inner_text() == f"{expected} of {whole} images"
+    page.locator("#state").select_option("")
+    page.locator("#run").select_option("2")
+    page.locator("#order").select_option("down")
+    entries = page.locator("article [data-run='2']")
+    radii = entries.evaluate_all("(all) => all.map((one) => +one.dataset.radius)")
+    assert radii == sorted(radii, reverse=True)
+    page.locator("#order").select_option("index")
+    indices = cards.evaluate_all("(all) => all.map((one) => +one.dataset.index)")
+    assert indices == sorted(indices)
+
+
+def test_paper_has_all_that_is_folded(opened: Any) -> None:
+    page = opened("certified")
+    page.evaluate("window.dispatchEvent(new Event('beforeprint'))")
+    page.emulate_media(media="print", color_scheme="dark")
+    assert all(one.is_visible() for one in page.locator("details table, details pre").all())
+    assert not page.locator("nav").is_visible()
+    assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+    assert page.pdf().startswith(b"%PDF")
+
+
+def test_all_that_works_is_reached_by_the_keyboard_and_seen(opened: Any) -> None:
+    page = opened("certified")
+    working = "a, button, input, select, summary, pre"
+    names = page.locator(working).evaluate_all(
+        "(all) => all.map((one, place) => (one.dataset.place = place, 1))"
+    )
+    shown = {
+        place for place in map(str, range(len(names))) if page.locator(f"[data-place='{place}']").is_visible()
+    }
+    reached = set()
+    for _ in range(3 * len(names)):
+        page.keyboard.press("Tab")
+        place, width = page.evaluate(
+            "[document.activeElement.dataset.place, getComputedStyle(document.activeElement).outlineWidth]"
+        )
+        reached.add(place)
+        assert place is None or width != "0px"
+    assert shown <= reached
+
+
+STRANGERS = """async () => {
+  const stopped = [];
+  document.addEventListener("securitypolicyviolation", (one) => stopped.push(one.effectiveDirective));
+  const add = (name, fill) => document.body.append(Object.assign(document.createElement(name), fill));
+  add("img", { src: "https://example.org/x.png" });
+  add("script", { textContent: "window.ran = true" });
+  add("style", { textContent: "body { color: red }" });
+  await fetch("https://example.org").catch(() => {});
+  await new Promise((done) => setTimeout(done, 50));
+  return [window.ran, getComputedStyle(document.body).color, stopped];
+}"""
+
+
+def test_the_policy_stops_what_is_not_the_pages_own(browser: Any, pages: dict[str, Path]) -> None:
+    page = browser.new_page()
+    page.goto(pages["certified"].as_uri())
+    ran, colour, stopped = page.evaluate(STRANGERS)
+    page.close()
+    assert ran is None
+    assert colour != "rgb(255, 0, 0)"
+    assert {*stopped} >= {"img-src", "script-src-elem", "style-src-elem", "connect-src"}
