@@ -28,5 +28,5 @@ def bar(shown: bool, title: str, total: int, unit: str) -> Iterator[Callable[[in
         yield lambda units: None
         return
     tqdm = import_optional("tqdm.auto", "notebook").tqdm
-    with tqdm(desc=title, total=total, unit=f" {unit}", unit_scale=True) as line:
+    with tqdm(desc=title, total=total, unit=f" {unit}") as line:
         yield line.update

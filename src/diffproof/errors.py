@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TypeVar
+
+Result = TypeVar("Result")
 
 
 class ArgumentError(ValueError):
@@ -109,6 +112,32 @@ def halved(batch_size: int, error: BaseException) -> int:
     batch_size //= 2
     warnings.warn(f"no memory for the batch: going on with {batch_size} images", stacklevel=3)
     return batch_size
+
+
+class Fitting:
+    """Work whose results do not depend on the batch size: when memory runs out, it goes on with half of it.
+
+    Args:
+        batch_size: most rows at once.
+
+    Attributes:
+        batch_size: as far as is known.
+    """
+
+    def __init__(self, batch_size: int) -> None:
+        self.batch_size = batch_size
+
+    def __call__(self, do: Callable[[int], Result]) -> Result:
+        """What `do` gives for a batch size that fits.
+
+        Raises:
+            MemoryError: not even one row fits.
+        """
+        while True:
+            try:
+                return do(self.batch_size)
+            except (MemoryError, RuntimeError) as error:
+                self.batch_size = halved(self.batch_size, error)
 
 
 def is_compile_error(error: BaseException) -> bool:

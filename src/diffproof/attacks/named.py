@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
 
 from torch import Tensor
 
 from diffproof.attacks import evaluation
-from diffproof.attacks.base import Attack
-from diffproof.attacks.evaluation import Evaluation
+from diffproof.attacks.base import Attack, check_arguments
+from diffproof.attacks.evaluation import Evaluated, Evaluation, scores
 from diffproof.attacks.result import AttackResult
 from diffproof.attacks.threat import Threat, load_threat
 from diffproof.attacks.views import AttackedDefense, GradientMode
-from diffproof.checks import check_pixels, shown
+from diffproof.bars import bar
+from diffproof.checks import shown
 from diffproof.defenses.base import Defense
-from diffproof.errors import ArgumentError
+from diffproof.errors import ArgumentError, Fitting
 from diffproof.methods import MethodSpec, build, parse
+
+Found = TypeVar("Found")
 
 
 def load_attack(attack: str | Mapping[str, Any] | MethodSpec, **settings: Any) -> Attack:
@@ -49,6 +52,7 @@ def attack(
     seed: int = 0,
     image_indices: Sequence[int] | None = None,
     batch_size: int = 64,
+    progress: bool = False,
     **settings: Any,
 ) -> list[AttackResult]:
     """Attack a defence.
@@ -64,7 +68,8 @@ def attack(
         surrogate_share: share of the steps that the gradient "surrogate" takes, in (0, 1]; 0.1 by default.
         seed: see Attack.run.
         image_indices: see Attack.run; None for 0, 1, ….
-        batch_size: see Attack.run.
+        batch_size: see Attack.run. When memory runs out it is halved, with a warning.
+        progress: show a bar that counts images, which needs diffproof[notebook].
         settings: further settings of the attack, where `attack` is a text.
 
     Returns:
@@ -75,16 +80,19 @@ def attack(
         ValueError: an argument is unknown or out of range, or the attack cannot be run on this defence.
     """
     view, chosen, within = _resolved(defense, attack, threat, budget, gradient, surrogate_share, settings)
-    check_pixels(images)
-    return chosen.run(
-        view,
-        images,
-        labels,
-        threat=within,
-        seed=seed,
-        image_indices=range(len(images)) if image_indices is None else image_indices,
-        batch_size=batch_size,
-    )
+    chosen.check(view, within)
+    indices = check_arguments(view, images, labels, within, image_indices, batch_size, seed).tolist()
+
+    def found(some: slice, size: int) -> list[AttackResult]:
+        given: dict[str, Any] = {
+            "threat": within,
+            "seed": seed,
+            "image_indices": indices[some],
+            "batch_size": size,
+        }
+        return chosen.run(view, images[some], labels[some], **given)
+
+    return _in_batches(view, chosen, len(images), batch_size, progress, found)
 
 
 def evaluate(
@@ -102,6 +110,7 @@ def evaluate(
     seed: int = 0,
     image_indices: Sequence[int] | None = None,
     batch_size: int = 64,
+    progress: bool = False,
     **settings: Any,
 ) -> Evaluation:
     """Attack those images that a defence gets right, and score it before and after.
@@ -120,24 +129,46 @@ def evaluate(
         seed: see `attack`.
         image_indices: see `attack`.
         batch_size: see `attack`.
+        progress: see `attack`.
         settings: see `attack`.
 
     Raises:
         ValueError: an argument is unknown or out of range, or the attack cannot be run on this defence.
     """
     view, chosen, within = _resolved(defense, attack, threat, budget, gradient, surrogate_share, settings)
-    return evaluation.evaluate(
-        view,
-        images,
-        labels,
-        attack=chosen,
-        threat=within,
-        draws=draws,
-        votes=votes,
-        seed=seed,
-        image_indices=image_indices,
-        batch_size=batch_size,
-    )
+    chosen.check(view, within)
+    indices = check_arguments(view, images, labels, within, image_indices, batch_size, seed).tolist()
+    how: dict[str, Any] = {"attack": chosen, "threat": within, "draws": draws, "votes": votes, "seed": seed}
+
+    def found(some: slice, size: int) -> list[Evaluated]:
+        own = {**how, "image_indices": indices[some], "batch_size": size}
+        return list(evaluation.evaluate(view, images[some], labels[some], **own).images)
+
+    every = _in_batches(view, chosen, len(images), batch_size, progress, found)
+    return Evaluation(tuple(every), *scores(every, view.num_classes, draws=draws, votes=votes))
+
+
+def _in_batches(
+    view: AttackedDefense,
+    attack: Attack,
+    images: int,
+    batch_size: int,
+    progress: bool,
+    do: Callable[[slice, int], list[Found]],
+) -> list[Found]:
+    """What is found for so many images, those together that fill a batch, as a run attacks them."""
+    every: list[Found] = []
+    fitting = Fitting(batch_size)
+
+    def some(size: int) -> list[Found]:
+        return do(slice(len(every), len(every) + attack.images_at_once(view.images_at_once(size))), size)
+
+    with bar(progress, attack.name, images, "images") as advance:
+        while len(every) < images:
+            found = fitting(some)
+            every += found
+            advance(len(found))
+    return every
 
 
 def _resolved(

@@ -6,9 +6,10 @@ import time
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any
 
-from diffproof.errors import ArgumentError, halved, is_out_of_memory, printable
+from diffproof.errors import ArgumentError, Fitting, printable
 from diffproof.runs.workers import ImagesFailedError
 from diffproof.scale.engine import Answer, Hello, Order
 from diffproof.scale.fleet import Fleet
@@ -42,7 +43,7 @@ class GroupWorker:
         evaluated: Callable[[], int],
         check: Callable[[], object],
     ) -> None:
-        self._hello, self._do, self._batch_size, self._evaluated = hello, do, batch_size, evaluated
+        self._hello, self._do, self._fitting, self._evaluated = hello, do, Fitting(batch_size), evaluated
         self._check = check
         self._left: deque[Order] = deque()
 
@@ -61,7 +62,7 @@ class GroupWorker:
         while self._left and (not answer.done or time.monotonic() - started < seconds):
             one = self._left.popleft()
             try:
-                answer.done.append((one.key, self._done(one)))
+                answer.done.append((one.key, self._fitting(partial(self._do, one))))
             except Exception as error:  # whichever network of the user's it is
                 known = isinstance(error, ArgumentError)
                 told = str(error) if known else f"{type(error).__name__}: {error}"
@@ -69,19 +70,9 @@ class GroupWorker:
         if answer.failed and not answer.done:
             # It may be this worker that is broken.
             self._check()
-        answer.batch_size, answer.evaluations = self._batch_size, self._evaluated() - before
+        answer.batch_size, answer.evaluations = self._fitting.batch_size, self._evaluated() - before
         answer.seconds = time.monotonic() - started
         return answer
-
-    def _done(self, one: Order) -> Any:
-        while True:
-            try:
-                return self._do(one, self._batch_size)
-            except (MemoryError, RuntimeError) as error:
-                if not is_out_of_memory(error):
-                    raise
-                # Results do not depend on it.
-                self._batch_size = halved(self._batch_size, error)
 
 
 class Groups:

@@ -6,10 +6,11 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from diffproof.errors import halved
+from diffproof.errors import Fitting
 from diffproof.runs.attack.attacking import attack_images, findings_of, watched
 from diffproof.runs.attack.job import AttackRun
 from diffproof.runs.attack.store import AttackedImage, AttackStore
@@ -76,22 +77,20 @@ def run(
 
 def _here(job: AttackRun, session: _Session, groups: list[list[int]], *, diagnosed: bool) -> None:
     """Attack groups of images in this process."""
-    batch_size = job.settings.batch_size
+    fitting = Fitting(job.settings.batch_size)
     with watched(job.view.defense, session.on_evaluations):
+        if not diagnosed:
+            session.store.save_findings(fitting(partial(findings_of, job)))
         for todo in groups:
             while todo:
-                try:
-                    if not diagnosed:
-                        session.store.save_findings(findings_of(job, batch_size))
-                        diagnosed = True
-                    some = todo[: job.images_at_once(batch_size)]
-                    attacked = attack_images(job, some, batch_size)
-                except (MemoryError, RuntimeError) as error:
-                    # Results do not depend on the batch size.
-                    batch_size = halved(batch_size, error)
-                    continue
+                attacked = fitting(partial(_first, job, todo))
                 session.save(attacked)
-                del todo[: len(some)]
+                del todo[: len(attacked)]
+
+
+def _first(job: AttackRun, indices: list[int], batch_size: int) -> list[AttackedImage]:
+    """The first of these images, as many as fill a batch, attacked."""
+    return attack_images(job, indices[: job.images_at_once(batch_size)], batch_size)
 
 
 def _on_workers(session: _Session, fleet: Fleet, groups: list[list[int]], *, diagnosed: bool) -> None:
