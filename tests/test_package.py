@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shlex
 import shutil
 import subprocess
 import sys
 import tarfile
+import tomllib
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +22,7 @@ import torch
 import diffproof as dp
 from diffproof.cli.main import diffproof as command_group
 from diffproof.cli.main import run
+from diffproof.optional import BESIDE
 from diffproof.weights import load_weights, packaged
 from helpers.command_line import words
 from helpers.paths import ROOT
@@ -30,7 +33,8 @@ HEAVY = ("diffusers", "sklearn", "matplotlib", "click", "rich", "torch", "scipy"
 def loaded_by(statement: str) -> set[str]:
     """Modules that a fresh interpreter holds after a statement."""
     program = (
-        "import sys, json, io, contextlib\nwith contextlib.redirect_stdout(io.StringIO()):\n"
+        "import sys, json, io, contextlib\n"
+        "with contextlib.redirect_stdout(io.TextIOWrapper(io.BytesIO())):\n"
         f"    {statement}\n"
         "print(json.dumps(list(sys.modules)))"
     )
@@ -83,13 +87,24 @@ def test_help_loads_only_click() -> None:
         ["methods"],
         ["methods", "gdmp"],
         ["train", "denoiser", "-h"],
+        ["completion", "bash"],
     ]
     # One after the other: none of them loads more.
     loaded = loaded_by(
-        f"from diffproof.cli.main import run; assert [run(line) for line in {lines}] == [2, *[0] * 7]"
+        f"from diffproof.cli.main import run; assert [run(line) for line in {lines}] == [2, *[0] * 8]"
     )
     assert "click" in loaded
     assert not loaded.intersection(set(HEAVY) - {"click"})
+
+
+def test_completing_loads_only_click(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("_DIFFPROOF_COMPLETE", "bash_complete")
+    monkeypatch.setenv("COMP_WORDS", "diffproof certify --defense dense")
+    monkeypatch.setenv("COMP_CWORD", "3")
+    statement = "from diffproof.cli.main import run\n    with contextlib.suppress(SystemExit): run([])"
+    loaded = loaded_by(statement)
+    assert "diffproof.catalog" in loaded
+    assert not loaded.intersection({*HEAVY, "numpy"} - {"click"})
 
 
 def test_status_loads_no_network_library(tmp_path: Path) -> None:
@@ -137,6 +152,20 @@ def test_every_command_and_flag_is_documented(name: str, command: click.Command)
 
 def packaged_files() -> list[tuple[str, Path]]:
     return [(kind, packaged(kind).get("digits", Path("missing"))) for kind in ("denoiser", "classifier")]
+
+
+def test_errors_name_extras_that_have_what_is_missing() -> None:
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    # Libraries whose names on PyPI are others, or that come with another.
+    other = {"pytorch_msssim": "pytorch-msssim", "psutil": "ray"}
+    asked = set[tuple[str, str]]()
+    for path in (ROOT / "src").rglob("*.py"):
+        text = path.read_text(encoding="utf-8")
+        asked |= {*re.findall(r'import_optional\("(\w+)[\w.]*", "(\w+)"\)', text)}
+    assert {("transformers", "hf"), ("ray", "ray")} <= asked
+    for module, extra in asked:
+        names = {re.split(r"[<>=;]", one)[0] for one in extras[extra]}
+        assert other.get(module, module) in names or module in BESIDE, (module, extra)
 
 
 def test_packaged_weights_are_small() -> None:
@@ -191,28 +220,60 @@ def test_packaged_denoiser_denoises_and_fits_the_classifier() -> None:
         assert error < guess
 
 
-@pytest.mark.slow
-def test_distributions_are_complete(tmp_path: Path) -> None:
-    """What is in the repository is in the source distribution, whose wheel has what the package needs."""
-    parts = ("src", "tests", "docs", "examples", "benchmarks")
-    for part in parts:
-        shutil.copytree(
-            ROOT / part, tmp_path / part, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info")
-        )
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the repository's files with its source distribution and its wheel in dist/."""
+    copy = tmp_path_factory.mktemp("built")
+    for part in ("src", "tests", "docs", "examples", "benchmarks"):
+        shutil.copytree(ROOT / part, copy / part, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
     single = {path.name for path in ROOT.iterdir() if path.is_file()} - {".git", ".gitignore"}
     for name in single:
-        shutil.copy(ROOT / name, tmp_path / name)
-    wanted = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()}
+        shutil.copy(ROOT / name, copy / name)
+    (copy / "wanted").write_text("\n".join(_files(copy)))
     program = "from setuptools import build_meta as b; b.build_sdist('dist'); b.build_wheel('dist')"
-    subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, check=True)
-    (archive,) = (tmp_path / "dist").glob("*.tar.gz")
+    subprocess.run([sys.executable, "-c", program], cwd=copy, capture_output=True, check=True)
+    return copy
+
+
+def _files(folder: Path) -> list[str]:
+    return [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
+
+
+@pytest.mark.slow
+def test_distributions_are_complete(built: Path) -> None:
+    """What is in the repository is in the source distribution, whose wheel has what the package needs."""
+    wanted = set((built / "wanted").read_text().splitlines())
+    (archive,) = (built / "dist").glob("*.tar.gz")
     with tarfile.open(archive) as source:
         held = {name.partition("/")[2] for name in source.getnames()}
     assert wanted - held == set()
-    (built,) = (tmp_path / "dist").glob("*.whl")
-    with zipfile.ZipFile(built) as wheel:
+    (made,) = (built / "dist").glob("*.whl")
+    with zipfile.ZipFile(made) as wheel:
         names = set(wheel.namelist())
     package = {name.removeprefix("src/") for name in wanted if name.startswith("src/")}
     assert {"diffproof/py.typed", "diffproof/assets/digits-denoiser.safetensors"} <= package
     assert package - names == set()
     assert not any(name.startswith(("tests/", "docs/")) for name in names)
+
+
+@pytest.mark.slow
+def test_the_wheel_works_away_from_the_checkout(built: Path, tmp_path: Path) -> None:
+    """Its libraries are those of this environment; tests/clean_install.sh makes whole ones."""
+    (made,) = (built / "dist").glob("*.whl")
+    place, elsewhere = tmp_path / "site", tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    with zipfile.ZipFile(made) as wheel:
+        wheel.extractall(place)
+    program = """
+from importlib.metadata import entry_points
+(script,) = set(entry_points(group="console_scripts", name="diffproof"))
+main = script.load()
+print(__import__("diffproof").__file__)
+main(["doctor", "--device", "cpu"])
+"""
+    environment = {**os.environ, "PYTHONPATH": str(place)}
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, cwd=elsewhere, env=environment, check=True, capture_output=True, text=True)
+    where, *_, tested = done.stdout.splitlines()
+    assert Path(where).is_relative_to(place)
+    assert ": passed; " in tested

@@ -7,6 +7,14 @@ from types import ModuleType
 
 from diffproof.errors import ArgumentError
 
+# Extras whose library is not on PyPI, where an extra can ask for it: pip takes it from here.
+BESIDE = {"robustbench": "git+https://github.com/RobustBench/robustbench.git"}
+
+
+def install_line(extra: str) -> str:
+    """The command that installs an extra."""
+    return " ".join(["pip install", f"'diffproof[{extra}]'", *filter(None, [BESIDE.get(extra)])])
+
 
 def import_optional(module: str, extra: str) -> ModuleType:
     """Import a library of an optional extra.
@@ -18,7 +26,7 @@ def import_optional(module: str, extra: str) -> ModuleType:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
         if error.name is not None and error.name.split(".")[0] == module.split(".")[0]:
-            raise ArgumentError(module, f"not installed; install diffproof[{extra}]") from None
+            raise ArgumentError(module, f"not installed; {install_line(extra)}") from None
         raise ArgumentError(module, f"does not import: {one_line(error)}") from None
     except Exception as error:  # a library built for another torch may raise anything
         raise ArgumentError(module, f"installed but does not import: {one_line(error)}") from None

@@ -16,7 +16,7 @@ LEVELS = (
     ("defenses",),
     ("smoothing", "attacks", "theory"),
     ("training", "scale"),
-    ("runs",),
+    ("runs", "doctor"),
     ("web",),
     ("cli", "__main__"),
 )

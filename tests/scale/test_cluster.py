@@ -196,4 +196,4 @@ def test_without_the_extra(
 ) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
     line = Refused(tmp_path, capsys)(certify_flags(tmp_path / "run", **PLAIN, workers=2))
-    assert line == "--ray: not installed; install diffproof[ray]"
+    assert line == "--ray: not installed; pip install 'diffproof[ray]'"

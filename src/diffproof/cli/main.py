@@ -14,8 +14,10 @@ import click
 
 from diffproof.cli.attack import attack
 from diffproof.cli.certify import certify
+from diffproof.cli.completion import completion
 from diffproof.cli.convert import convert
 from diffproof.cli.data import data
+from diffproof.cli.doctor import doctor
 from diffproof.cli.finetune import finetune
 from diffproof.cli.merge import merge
 from diffproof.cli.methods import methods
@@ -69,6 +71,8 @@ COMMANDS = (
     train,
     finetune,
     convert,
+    doctor,
+    completion,
 )
 for command in COMMANDS:
     diffproof.add_command(command)

@@ -20,6 +20,7 @@ from diffproof.data.splits import choose_split
 from diffproof.errors import ArgumentError, printable
 from diffproof.files import check_file, read_text
 from diffproof.hub import quick_hub
+from diffproof.optional import install_line
 from diffproof.pictures import UnreadableError
 from diffproof.wording import counted, shortened
 
@@ -45,7 +46,7 @@ def load_hub(source: str, split: str | None, default: str, image_size: int | Non
         import datasets
     except ImportError:
         raise ArgumentError(
-            "data", "reading this needs the `datasets` library: pip install 'diffproof[hf]'"
+            "data", f"reading this needs the `datasets` library: {install_line('hf')}"
         ) from None
     splits, notes = _open(datasets, source)
     name = Path(source).name if Path(source).exists() else source
