@@ -35,6 +35,14 @@ KINDS: dict[str, dict[str, Any]] = {
     "sequential": {"n": 90, "stop": "sequential", "radii": "0,0.05"},
     "until": {"n": 12, "indices": "0:120:4", "until_half_width": 0.35},
     "votes": {"n": 16, "indices": "0:48:16", "keep_ballots": True, **VOTES},
+    "votes, sequential": {
+        "n": 60,
+        "indices": "0:48:16",
+        "keep_ballots": True,
+        "stop": "sequential",
+        "radii": "0,0.1",
+        **VOTES,
+    },
 }
 
 

@@ -9,7 +9,10 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from torch import Tensor
+
 from diffproof.errors import ArgumentError, is_compile_error
+from diffproof.noise import Stream
 from diffproof.runs.certify.accuracy import accuracies, known, order
 from diffproof.runs.certify.ballots import Ballots
 from diffproof.runs.certify.job import CertifyRun, cannot_compile
@@ -20,7 +23,7 @@ from diffproof.runs.store import warn_of_more
 from diffproof.runs.workers import Hire, ImagesFailedError
 from diffproof.scale.fleet import Fleet
 from diffproof.smoothing.packing import SchedulePacking, Work
-from diffproof.smoothing.schedule import Counting, Schedule
+from diffproof.smoothing.schedule import Counting, Schedule, Unit
 from diffproof.smoothing.tally import Counted
 
 # Seconds between commits to disk: what a crash can lose.
@@ -121,7 +124,7 @@ class _Running:
 
     def run(self, fleet: Fleet | None) -> None:
         """Certify them here or on workers, recording every few seconds and when interrupted."""
-        on_ballots = self.ballots.add if self.job.settings.keep_ballots else None
+        on_ballots = self._keep if self.job.settings.keep_ballots else None
         self.computed = None if fleet is None else fleet.facts[ARITHMETIC]
         if fleet is None:
             self.packing = self.job.certifier.packing(self.schedule, on_ballots)
@@ -160,6 +163,11 @@ class _Running:
             either = "accuracy is known well enough, whether certified or not"
             warnings.warn(str(ImagesFailedError(failed, left=either)), stacklevel=2)
 
+    def _keep(self, unit: Unit, draw: Tensor, ballots: Tensor) -> None:
+        """Keep ballots; of an image that is finished by now they are needless."""
+        if unit.image_index in self.schedule.in_work:
+            self.ballots.add(unit, draw, ballots)
+
     def _resume(self) -> None:
         """Go on with what was being labelled.
 
@@ -187,7 +195,8 @@ class _Running:
             self.store.save_result(result)
             if self.job.settings.keep_ballots:
                 self.store.save_ballots(self.ballots)
-                self.store.join_ballots(index)
+                counted = {Stream.SELECTION: result.certificate.n0, Stream.ESTIMATION: result.certificate.n}
+                self.store.join_ballots(index, counted)
             self.closed += 1
             self.drawn += result.certificate.n0 + result.certificate.n
             if self.results is not None:

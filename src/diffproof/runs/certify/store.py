@@ -235,11 +235,18 @@ CREATE TABLE IF NOT EXISTS work (units TEXT NOT NULL, tensors BLOB NOT NULL);
         # Not before: who interrupts this must lose none, and those that are there twice count once.
         ballots.clear()
 
-    def join_ballots(self, image_index: int) -> None:
-        """Make one row of the ballots of a finished image and stream: they take less."""
+    def join_ballots(self, image_index: int, counted: Mapping[Stream, int]) -> None:
+        """Make one row of the ballots of a finished image and stream: they take less.
+
+        Args:
+            image_index: of the image.
+            counted: how many draws of each stream its certificate counts; ballots of others are dropped, as
+                draws that were taken ahead depend on who took them.
+        """
         for stream, (draw, votes) in self.ballots(image_index).items():
+            kept = draw < counted[stream]
             joined = Ballots()
-            joined.add(Unit(image_index, stream, 0, len(draw)), draw, votes)
+            joined.add(Unit(image_index, stream, 0, counted[stream]), draw[kept], votes[kept])
             with reporting(self.folder):
                 last = self._connection.execute("SELECT max(rowid) FROM ballots").fetchone()
                 # The new row first: an interruption in between loses none.
@@ -275,6 +282,7 @@ CREATE TABLE IF NOT EXISTS work (units TEXT NOT NULL, tensors BLOB NOT NULL);
             self._connection.execute("DELETE FROM work")
             rows = [(index,) for index in images]
             self._connection.executemany("DELETE FROM partial WHERE image_index = ?", rows)
+            self._connection.executemany("DELETE FROM ballots WHERE image_index = ?", rows)
 
 
 def _bytes(tensors: dict[str, Tensor]) -> bytes:
