@@ -23,8 +23,9 @@ from diffproof.cli.tables import print_attack_report
 from diffproof.errors import ArgumentError
 from diffproof.files import replacing
 from diffproof.intervals import Share
+from diffproof.runs.attack.figures import write_attack_report
 from diffproof.runs.attack.job import prepare
-from diffproof.runs.attack.report import AttackReport, load_attack_report, write_attack_report
+from diffproof.runs.attack.report import AttackReport, load_attack_report
 from diffproof.runs.attack.run import run as run_attack
 from diffproof.runs.settings import AttackSettings
 

@@ -125,7 +125,7 @@ def test_a_report_of_certifications(runs: Path, printed: Printed, tmp_path: Path
     folders = [runs / "plain", runs / "accurate", runs / "kept"]
     given = printed("report", *folders, "--at", "0,0.125,9", "--out", tmp_path / "out")
     report = load_report(folders, [0.0, 0.125, 9.0])
-    assert list(given) == ["radii", "rows", "comparisons", "remarks", "written"]
+    assert list(given) == ["radii", "rows", "best", "comparisons", "remarks", "written"]
     assert given["radii"] == [0.0, 0.125, 9.0]
     assert given["remarks"] == report.remarks + report.comparisons.remarks != []
     assert [one["sentence"] for one in given["comparisons"]] == [

@@ -29,7 +29,21 @@ def of_report(report: Report, written: Iterable[Path]) -> Document:
         }
         for row in report.rows
     ]
-    return {"radii": report.radii, "rows": rows, **_compared(report, written)}
+    best = [
+        {
+            "label": one.label,
+            "at": {
+                float(radius): {
+                    "sigma": row.settings.sigma,
+                    "certified_accuracy": row.certified_accuracy(radius),
+                    "at_0": row.certified_accuracy(0.0),
+                }
+                for radius, row in one.at.items()
+            },
+        }
+        for one in report.best
+    ]
+    return {"radii": report.radii, "rows": rows, "best": best, **_compared(report, written)}
 
 
 def of_ablation(ablation: Ablation, written: Iterable[Path]) -> Document:

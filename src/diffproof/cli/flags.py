@@ -81,7 +81,7 @@ def _key(parameter: click.Parameter, ctx: click.Context) -> str | None:
 def check_force(out: object) -> None:
     """Raise ValueError if --force is given without something to overwrite."""
     if out is None:
-        refuse_given("force", "is for --out, which is not given")
+        refuse_given("force", "is for files to write, and none is named")
 
 
 def refuse_given(name: str, reason: str) -> None:

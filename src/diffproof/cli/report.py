@@ -5,20 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
 from diffproof.cli.documents import Document, of_ablation, of_attack_report, of_report
 from diffproof.cli.flags import Names, check_force, command, json_option, refuse_given
 from diffproof.cli.paths import PATH
+from diffproof.cli.report_files import Files
 from diffproof.cli.screen import print_json
 from diffproof.errors import ArgumentError, printable
 from diffproof.wording import counted
-
-if TYPE_CHECKING:
-    from diffproof.runs.attack.report import AttackReport
-    from diffproof.runs.certify.report import Report
 
 
 @command()
@@ -42,6 +38,14 @@ if TYPE_CHECKING:
 @click.option("--html", type=PATH, help="Write a page for the browser, with every image, to this file.")
 @click.option("--data", help="Take the images of --html from here. [default: packaged data of the runs]")
 @click.option("--trust", is_flag=True, help="Open the data that RUNS name, for the images of --html.")
+@click.option("--csv", type=PATH, help="Write the table to this file as CSV.")
+@click.option("--latex", type=PATH, help="Write the table to this file as LaTeX; it needs booktabs.")
+@click.option(
+    "--figure",
+    type=PATH,
+    help="Draw a figure of one column's width to this file, a .pdf, .svg or .png: curves of all sigmas on one"
+    " axis, or bars of clean and attacked accuracy.",
+)
 @click.option("--force", is_flag=True, help="Overwrite what is there.")
 @json_option
 def report(
@@ -50,11 +54,11 @@ def report(
     over: str | None,
     against: Path | None,
     out: Path | None,
-    html: Path | None,
     data: str | None,
     trust: bool,
     force: bool,
     as_json: bool,
+    **single: Path | None,
 ) -> None:
     """Compare RUNS, of `certify` or of `attack`.
 
@@ -71,23 +75,22 @@ def report(
     """
     from diffproof.runs.attack.store import AttackStore
 
-    _check_html(out, html, over, force)
+    given = {name: path for name, path in single.items() if path is not None}
+    files = Files(out, given, force, data, trust)
+    _check_files(files, over)
     attacks = [AttackStore.holds(run) for run in runs]
     radii = "0,0.25,0.5,0.75,1" if at is None else at
     if over is not None:
         refuse_given("against", "compares several runs, --over takes one")
-        tell, document, found = _report_ablation(runs, attacks, radii, over, out, force)
+        tell, document = _report_ablation(runs, attacks, radii, over, out, force)
     elif not any(attacks):
-        tell, document, found = _report_certified(runs, radii, against, out, force)
+        tell, document = _report_certified(runs, radii, against, files)
     elif not all(attacks):
         raise ArgumentError("runs", "expected runs of one kind, got certification and attack runs")
     elif at is not None:
         raise ArgumentError("at", "radii are for certification runs, got attack runs")
     else:
-        tell, document, found = _report_attacks(runs, against, out, force)
-    if html is not None and found is not None:
-        _write_page(found, html, data, trust)
-        document["written"].append(html)
+        tell, document = _report_attacks(runs, against, files)
     if as_json:
         print_json(document)
         return
@@ -96,46 +99,26 @@ def report(
         click.echo(printable(f"written: {path}"))
 
 
-# What prints a report for people, what programs get, and what a page is made of, where there is one.
-Told = tuple[Callable[[], None], Document, "Report | AttackReport | None"]
+# What prints a report for people, and what programs get.
+Told = tuple[Callable[[], None], Document]
 
 
-def _check_html(out: Path | None, html: Path | None, over: str | None, force: bool) -> None:
-    from diffproof.checks import renamed
-    from diffproof.files import check_out_file
-
-    if html is None:
-        check_force(out)
+def _check_files(files: Files, over: str | None) -> None:
+    check_force(files.out or next(iter(files.single), None))
+    if "html" not in files.single:
         for name in ("data", "trust"):
             refuse_given(name, "is for --html, which is not given")
-        return
-    if over is not None:
-        raise ArgumentError("html", "shows whole runs, not what fewer votes or draws do, got --over too")
-    with renamed({"out": "html"}):
-        check_out_file(html, force=force)
+    for name in files.single if over is not None else ():
+        raise ArgumentError(name, "shows whole runs, not what fewer votes or draws do, got --over too")
+    files.check()
 
 
-def _write_page(report: Report | AttackReport, html: Path, data: str | None, trust: bool) -> None:
-    from diffproof.files import replacing
-    from diffproof.runs.places import Places
-    from diffproof.web.report.opened import open_runs
-    from diffproof.web.report.page import report_page
-
-    page = report_page(open_runs(report, Places({} if data is None else {"data": data}, trust)))
-    with replacing(html) as fresh:
-        fresh.write_text(page, encoding="utf-8")
-
-
-def _report_certified(
-    runs: tuple[Path, ...], at: str, against: Path | None, out: Path | None, force: bool
-) -> Told:
+def _report_certified(runs: tuple[Path, ...], at: str, against: Path | None, files: Files) -> Told:
     from diffproof.cli.tables import print_report
-    from diffproof.runs.certify.figures import write_report
     from diffproof.runs.certify.report import load_report
 
     loaded = load_report(runs, _radii(at), against)
-    written = () if out is None else write_report(loaded, out, force=force)
-    return partial(print_report, loaded), of_report(loaded, written), loaded
+    return partial(print_report, loaded), of_report(loaded, files.write_certified(loaded))
 
 
 def _radii(at: str) -> list[float]:
@@ -160,13 +143,12 @@ def _report_ablation(
         raise ArgumentError("over", f"expected one certification run, got {got}")
     ablation = load_ablation(runs[0], Over(over), check_at(_radii(at)))
     written = () if out is None else write_ablation(ablation, out, force=force)
-    return partial(print_ablation, ablation), of_ablation(ablation, written), None
+    return partial(print_ablation, ablation), of_ablation(ablation, written)
 
 
-def _report_attacks(runs: tuple[Path, ...], against: Path | None, out: Path | None, force: bool) -> Told:
+def _report_attacks(runs: tuple[Path, ...], against: Path | None, files: Files) -> Told:
     from diffproof.cli.tables import print_attack_report
-    from diffproof.runs.attack.report import load_attack_report, write_attack_report
+    from diffproof.runs.attack.report import load_attack_report
 
     loaded = load_attack_report(runs, against)
-    written = () if out is None else write_attack_report(loaded, out, force=force)
-    return partial(print_attack_report, loaded), of_attack_report(loaded, written), loaded
+    return partial(print_attack_report, loaded), of_attack_report(loaded, files.write_attacked(loaded))

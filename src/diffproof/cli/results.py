@@ -18,7 +18,8 @@ from diffproof.wording import counted
 @click.option(
     "--format",
     "form",
-    help="Write cohen (the TSV of Cohen et al. 2019, for certifications), csv or json."
+    help="Write csv, json, of certifications cohen (the TSV of Cohen et al. 2019) or of attacks robustbench"
+    " (an entry of its leaderboards)."
     " [default: cohen, csv for attacks]",
 )
 @click.option("--out", type=PATH, help="Write to this file instead of standard output.")

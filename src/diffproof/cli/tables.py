@@ -17,20 +17,22 @@ if TYPE_CHECKING:
 
 
 def print_report(report: Report) -> None:
-    """The table on standard output, remarks below it."""
-    from diffproof.runs.certify.report import cells, header
+    """The tables on standard output, remarks below them."""
+    from diffproof.runs.certify.tables import best_cells, best_header, cells, header
 
-    sigmas = [row.settings.sigma for row in report.rows]
-    _print(
+    tables = [
         Rows(
             header(report),
             [cells(report, row) for row in report.rows],
-            sections=_changes(sigmas),
+            repeated=1,
+            sections=_changes([row.settings.sigma for row in report.rows]),
             title="certified accuracy at ℓ2 radius ε, and average certified radius",
-        ),
-        report.remarks,
-        report.comparisons,
-    )
+        )
+    ]
+    if report.best:
+        title = "best sigma at each ε, in brackets its accuracy at ε=0"
+        tables.append(Rows(best_header(report), [best_cells(one) for one in report.best], title=title))
+    _print(tables, report.remarks, report.comparisons)
 
 
 def print_ablation(ablation: Ablation) -> None:
@@ -40,26 +42,23 @@ def print_ablation(ablation: Ablation) -> None:
     row = next(iter(ablation.rows.values()))
     settings = row.settings
     title = f"certified accuracy of {settings.describe()}, sigma = {settings.sigma:g}, at ℓ2 radius ε"
-    _print(Rows(header(ablation), cells(ablation), title=title), row.untaken)
+    _print([Rows(header(ablation), cells(ablation), title=title)], row.untaken)
 
 
 def print_attack_report(report: AttackReport) -> None:
     """The table on standard output, remarks below it."""
-    from diffproof.runs.attack.report import HEADER, table_cells
+    from diffproof.runs.attack.tables import HEADER, table_cells
 
     threats = [(row.settings.threat, row.settings.budget) for row in report.rows]
-    _print(
-        Rows(
-            HEADER,
-            [table_cells(report, row) for row in report.rows],
-            names=2,
-            repeated=2,
-            sections=_changes(threats),
-            title="robust accuracy in %, and its 95% Clopper–Pearson interval",
-        ),
-        report.remarks,
-        report.comparisons,
+    table = Rows(
+        HEADER,
+        [table_cells(report, row) for row in report.rows],
+        names=2,
+        repeated=2,
+        sections=_changes(threats),
+        title="robust accuracy in %, and its 95% Clopper–Pearson interval",
     )
+    _print([table], report.remarks, report.comparisons)
 
 
 def _changes(values: Sequence[object]) -> list[bool]:
@@ -67,8 +66,9 @@ def _changes(values: Sequence[object]) -> list[bool]:
     return [False, *(one != other for one, other in itertools.pairwise(values))]
 
 
-def _print(table: Rows, remarks: Sequence[str], comparisons: Comparisons | None = None) -> None:
-    show(table)
+def _print(tables: Sequence[Rows], remarks: Sequence[str], comparisons: Comparisons | None = None) -> None:
+    for table in tables:
+        show(table)
     if comparisons is not None and comparisons.pairs:
         _print_comparisons(comparisons)
     for remark in [*remarks, *(comparisons.remarks if comparisons else ())]:

@@ -12,12 +12,14 @@ from typing import Any
 
 from diffproof.checks import unknown_name
 from diffproof.errors import ArgumentError
+from diffproof.runs.attack.report import load_attack_report
+from diffproof.runs.attack.robustbench import UNKNOWN, robustbench_entry
 from diffproof.runs.attack.store import AttackedImage, AttackStore
 from diffproof.runs.certify.accuracy import accuracies, untaken
 from diffproof.runs.certify.store import CertifyStore, ImageResult
 from diffproof.wording import unfinished
 
-FORMATS = ("cohen", "csv", "json")
+FORMATS = ("cohen", "csv", "json", "robustbench")
 ABSTAIN = -1
 
 
@@ -29,13 +31,14 @@ def export(folder: Path, form: str | None = None) -> str:
         form: "csv", a line an image; "json", the settings and the images, with all their counts or labels; or
             "cohen", the TSV of Cohen et al.'s certify.py, which their analysis code reads: idx, label (the
             true one), predict (−1 for abstention), radius, correct (0 or 1), time (h:mm:ss.ffffff). Radii
-            keep all digits where theirs have three. None for cohen, of attacks for csv.
+            keep all digits where theirs have three; or "robustbench", an attacked defence's entry in its
+            leaderboards, see `robustbench_entry`. None for cohen, of attacks for csv.
 
     Raises:
         ValueError: no run folder, or an unknown format.
 
     Warns:
-        UserWarning: the run has not all its images.
+        UserWarning: the run has not all its images, or it cannot know all that the format asks for.
     """
     attacked = AttackStore.holds(folder)
     form = form or ("csv" if attacked else "cohen")
@@ -43,6 +46,8 @@ def export(folder: Path, form: str | None = None) -> str:
         raise unknown_name("format", form, FORMATS)
     if attacked and form == "cohen":
         raise ArgumentError("format", "cohen is for certifications, expected csv or json for an attack")
+    if form == "robustbench":
+        return _robustbench(folder, attacked)
     images: list[dict[str, Any]]
     if attacked:
         with AttackStore.reading(folder) as store:
@@ -73,6 +78,16 @@ def export(folder: Path, form: str | None = None) -> str:
         for image in images:
             writer.writerow({name: int(one) if isinstance(one, bool) else one for name, one in image.items()})
     return text.getvalue()
+
+
+def _robustbench(folder: Path, attacked: bool) -> str:
+    if not attacked:
+        raise ArgumentError("format", "robustbench is for attacks, expected cohen, csv or json")
+    report = load_attack_report([folder])
+    for remark in report.remarks:
+        warnings.warn(remark, stacklevel=3)
+    warnings.warn(f"to be filled in by you, null in the entry: {', '.join(UNKNOWN)}", stacklevel=3)
+    return json.dumps(robustbench_entry(report.rows[0]), indent=2) + "\n"
 
 
 def _cohen(results: list[ImageResult]) -> str:

@@ -25,9 +25,10 @@ from diffproof.cli.main import run
 from diffproof.defenses.named import compile_networks
 from diffproof.runs.certify.figures import write_report
 from diffproof.runs.certify.job import CertifyRun, prepare
-from diffproof.runs.certify.report import cells, header, load_report
+from diffproof.runs.certify.report import load_report
 from diffproof.runs.certify.run import run as run_job
 from diffproof.runs.certify.store import CertifyStore
+from diffproof.runs.certify.tables import cells, header
 from diffproof.runs.certify.verify import verify
 from diffproof.runs.export import export
 from diffproof.runs.places import Places

@@ -16,8 +16,9 @@ import diffproof as dp
 from diffproof.cli.main import run
 from diffproof.runs.certify import run as certify_run
 from diffproof.runs.certify.job import prepare
-from diffproof.runs.certify.report import cells, load_report
+from diffproof.runs.certify.report import load_report
 from diffproof.runs.certify.store import CertifyStore
+from diffproof.runs.certify.tables import cells
 from diffproof.runs.certify.verify import verify
 from diffproof.runs.settings import CertifySettings
 from diffproof.smoothing.certifier import Certifier

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from diffproof.attacks.diagnostics.finding import Finding
@@ -17,18 +15,13 @@ from diffproof.attacks.scoring import Scores
 from diffproof.attacks.threat import parse_budget
 from diffproof.attacks.views import GradientMode
 from diffproof.errors import ArgumentError
-from diffproof.files import write_csv, write_files
 from diffproof.intervals import Share
-from diffproof.pictures import save_grid
 from diffproof.runs.attack.store import AttackedImage, AttackStore
-from diffproof.runs.comparison import Comparisons, Contestant, Measure, compare, write_comparisons
+from diffproof.runs.comparison import Comparisons, Contestant, Measure, compare
 from diffproof.runs.labels import short_source, short_spec
 from diffproof.runs.settings import AttackSettings
 from diffproof.runs.store import check_runs
 from diffproof.wording import part_of, unfinished
-
-# Images of a sheet of pictures.
-PICTURES = 8
 
 
 @dataclass(frozen=True)
@@ -227,100 +220,7 @@ def _right(row: AttackRow, first: AttackSettings) -> dict[Measure, dict[int, boo
     }
 
 
-HEADER = ("defence", "attack", "images", "scored", "one draw", "majority", "worst", "while optimising")
-
-
-def table_cells(report: AttackReport, row: AttackRow) -> list[str]:
-    """A run in the table as people read it: the scores in two lines, clean images above attacked ones."""
-    columns = zip(_shares(row.clean), _shares(row.attacked), strict=True)
-    scores = [f"{_cell(clean)}\n{_cell(attacked)}" for clean, attacked in columns]
-    head = [report.label(row), row.settings.describe_attack(), str(len(row.results))]
-    return [*head, "clean\nattacked", *scores]
-
-
-def _shares(score: Scores) -> tuple[Share, Share, Share, Share]:
-    return score.fresh, score.majority, score.worst, score.optimisation
-
-
-def _cell(share: Share) -> str:
-    return f"{100 * share.value:.1f} ({100 * share.low:.0f}–{100 * share.high:.0f})"
-
-
-def write_attack_table(report: AttackReport, path: Path) -> None:
-    """The table as CSV, with shares in [0, 1], their intervals, and each run's folder."""
-    names = ("fresh", "majority", "worst", "optimisation")
-    columns = [
-        f"{when}_{name}{part}"
-        for when in ("clean", "attacked")
-        for name in names
-        for part in ("", "_low", "_high")
-    ]
-    how = ("attack", "threat", "budget", "gradient", "surrogate_share")
-    about = (*how, "protocol", "draws", "majority_of")
-    lines: list[list[object]] = [["defence", *about, "images", "skipped", *columns, "run"]]
-    for row in report.rows:
-        given = [getattr(row.settings, name) for name in about]
-        shares = [
-            f"{value:.6f}"
-            for score in (row.clean, row.attacked)
-            for share in _shares(score)
-            for value in (share.value, share.low, share.high)
-        ]
-        counts = len(row.results), row.skipped
-        lines.append([report.label(row), *given, *counts, *shares, row.folder])
-    write_csv(path, lines)
-
-
-def draw_pictures(row: AttackRow, path: Path) -> None:
-    """A sheet of the first attacked images, one at least: clean, perturbed, difference enlarged, purified."""
-    shown = [image for image in row.results if image.evaluated.result is not None][:PICTURES]
-    largest = max(float(difference(image).abs().max()) for image in shown)
-    factor = 0.5 / largest if largest > 0 else 1.0
-    titles = ["clean", "perturbed", f"difference ×{factor:.3g}"]
-    purified = all(image.purified is not None for image in shown)
-    if purified:
-        titles.append("purified")
-    lines = []
-    for image in shown:
-        assert image.evaluated.result is not None
-        line = [image.clean, image.evaluated.result.adversarial, 0.5 + factor * difference(image)]
-        if purified and image.purified is not None:
-            line.append(image.purified)
-        lines.append(torch.stack([part.float() for part in line]))
-    save_grid(path, torch.stack(lines), titles=titles, labels=[_caption(image) for image in shown])
-
-
 def difference(image: AttackedImage) -> Tensor:
-    """What the attack added to an attacked image, C×H×W."""
+    """What the attack added to an image that it attacked, C×H×W."""
     assert image.evaluated.result is not None
     return (image.evaluated.result.adversarial - image.clean).float()
-
-
-def _caption(image: AttackedImage) -> str:
-    one = image.evaluated
-    right = sum(label == one.true_label for label in one.labels)
-    return f"image {one.image_index}\nlabel {one.true_label}\nright {right} of {len(one.labels)}"
-
-
-def write_attack_report(report: AttackReport, folder: Path, *, force: bool) -> list[Path]:
-    """Write table.csv, for each run with attacked images a sheet of pictures, pictures-RUN.png, and, of
-    several runs, comparisons.csv.
-
-    Returns:
-        The paths.
-
-    Raises:
-        ValueError: something is in the way, see `files.check_out`.
-        OSError: the folder cannot be written.
-    """
-    writers = {"table.csv": partial(write_attack_table, report)}
-    if report.comparisons.pairs:
-        writers["comparisons.csv"] = partial(write_comparisons, report.comparisons)
-    for row in report.rows:
-        name = row.folder.resolve().name
-        while (sheet := f"pictures-{name}.png") in writers:
-            name += "-again"
-        # Of a run without an attacked image there is no sheet.
-        if row.skipped < len(row.results):
-            writers[sheet] = partial(draw_pictures, row)
-    return write_files(folder, writers, force=force)

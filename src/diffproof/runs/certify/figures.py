@@ -2,29 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from diffproof.files import replacing, write_files
-from diffproof.runs.certify.report import Report, write_table
+from diffproof.runs.certify.report import Report, Row
+from diffproof.runs.certify.tables import about, write_table
+from diffproof.runs.columns import column, shrink
 from diffproof.runs.comparison import write_comparisons
-from diffproof.runs.labels import short_source
 from diffproof.smoothing.stopping import Stopping
-from diffproof.wording import counted
 
 if TYPE_CHECKING:
-    from matplotlib.artist import Artist
-    from matplotlib.figure import Figure
-    from matplotlib.text import Text
+    from matplotlib.axes import Axes
 
 # Okabe & Ito's palette, told apart with every form of colour blindness; line styles differ as well.
 _COLOURS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _STYLES: tuple[Any, ...] = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)))
-
-# Share of the picture that a text may take.
-_WIDEST = 0.95
 
 
 def draw_curves(report: Report, path: Path) -> None:
@@ -41,19 +35,8 @@ def draw_curves(report: Report, path: Path) -> None:
         panel = [row for row in report.rows if row.settings.sigma == sigma]
         largest = max(row.largest_radius for row in panel)
         for row in panel:
-            which = methods.index(report.label(row))
-            radii, shares = row.certification.curve()
-            axis.step(
-                [*radii, max(largest, *radii)],
-                [*(100 * share for share in shares), 100 * shares[-1]],
-                where="post",
-                label=report.label(row),
-                **step_of(which),
-            )
-            if row.settings.stop != Stopping.FIXED and (asked := row.settings.asked_radii):
-                # All that such a run proves.
-                accuracies = [100 * row.certified_accuracy(radius) for radius in asked]
-                axis.plot(asked, accuracies, "o", color=_COLOURS[which % len(_COLOURS)], markersize=4)
+            label = report.label(row)
+            _draw_row(axis, row, largest, label=label, **step_of(methods.index(label)))
         axis.set_title(f"σ = {sigma:g}")
         axis.set_xlabel("certified ℓ2 radius ε, pixels in [0, 1]")
         axis.set_xlim(0, largest * 1.02 or 1.0)
@@ -75,36 +58,64 @@ def draw_curves(report: Report, path: Path) -> None:
         if columns > 1:
             legend.remove()
         else:
-            _shrink(figure, legend, legend.get_texts())
-    data = _either(f"{short_source(row.settings.data)} ({row.settings.split})" for row in report.rows)
-    images = _either(counted(len(row.results), "image") for row in report.rows)
-    signs = {Stopping.FIXED: "=", Stopping.SEQUENTIAL: "≤"}
-    draws = _either(f"n {signs[Stopping(row.settings.stop)]} {row.settings.n}" for row in report.rows)
-    alpha = _either(f"α = {row.settings.alpha:g}" for row in report.rows)
-    title = figure.suptitle(f"{data}, {images}, {draws}, {alpha}", fontsize=10)
-    _shrink(figure, title, [title])
+            shrink(figure, legend, legend.get_texts())
+    title = figure.suptitle(about(report), fontsize=10)
+    shrink(figure, title, [title])
     with replacing(path) as fresh:
         figure.savefig(fresh, dpi=150, format="png")
+
+
+def _draw_row(axis: Axes, row: Row, largest: float, **look: Any) -> None:
+    """A row's curve, up to a radius at least."""
+    radii, shares = row.certification.curve()
+    axis.step(
+        [*radii, max(largest, *radii)],
+        [*(100 * share for share in shares), 100 * shares[-1]],
+        where="post",
+        **look,
+    )
+    if row.settings.stop != Stopping.FIXED and (asked := row.settings.asked_radii):
+        # All that such a run proves.
+        accuracies = [100 * row.certified_accuracy(radius) for radius in asked]
+        axis.plot(asked, accuracies, "o", color=look["color"], markersize=2.2 * look["linewidth"])
+
+
+def draw_column(report: Report, path: Path, form: str) -> None:
+    """Certified accuracy over radius in one column of a paper: all on one axis, a line style a sigma.
+
+    Args:
+        report: what is drawn.
+        path: where to.
+        form: "pdf", "svg" or "png".
+    """
+    sigmas = sorted({row.settings.sigma for row in report.rows})
+    methods = list(dict.fromkeys(report.label(row) for row in report.rows))
+    with column(path, form) as (figure, axis):
+        largest = max(row.largest_radius for row in report.rows)
+        for row in report.rows:
+            look = {
+                "color": _COLOURS[methods.index(report.label(row)) % len(_COLOURS)],
+                "linestyle": _STYLES[sigmas.index(row.settings.sigma) % len(_STYLES)],
+            }
+            _draw_row(axis, row, row.largest_radius, linewidth=1.0, **look)
+        for which, method in enumerate(methods):
+            axis.plot([], [], color=_COLOURS[which % len(_COLOURS)], linewidth=1.0, label=method)
+        for which, sigma in enumerate(sigmas if len(sigmas) > 1 else ()):
+            style = _STYLES[which % len(_STYLES)]
+            axis.plot([], [], color="0.35", linestyle=style, linewidth=1.0, label=f"σ = {sigma:g}")
+        axis.set_xlabel("certified ℓ2 radius ε")
+        axis.set_ylabel("certified accuracy (%)")
+        axis.set_xlim(0, largest * 1.02 or 1.0)
+        axis.set_ylim(0, 102)
+        legend = figure.legend(loc="outside lower center", ncols=2, frameon=False)
+        figure.draw_without_rendering()
+        shrink(figure, legend, legend.get_texts())
 
 
 def step_of(which: int) -> dict[str, Any]:
     """How a line of a picture looks, by its place."""
     style = _STYLES[which % len(_STYLES)]
     return {"color": _COLOURS[which % len(_COLOURS)], "linestyle": style, "linewidth": 1.8}
-
-
-def _shrink(figure: Figure, artist: Artist, texts: Sequence[Text]) -> None:
-    """Make the texts of an artist smaller until it fits into the picture, with a margin."""
-    while (wide := artist.get_window_extent().width / figure.bbox.width) > _WIDEST:
-        for text in texts:
-            # Glyphs are whole pixels, so a text does not shrink as much as its font.
-            text.set_fontsize(float(text.get_fontsize()) * min(0.9, _WIDEST / wide))
-        figure.draw_without_rendering()
-
-
-def _either(texts: Iterable[str]) -> str:
-    """The different texts, in order of appearance."""
-    return " or ".join(dict.fromkeys(texts))
 
 
 def write_report(report: Report, folder: Path, *, force: bool) -> list[Path]:

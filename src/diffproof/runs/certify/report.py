@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -10,7 +10,6 @@ import numpy as np
 
 from diffproof.catalog import DEFENSES
 from diffproof.errors import ArgumentError
-from diffproof.files import write_csv
 from diffproof.intervals import Share
 from diffproof.runs.certify.accuracy import accuracies, told, untaken
 from diffproof.runs.certify.store import CertifyStore, ImageResult, certification
@@ -123,6 +122,26 @@ def draws_saved(settings: CertifySettings, draws: float) -> str:
 
 
 @dataclass(frozen=True)
+class Best:
+    """A method with the sigma that is best at each radius, as papers' tables have it.
+
+    Attributes:
+        label: the method.
+        at: the row of the highest certified accuracy by radius; of equal ones that with the higher at 0.
+    """
+
+    label: str
+    at: dict[float, Row]
+
+
+def _merits(radius: float) -> Callable[[Row], tuple[float, bool, float]]:
+    def merits(row: Row) -> tuple[float, bool, float]:
+        return row.certified_accuracy(radius), row.largest_radius >= radius, row.certified_accuracy(0.0)
+
+    return merits
+
+
+@dataclass(frozen=True)
 class Report:
     """Rows by sigma and method, the radii of the columns, remarks that the reader needs, and comparisons."""
 
@@ -130,6 +149,20 @@ class Report:
     radii: tuple[float, ...]
     remarks: list[str]
     comparisons: Comparisons = field(default_factory=lambda: Comparisons([], []))
+
+    @property
+    def best(self) -> list[Best]:
+        """For each label that has several sigmas, over the same images, which one is best at each radius."""
+        by_label: dict[str, list[Row]] = {}
+        for row in self.rows:
+            by_label.setdefault(self.label(row), []).append(row)
+        found = []
+        for label, rows in by_label.items():
+            same = len({tuple(one.image_index for one in row.results) for row in rows}) == 1
+            if same and len({row.settings.sigma for row in rows}) > 1:
+                best = {radius: max(rows, key=_merits(radius)) for radius in self.radii}
+                found.append(Best(label, best))
+        return found
 
     def label(self, row: Row) -> str:
         """What tells a row from others: the method, and the networks where they are not all the same."""
@@ -187,6 +220,10 @@ def load_report(folders: Sequence[Path], radii: Sequence[float], against: Path |
     )
     remarks.extend(remark for row in rows for remark in row.remarks)
     report = Report(rows, tuple(radii), remarks)
+    if report.best:
+        remarks.append(
+            "the best sigma at each ε is chosen by these very images, as papers' tables do: a little too good"
+        )
     return replace(report, comparisons=compare(_contestants(report), folders, against))
 
 
@@ -269,52 +306,3 @@ def _order(row: Row) -> tuple[float, int, str, str]:
     rank = known.index(name) if name in known else len(known)
     networks = f"{short_spec(s.classifier or '')} {short_spec(s.denoiser or '')}"
     return s.sigma, rank, s.describe(), networks
-
-
-def header(report: Report) -> list[str]:
-    """Column names of the table."""
-    return [
-        "defence",
-        "sigma",
-        "images",
-        *(f"ε={radius:g}" for radius in report.radii),
-        "ACR",
-        "wrong",
-        "abstained",
-    ]
-
-
-def cells(report: Report, row: Row) -> list[str]:
-    """One row of the table as people read it: percentages, – where no radius that large can be proved."""
-    accuracies = [
-        f"{row.certified_accuracy(radius):.1%}" if radius <= row.largest_radius else "–"
-        for radius in report.radii
-    ]
-    settings = row.settings
-    return [
-        report.label(row),
-        f"{settings.sigma:g}",
-        str(len(row.results)),
-        *accuracies,
-        f"{row.average_radius:.3f}",
-        f"{row.wrong:.1%}",
-        f"{row.abstained:.1%}",
-    ]
-
-
-def write_table(report: Report, path: Path) -> None:
-    """The table as CSV, with shares in [0, 1], the statistics of each run, and its folder."""
-    radii = [f"certified_accuracy_at_{radius:g}" for radius in report.radii]
-    tests = ["n0", "n", "draws", "votes", "radii", "alpha"]
-    lines: list[list[object]] = [
-        ["defence", "sigma", "images", *radii, "acr", "wrong", "abstained", *tests, "run"]
-    ]
-    for row in report.rows:
-        s = row.settings
-        accuracies = [f"{row.certified_accuracy(radius):.6f}" for radius in report.radii]
-        shares = [f"{value:.6f}" for value in (row.average_radius, row.wrong, row.abstained)]
-        head = [report.label(row), s.sigma, len(row.results)]
-        votes = None if row.votes is None else f"{row.votes[0]:.6g}"
-        asked = [s.n0, s.n, f"{row.draws:.6g}", votes, s.radii, s.alpha]
-        lines.append([*head, *accuracies, *shares, *asked, "; ".join(map(str, row.folders))])
-    write_csv(path, lines)

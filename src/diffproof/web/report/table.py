@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from diffproof.runs import comparison
-from diffproof.runs.attack.report import HEADER, AttackReport, table_cells
-from diffproof.runs.certify.report import Report, cells, header
+from diffproof.runs.attack.report import AttackReport
+from diffproof.runs.attack.tables import HEADER, table_cells
+from diffproof.runs.certify.report import Report
+from diffproof.runs.certify.tables import cells, header
 from diffproof.runs.comparison import Comparisons
 from diffproof.web.markup import Child, Html, markup, tag
 from diffproof.web.report.shares import certified_share, interval
