@@ -25,6 +25,9 @@ from helpers.files import tree
 from helpers.processes import family
 from helpers.runs import PLAIN, certify_flags, contents
 
+# Seconds after which what Ray does is a failure; here it takes a tenth of them.
+PATIENCE = 300
+
 # Ray leaves files open, of which Python would tell in the tests that run later.
 CLUSTER = """
 from ray.cluster_utils import Cluster
@@ -56,14 +59,19 @@ def cluster() -> Iterator[Cluster]:
     arguments = [sys.executable, "-c", CLUSTER]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
     with subprocess.Popen(arguments, env=ENVIRONMENT, text=True, **pipes) as process:  # type: ignore[call-overload]
-        yield Cluster(process.stdout.readline().strip(), process.pid)
-        process.communicate("\n")
+        late = threading.Timer(PATIENCE, process.kill)
+        late.start()
+        address = process.stdout.readline().strip()
+        late.cancel()
+        assert address, "a cluster does not start here"
+        yield Cluster(address, process.pid)
+        process.communicate("\n", timeout=PATIENCE)
 
 
 def ended(arguments: list[str]) -> tuple[int, str]:
     """The exit status of a command line in a process of its own, and what it wrote on standard error."""
     command = [sys.executable, "-m", "diffproof", *arguments]
-    done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True)
+    done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=PATIENCE)
     return done.returncode, done.stderr
 
 
