@@ -218,7 +218,7 @@ def save_picture(path: Path, picture: Tensor) -> None:
 def png(picture: Tensor) -> bytes:
     """A picture as a PNG file of 8 bits a channel, C×H×W floats, cut to [0, 1], with C = 1 or 3."""
     file = io.BytesIO()
-    _to_pil(picture).save(file, format="PNG", optimize=True)
+    _to_pil(picture).save(file, format="PNG", compress_level=9)
     return file.getvalue()
 
 

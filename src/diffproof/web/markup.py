@@ -59,4 +59,6 @@ def _attribute(name: str, value: Attribute) -> str:
 
 def _readable(text: str) -> str:
     """The text with what turns its direction, or is no character, written out; lines stay lines."""
+    if text.isprintable():
+        return text
     return "".join(c if c.isprintable() or c == "\n" else escaped(c) for c in text)

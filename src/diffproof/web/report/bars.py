@@ -6,10 +6,11 @@ from diffproof.attacks.scoring import Score, Scores
 from diffproof.intervals import Share
 from diffproof.runs.attack.report import AttackReport, AttackRow
 from diffproof.web.markup import Html, tag
+from diffproof.web.report.names import names
 from diffproof.web.report.shares import interval, percent
 
 # What the scores are called in the terminal's report.
-NAMES = {
+_SCORES = {
     Score.FRESH: "one draw",
     Score.MAJORITY: "majority",
     Score.WORST: "worst",
@@ -24,7 +25,7 @@ def bars(report: AttackReport) -> Html:
         tag(
             "label",
             tag("input", type="checkbox", checked=True, data_score=score.value),
-            tag("span", NAMES[score]),
+            tag("span", _SCORES[score]),
         )
         for score in Score
     ]
@@ -36,7 +37,7 @@ def bars(report: AttackReport) -> Html:
     )
     legend = tag("fieldset", tag("legend", "Bars"), choices, clean, bands, class_="legend")
     head = [tag("th", name, scope="col") for name in ("score", "0 to 100%", "after the attack, and clean")]
-    body = [_run(report, row) for row in report.rows]
+    body = [_run(name, row) for name, row in zip(names(report), report.rows, strict=True)]
     table = tag(
         "table",
         tag(
@@ -50,9 +51,9 @@ def bars(report: AttackReport) -> Html:
     return tag("div", legend, tag("div", table, class_="wide", tabindex=0), class_="chart")
 
 
-def _run(report: AttackReport, row: AttackRow) -> Html:
-    name = tag("code", report.label(row)), " under ", tag("code", row.settings.describe_attack())
-    head = tag("tr", tag("th", name, colspan=3, scope="rowgroup"))
+def _run(name: str, row: AttackRow) -> Html:
+    title = tag("code", name), " under ", tag("code", row.settings.describe_attack())
+    head = tag("tr", tag("th", title, colspan=3, scope="rowgroup"))
     return tag("tbody", head, [_score(score, row.clean, row.attacked) for score in Score])
 
 
@@ -60,8 +61,8 @@ def _score(score: Score, clean: Scores, attacked: Scores) -> Html:
     before, after = (_share(scores, score) for scores in (clean, attacked))
     return tag(
         "tr",
-        tag("th", NAMES[score], scope="row"),
-        tag("td", _bar(NAMES[score], before, after), class_="bar"),
+        tag("th", _SCORES[score], scope="row"),
+        tag("td", _bar(_SCORES[score], before, after), class_="bar"),
         tag("td", _told(after), tag("small", f"clean {_told(before)}")),
         data_score_row=score.value,
     )

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 from diffproof.intervals import Share
 from diffproof.runs.certify.report import Report, Row
 from diffproof.smoothing.stopping import Stopping
 from diffproof.web.markup import Html, tag
 from diffproof.web.report.lines import DASHES, Frame, axes, line_class, nice_step, path_of
+from diffproof.web.report.names import names
 from diffproof.web.report.shares import certified_share, interval, percent
 from diffproof.wording import counted
 
@@ -20,13 +22,12 @@ _FEW = 3
 
 def curves(report: Report) -> Html:
     """The figure of all panels, with what shows and hides its lines."""
-    labels = list(dict.fromkeys(report.label(row) for row in report.rows))
+    found = list(zip(names(report), report.rows, strict=True))
+    labels = list(dict.fromkeys(name for name, _ in found))
     sigmas = sorted({row.settings.sigma for row in report.rows})
-    panels = []
-    for number, sigma in enumerate(sigmas):
-        rows = [row for row in report.rows if row.settings.sigma == sigma]
-        panels.append(_panel(report, rows, sigma, labels, f"panel-{number}"))
-    few = all(sum(row.settings.sigma == sigma for row in report.rows) <= _FEW for sigma in sigmas)
+    lines = {sigma: [(name, row) for name, row in found if row.settings.sigma == sigma] for sigma in sigmas}
+    panels = [_panel(sigma, lines[sigma], labels, report.radii) for sigma in sigmas]
+    few = max(map(len, lines.values())) <= _FEW
     choices = [
         tag(
             "label",
@@ -36,13 +37,11 @@ def curves(report: Report) -> Html:
         )
         for place, label in enumerate(labels)
     ]
-    bands = tag(
-        "label", tag("input", type="checkbox", checked=few, data_bands=True), tag("span", "95% intervals")
-    )
+    box = tag("input", type="checkbox", checked=few, data_bands=True)
+    bands = tag("label", box, tag("span", "95% intervals"))
     legend = tag("fieldset", tag("legend", "Lines"), choices, bands, class_="legend")
-    return tag(
-        "div", legend, tag("div", panels, class_="panels"), class_="chart" if few else "chart no-bands"
-    )
+    parts = legend, tag("div", panels, class_="panels")
+    return tag("div", *parts, class_="chart" if few else "chart no-bands")
 
 
 def _sample(place: int) -> Html:
@@ -58,17 +57,19 @@ def _sample(place: int) -> Html:
     return tag("svg", line, viewBox="0 0 28 10", width=28, height=10, aria_hidden="true")
 
 
-def _panel(report: Report, rows: list[Row], sigma: float, labels: list[str], name: str) -> Html:
-    """The chart of one sigma."""
-    largest = max(row.largest_radius for row in rows) or 1.0
+def _panel(sigma: float, rows: list[tuple[str, Row]], labels: list[str], radii: Sequence[float]) -> Html:
+    """The chart of one sigma.
+
+    Args:
+        sigma: of the runs.
+        rows: the runs with their names.
+        labels: names of all lines, in the order of their colours.
+        radii: what its table has besides round ones.
+    """
+    largest = max(row.largest_radius for _, row in rows) or 1.0
     frame, step = Frame(largest), nice_step(largest / _PLACES)
-    lines = []
-    for row in rows:
-        place = labels.index(report.label(row))
-        lines.append(_line(row, frame, place, report.label(row), step))
-    title = f"Certified accuracy at σ = {sigma:g}"
-    lines_told = f"a falling line for each of {counted(len(rows), 'defence')}"
-    told = f"{title}: {lines_told}; the table below has the values."
+    lines = [_line(row, frame, labels.index(name), name, step) for name, row in rows]
+    falling = f"a falling line for each of {counted(len(rows), 'defence')}"
     svg = tag(
         "svg",
         axes(frame),
@@ -76,34 +77,21 @@ def _panel(report: Report, rows: list[Row], sigma: float, labels: list[str], nam
         tag("line", y1=frame.top, y2=frame.height - frame.bottom, class_="cursor", visibility="hidden"),
         viewBox=f"0 0 {frame.width:g} {frame.height:g}",
         role="img",
-        aria_label=told,
+        aria_label=f"Certified accuracy at σ = {sigma:g}: {falling}; the table below has the values.",
         data_largest=largest,
         data_left=frame.left,
         data_right=frame.width - frame.right,
     )
-    slider = tag(
-        "label",
-        "radius ε ",
-        tag(
-            "input",
-            type="range",
-            min=0,
-            max=f"{step * math.floor(largest / step + 1e-9):g}",
-            step=f"{step:g}",
-            value=0,
-        ),
-        class_="slider scripted",
-    )
-    reading = tag("output", class_="reading scripted")
+    end = f"{step * math.floor(largest / step + 1e-9):g}"
+    slider = tag("input", type="range", min=0, max=end, step=f"{step:g}", value=0)
     return tag(
         "figure",
         tag("figcaption", tag("h3", f"σ = {sigma:g}")),
         svg,
-        slider,
-        reading,
-        _behind(report, rows, largest),
+        tag("label", "radius ε ", slider, class_="slider scripted"),
+        tag("output", class_="reading scripted"),
+        _behind(rows, largest, radii),
         class_="panel",
-        id=name,
     )
 
 
@@ -152,24 +140,21 @@ def _told(share: Share | None, row: Row, radius: float) -> str:
     return "–" if radius > row.largest_radius else percent(row.certified_accuracy(radius))
 
 
-def _behind(report: Report, rows: list[Row], largest: float) -> Html:
+def _behind(rows: list[tuple[str, Row]], largest: float, radii: Sequence[float]) -> Html:
     """The table behind a panel."""
     step = nice_step(largest / _ROWS)
-    radii = sorted(
-        {*(round(step * number, 9) for number in range(math.floor(largest / step + 1e-9) + 1)), *report.radii}
-    )
-    head = tag("tr", tag("th", "ε", scope="col"), [tag("th", report.label(row), scope="col") for row in rows])
+    steps = (round(step * number, 9) for number in range(math.floor(largest / step + 1e-9) + 1))
+    head = tag("tr", tag("th", "ε", scope="col"), [tag("th", name, scope="col") for name, _ in rows])
     body = [
         tag(
             "tr",
             tag("th", f"{radius:g}", scope="row"),
-            [tag("td", _told(certified_share(row, radius), row, radius)) for row in rows],
+            [tag("td", _told(certified_share(row, radius), row, radius)) for _, row in rows],
         )
-        for radius in radii
+        for radius in sorted({*steps, *radii})
         if radius <= largest
     ]
     caption = tag("caption", "Certified accuracy at ℓ2 radius ε, 95% interval in brackets")
-    table = tag(
-        "div", tag("table", caption, tag("thead", head), tag("tbody", body)), class_="wide", tabindex=0
-    )
-    return tag("details", tag("summary", "Table of this chart"), table)
+    table = tag("table", caption, tag("thead", head), tag("tbody", body))
+    inner = tag("div", table, class_="wide", tabindex=0)
+    return tag("details", tag("summary", "Table of this chart"), inner)

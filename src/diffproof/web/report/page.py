@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections import Counter
 from importlib.resources import files
 from string import Template
 
-from diffproof.runs.attack.report import AttackReport
 from diffproof.runs.certify.report import Report
 from diffproof.version import version
 from diffproof.web.markup import Html, markup, tag
 from diffproof.web.report.bars import bars
 from diffproof.web.report.curves import curves
 from diffproof.web.report.gallery import cards, gallery
+from diffproof.web.report.names import whole_names
 from diffproof.web.report.opened import Opened
 from diffproof.web.report.provenance import costs, provenance
 from diffproof.web.report.summary import summary, what
@@ -88,19 +87,7 @@ def _images(opened: Opened) -> Html:
         )
     if side is not None:
         told.append(f"Pictures are shrunk to {side} pixels, so that the page is not too large.")
-    return markup([tag("p", line) for line in told], gallery(made, uris, _names(opened.report)))
-
-
-def _names(report: Report | AttackReport) -> list[str]:
-    """What the rows are called, each by another name."""
-    if isinstance(report, Report):
-        found = [(f"{report.label(row)}, σ = {row.settings.sigma:g}", row.folders[0]) for row in report.rows]
-    else:
-        found = [
-            (f"{report.label(row)}, {row.settings.describe_attack()}", row.folder) for row in report.rows
-        ]
-    often = Counter(name for name, _ in found)
-    return [f"{name} ({folder})" if often[name] > 1 else name for name, folder in found]
+    return markup([tag("p", line) for line in told], gallery(made, uris, whole_names(opened.report)))
 
 
 def _asset(name: str) -> str:

@@ -12,6 +12,7 @@ from diffproof.runs.certify.store import ImageResult
 from diffproof.runs.repeating import command
 from diffproof.runs.settings_file import settings_text
 from diffproof.web.markup import Child, Html, tag
+from diffproof.web.report.names import names
 from diffproof.web.report.opened import Folder, Opened
 from diffproof.web.report.table import sortable
 from diffproof.wording import counted, duration
@@ -81,36 +82,36 @@ def costs(report: Report | AttackReport) -> Html:
         return sortable(
             "Evaluations of networks that the certificates took, and what stopping early saved",
             [*_CERTIFIED, "time"],
-            [_certified_cost(report, row) for row in report.rows],
+            [_certified_cost(name, row) for name, row in zip(names(report), report.rows, strict=True)],
             1,
         )
     return sortable(
         "Evaluations of the defence that the attacks took",
         [*_ATTACKED, "time"],
-        [_attack_cost(report, row) for row in report.rows],
+        [_attack_cost(name, row) for name, row in zip(names(report), report.rows, strict=True)],
         2,
     )
 
 
-def _certified_cost(report: Report, row: Row) -> list[Child]:
+def _certified_cost(name: str, row: Row) -> list[Child]:
     certificates = [result.certificate for result in row.results]
     cells: list[Child] = [
-        report.label(row),
+        name,
         f"{row.settings.sigma:g}",
         f"{row.draws:,.0f} of {row.settings.n:,}",
     ]
-    for name in ("denoiser_evaluations", "classifier_evaluations"):
-        spent, naive = (sum(getattr(one, f"{kind}{name}") for one in certificates) for kind in ("", "naive_"))
+    for what in ("denoiser_evaluations", "classifier_evaluations"):
+        spent, naive = (sum(getattr(one, f"{kind}{what}") for one in certificates) for kind in ("", "naive_"))
         cells += [f"{spent:,}", f"{1 - spent / naive:.0%}" if naive else "–"]
     return [*cells, _time(row.results)]
 
 
-def _attack_cost(report: AttackReport, row: AttackRow) -> list[Child]:
+def _attack_cost(name: str, row: AttackRow) -> list[Child]:
     results = [image.evaluated.result for image in row.results if image.evaluated.result is not None]
-    forwards, backwards = (sum(getattr(one, name) for one in results) for name in ("forwards", "backwards"))
+    forwards, backwards = (sum(getattr(one, what) for one in results) for what in ("forwards", "backwards"))
     mean = f"{forwards / len(results):,.0f}" if results else "–"
     return [
-        report.label(row),
+        name,
         row.settings.describe_attack(),
         f"{forwards:,}",
         f"{backwards:,}",

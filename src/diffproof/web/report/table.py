@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from diffproof.runs import comparison
-from diffproof.runs.attack.report import AttackReport
+from diffproof.runs.attack.report import AttackReport, AttackRow
 from diffproof.runs.attack.tables import HEADER, table_cells
-from diffproof.runs.certify.report import Report
+from diffproof.runs.certify.report import Report, Row
 from diffproof.runs.certify.tables import cells, header
 from diffproof.runs.comparison import Comparisons
 from diffproof.web.markup import Child, Html, markup, tag
+from diffproof.web.report.names import names
 from diffproof.web.report.shares import certified_share, interval
 
 # Columns at the left whose cells are texts.
@@ -20,17 +21,19 @@ _CERTIFIED_TEXTS, _ATTACK_TEXTS = 1, 2
 def results_table(report: Report | AttackReport) -> Html:
     """Every run in a row, with intervals below the shares."""
     if isinstance(report, Report):
-        rows = [_certified(report, number) for number in range(len(report.rows))]
+        rows = [
+            [name, *_certified(report, row)] for name, row in zip(names(report), report.rows, strict=True)
+        ]
         caption = (
             "Certified accuracy at ℓ2 radius ε with its 95% interval, and average certified radius (ACR)"
         )
         return markup(
             sortable(caption, header(report), rows, _CERTIFIED_TEXTS), _compared(report.comparisons)
         )
-    names = [name for name in HEADER if name != "scored"]
-    lines = [_attacked(report, number) for number in range(len(report.rows))]
+    columns = [name for name in HEADER if name != "scored"]
+    lines = [[name, *_attacked(report, row)] for name, row in zip(names(report), report.rows, strict=True)]
     caption = "Accuracy in % after the attack, below it on clean images; 95% intervals in brackets"
-    return markup(sortable(caption, names, lines, _ATTACK_TEXTS), _compared(report.comparisons))
+    return markup(sortable(caption, columns, lines, _ATTACK_TEXTS), _compared(report.comparisons))
 
 
 def _compared(comparisons: Comparisons) -> Html | None:
@@ -43,23 +46,24 @@ def _compared(comparisons: Comparisons) -> Html | None:
     return sortable(caption, comparison.table_header(comparisons), rows, 1)
 
 
-def _certified(report: Report, number: int) -> list[Child]:
-    row = report.rows[number]
+def _certified(report: Report, row: Row) -> list[Child]:
+    """All cells but the name."""
     found: list[Child] = list(cells(report, row))
     first = header(report).index("images") + 1
     for place, radius in enumerate(report.radii, first):
         share = certified_share(row, radius)
         if share is not None:
-            found[place] = (str(found[place]), tag("small", f"{interval(share)}"))
-    return found
+            found[place] = (str(found[place]), tag("small", interval(share)))
+    return found[1:]
 
 
-def _attacked(report: AttackReport, number: int) -> list[Child]:
-    given = table_cells(report, report.rows[number])
-    texts = [cell for cell, name in zip(given, HEADER, strict=True) if name != "scored"]
+def _attacked(report: AttackReport, row: AttackRow) -> list[Child]:
+    """All cells but the name."""
+    pairs = zip(table_cells(report, row), HEADER, strict=True)
+    texts = [cell for cell, name in pairs if name not in ("defence", "scored")]
     # The clean score stands above the attacked one there.
-    pairs = [text.partition("\n") for text in texts]
-    return [_below(f"{after}\nclean {clean}") if after else clean for clean, _, after in pairs]
+    lines = [text.partition("\n") for text in texts]
+    return [_below(f"{after}\nclean {clean}") if after else clean for clean, _, after in lines]
 
 
 def _below(text: str) -> Child:
@@ -68,18 +72,18 @@ def _below(text: str) -> Child:
     return (first, tag("small", second)) if second else first
 
 
-def sortable(caption: str, names: Sequence[str], rows: Sequence[Sequence[Child]], texts: int) -> Html:
+def sortable(caption: str, columns: Sequence[str], rows: Sequence[Sequence[Child]], texts: int) -> Html:
     """A table whose columns report.js sorts.
 
     Args:
         caption: what it shows.
-        names: of its columns.
+        columns: their names.
         rows: a cell for each column.
         texts: so many columns at the left hold texts, the first of them what a row is called.
     """
     head = [
         tag("th", name, scope="col", class_=None if place < texts else "number")
-        for place, name in enumerate(names)
+        for place, name in enumerate(columns)
     ]
     body = [
         tag(
