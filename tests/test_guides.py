@@ -1,0 +1,69 @@
+"""The guides of docs/ and the first page: what they show is run, block by block, as a reader would."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from diffproof.cli.main import run
+from helpers.paths import ROOT
+from helpers.scripts import commands_of
+
+PAGES = [ROOT / "docs" / "index.md", *sorted((ROOT / "docs" / "guides").glob("*.md"))]
+_BLOCK = re.compile(r"^```(sh|python)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+
+
+def follow(page: Path, folder: Path) -> int:
+    """Do what a page shows, in the current folder, and give how many commands of diffproof that was.
+
+    Python that begins with the name of a file is written to it, other Python is run, one block after the other.
+    """
+    python = folder / "tools" / "python"
+    python.parent.mkdir()
+    python.write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
+    python.chmod(0o755)
+    names: dict[str, object] = {}
+    done = 0
+    for language, text in _BLOCK.findall(page.read_text(encoding="utf-8")):
+        file = re.match(r"# (\w+\.py)\n", text)
+        if file:
+            (folder / file[1]).write_text(text, encoding="utf-8")
+        elif language == "python":
+            exec(compile(text, page.name, "exec"), names)
+        else:
+            done += shell(text, folder)
+    return done
+
+
+def shell(text: str, folder: Path) -> int:
+    """Run a block of shell: commands of diffproof in this process, which has the libraries loaded."""
+    if "diffproof " not in text:
+        environment = {**os.environ, "PATH": f"{folder / 'tools'}:{os.environ['PATH']}"}
+        subprocess.run(["sh", "-ec", text], cwd=folder, env=environment, check=True)
+        return 0
+    commands = commands_of(text, folder, {"PYTHONPATH": os.environ.get("PYTHONPATH", "")})
+    for command in commands:
+        assert run(command) == 0, command
+    return len(commands)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_what_a_guide_shows_works(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    before = set(sys.modules)
+    assert follow(page, tmp_path) >= 1
+    for name in set(sys.modules) - before:
+        if getattr(sys.modules[name], "__file__", None) and str(tmp_path) in str(sys.modules[name].__file__):
+            del sys.modules[name]
+
+
+def test_there_is_a_guide_for_each_job() -> None:
+    guides = {"certify", "pictures", "defence", "claim", "table", "machines", "own_code", "certificate"}
+    assert {page.stem for page in PAGES} == {"index", *guides}
