@@ -2,12 +2,12 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo demo-attack test lint bench
+.PHONY: demo demo-attack test lint docs bench
 
 .venv/ready: pyproject.toml constraints.txt
 	@echo "setting up .venv (once; it takes a minute or two)"
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev,docs]'
 	@# What it asks for, torchvision and an old requests, its attacks do without.
 	$(BIN)/pip install --quiet --constraint constraints.txt --no-deps torchattacks
 	@touch $@
@@ -26,6 +26,9 @@ lint: .venv/ready
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
+
+docs: .venv/ready
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 bench: .venv/ready
 	$(BIN)/python benchmarks/overhead.py

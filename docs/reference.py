@@ -1,4 +1,4 @@
-"""The site's reference, made when it is built: commands of click, methods of the catalog, public names of Python."""
+"""The site's reference, made when it is built: commands, methods of the catalog, public names of Python."""
 
 from __future__ import annotations
 
@@ -35,8 +35,15 @@ def commands_page() -> str:
 
 def methods_page() -> str:
     """Every defence and attack with its settings, as `diffproof methods NAME` gives them."""
-    lines = ["# Methods", "", "What `diffproof methods NAME` says, on one page. A method and its settings are one text, such as"]
-    lines += ["`densepure:steps=10,votes=40`, for `--defense`, `--attack`, `dp.load_defense` and `dp.load_attack`.", ""]
+    lines = [
+        "# Methods",
+        "",
+        "What `diffproof methods NAME` says, on one page. A method and its settings are one text, such as",
+    ]
+    lines += [
+        "`densepure:steps=10,votes=40`, for `--defense`, `--attack`, `dp.load_defense` and `dp.load_attack`.",
+        "",
+    ]
     for title, table in (("Defences", DEFENSES), ("Attacks", ATTACKS)):
         lines += [f"## {title}", ""]
         for method in table.values():
@@ -48,8 +55,18 @@ def python_page() -> str:
     """Every public name, from its docstring."""
     homes = diffproof._HOMES
     lines = ["# Python", "", "Everything here is in the namespace `diffproof`: `import diffproof as dp`.", ""]
-    kinds = {"attacks": "Attacks", "smoothing": "Smoothing", "defenses": "Defences", "denoisers": "Diffusion models"}
-    kinds |= {"classifiers": "Classifiers", "data": "Data", "reverse": "The reverse process", "calibration": "Calibration"}
+    kinds = {
+        "attacks": "Attacks",
+        "smoothing": "Smoothing",
+        "defenses": "Defences",
+        "denoisers": "Diffusion models",
+    }
+    kinds |= {
+        "classifiers": "Classifiers",
+        "data": "Data",
+        "reverse": "The reverse process",
+        "calibration": "Calibration",
+    }
     rooms: dict[str, list[str]] = {}
     for name, home in homes.items():
         rooms.setdefault(kinds.get(home.split(".")[0], "Beside these"), []).append(name)
@@ -69,7 +86,9 @@ def _command(path: str, command: click.Command, level: int) -> Iterator[str]:
 
 
 def _help(path: str, command: click.Command) -> str:
-    context = click.Context(command, info_name=path, terminal_width=100, max_content_width=100, **command.context_settings)
+    context = click.Context(
+        command, info_name=path, terminal_width=100, max_content_width=100, **command.context_settings
+    )
     return command.get_help(context)
 
 

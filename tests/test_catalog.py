@@ -393,8 +393,9 @@ def test_an_own_class_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
     assert "  shares  (an integer; default 4)\n" in capsys.readouterr().out
 
 
-def test_the_readme_says_what_the_catalog_says() -> None:
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
+def test_the_docs_say_what_the_catalog_says() -> None:
+    pages = [ROOT / "docs" / name for name in ("purification.md", "attacks.md")]
+    text = "".join(page.read_text(encoding="utf-8") for page in pages)
     purifying = [method for method in DEFENSES.values() if "purify" in method.can]
     for method in [*purifying, *ATTACKS.values()]:
         assert f"| `{method.name}` | {method.line} |\n" in text

@@ -21,7 +21,7 @@ _BLOCK = re.compile(r"^```(sh|python)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 def follow(page: Path, folder: Path) -> int:
     """Do what a page shows, in the current folder, and give how many commands of diffproof that was.
 
-    Python that begins with the name of a file is written to it, other Python is run, one block after the other.
+    Python that begins with the name of a file is written to it; other Python is run, block after block.
     """
     python = folder / "tools" / "python"
     python.parent.mkdir()

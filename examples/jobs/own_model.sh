@@ -4,7 +4,7 @@
 #   DATA=pictures/ CLASSIFIER=my_module:network@weights.pt DENOISER=my_diffusion/ sh examples/jobs/own_model.sh
 #
 # DATA: a folder of class folders, .parquet or .npz file, or Hub id. CLASSIFIER and DENOISER: see the tables of
-# README. An interrupted script goes on where it stopped.
+# docs/models.md. An interrupted script goes on where it stopped.
 set -eu
 : "${DATA:?} ${CLASSIFIER:?} ${DENOISER:?}"
 OUT=${OUT:-own-model} SIGMA=${SIGMA:-0.25} IMAGES=${IMAGES:-100} N0=${N0:-100} N=${N:-1000} ITERATIONS=${ITERATIONS:-40}
