@@ -15,6 +15,7 @@ from diffproof.cli.main import main, run
 from diffproof.cli.progress import shown_once_started
 from diffproof.cli.screen import Rows, screen_width, show
 from diffproof.wording import counted, part_of
+from helpers.paths import ROOT
 
 NAMES = (
     "none",
@@ -106,6 +107,50 @@ def test_a_report_of_several_runs_at_80_columns(
         assert word in text
     assert "…" not in text
     assert max(map(len, text.splitlines())) <= 80
+
+
+@pytest.fixture(scope="module")
+def far_away(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Runs in a folder whose path is wider than a screen."""
+    folder: Path = tmp_path_factory.mktemp("far") / ("a-long-name-" * 9) / ("and-another-" * 4)
+    results = ROOT / "docs" / "results" / "resnet56"
+    for name in ("none", "dds", "densepure-b2", "finetuned-dds"):
+        for sigma in ("0.12", "0.25", "0.5"):
+            shutil.copytree(results / f"{name}-{sigma}", folder / f"{name}-{sigma}")
+    return folder
+
+
+@pytest.mark.parametrize("width", [60, 80, None])
+@pytest.mark.parametrize("command", ["report", "status", "verify"])
+def test_many_runs_far_away(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    far_away: Path,
+    command: str,
+    width: int | None,
+) -> None:
+    if width:
+        monkeypatch.setenv("COLUMNS", str(width))
+    folders = sorted(map(str, far_away.iterdir()))
+    words = ["verify", folders[0], "--counts"] if command == "verify" else [command, *folders]
+    assert run(words) == 0
+    text = capsys.readouterr().out
+    assert "…" not in text
+    # Every box is closed: its lines are as wide as its first one.
+    boxed = 0
+    for line in text.splitlines():
+        if line[:1] == "┏":
+            boxed = len(line)
+        if line[:1] in tuple("┏┃┡│├└"):
+            assert len(line) == boxed <= (width or boxed)
+        elif width and len(line) > width:
+            # A path that no space divides, for copying.
+            assert str(far_away) in line
+            assert len(line.split()) == 1
+    assert boxed or command == "verify"
+    if command != "verify":
+        for folder in folders if command == "status" else ():
+            assert folder in text
 
 
 @pytest.mark.parametrize("name", [None, *DEFENSES, *ATTACKS])

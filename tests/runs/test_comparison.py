@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -87,8 +88,16 @@ def test_what_a_run_is_compared_with() -> None:
 
 
 def test_runs_of_one_name_are_told_apart_by_their_folders() -> None:
-    made = compare([contestant("dds", "11"), contestant("dds", "10")], [Path("dds"), Path("dds")], None)
-    assert made.pairs[0].title == "dds (dds) against dds (dds)"
+    for folders, title in (
+        (["runs/a", "runs/b"], "dds (b) against dds (a)"),
+        (["one/a", "other/a"], "dds (other/a) against dds (one/a)"),
+    ):
+        paths = [Path(folder) for folder in folders]
+        runs = [replace(contestant("dds", "11"), folders=(path,)) for path in paths]
+        assert compare(runs, paths, None).pairs[0].title == title
+    # What differs of the settings tells more; they are of 1,000 draws and 500.
+    pairs = load_report([DDS, RESNET / "dds-16th-0.25"], [0.0]).comparisons.pairs
+    assert pairs[0].title == "dds, n = 500, compile = True against dds, n = 1000, compile = False"
 
 
 @pytest.mark.parametrize(

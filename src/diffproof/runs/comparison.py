@@ -218,10 +218,16 @@ def _check_data(contestants: Iterable[Contestant]) -> None:
 
 
 def _told_apart(contestants: Sequence[Contestant]) -> list[Contestant]:
-    """The same with names that no two share: with the folder where need be."""
+    """The same with names that no two share: with the folder's name, or its path, where need be."""
     names = Counter((one.label, one.setting) for one in contestants)
+    folders = Counter(one.folders[0].name for one in contestants)
+
+    def folder(one: Contestant) -> str:
+        path = one.folders[0]
+        return path.name if path.name and folders[path.name] == 1 else str(path)
+
     return [
-        replace(one, label=f"{one.label} ({one.folders[0]})") if names[one.label, one.setting] > 1 else one
+        replace(one, label=f"{one.label} ({folder(one)})") if names[one.label, one.setting] > 1 else one
         for one in contestants
     ]
 

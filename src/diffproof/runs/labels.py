@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 
@@ -16,3 +17,12 @@ def short_source(data: str) -> str:
     """A data set's name: a file's or folder's without where it lies, a Hub id as it is."""
     is_path = data.count("/") > 1 or data.startswith((".", "/", "~")) or data.endswith((".parquet", ".npz"))
     return (is_path and Path(data).name) or data
+
+
+def differing(settings: object, twins: Sequence[object], names: Iterable[str]) -> list[str]:
+    """What tells settings from those of runs that are called the same: "n = 500"; nothing where all agree."""
+    return [
+        f"{name} = {getattr(settings, name)}"
+        for name in names
+        if len({getattr(other, name) for other in twins}) > 1
+    ]

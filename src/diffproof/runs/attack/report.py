@@ -18,10 +18,13 @@ from diffproof.errors import ArgumentError
 from diffproof.intervals import Share
 from diffproof.runs.attack.store import AttackedImage, AttackStore
 from diffproof.runs.comparison import Comparisons, Contestant, Measure, compare
-from diffproof.runs.labels import short_source, short_spec
+from diffproof.runs.labels import differing, short_source, short_spec
 from diffproof.runs.settings import AttackSettings
 from diffproof.runs.store import check_runs
 from diffproof.wording import part_of, unfinished
+
+# Settings that change what is found and that the names of defence and attack do not hold.
+_FURTHER = ("protocol", "draws", "majority_of", "seed", "precision", "compile")
 
 
 @dataclass(frozen=True)
@@ -61,7 +64,17 @@ class AttackReport:
     comparisons: Comparisons = field(default_factory=lambda: Comparisons([], []))
 
     def label(self, row: AttackRow) -> str:
-        """What tells a row's defence from others: settings, and networks where they are not all the same."""
+        """What tells a row's defence from others: settings, and networks where they are not all the same.
+
+        Under one attack, where these are the same, what else differs of the settings.
+        """
+        named = self._named(row)
+        twins = [other.settings for other in self.rows if self._named(other) == named]
+        if len({other.describe_attack() for other in twins}) < len(twins):
+            named = ", ".join([named, *differing(row.settings, twins, _FURTHER)])
+        return named
+
+    def _named(self, row: AttackRow) -> str:
         parts = [row.settings.describe()]
         for name in ("classifier", "denoiser", "guide"):
             specs = {getattr(other.settings, name) for other in self.rows} - {None}

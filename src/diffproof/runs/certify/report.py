@@ -14,12 +14,15 @@ from diffproof.intervals import Share
 from diffproof.runs.certify.accuracy import accuracies, told, untaken
 from diffproof.runs.certify.store import CertifyStore, ImageResult, certification
 from diffproof.runs.comparison import Comparisons, Contestant, compare
-from diffproof.runs.labels import short_source, short_spec
+from diffproof.runs.labels import differing, short_source, short_spec
 from diffproof.runs.settings import CertifySettings
 from diffproof.runs.store import check_runs
 from diffproof.smoothing.certification import Certification
 from diffproof.smoothing.stopping import Stopping
 from diffproof.wording import counted
+
+# Settings that change what is certified and that a method's name does not hold.
+_FURTHER = ("n", "n0", "alpha", "bound", "seed", "precision", "compile")
 
 
 @dataclass(frozen=True)
@@ -165,7 +168,17 @@ class Report:
         return found
 
     def label(self, row: Row) -> str:
-        """What tells a row from others: the method, and the networks where they are not all the same."""
+        """What tells a row from others: the method, and the networks where they are not all the same.
+
+        Of one sigma, where these are the same, what else differs of the settings.
+        """
+        named, settings = self._named(row), row.settings
+        twins = [other.settings for other in self.rows if self._named(other) == named]
+        if len({other.sigma for other in twins}) < len(twins):
+            named = ", ".join([named, *differing(settings, twins, _FURTHER)])
+        return named
+
+    def _named(self, row: Row) -> str:
         parts = [row.settings.describe()]
         for name in ("classifier", "denoiser"):
             specs = {getattr(other.settings, name) for other in self.rows} - {None}
