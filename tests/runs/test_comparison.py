@@ -132,6 +132,25 @@ def test_hashes_that_depend_on_other_things_are_not_compared() -> None:
     assert made.pairs[0].images == 1
 
 
+def test_only_images_of_both_runs_count() -> None:
+    made = compare([contestant("a", "10.."), contestant("b", "0111")], [Path("a"), Path("b")], None)
+    compared = made.pairs[0].at[0.5]
+    assert compared is not None
+    assert (made.pairs[0].images, compared.difference.gained, compared.difference.lost) == (2, 1, 1)
+
+
+def test_a_verdict_is_corrected_for_all_comparisons() -> None:
+    # Six images that one alone has right: p = 2/64, and twice that for two comparisons.
+    first, ahead = contestant("a", "0" * 6 + "1" * 6), contestant("b", "1" * 12)
+    (alone,) = compare([first, ahead], [Path("a"), Path("b")], None).pairs
+    assert alone.at[0.5] is not None
+    assert (alone.at[0.5].corrected, alone.at[0.5].verdict) == (2 / 64, Verdict.AHEAD)
+    level = contestant("c", "0" * 6 + "1" * 6)
+    pair = compare([first, ahead, level], [Path("a"), Path("b"), Path("c")], None).pairs[0]
+    assert pair.at[0.5] is not None
+    assert (pair.at[0.5].corrected, pair.at[0.5].verdict) == (4 / 64, Verdict.UNDECIDED)
+
+
 def test_runs_without_a_common_image_are_not_compared() -> None:
     made = compare([contestant("a", "10.."), contestant("b", "..11")], [Path("a"), Path("b")], None)
     assert (made.pairs, made.remarks) == ([], ["b and a have no image in common: not compared"])

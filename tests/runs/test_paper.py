@@ -98,7 +98,9 @@ def test_best_over_sigma_by_hand() -> None:
     assert report.best[0].at[0.75].settings.sigma == 0.5
     assert load_report(FOLDERS[:2], [0.0]).best == []
     # Over other images there is no best one.
-    assert load_report([FOLDERS[1], RESNET / "densepure-b10-0.5"], [0.0]).best == []
+    other = load_report([FOLDERS[1], RESNET / "dds-16th-0.5"], [0.0])
+    assert {other.label(row) for row in other.rows} == {"dds"}
+    assert other.best == []
 
 
 def test_csv_is_the_table_of_the_folder(tmp_path: Path) -> None:
