@@ -19,6 +19,7 @@ from diffproof.cli.main import run
 from diffproof.runs.attack.report import AttackReport, load_attack_report
 from diffproof.runs.attack.store import AttackStore
 from diffproof.runs.certify.report import Report, load_report
+from diffproof.runs.certify.tables import best_cells
 from diffproof.runs.comparison import table_cells, table_header
 from helpers.pages import Node, check_self_contained, read_page
 from helpers.runs import change, contents, rows
@@ -123,6 +124,12 @@ def test_sentences_can_be_quoted(certified: Node, runs: Path) -> None:
     assert notes == [*report.remarks, *report.comparisons.remarks]
 
 
+def test_the_best_sigma_stands_as_in_the_terminal(certified: Node, runs: Path) -> None:
+    report = load_report([runs / name for name in ("none", "dds", "wide")], [0, 0.25, 0.5, 0.75, 1])
+    (best,) = report.best
+    assert certified.one("section", id="table").all("table")[1].rows()[1] == best_cells(best)
+
+
 def test_who_is_ahead_is_said_as_in_the_terminal(certified: Node, attacked: Node, runs: Path) -> None:
     reports: list[tuple[Node, Report | AttackReport]] = [
         (certified, load_report([runs / name for name in ("none", "dds", "wide")], [0, 0.25, 0.5, 0.75, 1])),
@@ -132,7 +139,7 @@ def test_who_is_ahead_is_said_as_in_the_terminal(certified: Node, attacked: Node
         (pair,) = report.comparisons.pairs
         (sentence,) = page.one("ul", class_="comparisons").all("li")
         assert sentence.text == f"{pair.sentence}."
-        head, body = page.one("section", id="table").all("table")[1].rows()
+        head, body = page.one("section", id="table").all("table")[-1].rows()
         assert head == table_header(report.comparisons)
         assert body == [cell.replace("\n", "") for cell in table_cells(pair)]
 

@@ -8,6 +8,7 @@ from diffproof.runs.attack.report import AttackReport, AttackRow
 from diffproof.web.markup import Html, tag
 from diffproof.web.report.names import names
 from diffproof.web.report.shares import interval, percent
+from diffproof.web.report.table import scrolling
 
 # What the scores are called in the terminal's report.
 _SCORES = {
@@ -35,20 +36,13 @@ def bars(report: AttackReport) -> Html:
     bands = tag(
         "label", tag("input", type="checkbox", checked=True, data_bands=True), tag("span", "95% intervals")
     )
-    legend = tag("fieldset", tag("legend", "Bars"), choices, clean, bands, class_="legend")
+    legend = tag("fieldset", tag("legend", "Bars"), choices, clean, bands, class_="legend scripted")
     head = [tag("th", name, scope="col") for name in ("score", "0 to 100%", "after the attack, and clean")]
     body = [_run(name, row) for name, row in zip(names(report), report.rows, strict=True)]
-    table = tag(
-        "table",
-        tag(
-            "caption",
-            "Accuracy after the attack (full bar) and on clean images (outline), 95% interval in brackets",
-        ),
-        tag("thead", tag("tr", head)),
-        body,
-        class_="bars",
-    )
-    return tag("div", legend, tag("div", table, class_="wide", tabindex=0), class_="chart")
+    caption = "Accuracy after the attack (full bar) and on clean images (outline), 95% interval in brackets"
+    inner = tag("caption", caption), tag("thead", tag("tr", head)), body
+    table = tag("table", *inner, class_="bars")
+    return tag("div", legend, scrolling(caption, table), class_="chart")
 
 
 def _run(name: str, row: AttackRow) -> Html:

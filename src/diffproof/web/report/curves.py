@@ -12,6 +12,7 @@ from diffproof.web.markup import Html, tag
 from diffproof.web.report.lines import DASHES, Frame, axes, line_class, nice_step, path_of
 from diffproof.web.report.names import names
 from diffproof.web.report.shares import certified_share, interval, percent
+from diffproof.web.report.table import scrolling
 from diffproof.wording import counted
 
 # Places of the slider, at most, and rows of a table behind a chart.
@@ -38,7 +39,7 @@ def curves(report: Report) -> Html:
         for place, label in enumerate(labels)
     ]
     box = tag("input", type="checkbox", checked=few, data_bands=True)
-    bands = tag("label", box, tag("span", "95% intervals"))
+    bands = tag("label", box, tag("span", "95% intervals"), class_="scripted")
     legend = tag("fieldset", tag("legend", "Lines"), choices, bands, class_="legend")
     parts = legend, tag("div", panels, class_="panels")
     return tag("div", *parts, class_="chart" if few else "chart no-bands")
@@ -154,7 +155,6 @@ def _behind(rows: list[tuple[str, Row]], largest: float, radii: Sequence[float])
         for radius in sorted({*steps, *radii})
         if radius <= largest
     ]
-    caption = tag("caption", "Certified accuracy at ℓ2 radius ε, 95% interval in brackets")
-    table = tag("table", caption, tag("thead", head), tag("tbody", body))
-    inner = tag("div", table, class_="wide", tabindex=0)
-    return tag("details", tag("summary", "Table of this chart"), inner)
+    caption = "Certified accuracy at ℓ2 radius ε, 95% interval in brackets"
+    table = tag("table", tag("caption", caption), tag("thead", head), tag("tbody", body))
+    return tag("details", tag("summary", "Table of this chart"), scrolling(caption, table))

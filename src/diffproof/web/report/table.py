@@ -8,7 +8,7 @@ from diffproof.runs import comparison
 from diffproof.runs.attack.report import AttackReport, AttackRow
 from diffproof.runs.attack.tables import HEADER, table_cells
 from diffproof.runs.certify.report import Report, Row
-from diffproof.runs.certify.tables import cells, header
+from diffproof.runs.certify.tables import best_cells, best_header, cells, header
 from diffproof.runs.comparison import Comparisons
 from diffproof.web.markup import Child, Html, markup, tag
 from diffproof.web.report.names import names
@@ -27,13 +27,20 @@ def results_table(report: Report | AttackReport) -> Html:
         caption = (
             "Certified accuracy at ℓ2 radius ε with its 95% interval, and average certified radius (ACR)"
         )
-        return markup(
-            sortable(caption, header(report), rows, _CERTIFIED_TEXTS), _compared(report.comparisons)
-        )
+        made = sortable(caption, header(report), rows, _CERTIFIED_TEXTS)
+        return markup(made, _best(report), _compared(report.comparisons))
     columns = [name for name in HEADER if name != "scored"]
     lines = [[name, *_attacked(report, row)] for name, row in zip(names(report), report.rows, strict=True)]
     caption = "Accuracy in % after the attack, below it on clean images; 95% intervals in brackets"
     return markup(sortable(caption, columns, lines, _ATTACK_TEXTS), _compared(report.comparisons))
+
+
+def _best(report: Report) -> Html | None:
+    """The table of what is best over sigma; None where no method has several."""
+    if not report.best:
+        return None
+    rows = [best_cells(one) for one in report.best]
+    return sortable("Best σ at each ε, in brackets its accuracy at ε=0", best_header(report), rows, 1)
 
 
 def _compared(comparisons: Comparisons) -> Html | None:
@@ -99,4 +106,9 @@ def sortable(caption: str, columns: Sequence[str], rows: Sequence[Sequence[Child
     made = tag(
         "table", tag("caption", caption), tag("thead", tag("tr", head)), tag("tbody", body), class_="sortable"
     )
-    return tag("div", made, class_="wide", tabindex=0)
+    return scrolling(caption, made)
+
+
+def scrolling(told: str, table: Html) -> Html:
+    """A table that is pushed to and fro where it is wider than the screen, by the keyboard, too."""
+    return tag("div", table, class_="wide", role="region", aria_label=told, tabindex=0)
