@@ -23,9 +23,13 @@ def cells(path: Path) -> list[dict[str, Any]]:
 def shown(code: str, names: dict[str, Any]) -> Any:
     """What a cell leaves to show: the value of its last line, where that is an expression."""
     tree = ast.parse(code)
-    last = tree.body.pop() if isinstance(tree.body[-1], ast.Expr) else None
+    last = tree.body[-1]
+    if isinstance(last, ast.Expr):
+        del tree.body[-1]
     exec(compile(tree, "cell", "exec"), names)
-    return None if last is None else eval(compile(ast.Expression(last.value), "cell", "eval"), names)
+    if isinstance(last, ast.Expr):
+        return eval(compile(ast.Expression(last.value), "cell", "eval"), names)
+    return None
 
 
 @pytest.mark.slow
