@@ -7,6 +7,7 @@ import math
 import shutil
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -109,5 +110,24 @@ def test_a_run_without_a_finished_image_is_refused(tmp_path: Path, small_run: Pa
 
 def test_what_pandas_is_for_says_where_to_get_it(small_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pandas", None)
-    with pytest.raises(dp.ArgumentError, match=r"^pandas: not installed; install diffproof\[notebook\]$"):
+    with pytest.raises(dp.ArgumentError, match=r"^pandas: not installed; .*diffproof\[notebook\]"):
         dp.open_run(small_run).frame()
+
+
+def test_runs_are_drawn_as_reports_draw_them(small_run: Path, attacked: Path) -> None:
+    # Windows are nothing for a test.
+    from matplotlib.figure import Figure
+
+    certified = dp.open_run(small_run)
+    axes: Any = Figure().subplots()
+    assert certified.plot(axes) is axes
+    assert isinstance(certified, CertifiedRun)
+    radii, shares = certified.certification.curve()
+    drawn = axes.get_lines()[0].get_xydata().tolist()
+    assert drawn[:-1] == [[radius, 100 * share] for radius, share in zip(radii, shares, strict=True)]
+    assert axes.get_ylabel() == "certified accuracy (%)"
+    evaluated = dp.open_run(attacked)
+    axes = evaluated.plot(Figure().subplots())
+    assert isinstance(evaluated, AttackedRun)
+    both = (evaluated.evaluation.clean, evaluated.evaluation.attacked)
+    assert [bar.get_bbox().width for bar in axes.patches] == [100 * one.majority.value for one in both]

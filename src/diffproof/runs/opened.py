@@ -11,14 +11,17 @@ from diffproof.checks import shown
 from diffproof.errors import ArgumentError
 from diffproof.notebooks import table
 from diffproof.optional import import_optional
+from diffproof.runs.attack.figures import draw_axis as draw_bars
 from diffproof.runs.attack.report import AttackReport, AttackRow, load_attack_report
 from diffproof.runs.attack.store import AttackStore
+from diffproof.runs.certify.figures import draw_axis as draw_curve
 from diffproof.runs.certify.report import Report, Row, load_report
 from diffproof.runs.export import attacked_row, certified_row
 from diffproof.runs.settings import AttackSettings, CertifySettings
 from diffproof.smoothing.certification import Certification
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from pandas import DataFrame
 
 
@@ -76,6 +79,17 @@ class CertifiedRun(OpenedRun):
         """The certificates of its finished images, and the report's numbers."""
         return self._row.certification
 
+    def plot(self, axes: Axes | None = None) -> Axes:
+        """Certified accuracy over radius, drawn as `diffproof report` draws it.
+
+        Args:
+            axes: of matplotlib's, to draw on; None for new ones.
+        """
+        axes = _axes(axes)
+        draw_curve(axes, self._report)
+        axes.legend()
+        return axes
+
     def rows(self) -> list[dict[str, Any]]:
         """See OpenedRun."""
         return [certified_row(one) for one in self._row.results]
@@ -108,6 +122,16 @@ class AttackedRun(OpenedRun):
         found = tuple(one.evaluated for one in self._row.results)
         return Evaluation(found, self._row.clean, self._row.attacked)
 
+    def plot(self, axes: Axes | None = None) -> Axes:
+        """Accuracy of the majority without and after the attack, drawn as `diffproof report` draws it.
+
+        Args:
+            axes: of matplotlib's, to draw on; None for new ones.
+        """
+        axes = _axes(axes)
+        draw_bars(axes, self._report)
+        return axes
+
     def rows(self) -> list[dict[str, Any]]:
         """See OpenedRun."""
         return [attacked_row(one) for one in self._row.results]
@@ -115,6 +139,13 @@ class AttackedRun(OpenedRun):
     def _repr_html_(self) -> str:
         """Settings and scores, for notebooks."""
         return _shown(self, "attack", self.settings.describe_attack()) + self.evaluation._repr_html_()
+
+
+def _axes(axes: Axes | None) -> Axes:
+    """The given axes, or new ones."""
+    from matplotlib import pyplot
+
+    return pyplot.subplots()[1] if axes is None else axes
 
 
 def _shown(run: CertifiedRun | AttackedRun, kind: str, told: str) -> str:

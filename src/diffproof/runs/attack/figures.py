@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -14,6 +15,10 @@ from diffproof.runs.attack.store import AttackedImage
 from diffproof.runs.attack.tables import write_attack_table
 from diffproof.runs.columns import column, shrink
 from diffproof.runs.comparison import write_comparisons
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.text import Text
 
 # Images of a sheet of pictures.
 PICTURES = 8
@@ -52,37 +57,41 @@ def draw_bars(report: AttackReport, path: Path, form: str) -> None:
         path: where to.
         form: "pdf", "svg" or "png".
     """
+    with column(path, form, height=0.8 + 0.5 * len(report.rows)) as (figure, axis):
+        texts = draw_axis(axis, report)
+        figure.draw_without_rendering()
+        for text in texts:
+            shrink(figure, text, [text])
+
+
+def draw_axis(axis: Axes, report: AttackReport) -> list[Text]:
+    """The bars of a report on one axis, with its labels; the texts that name them."""
     names = [report.label(row) for row in report.rows]
     attacks = [row.settings.describe_attack() for row in report.rows]
     if len(set(attacks)) > 1:
         names = [f"{name}, {attack}" for name, attack in zip(names, attacks, strict=True)]
-    with column(path, form, height=0.8 + 0.5 * len(names)) as (figure, axis):
-        for offset, colour, when in ((-0.08, "#0072B2", "clean"), (0.22, "#D55E00", "attacked")):
-            shares = [getattr(row, when).majority for row in report.rows]
-            below = [100 * (one.value - one.low) for one in shares]
-            above = [100 * (one.high - one.value) for one in shares]
-            axis.barh(
-                [place + offset for place in range(len(names))],
-                [100 * one.value for one in shares],
-                height=0.28,
-                color=colour,
-                xerr=[below, above],
-                error_kw={"elinewidth": 0.8, "capsize": 1.5},
-                label=when,
-            )
-        # Names stand above their bars: beside them they would take half the column.
-        texts = [
-            axis.text(1, place - 0.25, name, va="bottom", fontsize=7) for place, name in enumerate(names)
-        ]
-        axis.set_yticks([])
-        axis.set_ylim(-0.6, len(names) - 0.5)
-        axis.invert_yaxis()
-        axis.set_xlim(0, 102)
-        axis.set_xlabel("accuracy of the majority (%)")
-        axis.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2, frameon=False)
-        figure.draw_without_rendering()
-        for text in texts:
-            shrink(figure, text, [text])
+    for offset, colour, when in ((-0.08, "#0072B2", "clean"), (0.22, "#D55E00", "attacked")):
+        shares = [getattr(row, when).majority for row in report.rows]
+        below = [100 * (one.value - one.low) for one in shares]
+        above = [100 * (one.high - one.value) for one in shares]
+        axis.barh(
+            [place + offset for place in range(len(names))],
+            [100 * one.value for one in shares],
+            height=0.28,
+            color=colour,
+            xerr=[below, above],
+            error_kw={"elinewidth": 0.8, "capsize": 1.5},
+            label=when,
+        )
+    # Names stand above their bars: beside them they would take half the column.
+    texts = [axis.text(1, place - 0.25, name, va="bottom", fontsize=7) for place, name in enumerate(names)]
+    axis.set_yticks([])
+    axis.set_ylim(-0.6, len(names) - 0.5)
+    axis.invert_yaxis()
+    axis.set_xlim(0, 102)
+    axis.set_xlabel("accuracy of the majority (%)")
+    axis.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2, frameon=False)
+    return texts
 
 
 def write_attack_report(report: AttackReport, folder: Path, *, force: bool) -> list[Path]:

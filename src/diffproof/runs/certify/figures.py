@@ -88,28 +88,33 @@ def draw_column(report: Report, path: Path, form: str) -> None:
         path: where to.
         form: "pdf", "svg" or "png".
     """
-    sigmas = sorted({row.settings.sigma for row in report.rows})
-    methods = list(dict.fromkeys(report.label(row) for row in report.rows))
     with column(path, form) as (figure, axis):
-        largest = max(row.largest_radius for row in report.rows)
-        for row in report.rows:
-            look = {
-                "color": _COLOURS[methods.index(report.label(row)) % len(_COLOURS)],
-                "linestyle": _STYLES[sigmas.index(row.settings.sigma) % len(_STYLES)],
-            }
-            _draw_row(axis, row, row.largest_radius, linewidth=1.0, **look)
-        for which, method in enumerate(methods):
-            axis.plot([], [], color=_COLOURS[which % len(_COLOURS)], linewidth=1.0, label=method)
-        for which, sigma in enumerate(sigmas if len(sigmas) > 1 else ()):
-            style = _STYLES[which % len(_STYLES)]
-            axis.plot([], [], color="0.35", linestyle=style, linewidth=1.0, label=f"σ = {sigma:g}")
-        axis.set_xlabel("certified ℓ2 radius ε")
-        axis.set_ylabel("certified accuracy (%)")
-        axis.set_xlim(0, largest * 1.02 or 1.0)
-        axis.set_ylim(0, 102)
+        draw_axis(axis, report)
         legend = figure.legend(loc="outside lower center", ncols=2, frameon=False)
         figure.draw_without_rendering()
         shrink(figure, legend, legend.get_texts())
+
+
+def draw_axis(axis: Axes, report: Report) -> None:
+    """The curves of a report on one axis, a colour a method and a line style a sigma, with its labels."""
+    sigmas = sorted({row.settings.sigma for row in report.rows})
+    methods = list(dict.fromkeys(report.label(row) for row in report.rows))
+    largest = max(row.largest_radius for row in report.rows)
+    for row in report.rows:
+        look = {
+            "color": _COLOURS[methods.index(report.label(row)) % len(_COLOURS)],
+            "linestyle": _STYLES[sigmas.index(row.settings.sigma) % len(_STYLES)],
+        }
+        _draw_row(axis, row, row.largest_radius, linewidth=1.0, **look)
+    for which, method in enumerate(methods):
+        axis.plot([], [], color=_COLOURS[which % len(_COLOURS)], linewidth=1.0, label=method)
+    for which, sigma in enumerate(sigmas if len(sigmas) > 1 else ()):
+        style = _STYLES[which % len(_STYLES)]
+        axis.plot([], [], color="0.35", linestyle=style, linewidth=1.0, label=f"σ = {sigma:g}")
+    axis.set_xlabel("certified ℓ2 radius ε")
+    axis.set_ylabel("certified accuracy (%)")
+    axis.set_xlim(0, largest * 1.02 or 1.0)
+    axis.set_ylim(0, 102)
 
 
 def step_of(which: int) -> dict[str, Any]:
