@@ -119,7 +119,8 @@ def test_runs_are_drawn_as_reports_draw_them(small_run: Path, attacked: Path) ->
     from matplotlib.figure import Figure
 
     certified = dp.open_run(small_run)
-    axes: Any = Figure().subplots()
+    figure: Any = Figure()
+    axes = figure.subplots()
     assert certified.plot(axes) is axes
     assert isinstance(certified, CertifiedRun)
     radii, shares = certified.certification.curve()
@@ -127,7 +128,8 @@ def test_runs_are_drawn_as_reports_draw_them(small_run: Path, attacked: Path) ->
     assert drawn[:-1] == [[radius, 100 * share] for radius, share in zip(radii, shares, strict=True)]
     assert axes.get_ylabel() == "certified accuracy (%)"
     evaluated = dp.open_run(attacked)
-    axes = evaluated.plot(Figure().subplots())
+    axes = figure.add_subplot()
+    assert evaluated.plot(axes) is axes
     assert isinstance(evaluated, AttackedRun)
     both = (evaluated.evaluation.clean, evaluated.evaluation.attacked)
     assert [bar.get_bbox().width for bar in axes.patches] == [100 * one.majority.value for one in both]
