@@ -7,7 +7,7 @@ import math
 import shutil
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -118,18 +118,16 @@ def test_runs_are_drawn_as_reports_draw_them(small_run: Path, attacked: Path) ->
     # Windows are nothing for a test.
     from matplotlib.figure import Figure
 
-    certified = dp.open_run(small_run)
-    figure: Any = Figure()
-    axes = figure.subplots()
-    assert certified.plot(axes) is axes
+    certified, evaluated = dp.open_run(small_run), dp.open_run(attacked)
     assert isinstance(certified, CertifiedRun)
-    radii, shares = certified.certification.curve()
-    drawn = axes.get_lines()[0].get_xydata().tolist()
-    assert drawn[:-1] == [[radius, 100 * share] for radius, share in zip(radii, shares, strict=True)]
-    assert axes.get_ylabel() == "certified accuracy (%)"
-    evaluated = dp.open_run(attacked)
-    axes = figure.add_subplot()
-    assert evaluated.plot(axes) is axes
     assert isinstance(evaluated, AttackedRun)
+    given = Figure().subplots()
+    assert certified.plot(given) is given
+    radii, shares = certified.certification.curve()
+    (drawn, *_) = (cast(Any, line).get_xydata().tolist() for line in given.get_lines())
+    assert drawn[:-1] == [[radius, 100 * share] for radius, share in zip(radii, shares, strict=True)]
+    assert given.get_ylabel() == "certified accuracy (%)"
     both = (evaluated.evaluation.clean, evaluated.evaluation.attacked)
-    assert [bar.get_bbox().width for bar in axes.patches] == [100 * one.majority.value for one in both]
+    bars = evaluated.plot(Figure().subplots()).patches
+    widths = [cast(Any, bar).get_width() for bar in bars]
+    assert widths == [100 * one.majority.value for one in both]
