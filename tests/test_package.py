@@ -18,6 +18,7 @@ from pathlib import Path
 import click
 import pytest
 import torch
+import yaml
 
 import diffproof as dp
 from diffproof.cli.main import diffproof as command_group
@@ -218,6 +219,18 @@ def test_packaged_denoiser_denoises_and_fits_the_classifier() -> None:
         # Better than leaving the image alone, and than the mean image, which sees nothing.
         assert error < sigma
         assert error < guess
+
+
+def test_the_project_s_files_agree() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert citation["version"] == project["version"]
+    assert citation["license"] == project["license"]
+    assert f"## {project['version']}\n" in (ROOT / "CHANGELOG.md").read_text()
+    table = (ROOT / "docs" / "install.md").read_text()
+    assert all(f"`{extra}`" in table for extra in project["optional-dependencies"])
+    for template in (ROOT / ".github" / "ISSUE_TEMPLATE").glob("*.yml"):
+        assert {"name", "description", "body"} <= set(yaml.safe_load(template.read_text()))
 
 
 @pytest.fixture(scope="module")

@@ -6,13 +6,11 @@ import os
 import re
 import subprocess
 import sys
-import tomllib
 from importlib.util import find_spec
 from pathlib import Path
 
 import click
 import pytest
-import yaml
 
 import diffproof as dp
 from diffproof.catalog import ATTACKS, DEFENSES
@@ -88,15 +86,3 @@ def test_the_reference_has_every_command_method_and_public_name(site: Path) -> N
 def commands(path: str, command: click.Command) -> list[str]:
     inner = command.commands.items() if isinstance(command, click.Group) else ()
     return [path, *(one for name, child in inner for one in commands(f"{path} {name}", child))]
-
-
-def test_the_project_s_files_agree() -> None:
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
-    assert citation["version"] == project["version"]
-    assert citation["license"] == project["license"]
-    assert f"## {project['version']}\n" in (ROOT / "CHANGELOG.md").read_text()
-    table = (ROOT / "docs" / "install.md").read_text()
-    assert all(f"`{extra}`" in table for extra in project["optional-dependencies"])
-    for template in (ROOT / ".github" / "ISSUE_TEMPLATE").glob("*.yml"):
-        assert {"name", "description", "body"} <= set(yaml.safe_load(template.read_text()))
