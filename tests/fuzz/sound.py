@@ -40,6 +40,7 @@ COMMANDS: dict[str, str] = {
     "report": "report run-a --out out",
     "report attack": "report run-b --out out",
     "report json": "report run-a --json",
+    "report html": "report run-a --html out.html",
     "status": "status run-a run-b",
     "export": "export run-a --out out",
     "verify": "verify run-a",

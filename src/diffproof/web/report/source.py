@@ -65,15 +65,15 @@ def open_sources(runs: Sequence[tuple[Path, RunSettings]], places: Places) -> di
     for folder, settings in runs:
         where = places.data(settings, folder)
         if where is None:
-            named = f"{folder} names the data {settings.data!r}, which is opened with --trust or --data only"
-            sources[folder] = Source(None, named, ())
+            told = f"the runs name the data {settings.data!r}, which is opened with --trust or --data only"
+            sources[folder] = Source(None, told, ())
             continue
         key = where, settings.split, settings.image_size
         if key not in known:
             known[key] = _opened(*key, given="data" in places.given)
         data = known[key]
         if isinstance(data, str):
-            sources[folder] = Source(None, f"the data of {folder} cannot be read: {data}", ())
+            sources[folder] = Source(None, f"the data of the runs cannot be read: {data}", ())
             continue
         own = settings.class_map is None and data.classes_named
         sources[folder] = Source(data, "", data.class_names if own else ())
