@@ -87,7 +87,7 @@ def _command(path: str, command: click.Command, level: int) -> Iterator[str]:
 
 def _help(path: str, command: click.Command) -> str:
     context = click.Context(
-        command, info_name=path, terminal_width=100, max_content_width=100, **command.context_settings
+        command, info_name=path, terminal_width=88, max_content_width=88, **command.context_settings
     )
     return command.get_help(context)
 
