@@ -54,6 +54,32 @@ def test_commands_are_found() -> None:
     assert found["diffusion_classifier.md"] >= 5
 
 
+def anchors(page: Path) -> set[str]:
+    """What links to a page's headings end in on GitHub; mkdocs makes the same."""
+    text = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    titles = re.findall(r"^#+ (.*)", text, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+def links(page: Path) -> list[str]:
+    """The links of a page to other files, and within it."""
+    text = re.sub(r"^(```.*?^```|    .*?$)", "", page.read_text(encoding="utf-8"), flags=re.M | re.DOTALL)
+    return [link for link in re.findall(r"\]\(([^)\s]+)\)", text) if "://" not in link]
+
+
+def test_links_lead_somewhere() -> None:
+    pages = [*PAGES, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"]
+    found = [(page, *link.partition("#")[::2]) for page in pages for link in links(page)]
+    assert len(found) > 80
+    lost = [
+        f"{page.name}: {path}#{anchor}"
+        for page, path, anchor in found
+        if not (target := page.parent / path if path else page).exists()
+        or (anchor and anchor not in anchors(target))
+    ]
+    assert lost == []
+
+
 @pytest.mark.slow
 def test_python_about_diffusion_classifiers_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
