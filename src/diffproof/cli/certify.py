@@ -111,6 +111,9 @@ def certify(out: Path, **flags: Any) -> None:
                   hf:FOLDER or hf:HUB_ID, resnet56@FILE, timm:NAME,
                   torchvision:NAME, robustbench:NAME, module.path:factory@FILE
 
+    The Hub's data sets, .parquet files and hf: need the extra hf (pip install 'diffproof[hf]'); timm:,
+    torchvision: and robustbench: the extras of these names; workers the extra ray.
+
     Of the defence dc, the denoiser itself classifies: it must be class-conditional, and the data's labels are
     its labels.
 

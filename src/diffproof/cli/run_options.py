@@ -159,9 +159,12 @@ def worker_options(command: Command) -> Command:
                 "--workers",
                 type=WorkerCount(),
                 help="Share the work among this many processes of this machine, ≥ 1; auto: one a GPU, or one"
-                " a core. [default: do it here]",
+                " a core; extra diffproof[ray]. [default: do it here]",
             ),
-            click.option("--ray", help="Share it among workers of the Ray cluster at HOST:PORT, or auto."),
+            click.option(
+                "--ray",
+                help="Share it among workers of the Ray cluster at HOST:PORT, or auto; extra diffproof[ray].",
+            ),
             click.option(
                 "--gpus-per-worker",
                 type=float,
