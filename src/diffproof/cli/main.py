@@ -17,6 +17,7 @@ from diffproof.cli.certify import certify
 from diffproof.cli.completion import completion
 from diffproof.cli.convert import convert
 from diffproof.cli.data import data
+from diffproof.cli.demo import demo
 from diffproof.cli.doctor import doctor
 from diffproof.cli.finetune import finetune
 from diffproof.cli.merge import merge
@@ -68,6 +69,7 @@ COMMANDS = (
     data,
     methods,
     theory,
+    demo,
     train,
     finetune,
     convert,

@@ -1,0 +1,102 @@
+"""Serves the page, by default to this machine alone, until somebody ends it."""
+
+from __future__ import annotations
+
+import os
+import socket
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from diffproof.errors import ArgumentError
+from diffproof.optional import import_optional
+from diffproof.web.demo.actions import Actions
+from diffproof.web.demo.page import build, look
+
+# What keeps gradio and what it stands on from telling others, read when they are imported.
+_SILENT = {
+    "GRADIO_ANALYTICS_ENABLED": "False",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "DO_NOT_TRACK": "1",
+}
+_LARGEST_UPLOAD = "50mb"
+
+
+@contextmanager
+def served(actions: Actions, host: str, port: int) -> Iterator[str]:
+    """Serve the page while the context lasts, and give its address.
+
+    Uploads lie in a folder that is removed at the end. No request leaves this machine.
+
+    Args:
+        actions: what clicks do.
+        host: the address to listen at; 127.0.0.1 for this machine alone.
+        port: the port to listen at.
+
+    Raises:
+        ValueError: gradio is not installed.
+    """
+    with tempfile.TemporaryDirectory(prefix="diffproof-demo-") as folder:
+        os.environ["GRADIO_TEMP_DIR"] = folder
+        gr = silent_gradio()
+        blocks = build(gr, actions)
+        try:
+            _, address, _ = blocks.launch(
+                server_name=host,
+                server_port=port,
+                share=False,
+                prevent_thread_lock=True,
+                quiet=True,
+                inbrowser=False,
+                show_error=False,
+                ssr_mode=False,
+                pwa=False,
+                mcp_server=False,
+                enable_monitoring=False,
+                run_history=False,
+                footer_links=[],
+                max_file_size=_LARGEST_UPLOAD,
+                **look(gr),
+            )
+            yield str(address)
+        finally:
+            blocks.close()
+
+
+def silent_gradio() -> Any:
+    """Gradio, which will ask nobody anything.
+
+    Raises:
+        ValueError: it is not installed.
+    """
+    os.environ.update(_SILENT)
+    return import_optional("gradio", "web")
+
+
+def check_port(host: str, port: int) -> None:
+    """Raise ValueError unless somebody can listen there."""
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except OSError as error:
+        raise ArgumentError(
+            "host", f"expected a name or address of this machine, got {host!r} ({error.strerror})"
+        ) from None
+    family, kind, *_, address = found[0]
+    with socket.socket(family, kind) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(address)
+        except OSError as error:
+            raise ArgumentError(
+                "port", f"{port} of {host} cannot be had: {error.strerror}; --port takes another"
+            ) from None
+
+
+def wait() -> None:
+    """Until somebody interrupts."""
+    try:
+        threading.Event().wait()
+    except KeyboardInterrupt:
+        return
