@@ -146,7 +146,7 @@ class Actions:
         except (ArgumentError, MemoryError) as error:
             return visit, problem(error)
         visit = replace(visit, adversarial=found.adversarial)
-        return visit, shown_attack(found, self.studio.class_name, text, threat)
+        return visit, shown_attack(found, self.studio.class_name, text)
 
     @_told
     def purify(

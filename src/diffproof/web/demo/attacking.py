@@ -32,6 +32,7 @@ class Attacked:
         before: the defence's majority label without the attack.
         after: its majority label after it; None as before.
         distance: ℓ2 distance of the two images; 0 where there is no other.
+        random: whether the defence answers otherwise each time.
     """
 
     picture: Picture
@@ -41,6 +42,7 @@ class Attacked:
     before: int
     after: int | None
     distance: float
+    random: bool
 
 
 def attacked(
@@ -104,6 +106,7 @@ def attacked(
         _majority(found.clean_labels, defense),
         _majority(found.labels, defense) if found.labels else None,
         0.0 if adversarial is None else float(torch.linalg.vector_norm(adversarial - picture.image)),
+        defense.random,
     )
 
 

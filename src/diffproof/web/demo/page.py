@@ -41,7 +41,10 @@ def build(gr: Any, actions: Actions) -> Any:
 
 def look(gr: Any) -> dict[str, Any]:
     """Theme and style as `launch` takes them, with fonts that the visitor's machine has."""
-    theme = gr.themes.Default(font=list(_FONTS), font_mono=list(_MONO))
+    theme = gr.themes.Default(primary_hue="blue", font=list(_FONTS), font_mono=list(_MONO))
+    # Gradio's own grey of small text is too faint to read.
+    quiet = {"block_info_text_color": "*neutral_600", "body_text_color_subdued": "*neutral_600"}
+    theme.set(**quiet, **{f"{name}_dark": "*neutral_300" for name in quiet})
     return {"theme": theme, "css": (files("diffproof.web.demo") / "demo.css").read_text(encoding="utf-8")}
 
 
@@ -53,7 +56,7 @@ def _choosers(gr: Any, actions: Actions) -> Controls:
     last = len(studio.data) - 1
     index = gr.Slider(0, last, value=0, step=1, label=f"Picture of {studio.data.name}")
     another = gr.Button("Another picture")
-    upload = gr.File(label="Or a picture of your own", height=120)
+    upload = gr.File(label="Or a picture of your own", height=170)
     which = gr.Radio(
         [ORIGINAL, ATTACKED], value=ORIGINAL, label="Tabs work on", info="Attacks start at the original."
     )

@@ -9,6 +9,7 @@ from importlib.resources import files
 from torch import Tensor
 
 from diffproof.smoothing.certificate import Certificate
+from diffproof.smoothing.sequential import Stop
 from diffproof.web.demo.asking import Answer
 from diffproof.web.demo.attacking import DRAWS, Attacked
 from diffproof.web.demo.certifying import Growth
@@ -22,6 +23,13 @@ from diffproof.wording import counted
 
 Named = Callable[[int], str]
 
+# Why the draws of a certificate ended.
+_WHY = {
+    Stop.PROVED: "It was proved",
+    Stop.HOPELESS: "It was hopeless to go on",
+    Stop.SETTLED: "More draws would hardly make it larger, so they ended",
+    Stop.SPENT: "All draws were made: they ended",
+}
 # Pictures of a reverse process, and of votes, that are shown at most.
 _STAGES, _SAMPLES = 12, 40
 
@@ -33,10 +41,10 @@ def shown_picture(picture: Picture, named: Named) -> Html:
     return markup(tile(picture.image, picture.name, ": ", known, kind="large"), notice)
 
 
-def shown_attack(found: Attacked, named: Named, text: str, threat: str) -> Html:
+def shown_attack(found: Attacked, named: Named, text: str) -> Html:
     """The attacked picture, the labels, and what they mean."""
     evaluated, label = found.evaluated, named(found.label)
-    before = f"{_agreeing(evaluated.clean_labels, found.before)} call it {named(found.before)}"
+    before = _agreeing(found, evaluated.clean_labels, found.before, named)
     if evaluated.result is None or found.adversarial is None or found.after is None:
         return markup(
             tag("h3", f"{text} is wrong already"),
@@ -44,17 +52,18 @@ def shown_attack(found: Attacked, named: Named, text: str, threat: str) -> Html:
         )
     held = found.after == found.label
     verdict = f"{text} holds" if held else f"{text} is fooled: {named(found.after)} instead of {label}"
-    after = f"{_agreeing(evaluated.labels, found.after)} call it {named(found.after)}"
+    after = _agreeing(found, evaluated.labels, found.after, named)
     difference = (found.adversarial - found.picture.image) / 2 + 0.5
-    size = f"{threat} {evaluated.result.norm:.4g}"
+    unseen = ", under noise that the attack has not seen" if found.random else ""
+    largest = float((found.adversarial - found.picture.image).abs().max())
     away = (
         ""
         if found.picture.label is not None
         else " Its true class is not known: the attack leads away from the defence’s own."
     )
     means = (
-        "This attack found no way within the budget; a stronger one may. Only a certificate says that there is"
-        " none."
+        "This attack found no way within the budget; a stronger one may. Only a certificate says that"
+        " there is none."
         if held
         else "One picture is enough to show that the defence does not hold at this budget."
     )
@@ -67,17 +76,19 @@ def shown_attack(found: Attacked, named: Named, text: str, threat: str) -> Html:
                 tile(difference, "difference, grey is none"),
             ]
         ),
-        sentence(f"Before, {before}; after, {after}, under noise that the attack has not seen.", away),
+        sentence(f"Before, {before}; after, {after}{unseen}.", away),
         sentence(
-            f"The change is {size} in [0, 1] pixels, its ℓ2 norm {found.distance:.3f};"
-            f" the attack took {counted(evaluated.result.backwards, 'gradient')}."
+            f"No pixel changed by more than {largest:.3f} of [0, 1], and all changes have the ℓ2 length"
+            f" {found.distance:.3f}; the attack took {counted(evaluated.result.backwards, 'gradient')}."
         ),
         sentence(means),
     )
 
 
-def _agreeing(labels: Sequence[int], label: int) -> str:
-    return f"{labels.count(label)} of {counted(len(labels), 'draw')} of noise"
+def _agreeing(found: Attacked, labels: Sequence[int], label: int, named: Named) -> str:
+    if not found.random:
+        return f"it calls it {named(label)}"
+    return f"{labels.count(label)} of {counted(len(labels), 'draw')} of its noise call it {named(label)}"
 
 
 def shown_stages(stages: Sequence[Stage], picture: Picture, named: Named) -> Html:
@@ -192,7 +203,7 @@ def _statement(certificate: Certificate, named: Named) -> list[str]:
         ]
     return [
         f"Certified: {named(certificate.label)} within an ℓ2 radius of {certificate.radius:.3f}."
-        f" The draws ended after {certificate.n:,} ({certificate.stopped})."
+        f" {_WHY[Stop(str(certificate.stopped))]} after {counted(certificate.n, 'draw')}."
     ]
 
 
@@ -202,7 +213,7 @@ def _covering(certificate: Certificate, picture: Picture, attacked: Tensor | Non
         return None
     distance = float((attacked - picture.image).norm())
     if certificate.covers(picture.image, attacked):
-        told = "within the radius: the smoothed classifier calls it the same"
+        told = "within the radius: the certificate holds for it, too"
     else:
         told = "outside the radius: the certificate says nothing of it"
     return sentence(f"The attacked picture is {distance:.3f} away, {told}.")
@@ -213,12 +224,14 @@ def _meaning(certificate: Certificate, picture: Picture, named: Named) -> Html:
     means: list[Html | str] = []
     if certificate.label is not None:
         means.append(
-            f"With probability at least {1 - certificate.alpha:g} over its own draws of noise, the smoothed classifier says"
-            f" {named(certificate.label)} to every picture within that distance. No attack of that size can change it."
+            f"With probability at least {1 - certificate.alpha:g} over its own draws of noise, the smoothed"
+            f" classifier says {named(certificate.label)} to every picture within that distance: no attack of"
+            " that size changes it."
         )
         if picture.label not in (None, certificate.label):
             means.append(
-                f"The true class is {named(picture.label or 0)}: a certificate does not say that its label is right."
+                f"The true class is {named(picture.label or 0)}: a certificate does not say that its label is"
+                " right."
             )
     general = Html((files("diffproof.web.report") / "certificates.html").read_text(encoding="utf-8"))
     return markup(
@@ -237,10 +250,13 @@ def shown_comparison(rows: Sequence[Compared], named: Named, total: int) -> Html
         table("Each defence, attacked for itself", head, body),
         sentence(f"{counted(left, 'defence')} to come." if left else "All are done.", kind="result"),
         sentence(
-            f"Before and after: the majority of {DRAWS} draws of noise that the attack has not seen. Each attack knows its"
-            " defence, noise and all. A radius is certified only for defences with a sigma of their own; within it no"
-            " attack can succeed. One picture says little of a defence: `diffproof attack` and `diffproof certify` measure"
-            " it on many."
+            f"Labels are majorities of {DRAWS} draws of noise that the attack has not seen. Each attack has"
+            " the exact gradient of its defence. A radius is certified for defences with a sigma of their own."
+            " One picture says little of a defence: ",
+            tag("code", "diffproof attack"),
+            " and ",
+            tag("code", "diffproof certify"),
+            " measure it on many.",
         ),
     )
 
@@ -288,7 +304,7 @@ def shown_answer(answer: Answer, picture: Picture, named: Named) -> Html:
         strip([tile(picture.image, "the picture"), tile(answer.noisy, "with noise")]),
         strip(tiles),
         sentence(
-            "Told a class, the model makes this of the noisy picture; the number is the mean squared error, least where"
-            " the frame is. The classifier sums such errors over many noise levels."
+            "Told a class, the model makes this of the noisy picture; the number is the mean squared error,"
+            " least where the frame is. The classifier sums such errors over many noise levels."
         ),
     )

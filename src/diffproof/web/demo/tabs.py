@@ -26,6 +26,7 @@ _ASKED = (
 )
 # Of a threat: the largest budget of its slider, and the first.
 _BUDGETS = {"linf": (0.5, 0.2), "l2": (4.0, 1.0)}
+_NORMS = [("ℓ∞: the largest change of a pixel", "linf"), ("ℓ2: the length of all changes", "l2")]
 
 
 def attack(page: Controls) -> None:
@@ -33,7 +34,7 @@ def attack(page: Controls) -> None:
     gr = page.gr
     defense = page.defense("Defence", _ATTACKED)
     with gr.Row():
-        threat = gr.Radio(list(_BUDGETS), value="linf", label="Norm of the change")
+        threat = gr.Radio(_NORMS, value="linf", label="Norm of the change")
         budget = page.slider(
             "Budget", 0.0, _BUDGETS["linf"][0], _BUDGETS["linf"][1], 0.01, "Of [0, 1] pixels."
         )
@@ -196,7 +197,7 @@ def compare(page: Controls) -> None:
         allow_custom_value=True,
     )
     with gr.Row():
-        threat = gr.Radio(list(_BUDGETS), value="linf", label="Norm of the change")
+        threat = gr.Radio(_NORMS, value="linf", label="Norm of the change")
         budget = gr.Number(_BUDGETS["linf"][1], label="Budget", minimum=0.0)
         iterations = page.slider("Gradient steps", 1, 50, 5, 1)
         n = page.slider("Draws at most", 100, 5_000, 200, 100, "Of a certificate.")
