@@ -7,6 +7,9 @@ BIN := .venv/bin
 .venv/ready: pyproject.toml constraints.txt
 	@echo "setting up .venv (once; it takes a minute or two)"
 	$(PYTHON) -m venv .venv
+	@# Gradio asks for a Pillow below the one that is pinned, and runs with that: it is installed first.
+	@grep -v '^pillow=' constraints.txt > .venv/constraints.txt
+	$(BIN)/pip install --quiet --constraint .venv/constraints.txt gradio
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev,docs]'
 	@# What it asks for, torchvision and an old requests, its attacks do without.
 	$(BIN)/pip install --quiet --constraint constraints.txt --no-deps torchattacks

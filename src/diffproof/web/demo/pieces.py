@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Iterable, Sequence
 
 from torch import Tensor
-from torch.nn.functional import interpolate
 
 from diffproof.errors import printable
-from diffproof.pictures import png
 from diffproof.web.markup import Child, Html, tag
 from diffproof.web.report.lines import nice_step
+from diffproof.web.report.thumbnails import Album
 
-# Pixels of the longer side of a picture that is sent, at most.
-_LONGEST = 256
 # The chart, in units of its drawing.
 _WIDTH, _HEIGHT, _LEFT, _RIGHT, _TOP, _BOTTOM = 560, 240, 52, 16, 12, 44
 _TICKS = 5
@@ -28,13 +24,11 @@ def tile(picture: Tensor, *caption: Child, kind: str = "") -> Html:
         caption: what stands below it.
         kind: classes of the figure.
     """
-    picture = picture.detach().float().cpu()
-    if max(picture.shape[1:]) > _LONGEST:
-        factor = _LONGEST / max(picture.shape[1:])
-        picture = interpolate(picture[None], scale_factor=factor, mode="area")[0]
-    data = base64.b64encode(png(picture)).decode()
+    album = Album()
+    album.add(picture.detach().cpu())
+    ((uri,), _) = album.uris()
     said = [one for one in caption if isinstance(one, str)]
-    image = tag("img", src=f"data:image/png;base64,{data}", alt=" ".join(said))
+    image = tag("img", src=uri, alt=" ".join(said))
     return tag("figure", image, tag("figcaption", caption), class_=f"tile {kind}".strip())
 
 

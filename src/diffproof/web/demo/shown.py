@@ -251,8 +251,8 @@ def shown_comparison(rows: Sequence[Compared], named: Named, total: int) -> Html
         sentence(f"{counted(left, 'defence')} to come." if left else "All are done.", kind="result"),
         sentence(
             f"Labels are majorities of {DRAWS} draws of noise that the attack has not seen. Each attack has"
-            " the exact gradient of its defence. A radius is certified for defences with a sigma of their own."
-            " One picture says little of a defence: ",
+            " the exact gradient of its defence. A radius is certified for defences with a sigma of their"
+            " own. One picture says little of a defence: ",
             tag("code", "diffproof attack"),
             " and ",
             tag("code", "diffproof certify"),
