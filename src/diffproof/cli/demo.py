@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from diffproof.cli.flags import command, device_option
+from diffproof.cli.run_options import class_map_option
 from diffproof.cli.screen import said
 
 
@@ -34,6 +35,7 @@ from diffproof.cli.screen import said
     default=["digits"],
     help="Offer this diffusion model; give it again for more.",
 )
+@class_map_option
 @device_option
 @click.option(
     "--host", default="127.0.0.1", help="Serve the page at this address; 0.0.0.0 is all of this machine’s."
@@ -45,6 +47,7 @@ def demo(
     image_size: int | None,
     classifiers: tuple[str, ...],
     denoisers: tuple[str, ...],
+    class_map: str | None,
     device: str,
     host: str,
     port: int,
@@ -68,7 +71,13 @@ def demo(
     check_port(host, port)
     silent_gradio()
     studio = Studio.load(
-        data, classifiers, denoisers, device=resolve_device(device), split=split, image_size=image_size
+        data,
+        classifiers,
+        denoisers,
+        device=resolve_device(device),
+        split=split,
+        image_size=image_size,
+        class_map=class_map,
     )
     with served(Actions(studio), host, port) as address:
         said(f"the demo is at {address}; Ctrl-C ends it")

@@ -52,7 +52,7 @@ def _choosers(gr: Any, actions: Actions) -> Controls:
     """The picture, and the networks."""
     studio, start = actions.studio, actions.start()
     visit = gr.State(start)
-    shown = gr.HTML(actions.show(start), elem_classes="said")
+    shown = gr.HTML(actions.show(start), elem_id="picture", elem_classes="said")
     last = len(studio.data) - 1
     index = gr.Slider(0, last, value=0, step=1, label=f"Picture of {studio.data.name}")
     another = gr.Button("Another picture")

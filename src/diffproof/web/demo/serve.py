@@ -62,7 +62,7 @@ def served(actions: Actions, host: str, port: int) -> Iterator[str]:
             )
             yield str(address)
         finally:
-            blocks.close()
+            blocks.close(verbose=False)
 
 
 def silent_gradio() -> Any:

@@ -63,6 +63,7 @@ class Studio:
         device: torch.device,
         split: str | None = None,
         image_size: int | None = None,
+        class_map: str | None = None,
     ) -> Studio:
         """Load all of it.
 
@@ -73,6 +74,7 @@ class Studio:
             device: where the networks are to be.
             split: see `load_data`.
             image_size: see `load_data`.
+            class_map: see `match_classes`.
 
         Raises:
             ValueError: unreadable data or networks, other classes, or images of another size.
@@ -84,7 +86,7 @@ class Studio:
             diffusion = {spec: load_denoiser(spec).to(device) for spec in denoisers}
         images = images.fitting(*diffusion.values(), *answering.values())
         for classifier in answering.values():
-            images = match_classes(images, classifier)
+            images = match_classes(images, classifier, class_map)
         made = cls(images, answering, diffusion, device)
         for network in (*diffusion.values(), *answering.values()):
             shape: tuple[int, int, int] | None = getattr(network, "image_shape", None)
