@@ -43,7 +43,7 @@ def look(gr: Any) -> dict[str, Any]:
     """Theme and style as `launch` takes them, with fonts that the visitor's machine has."""
     theme = gr.themes.Default(primary_hue="blue", font=list(_FONTS), font_mono=list(_MONO))
     # Gradio's own colours of small text and of the tab that is open are too faint to read.
-    theme.set(color_accent="*primary_600", border_color_accent_dark="*primary_400")
+    theme.set(color_accent="*primary_600")
     quiet = {"block_info_text_color": "*neutral_600", "body_text_color_subdued": "*neutral_600"}
     theme.set(**quiet, **{f"{name}_dark": "*neutral_300" for name in quiet})
     return {"theme": theme, "css": (files("diffproof.web.demo") / "demo.css").read_text(encoding="utf-8")}
