@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
 from typing import Any
 
 import pytest
+from simulated_fleet import SimulatedEngine
 from torch import Tensor
 
 from diffproof.cli.main import run
@@ -15,11 +17,13 @@ from diffproof.runs.attack.job import AttackRun, prepare
 from diffproof.runs.attack.store import AttackStore
 from diffproof.runs.attack.workers import worker_of
 from diffproof.runs.folder import claimed
-from diffproof.runs.groups import GroupWorker
+from diffproof.runs.groups import Groups, GroupWorker
 from diffproof.runs.settings import AttackRequest
 from diffproof.runs.workers import ImagesFailedError
+from diffproof.scale.engine import Order
+from diffproof.scale.fleet import Fleet
 from helpers.command_line import Refused, words
-from helpers.fleets import failing, hiring, started
+from helpers.fleets import Doer, failing, hiring, order, started
 from helpers.runs import PLAIN, attacked_rows, certify_flags, contents
 
 # Where no cluster can be.
@@ -158,3 +162,19 @@ def test_an_image_whose_attack_fails_is_named_and_recorded_and_the_others_are_do
         assert [(one.image_index, one.error) for one in store.progress.failures()] == [
             (bad, "RuntimeError: bad pixel")
         ]
+
+
+def test_pictures_are_read_as_workers_take_them_and_not_all_at_once() -> None:
+    fleet = Fleet(SimulatedEngine(lambda number: Doer()), 2, {})
+    made, ahead, found = count(1), list[int](), list[Order]()
+
+    def orders() -> Iterator[Order]:
+        for image in range(40):
+            ahead.append(next(made) - len(found))
+            yield order(image)
+
+    fleet.start()
+    Groups(fleet, orders(), lambda one, what: found.append(one)).run()
+    assert len(found) == 40
+    # Two for each, of which one is on its way.
+    assert max(ahead) <= 4

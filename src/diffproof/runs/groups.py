@@ -80,7 +80,7 @@ class Groups:
 
     Args:
         fleet: the workers.
-        orders: in the order of their turn.
+        orders: in the order of their turn; each is made when a worker is to get it.
         found: told an order and what was found for it.
 
     Attributes:
@@ -90,7 +90,7 @@ class Groups:
     enough = 1
 
     def __init__(self, fleet: Fleet, orders: Iterable[Order], found: Callable[[Order, Any], None]) -> None:
-        self._fleet, self._orders, self._found = fleet, deque(orders), found
+        self._fleet, self._orders, self._found = fleet, iter(orders), found
 
     @staticmethod
     def warn_of_idle(fleet: Fleet, groups: int) -> None:
@@ -117,7 +117,7 @@ class Groups:
 
     def take(self, size: int) -> Order | None:
         """See Source."""
-        return self._orders.popleft() if self._orders else None
+        return next(self._orders, None)
 
     def split(self, order: Order) -> list[Order]:
         """See Source: each image by itself."""
