@@ -604,7 +604,8 @@ def test_a_full_disk_ends_in_one_line_without_half_files(
     assert status == 2
     target = out / ("settings.yaml" if left is None else "sheet.png" if left else "a.png")
     assert lines == [f"diffproof: error: cannot write {target}: File too large"]
-    if left is None:
+    if not left:
+        # So that the same command can be given again.
         assert not out.exists()
     else:
         files = sorted(path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file())

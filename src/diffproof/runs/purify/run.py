@@ -69,6 +69,8 @@ def run_purify(
         told = part_of(len(writing.done), len(job.pictures), "picture")
         raise KeyboardInterrupt(f"{told} written; the same command with --force starts again") from None
     finally:
+        if not writing.done:
+            writing.withdraw()
         if new and not any(job.out.iterdir()):
             job.out.rmdir()
 
@@ -87,12 +89,14 @@ class _Writing:
         self._job, count = job, len(job.pictures)
         self._on_sheet = {row * count // min(count, _ROWS) for row in range(min(count, _ROWS))}
         self._rows: dict[int, Tensor] = {}
+        self._begun = False
         self.done: dict[int, Purified] = {}
 
     def write(self, places: Sequence[int], before: Tensor | Sequence[Tensor], outcome: Outcome) -> None:
         """Write some, N×C×H×W before and after, and remember them for the sheet."""
-        if not self.done:
+        if not self._begun:
             _write_settings(self._job)
+            self._begun = True
         after, labels = outcome
         for place, old, new, label in zip(places, before, after, labels, strict=True):
             picture = self._job.pictures[place]
@@ -103,6 +107,11 @@ class _Writing:
             if place in self._on_sheet:
                 self._rows[place] = torch.stack([old, new])
             self.done[place] = Purified(picture, *label)
+
+    def withdraw(self) -> None:
+        """Remove the settings, as far as they are written: without a picture they would only be in the way."""
+        if self._begun:
+            (self._job.out / SETTINGS).unlink(missing_ok=True)
 
     def end(self) -> list[Purified]:
         """Write the sheet of those that there are; what became of each, in order."""
