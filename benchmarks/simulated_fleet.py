@@ -93,7 +93,7 @@ class SimulatedEngine:
         try:
             self._say(self._free[worker], Event(worker, self._workers[worker].hello()))
         except ValueError as error:
-            self._say(self._free[worker], Event(worker, error=str(error)))
+            self._say(self._free[worker], Event(worker, error=str(error), host="here"))
 
     def send(self, worker: int, orders: Sequence[Order], seconds: float) -> None:
         """See Engine."""

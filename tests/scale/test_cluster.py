@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import signal
 import socket
 import subprocess
@@ -18,8 +19,11 @@ import torch
 
 import diffproof as dp
 from diffproof.cli.main import run
+from diffproof.errors import ArgumentError
 from diffproof.pictures import save_picture
 from diffproof.runs.certify.store import CertifyStore
+from diffproof.scale.cluster import Actor, Refusal
+from diffproof.scale.engine import Worker
 from helpers.command_line import Refused, words
 from helpers.files import tree
 from helpers.processes import family
@@ -197,6 +201,20 @@ def test_bad_input_is_one_line(
     changes = {name: str(one).format(port=port) if name == "ray" else one for name, one in changes.items()}
     line = Refused(tmp_path, capsys)(certify_flags(tmp_path / "run", **PLAIN, **changes))
     assert line.startswith(message.format(port=port))
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (ArgumentError("data", "no such file: x.npz"), "data: no such file: x.npz"),
+        (AttributeError("no forward"), "AttributeError: no forward"),
+    ],
+)
+def test_a_worker_that_cannot_load_says_why_and_on_which_machine(error: Exception, told: str) -> None:
+    def make() -> Worker:
+        raise error
+
+    assert Actor(make).hello() == Refusal(platform.node(), told)
 
 
 def test_without_the_extra(

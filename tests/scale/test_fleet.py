@@ -186,10 +186,12 @@ class Unloadable(Doer):
         raise ValueError("data: no such file")
 
 
-def test_when_all_are_refused_the_first_says_why() -> None:
-    fleet = Fleet(SimulatedEngine(lambda number: Unloadable()), 2, {})
-    with pytest.raises(ArgumentError, match=r"^workers: data: no such file$"):
+def test_when_all_are_refused_the_first_says_why_and_on_which_machine() -> None:
+    told: list[str] = []
+    fleet = Fleet(SimulatedEngine(lambda number: Unloadable()), 2, {}, told.append)
+    with pytest.raises(ArgumentError, match=r"^workers: worker 0 on here: data: no such file$"):
         fleet.start()
+    assert told == [f"worker {number} on here is refused: data: no such file" for number in range(2)]
 
 
 class Dying:

@@ -139,7 +139,7 @@ def states(fleet: Fleet) -> list[WorkerState]:
     return [
         WorkerState(
             name=str(member.number),
-            host=member.hello.host if member.hello else "",
+            host=member.host,
             device=member.hello.device if member.hello else "",
             state="working" if member.state == "ready" and member.orders else member.state,
             units=member.units,

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import os
+import platform
 import secrets
 import socket
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from diffproof.errors import ArgumentError, printable
 from diffproof.optional import import_optional
-from diffproof.scale.engine import Event, Order, Worker
+from diffproof.scale.engine import Event, Hello, Order, Worker
 from diffproof.scale.fleet import FleetError
 from diffproof.scale.session import begin, own_folder, terminated_as_interrupted
 from diffproof.scale.workforce import Places, Workforce, cores, places
@@ -23,6 +24,18 @@ _REACH = 5.0
 # In bytes, of what workers of this machine share: answers are small.
 _STORE = 2**28
 _QUIET: dict[str, Any] = {"log_to_driver": False, "configure_logging": False}
+
+
+class Refusal(NamedTuple):
+    """What a worker says instead of hello when it cannot load what it needs.
+
+    Attributes:
+        host: name of its machine.
+        error: in one line.
+    """
+
+    host: str
+    error: str
 
 
 class Actor:
@@ -37,10 +50,13 @@ class Actor:
         self._make, self._arguments = make, arguments
         self._worker: Worker | None = None
 
-    def hello(self) -> Any:
+    def hello(self) -> Hello | Refusal:
         """See Worker."""
-        self._worker = self._make(*self._arguments)
-        return self._worker.hello()
+        try:
+            self._worker = self._make(*self._arguments)
+            return self._worker.hello()
+        except Exception as error:  # whatever the user's own code raises
+            return Refusal(platform.node(), _told(error))
 
     def work(self, orders: Sequence[Order], seconds: float) -> Any:
         """See Worker."""
@@ -102,13 +118,16 @@ class RayEngine:
     def _event(self, asked: Any) -> Event:
         ray, worker = self._ray, self._asked.pop(asked)
         try:
-            return Event(worker, ray.get(asked))
+            said = ray.get(asked)
         except ray.exceptions.RayTaskError as error:
             return Event(worker, error=_told(error.cause))
         except ray.exceptions.RayError as error:
             # It may only be out of reach; what it does then is done by others, too.
             self.stop(worker)
             return Event(worker, error=_reason(error), lost=True)
+        if isinstance(said, Refusal):
+            return Event(worker, error=said.error, host=said.host)
+        return Event(worker, said)
 
     def stop(self, worker: int) -> None:
         """See Engine."""

@@ -87,12 +87,14 @@ class Event(NamedTuple):
         said: a Hello, an Answer, or None.
         error: in one line, where it said nothing.
         lost: whether it is no more; if not, it goes on in spite of the error.
+        host: name of its machine, where that is known of one with an error.
     """
 
     worker: int
     said: Hello | Answer | None = None
     error: str = ""
     lost: bool = False
+    host: str = ""
 
 
 class Engine(Protocol):

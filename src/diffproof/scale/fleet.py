@@ -253,6 +253,7 @@ class Fleet:
             if member.state in ("lost", "refused"):
                 continue
             member.heard = self.engine.now()
+            member.host = member.host or event.host
             if event.lost:
                 self._lose(member, event.error, source)
             elif isinstance(event.said, Hello):
@@ -269,7 +270,7 @@ class Fleet:
 
     def _welcome(self, member: Member, hello: Hello) -> None:
         """Let a worker work if it has what it must have."""
-        member.hello = hello
+        member.hello, member.host = hello, hello.host
         for name, value in hello.facts.items():
             expected = self.facts.setdefault(name, value)
             if value != expected:
@@ -281,7 +282,7 @@ class Fleet:
     def _refuse(self, member: Member, error: str) -> None:
         member.state, member.error = "refused", error
         self.engine.stop(member.number)
-        self._refusals.append(f"{member.name}: {error}" if member.hello else error)
+        self._refusals.append(f"{member.name}: {error}" if member.host else error)
         self.tell(f"{member.name} is refused: {error}")
 
     def _hear(self, member: Member, answer: Answer, source: Source) -> None:

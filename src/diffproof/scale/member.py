@@ -16,6 +16,7 @@ class Member:
         number: by which the engine knows it.
         state: "starting", "ready", "refused" or "lost".
         hello: what it said of itself.
+        host: name of its machine, "" while that is not known.
         orders: what it has to do, by key, with the times when it got it.
         has: size of these.
         calls: how often it was asked and has not answered yet.
@@ -34,6 +35,7 @@ class Member:
     number: int
     state: str = "starting"
     hello: Hello | None = None
+    host: str = ""
     orders: dict[Hashable, float] = field(default_factory=dict)
     has: int = 0
     calls: int = 0
@@ -61,7 +63,7 @@ class Member:
     @property
     def name(self) -> str:
         """By which people know it: its number, and where it is once that is known."""
-        return f"worker {self.number}" + (f" on {self.hello.host}" if self.hello else "")
+        return f"worker {self.number}" + (f" on {self.host}" if self.host else "")
 
 
 @dataclass

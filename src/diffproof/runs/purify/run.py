@@ -109,7 +109,7 @@ class _Writing:
             self.done[place] = Purified(picture, *label)
 
     def withdraw(self) -> None:
-        """Remove the settings, as far as they are written: without a picture they would only be in the way."""
+        """Remove the settings: without a picture they would only be in the way of the same command."""
         if self._begun:
             (self._job.out / SETTINGS).unlink(missing_ok=True)
 
