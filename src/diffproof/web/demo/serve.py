@@ -39,12 +39,13 @@ def served(actions: Actions, host: str, port: int) -> Iterator[str]:
         ValueError: gradio is not installed.
     """
     with tempfile.TemporaryDirectory(prefix="diffproof-demo-") as folder:
-        os.environ["GRADIO_TEMP_DIR"] = folder
+        # Gradio asks the page for itself, which is no proxy's business.
+        os.environ.update(GRADIO_TEMP_DIR=folder, no_proxy=_unproxied(host))
         gr = silent_gradio()
         blocks = build(gr, actions)
         try:
             _, address, _ = blocks.launch(
-                server_name=host,
+                server_name=f"[{host}]" if ":" in host else host,
                 server_port=port,
                 share=False,
                 prevent_thread_lock=True,
@@ -73,6 +74,12 @@ def silent_gradio() -> Any:
     """
     os.environ.update(_SILENT)
     return import_optional("gradio", "web")
+
+
+def _unproxied(host: str) -> str:
+    """The value of no_proxy with the hosts of the page."""
+    known = os.environ.get("no_proxy", os.environ.get("NO_PROXY", ""))
+    return ",".join([*filter(None, known.split(",")), host, "localhost", "127.0.0.1"])
 
 
 def check_port(host: str, port: int) -> None:
