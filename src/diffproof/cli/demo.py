@@ -69,16 +69,16 @@ def demo(
     from diffproof.web.demo.studio import Studio
 
     check_port(host, port)
-    silent_gradio()
-    studio = Studio.load(
-        data,
-        classifiers,
-        denoisers,
-        device=resolve_device(device),
-        split=split,
-        image_size=image_size,
-        class_map=class_map,
-    )
-    with served(Actions(studio), host, port) as address:
-        said(f"the demo is at {address}; Ctrl-C ends it")
-        wait()
+    with silent_gradio() as gr:
+        studio = Studio.load(
+            data,
+            classifiers,
+            denoisers,
+            device=resolve_device(device),
+            split=split,
+            image_size=image_size,
+            class_map=class_map,
+        )
+        with served(gr, Actions(studio), host, port) as address:
+            said(f"the demo is at {address}; Ctrl-C ends it")
+            wait()

@@ -25,55 +25,51 @@ _LARGEST_UPLOAD = "50mb"
 
 
 @contextmanager
-def served(actions: Actions, host: str, port: int) -> Iterator[str]:
-    """Serve the page while the context lasts, and give its address.
-
-    Uploads lie in a folder that is removed at the end. No request leaves this machine.
-
-    Args:
-        actions: what clicks do.
-        host: the address to listen at; 127.0.0.1 for this machine alone.
-        port: the port to listen at.
-
-    Raises:
-        ValueError: gradio is not installed.
-    """
-    with tempfile.TemporaryDirectory(prefix="diffproof-demo-") as folder:
-        # Gradio asks the page for itself, which is no proxy's business.
-        os.environ.update(GRADIO_TEMP_DIR=folder, no_proxy=_unproxied(host))
-        gr = silent_gradio()
-        blocks = build(gr, actions)
-        try:
-            _, address, _ = blocks.launch(
-                server_name=f"[{host}]" if ":" in host else host,
-                server_port=port,
-                share=False,
-                prevent_thread_lock=True,
-                quiet=True,
-                inbrowser=False,
-                show_error=False,
-                ssr_mode=False,
-                pwa=False,
-                mcp_server=False,
-                enable_monitoring=False,
-                run_history=False,
-                footer_links=[],
-                max_file_size=_LARGEST_UPLOAD,
-                **look(gr),
-            )
-            yield str(address)
-        finally:
-            blocks.close(verbose=False)
-
-
-def silent_gradio() -> Any:
-    """Gradio, which will ask nobody anything.
+def silent_gradio() -> Iterator[Any]:
+    """Gradio, which asks nobody anything; its files lie in a folder that goes with the context.
 
     Raises:
         ValueError: it is not installed.
     """
-    os.environ.update(_SILENT)
-    return import_optional("gradio", "web")
+    with tempfile.TemporaryDirectory(prefix="diffproof-demo-") as folder:
+        os.environ.update(_SILENT, GRADIO_TEMP_DIR=folder)
+        yield import_optional("gradio", "web")
+
+
+@contextmanager
+def served(gr: Any, actions: Actions, host: str, port: int) -> Iterator[str]:
+    """Serve the page while the context lasts, and give its address. No request leaves this machine.
+
+    Args:
+        gr: the library.
+        actions: what clicks do.
+        host: the address to listen at; 127.0.0.1 for this machine alone.
+        port: the port to listen at, a free one; see `check_port`.
+    """
+    # Gradio asks the page for itself, which is no proxy's business.
+    os.environ["no_proxy"] = _unproxied(host)
+    blocks = build(gr, actions)
+    try:
+        _, address, _ = blocks.launch(
+            server_name=f"[{host}]" if ":" in host else host,
+            server_port=port,
+            share=False,
+            prevent_thread_lock=True,
+            quiet=True,
+            inbrowser=False,
+            show_error=False,
+            ssr_mode=False,
+            pwa=False,
+            mcp_server=False,
+            enable_monitoring=False,
+            run_history=False,
+            footer_links=[],
+            max_file_size=_LARGEST_UPLOAD,
+            **look(gr),
+        )
+        yield str(address)
+    finally:
+        blocks.close(verbose=False)
 
 
 def _unproxied(host: str) -> str:
