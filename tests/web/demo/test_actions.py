@@ -36,7 +36,12 @@ def test_pictures_are_chosen_and_uploaded(actions: Actions, tmp_path: Path) -> N
     wrong.write_text("<!DOCTYPE html><html><body>404</body></html>")
     same, html = actions.upload(visit, str(wrong))
     assert same is visit
-    assert problem_of(html).startswith("upload: <b>x.png is an HTML page")
+    page = read_page(html)
+    assert page.one("p", class_="problem").text.startswith("upload: <b>x.png is an HTML page")
+    assert captions(page) == ["digits 8: true class 8"]
+    same, html = actions.choose(visit, 1000)
+    assert same is visit
+    assert read_page(html).one("p", class_="problem").text == "indices: expected 0 to 513, got 1000"
     same, html = actions.upload(visit, None)
     assert captions(read_page(html)) == ["digits 8: true class 8"]
     assert 0 <= actions.another() < 514

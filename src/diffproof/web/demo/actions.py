@@ -31,7 +31,7 @@ from diffproof.web.demo.shown import (
 )
 from diffproof.web.demo.studio import Networks, Studio
 from diffproof.web.demo.voting import ballots
-from diffproof.web.markup import Html
+from diffproof.web.markup import Html, markup
 
 P = ParamSpec("P")
 
@@ -105,7 +105,8 @@ class Actions:
         try:
             visit = Visit(of_data(self.studio, int(index)))
         except ArgumentError as error:
-            return visit, problem(error)
+            # The picture before is still the one that is worked on.
+            return visit, markup(problem(error), self.show(visit))
         return visit, self.show(visit)
 
     def another(self) -> int:
@@ -119,7 +120,8 @@ class Actions:
         try:
             visit = Visit(uploaded(self.studio, Path(path), Path(path).name))
         except ArgumentError as error:
-            return visit, problem(error)
+            # The picture before is still the one that is worked on.
+            return visit, markup(problem(error), self.show(visit))
         return visit, self.show(visit)
 
     def attack(
