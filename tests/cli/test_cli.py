@@ -409,7 +409,7 @@ def test_verify_without_its_weights(refused: Refused, denoiser: Path) -> None:
 
 def test_export_refuses(refused: Refused, small_run: Path) -> None:
     message = refused(["export", str(small_run), "--format", "xml", "--out", "run.xml"])
-    assert message == "--format: unknown name 'xml'; known: cohen, csv, json"
+    assert message == "--format: unknown name 'xml'; known: cohen, csv, json, robustbench"
     Path("run.tsv").write_text("precious")
     arguments = ["export", str(small_run), "--out", "run.tsv"]
     assert refused(arguments) == "--out: run.tsv exists; --force overwrites it"

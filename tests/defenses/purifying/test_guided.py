@@ -169,7 +169,7 @@ def test_gdmp_draws_the_purified_image_towards_the_input() -> None:
 
 def test_gdmp_without_its_library_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "pytorch_msssim", None)
-    with pytest.raises(ValueError, match=r"pytorch_msssim: not installed; install diffproof\[gdmp\]"):
+    with pytest.raises(ValueError, match=r"pytorch_msssim: not installed; pip install 'diffproof\[gdmp\]'"):
         dp.GDMP(one_gaussian(), linear_classifier(), likeness="ssim")
 
 
