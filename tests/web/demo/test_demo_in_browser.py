@@ -83,6 +83,9 @@ class Page:
         field = self.panel.get_by_label(label, exact=True)
         field.fill(text)
         field.press("Enter")
+        # A list that stays open lies over what is below it.
+        field.blur()
+        sync_api.expect(self.page.get_by_role("option").filter(visible=True)).to_have_count(0)
 
     def click(self, button: str) -> None:
         self.page.get_by_role("button", name=button, exact=True).click()
