@@ -35,6 +35,12 @@ from diffproof.cli.screen import said
     default=["digits"],
     help="Offer this diffusion model; give it again for more.",
 )
+@click.option(
+    "--guide",
+    "guides",
+    multiple=True,
+    help="Offer agdm with this classifier as its guide; give it again for more. [default: no agdm]",
+)
 @class_map_option
 @device_option
 @click.option(
@@ -47,6 +53,7 @@ def demo(
     image_size: int | None,
     classifiers: tuple[str, ...],
     denoisers: tuple[str, ...],
+    guides: tuple[str, ...],
     class_map: str | None,
     device: str,
     host: str,
@@ -74,6 +81,7 @@ def demo(
             data,
             classifiers,
             denoisers,
+            guides,
             device=resolve_device(device),
             split=split,
             image_size=image_size,

@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -21,18 +22,18 @@ sync_api = pytest.importorskip("playwright.sync_api", reason="the package playwr
 pytestmark = pytest.mark.slow
 
 
-@pytest.fixture(scope="module")
-def address() -> Iterator[str]:
+@contextmanager
+def serving(*options: str, cwd: Path | None = None) -> Iterator[str]:
     """The real command, serving; it must end quietly when it is interrupted."""
     pytest.importorskip("gradio", reason="the package gradio is not installed")
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    line = [sys.executable, "-m", "diffproof", "demo", "--port", str(port)]
+    line = [sys.executable, "-m", "diffproof", "demo", "--port", str(port), *options]
     # A shell that starts the suite in the background lets it, and what it starts, ignore Ctrl-C.
     usual = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
-        started = subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        started = subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=cwd)
     finally:
         signal.signal(signal.SIGINT, usual)
     with started as process:
@@ -49,6 +50,13 @@ def address() -> Iterator[str]:
                 # Not for ever, if it does not end.
                 process.kill()
         assert (process.returncode, out, err) == (0, "", "")
+
+
+@pytest.fixture(scope="module")
+def address() -> Iterator[str]:
+    """The demo as it is without options."""
+    with serving() as at:
+        yield at
 
 
 class Page:
@@ -87,6 +95,11 @@ class Page:
         field.blur()
         sync_api.expect(self.page.get_by_role("option").filter(visible=True)).to_have_count(0)
 
+    def pick(self, label: str, option: str) -> None:
+        self.page.get_by_label(label, exact=True).click()
+        self.page.get_by_role("option", name=option, exact=True).click()
+        sync_api.expect(self.page.get_by_role("option").filter(visible=True)).to_have_count(0)
+
     def click(self, button: str) -> None:
         self.page.get_by_role("button", name=button, exact=True).click()
 
@@ -101,8 +114,8 @@ class Page:
         self.page.locator("input[type=file]").set_input_files(path)
 
 
-@pytest.fixture
-def page(browser: Any, address: str) -> Iterator[Page]:
+@contextmanager
+def visiting(browser: Any, address: str) -> Iterator[Page]:
     """A visit; afterwards the browser must have complained of nothing and asked nobody else."""
     complaints: list[str] = []
     asked: set[str] = set()
@@ -119,6 +132,13 @@ def page(browser: Any, address: str) -> Iterator[Page]:
     context.close()
     assert complaints == []
     assert asked - {""} == {urlsplit(address).netloc}
+
+
+@pytest.fixture
+def page(browser: Any, address: str) -> Iterator[Page]:
+    """A visit to the demo as it is without options."""
+    with visiting(browser, address) as visit:
+        yield visit
 
 
 def test_a_picture_is_attacked_and_purified(page: Page) -> None:
@@ -207,3 +227,53 @@ def test_pictures_of_ones_own_and_files_that_are_none(page: Page, tmp_path: Path
     page.says("mine.png: true class not known", of="#picture .prose")
     page.click("Another picture")
     page.says(re.compile(r"digits \d+: true class \d"), of="#picture .prose")
+
+
+OWN = """
+import diffproof as dp
+import torch
+
+
+class AlwaysThree(torch.nn.Module):
+    num_classes = 10
+
+    def forward(self, images):
+        three = torch.eye(10)[torch.full((len(images),), 3)]
+        return 9 * three + 0 * images.sum((1, 2, 3))[:, None]
+
+
+def without_classes():
+    return dp.GaussianMixtureDenoiser(torch.full((1, 1, 8, 8), 0.5), torch.tensor([0.1]))
+"""
+
+
+def test_networks_are_chosen_among(browser: Any, tmp_path: Path) -> None:
+    (tmp_path / "own.py").write_text(OWN)
+    given = (
+        "--classifier digits --classifier own:AlwaysThree --denoiser digits --denoiser own:without_classes"
+    )
+    guides = "--guide own:AlwaysThree --guide digits"
+    with serving(*f"{given} {guides}".split(), cwd=tmp_path) as address, visiting(browser, address) as page:
+        page.number("Gradient steps", 1)
+        page.click("Attack the original")
+        page.says("it calls it 0; after, it calls it 5")
+        page.pick("Classifier", "own:AlwaysThree")
+        page.click("Attack the original")
+        page.says("Without an attack, it calls it 3.")
+        page.tab("Diffusion classifier")
+        page.pick("Diffusion model", "own:without_classes")
+        page.click("Ask the diffusion model")
+        page.says("denoiser: expected a class-conditional one, got one without classes")
+        page.pick("Diffusion model", "digits")
+        page.tab("Purify")
+        page.choose("agdm")
+        page.number("Noise t*", 0.4)
+        page.click("Purify step by step")
+        page.says("In the end the classifier calls it 3")
+        last = page.panel.locator("img").nth(page.panel.locator("img").count() - 1)
+        unguided = last.get_attribute("src")
+        assert unguided is not None
+        # A guide that always answers the same has no gradient, another moves the picture.
+        page.pick("Guide", "digits")
+        page.click("Purify step by step")
+        sync_api.expect(last).not_to_have_attribute("src", unguided, timeout=30_000)

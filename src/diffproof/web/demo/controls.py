@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from diffproof.web.demo.actions import Actions
+from diffproof.web.demo.actions import Actions, Visit
+from diffproof.web.demo.studio import Networks
 from diffproof.web.markup import tag
 
 
@@ -18,7 +19,7 @@ class Controls:
         gr: the library.
         actions: what clicks do.
         visit: the visitor's picture.
-        networks: the choosers of classifier and diffusion model.
+        networks: the choosers of classifier, diffusion model and, where there is one, guide.
         which: the chooser of the original or the attacked picture.
         running: what the button Stop ends.
     """
@@ -40,6 +41,10 @@ class Controls:
             allow_custom_value=True,
         )
 
+    def guided(self, text: str) -> list[str]:
+        """A defence that needs a guide, or nothing where the page has none."""
+        return [text] if self.actions.studio.guides else []
+
     def slider(self, label: str, low: float, high: float, value: float, step: float, info: str = "") -> Any:
         """A slider with a field for its number."""
         return self.gr.Slider(low, high, value=value, step=step, label=label, info=info or None)
@@ -53,20 +58,29 @@ class Controls:
         return self.gr.HTML(tag("p", text), elem_classes="said")
 
     def on_click(
-        self, label: str, work: Callable[..., Any], inputs: Sequence[Any], outputs: Callable[[], Any]
+        self,
+        label: str,
+        work: Callable[..., Iterator[Any]],
+        inputs: Sequence[Any],
+        outputs: Callable[[], Any],
     ) -> None:
         """A button that calls `work` with the visit, the networks and what is chosen, one click at a time.
 
         Args:
             label: of the button.
-            work: what it calls.
+            work: what it calls; it yields what stands in the outputs.
             inputs: what is chosen on the tab.
             outputs: makes the places of the answer, which stand below the button.
         """
+        split = len(self.networks)
+
+        def handler(visit: Visit, *chosen: Any) -> Iterator[Any]:
+            yield from work(visit, Networks(*chosen[:split]), *chosen[split:])
+
         button = self.gr.Button(label, variant="primary")
         self.running.append(
             button.click(
-                work,
+                handler,
                 [self.visit, *self.networks, *inputs],
                 outputs(),
                 concurrency_id="networks",

@@ -61,9 +61,11 @@ def _choosers(gr: Any, actions: Actions) -> Controls:
     which = gr.Radio(
         [ORIGINAL, ATTACKED], value=ORIGINAL, label="Tabs work on", info="Attacks start at the original."
     )
+    offered = {"Classifier": studio.classifiers, "Diffusion model": studio.denoisers, "Guide": studio.guides}
     networks = [
         gr.Dropdown(list(specs), value=next(iter(specs)), label=label, interactive=True)
-        for label, specs in (("Classifier", studio.classifiers), ("Diffusion model", studio.denoisers))
+        for label, specs in offered.items()
+        if specs
     ]
     quick = {"show_progress": "hidden", "api_visibility": "private"}
     index.change(actions.choose, [visit, index], [visit, shown], trigger_mode="always_last", **quick)

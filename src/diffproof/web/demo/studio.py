@@ -30,10 +30,12 @@ class Networks:
     Attributes:
         classifier: one of the studio's.
         denoiser: one of the studio's.
+        guide: one of the studio's; None where it has none.
     """
 
     classifier: str
     denoiser: str
+    guide: str | None = None
 
 
 @dataclass(frozen=True)
@@ -44,12 +46,14 @@ class Studio:
         data: images with labels.
         classifiers: by their specs.
         denoisers: by their specs.
+        guides: classifiers that guide a reverse process, by their specs; perhaps none.
         device: where the networks are.
     """
 
     data: ImageData
     classifiers: Mapping[str, Classifier]
     denoisers: Mapping[str, Denoiser]
+    guides: Mapping[str, Classifier]
     device: torch.device
     _defenses: dict[tuple[str, Networks], Defense] = field(default_factory=dict, repr=False)
 
@@ -59,6 +63,7 @@ class Studio:
         data: str,
         classifiers: Sequence[str],
         denoisers: Sequence[str],
+        guides: Sequence[str] = (),
         *,
         device: torch.device,
         split: str | None = None,
@@ -71,6 +76,7 @@ class Studio:
             data: see `load_data`.
             classifiers: specs, at least one; see `load_classifier`.
             denoisers: specs, at least one; see `load_denoiser`.
+            guides: specs; see `load_classifier`.
             device: where the networks are to be.
             split: see `load_data`.
             image_size: see `load_data`.
@@ -84,11 +90,14 @@ class Studio:
             answering = {spec: load_classifier(spec).to(device) for spec in classifiers}
         with loading("denoiser"):
             diffusion = {spec: load_denoiser(spec).to(device) for spec in denoisers}
-        images = images.fitting(*diffusion.values(), *answering.values())
+        with loading("guide"):
+            guiding = {spec: load_classifier(spec).to(device) for spec in guides}
+        networks = (*diffusion.values(), *answering.values(), *guiding.values())
+        images = images.fitting(*networks)
         for classifier in answering.values():
             images = match_classes(images, classifier, class_map)
-        made = cls(images, answering, diffusion, device)
-        for network in (*diffusion.values(), *answering.values()):
+        made = cls(images, answering, diffusion, guiding, device)
+        for network in networks:
             shape: tuple[int, int, int] | None = getattr(network, "image_shape", None)
             if shape is not None and shape != images.image_shape:
                 raise ArgumentError(
@@ -123,7 +132,9 @@ class Studio:
             method = parse("defense", text)
             takes = describe("defense", method.name).takes
             denoiser = self.denoisers[networks.denoiser]
-            given = {"classifier": self.classifiers[networks.classifier], "denoiser": denoiser}
+            guide = None if networks.guide is None else self.guides[networks.guide]
+            classifier = self.classifiers[networks.classifier]
+            given = {"classifier": classifier, "denoiser": denoiser, "guide": guide}
             load: Callable[..., Defense] = partial(load_defense, with_levels(method, denoiser))
             self._defenses[key] = load(**{name: given[name] for name in given if name in takes})
         return self._defenses[key]

@@ -24,6 +24,8 @@ _ASKED = (
     "dc:timesteps=uniform:8",
     "rdc:timesteps=uniform:8,likelihood_timesteps=uniform:4,iterations=3,budget=0.1",
 )
+# Where there is a guide.
+_GUIDED = "agdm:t_star=0.1,steps=5"
 # Of a threat: the largest budget of its slider, and the first.
 _BUDGETS = {"linf": (0.5, 0.2), "l2": (4.0, 1.0)}
 _NORMS = [("ℓ∞: the largest change of a pixel", "linf"), ("ℓ2: the length of all changes", "l2")]
@@ -32,7 +34,7 @@ _NORMS = [("ℓ∞: the largest change of a pixel", "linf"), ("ℓ2: the length 
 def attack(page: Controls) -> None:
     """PGD with a budget."""
     gr = page.gr
-    defense = page.defense("Defence", _ATTACKED)
+    defense = page.defense("Defence", (*_ATTACKED, *page.guided(_GUIDED)))
     with gr.Row():
         threat = gr.Radio(_NORMS, value="linf", label="Norm of the change")
         budget = page.slider(
@@ -50,17 +52,16 @@ def attack(page: Controls) -> None:
 
     def work(
         visit: Visit,
-        classifier: str,
-        denoiser: str,
+        networks: Networks,
         text: str,
         norm: str,
         size: float,
         steps: int,
         draws: int,
-    ) -> tuple[Visit, Html]:
-        return page.actions.attack(
+    ) -> Iterator[tuple[Visit, Html]]:
+        yield page.actions.attack(
             visit,
-            Networks(classifier, denoiser),
+            networks,
             text,
             threat=norm,
             budget=size,
@@ -83,7 +84,9 @@ def purify(page: Controls) -> None:
     """The reverse process, step by step."""
     gr = page.gr
     with gr.Row():
-        method = gr.Radio(["diffpure", "gdmp", "coup"], value="diffpure", label="Method")
+        method = gr.Radio(
+            ["diffpure", "gdmp", "coup", *page.guided("agdm")], value="diffpure", label="Method"
+        )
         solver = gr.Radio(["ddpm", "sde", "ode"], value="ddpm", label="Solver")
     with gr.Row():
         t_star = page.slider("Noise t*", 0.01, 0.5, 0.15, 0.01, "The time to which the picture is diffused.")
@@ -92,8 +95,7 @@ def purify(page: Controls) -> None:
 
     def work(
         visit: Visit,
-        classifier: str,
-        denoiser: str,
+        networks: Networks,
         which: str,
         name: str,
         by: str,
@@ -103,7 +105,7 @@ def purify(page: Controls) -> None:
     ) -> Iterator[Html]:
         yield from page.actions.purify(
             visit,
-            Networks(classifier, denoiser),
+            networks,
             which,
             name,
             solver=by,
@@ -130,11 +132,11 @@ def vote(page: Controls) -> None:
         draw = page.draw()
 
     def work(
-        visit: Visit, classifier: str, denoiser: str, which: str, noise: float, b: int, k: int, number: int
+        visit: Visit, networks: Networks, which: str, noise: float, b: int, k: int, number: int
     ) -> Iterator[Html]:
         yield from page.actions.vote(
             visit,
-            Networks(classifier, denoiser),
+            networks,
             which,
             sigma=noise,
             steps=int(b),
@@ -163,17 +165,14 @@ def certify(page: Controls) -> None:
 
     def work(
         visit: Visit,
-        classifier: str,
-        denoiser: str,
+        networks: Networks,
         which: str,
         text: str,
         noise: float,
         most: int,
         error: str,
     ) -> Iterator[Html]:
-        yield from page.actions.certify(
-            visit, Networks(classifier, denoiser), which, text, sigma=noise, n=int(most), alpha=error
-        )
+        yield from page.actions.certify(visit, networks, which, text, sigma=noise, n=int(most), alpha=error)
 
     page.on_click(
         "Certify draw by draw",
@@ -189,7 +188,7 @@ def compare(page: Controls) -> None:
     """Defences side by side."""
     gr = page.gr
     texts = gr.Dropdown(
-        [*_COMPARED, *_MORE],
+        [*_COMPARED, *_MORE, *page.guided(_GUIDED)],
         value=list(_COMPARED),
         multiselect=True,
         label="Defences",
@@ -204,8 +203,7 @@ def compare(page: Controls) -> None:
 
     def work(
         visit: Visit,
-        classifier: str,
-        denoiser: str,
+        networks: Networks,
         names: list[str],
         norm: str,
         size: float,
@@ -214,7 +212,7 @@ def compare(page: Controls) -> None:
     ) -> Iterator[Html]:
         yield from page.actions.compare(
             visit,
-            Networks(classifier, denoiser),
+            networks,
             names,
             threat=norm,
             budget=size,
@@ -238,11 +236,9 @@ def ask(page: Controls) -> None:
         draw = page.draw()
 
     def work(
-        visit: Visit, classifier: str, denoiser: str, which: str, text: str, noise: float, number: int
+        visit: Visit, networks: Networks, which: str, text: str, noise: float, number: int
     ) -> Iterator[Html]:
-        yield from page.actions.ask(
-            visit, Networks(classifier, denoiser), which, text, sigma=noise, draw=int(number)
-        )
+        yield from page.actions.ask(visit, networks, which, text, sigma=noise, draw=int(number))
 
     page.on_click(
         "Ask the diffusion model",
