@@ -14,9 +14,9 @@ from mkdocs.structure.files import File, Files
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 
 import diffproof
-from diffproof.catalog import ATTACKS, DEFENSES, Method
+from diffproof.catalog import Method
 from diffproof.cli.main import diffproof as command_group
-from diffproof.methods import written_as
+from diffproof.methods import KINDS, written_as
 
 
 def on_files(files: Files, *, config: Any) -> Files:
@@ -34,17 +34,18 @@ def commands_page() -> str:
 
 
 def methods_page() -> str:
-    """Every defence and attack with its settings, as `diffproof methods NAME` gives them."""
+    """Every defence, attack and objective with its settings, as `diffproof methods NAME` gives them."""
     lines = [
         "# Methods",
         "",
         "What `diffproof methods NAME` says, on one page. A method and its settings are one text, such as",
     ]
     lines += [
-        "`densepure:steps=10,votes=40`, for `--defense`, `--attack`, `dp.load_defense` and `dp.load_attack`.",
+        "`densepure:steps=10,votes=40`, for `--defense`, `--attack`, `--objective`, `dp.load_defense`,",
+        "`dp.load_attack` and `dp.load_objective`.",
         "",
     ]
-    for title, table in (("Defences", DEFENSES), ("Attacks", ATTACKS)):
+    for title, table in zip(("Defences", "Attacks", "Objectives"), KINDS.values(), strict=True):
         lines += [f"## {title}", ""]
         for method in table.values():
             lines += _method(method)
@@ -66,6 +67,7 @@ def python_page() -> str:
         "data": "Data",
         "reverse": "The reverse process",
         "calibration": "Calibration",
+        "training": "Training",
     }
     rooms: dict[str, list[str]] = {}
     for name, home in homes.items():

@@ -18,13 +18,14 @@ from hypothesis import strategies as st
 
 import diffproof as dp
 from diffproof.catalog import ATTACKS, DEFENSES, Method
+from diffproof.catalog_objectives import OBJECTIVES
 from diffproof.cli.main import run
 from diffproof.defenses.purifying.base import Purifier
-from diffproof.methods import NETWORKS, MethodSpec, describe, load_class, parse
+from diffproof.methods import KINDS, NETWORKS, MethodSpec, describe, load_class, parse
 from diffproof.values import Choice, Flag, Integer, Numbers, Optional, Real, Time, Value, written
 from helpers.paths import EXAMPLES, ROOT
 
-ALL = [("defense", name) for name in DEFENSES] + [("attack", name) for name in ATTACKS]
+ALL = [(kind, name) for kind, table in KINDS.items() for name in table]
 
 
 @pytest.fixture
@@ -62,6 +63,9 @@ def test_the_catalog_says_what_the_constructors_take(kind: str, name: str) -> No
         assert ("certify" in method.can) == issubclass(of, dp.CertifiableDefense)
         assert ("purify" in method.can) == issubclass(of, Purifier)
         assert of.method == name
+    elif kind == "objective":
+        assert of.name == name
+        assert of.can == method.can
     else:
         assert of.name == name
         assert ("gradient-free" in method.can) != of.needs_gradient
@@ -368,7 +372,7 @@ def test_plug_ins_are_found_by_their_entry_points(
 def test_methods_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["methods"]) == 0
     listed = capsys.readouterr().out
-    for name in [*DEFENSES, *ATTACKS]:
+    for name in [*DEFENSES, *ATTACKS, *OBJECTIVES]:
         assert re.search(rf"^  {name} ", listed, re.MULTILINE)
     assert run(["methods", "densepure"]) == 0
     shown = capsys.readouterr().out
@@ -384,7 +388,10 @@ def test_methods_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
         in capsys.readouterr().err
     )
     assert run(["methods", "filelock._error:Timeout"]) == 2
-    assert "method: expected a class of diffproof.Defense or diffproof.Attack, got" in capsys.readouterr().err
+    assert (
+        "method: expected a class of diffproof.Defense or diffproof.Attack or diffproof.Objective, got"
+        in capsys.readouterr().err
+    )
 
 
 @pytest.mark.usefixtures("own")
@@ -394,8 +401,8 @@ def test_an_own_class_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_the_docs_say_what_the_catalog_says() -> None:
-    pages = [ROOT / "docs" / name for name in ("purification.md", "attacks.md")]
+    pages = [ROOT / "docs" / name for name in ("purification.md", "attacks.md", "training.md")]
     text = "".join(page.read_text(encoding="utf-8") for page in pages)
     purifying = [method for method in DEFENSES.values() if "purify" in method.can]
-    for method in [*purifying, *ATTACKS.values()]:
+    for method in [*purifying, *ATTACKS.values(), *OBJECTIVES.values()]:
         assert f"| `{method.name}` | {method.line} |\n" in text

@@ -13,8 +13,8 @@ import click
 import pytest
 
 import diffproof as dp
-from diffproof.catalog import ATTACKS, DEFENSES
 from diffproof.cli.main import diffproof as command_group
+from diffproof.methods import KINDS
 from helpers.paths import ROOT
 
 pytestmark = pytest.mark.slow
@@ -75,7 +75,7 @@ def test_the_reference_has_every_command_method_and_public_name(site: Path) -> N
     }
     for name in commands("diffproof", command_group):
         assert f">{name}<a" in pages["commands"], name
-    for name, method in [*DEFENSES.items(), *ATTACKS.items()]:
+    for name, method in [pair for table in KINDS.values() for pair in table.items()]:
         assert f">{name}<a" in pages["methods"], name
         assert all(f"<code>{setting.name}</code>" in pages["methods"] for setting in method.settings)
     for name in dp.__all__:

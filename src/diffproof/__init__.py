@@ -93,6 +93,8 @@ if TYPE_CHECKING:
     from diffproof.smoothing.certification import Certification as Certification
     from diffproof.smoothing.certifier import certify as certify
     from diffproof.smoothing.smoothed import Smoothed as Smoothed
+    from diffproof.training.objectives.base import Objective as Objective
+    from diffproof.training.objectives.named import load_objective as load_objective
 
 _HOMES = {
     "AGDM": "defenses.purifying.agdm",
@@ -139,6 +141,7 @@ _HOMES = {
     "LowFrequency": "attacks.low_frequency",
     "NetworkDenoiser": "denoisers.network",
     "Noise": "noise",
+    "Objective": "training.objectives.base",
     "PGD": "attacks.pgd",
     "PixelThreat": "attacks.threat",
     "Purification": "defenses.purifying.reverse_process",
@@ -169,6 +172,7 @@ _HOMES = {
     "load_data": "data.named",
     "load_defense": "defenses.named",
     "load_denoiser": "denoisers.named",
+    "load_objective": "training.objectives.named",
     "load_protocol": "attacks.papers",
     "load_threat": "attacks.threat",
     "match_classes": "data.classes",

@@ -36,7 +36,7 @@ class Setting:
 
 @dataclass(frozen=True)
 class Method:
-    """A defence or an attack.
+    """A defence, an attack or an objective of a training.
 
     Attributes:
         name: in texts.
@@ -45,7 +45,7 @@ class Method:
         settings: in the order of the constructor.
         networks: those that it needs, of denoiser, classifier and guide.
         can: "certify" and "purify", for defences, and "ask" where purifying asks the classifier;
-            "gradient-free" for attacks.
+            "gradient-free" for attacks; "train" and "finetune" for objectives, the commands that take them.
         optional: networks that it takes but can do without.
     """
 

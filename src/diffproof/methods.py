@@ -14,12 +14,14 @@ from enum import StrEnum
 from typing import Any
 
 from diffproof.catalog import ATTACKS, DEFENSES, Method, Setting
+from diffproof.catalog_objectives import OBJECTIVES
 from diffproof.checks import unknown_name
 from diffproof.errors import ArgumentError
 from diffproof.own_code import Address, address, failing, find, plugin, plugins
 from diffproof.values import Choice, Flag, Integer, Numbers, Optional, Real, Text, Value, written
 
-_TABLES = {"defense": DEFENSES, "attack": ATTACKS}
+# By kind; whose base class, with a capital, is public.
+KINDS = {"defense": DEFENSES, "attack": ATTACKS, "objective": OBJECTIVES}
 # What a defence takes besides its settings.
 NETWORKS = ("denoiser", "classifier", "guide")
 # One setting: a name, and a value that has commas in brackets only.
@@ -31,7 +33,7 @@ class MethodSpec:
     """A method and those of its settings that were given, as values.
 
     Attributes:
-        kind: "defense" or "attack".
+        kind: "defense", "attack" or "objective".
         name: in the catalog, or the address of a user's class.
         settings: by name.
     """
@@ -68,7 +70,7 @@ def parse(kind: str, given: str | Mapping[str, Any]) -> MethodSpec:
     """Read a method and its settings.
 
     Args:
-        kind: "defense" or "attack".
+        kind: "defense", "attack" or "objective".
         given: a text, or a mapping with `name` and settings, whose values may be texts.
 
     Raises:
@@ -91,7 +93,7 @@ def parse(kind: str, given: str | Mapping[str, Any]) -> MethodSpec:
 
 @contextmanager
 def _setting_of(kind: str, *names: str) -> Iterator[None]:
-    """Errors about these arguments say that they are settings of a defence or an attack."""
+    """Errors about these arguments say that they are settings of a method."""
     try:
         yield
     except ArgumentError as error:
@@ -116,7 +118,7 @@ def describe(kind: str, name: str) -> Method:
     Raises:
         ValueError: there is none of this name, or the class is not of this kind.
     """
-    table = _TABLES[kind]
+    table = KINDS[kind]
     if name in table:
         return table[name]
     where = own_class(kind, name)
@@ -130,7 +132,7 @@ def describe(kind: str, name: str) -> Method:
 def own_class(kind: str, given: str) -> Address | None:
     """Where the class of a user's code or a plug-in is that a text means, not imported; None for others."""
     name, _ = _parts(kind, given)
-    if name in _TABLES[kind]:
+    if name in KINDS[kind]:
         return None
     return address(name) or plugin(f"diffproof.{kind}s", name)
 
@@ -146,18 +148,19 @@ def load_class(kind: str, name: str) -> type[Any]:
     Raises:
         ValueError: there is none of this name, or it is not of this kind.
     """
-    method = _TABLES[kind].get(name)
+    method = KINDS[kind].get(name)
     if method is not None:
         module, _, attribute = method.home.partition(":")
         found = find(kind, Address(f"diffproof.{module}", attribute), "class")
     else:
         where = address(name)
         if where is None:
-            raise unknown_name(kind, name, _TABLES[kind])
+            raise unknown_name(kind, name, KINDS[kind])
         found = find(kind, where, "class")
     if not (isinstance(found, type) and getattr(found, "kind", None) == kind):
-        base = {"defense": "Defense", "attack": "Attack"}[kind]
-        raise ArgumentError(kind, f"expected {name} to be a class of diffproof.{base}, got {found!r}")
+        raise ArgumentError(
+            kind, f"expected {name} to be a class of diffproof.{kind.capitalize()}, got {found!r}"
+        )
     return found
 
 
@@ -191,6 +194,27 @@ def build(spec: MethodSpec, networks: Mapping[str, Any], further: Mapping[str, A
             return of(**networks, **settings)
 
 
+def checked_settings(kind: str, name: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of a method's settings as its constructor was given them, each of its type and in its range.
+
+    Args:
+        kind: "defense", "attack" or "objective".
+        name: in the catalog; of others nothing is known and nothing checked.
+        given: values by name.
+
+    Raises:
+        ValueError: one is out of its range.
+    """
+    method = KINDS[kind].get(name)
+    checked = {}
+    for setting in () if method is None else method.settings:
+        try:
+            checked[setting.name] = _value(setting, given[setting.name])
+        except ValueError as error:
+            raise ArgumentError(setting.name, str(error)) from None
+    return checked
+
+
 def _parts(kind: str, given: Any) -> tuple[str, dict[str, Any]]:
     """The name of a method and its settings, texts or values, of any way to give them."""
     if isinstance(given, str):
@@ -201,7 +225,7 @@ def _parts(kind: str, given: Any) -> tuple[str, dict[str, Any]]:
     name = settings.pop("name", None)
     if not isinstance(name, str):
         raise ArgumentError(kind, f"expected its name as a text under name, got {name!r}")
-    if name in _TABLES[kind] or _split(kind, name)[1] == {}:
+    if name in KINDS[kind] or _split(kind, name)[1] == {}:
         return name, settings
     raise ArgumentError(kind, f"expected name to be a name alone beside other settings, got {name!r}")
 
@@ -224,7 +248,7 @@ def _split(kind: str, text: str) -> tuple[str, dict[str, Any]]:
     name, colon, rest = text.partition(":")
     # The second part of an address is a name, of settings it has an equals sign.
     first, more, others = rest.partition(":")
-    if colon and name not in _TABLES[kind] and "=" not in first:
+    if colon and name not in KINDS[kind] and "=" not in first:
         name, colon, rest = f"{name}:{first}", more, others
     settings: dict[str, Any] = {}
     position = 0

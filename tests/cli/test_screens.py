@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from diffproof.catalog import ATTACKS, DEFENSES
 from diffproof.cli.main import main, run
 from diffproof.cli.progress import shown_once_started
 from diffproof.cli.screen import Rows, screen_width, show
+from diffproof.methods import KINDS
 from diffproof.wording import counted, part_of
 from helpers.paths import ROOT
 
@@ -153,7 +153,7 @@ def test_many_runs_far_away(
             assert folder in text
 
 
-@pytest.mark.parametrize("name", [None, *DEFENSES, *ATTACKS])
+@pytest.mark.parametrize("name", [None, *(name for table in KINDS.values() for name in table)])
 @pytest.mark.parametrize("width", [60, 80, 200])
 def test_methods_fit(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str | None, width: int
@@ -162,7 +162,7 @@ def test_methods_fit(
     assert run(["methods", *([name] if name else [])]) == 0
     text = capsys.readouterr().out
     assert max(map(len, text.splitlines())) <= width
-    methods = DEFENSES | ATTACKS
+    methods = {name: method for table in KINDS.values() for name, method in table.items()}
     settings = methods[name].settings if name else ()
     for words in (*(setting.meaning for setting in settings), methods[name].line if name else "pgd"):
         assert words in " ".join(text.split())

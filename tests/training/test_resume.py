@@ -36,6 +36,7 @@ TRAININGS = {
     "denoiser": f"train denoiser {COMMON} --channels 8 --dropout 0.5 --timesteps 5",
     "multi-head": f"train denoiser {COMMON} --channels 8 --multi-head --patch 2 --timesteps 5",
     "classifier": f"train classifier {COMMON} --width 4 --noise-sigma 0.5",
+    "cat-rs": f"train classifier {COMMON} --width 4 --noise-sigma 0.5 --objective cat-rs:draws=2,steps=1",
     "finetune": f"finetune {COMMON} --classifier digits --denoiser digits --sigma 0.5",
 }
 KINDS = pytest.mark.parametrize("kind", list(TRAININGS))

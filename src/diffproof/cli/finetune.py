@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -12,9 +12,16 @@ from diffproof.cli.run_options import class_map_option
 from diffproof.cli.training_options import (
     TrainingOptions,
     fit_with_progress,
+    objective_option,
     training_options,
     write_weights,
 )
+
+if TYPE_CHECKING:
+    import torch
+
+    from diffproof.classifiers.base import Classifier
+    from diffproof.denoisers.base import Denoiser
 
 
 @command()
@@ -28,6 +35,7 @@ from diffproof.cli.training_options import (
     type=float,
     help="Add noise of this standard deviation, > 0; pixels lie in [0, 1].",
 )
+@objective_option("finetune")
 @training_options(iterations=1000, learning_rate=0.0001)
 @class_map_option
 @click.option("--extra-data", help="Train on a second set of images, too, with the same classes.")
@@ -36,6 +44,7 @@ def finetune(
     classifier: str,
     denoiser: str,
     sigma: float,
+    objective: str | None,
     class_map: str | None,
     extra_data: str | None,
     extra_share: float,
@@ -47,28 +56,21 @@ def finetune(
     given as module.path:factory@FILE). Beside it comes the loss, .loss.csv and .loss.png. An interrupted
     fine-tuning continues when the same command is given again.
     """
-    from diffproof.checks import loading
-    from diffproof.classifiers.named import load_classifier
     from diffproof.classifiers.saved import describe_base
     from diffproof.data.classes import match_classes
-    from diffproof.defenses.dds import DDS
-    from diffproof.denoisers.named import load_denoiser
     from diffproof.training import finetune as finetuning
     from diffproof.training.batches import Mixture
     from diffproof.training.classifier import named_classes
+    from diffproof.training.objectives.named import load_objective
     from diffproof.training.processes import is_first
     from diffproof.wording import counted
 
+    objective = objective or "gaussian"
+    loss = load_objective(objective)
     options = TrainingOptions(**common)
     options.check()
     settings = options.settings()
-    device = options.torch_device()
-    with loading("classifier"):
-        model = load_classifier(classifier).to(device)
-    with loading("denoiser"):
-        diffusion = load_denoiser(denoiser).to(device)
-    # Networks that do not fit together are refused.
-    DDS(diffusion, model)
+    model, diffusion = _networks(classifier, denoiser, options.torch_device())
     chosen, test, record = options.images()
     more = options.extra_images(extra_data)
     options.warn_of_shared(test, chosen, more)
@@ -84,14 +86,31 @@ def finetune(
     measured = partial(finetuning.denoised_accuracy, sigma=sigma, seed=options.seed)
     before = measured(model, diffusion, held_out) if held_out is not None and is_first() else None
     tuned, losses = fit_with_progress(
-        options, images, partial(finetuning.finetune, model, diffusion, data, settings, sigma=sigma)
+        options,
+        images,
+        partial(finetuning.finetune, model, diffusion, data, settings, sigma=sigma, objective=loss),
     )
     metrics = {}
     if held_out is not None:
         metrics["denoised_accuracy"] = round(measured(tuned, diffusion, held_out), 6)
-    write_weights(options, tuned.network.state_dict(), description, losses, metrics, told)
+    write_weights(options, tuned.network.state_dict(), description, losses, metrics, told, objective)
     if held_out is not None:
         click.echo(
             f"accuracy on {counted(len(held_out), 'denoised test image')}, sigma = {sigma:g}:"
             f" {before:.2%} before, {metrics['denoised_accuracy']:.2%} after"
         )
+
+
+def _networks(classifier: str, denoiser: str, device: torch.device) -> tuple[Classifier, Denoiser]:
+    """Both networks; ValueError for some that do not fit together."""
+    from diffproof.checks import loading
+    from diffproof.classifiers.named import load_classifier
+    from diffproof.defenses.dds import DDS
+    from diffproof.denoisers.named import load_denoiser
+
+    with loading("classifier"):
+        model = load_classifier(classifier).to(device)
+    with loading("denoiser"):
+        diffusion = load_denoiser(denoiser).to(device)
+    DDS(diffusion, model)
+    return model, diffusion

@@ -61,12 +61,12 @@ def _naming_flags(ctx: click.Context) -> Iterator[None]:
 
 
 def _method_with(setting: str, ctx: click.Context) -> str | None:
-    """The option, defense or attack, whose method alone has a setting that is no option itself."""
-    from diffproof.methods import describe, parse
+    """The option of a kind of methods whose method alone has a setting that is no option itself."""
+    from diffproof.methods import KINDS, describe, parse
 
     if any(one.name == setting for one in ctx.command.params):
         return None
-    given = [(kind, ctx.params[kind]) for kind in ("defense", "attack") if ctx.params.get(kind)]
+    given = [(kind, ctx.params[kind]) for kind in KINDS if ctx.params.get(kind)]
     having = [kind for kind, text in given if describe(kind, parse(kind, text).name).setting(setting)]
     return having[0] if len(having) == 1 else None
 
@@ -119,10 +119,10 @@ class Open(click.ParamType[str]):
 
 
 class MethodText(click.ParamType[str]):
-    """A defence or an attack with its settings, such as densepure:steps=10,votes=40.
+    """A method with its settings, such as densepure:steps=10,votes=40.
 
     Args:
-        kind: "defense" or "attack".
+        kind: "defense", "attack" or "objective".
         can: what it must be able to do, a word of Method.can; None for no matter what. Only for completion.
     """
 
@@ -143,10 +143,11 @@ class MethodText(click.ParamType[str]):
         self, ctx: click.Context, param: click.Parameter, incomplete: str
     ) -> list[CompletionItem]:
         """See click: names, and behind the colon settings."""
-        from diffproof.catalog import ATTACKS, DEFENSES, able
+        from diffproof.catalog import able
+        from diffproof.methods import KINDS
         from diffproof.own_code import plugins
 
-        table = {"defense": DEFENSES, "attack": ATTACKS}[self.kind]
+        table = KINDS[self.kind]
         name, colon, settings = incomplete.partition(":")
         if not colon:
             names = [

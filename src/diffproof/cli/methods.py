@@ -15,31 +15,33 @@ if TYPE_CHECKING:
 
 # Lines that are longer are hard to read.
 _WIDEST = 100
+# Of kinds whose plural is not their name's.
+_TITLES = {"defense": "defences"}
 
 
 def _names(ctx: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
-    from diffproof.catalog import ATTACKS, DEFENSES
+    from diffproof.methods import KINDS
 
-    return [name for name in (*DEFENSES, *ATTACKS) if name.startswith(incomplete)]
+    return [name for table in KINDS.values() for name in table if name.startswith(incomplete)]
 
 
 @command()
 @click.argument("name", required=False, shell_complete=_names)
 def methods(name: str | None) -> None:
-    """List defences and attacks, or the settings of one.
+    """List defences, attacks and objectives of trainings, or the settings of one.
 
-    NAME is a defence or an attack of the list, or a class of your own, package.module:Class. The settings
-    are those of --defense and --attack NAME:setting=value,setting=[value,value].
+    NAME is one of the list, or a class of your own, package.module:Class. The settings are those of
+    --defense, --attack and --objective NAME:setting=value,setting=[value,value].
     """
-    from diffproof.catalog import ATTACKS, DEFENSES
+    from diffproof.methods import KINDS
     from diffproof.own_code import plugins
 
     pages = click.HelpFormatter(width=min(screen_width(), _WIDEST))
     if name is None:
-        for kind, title, table in (("defenses", "defences", DEFENSES), ("attacks", "attacks", ATTACKS)):
+        for kind, table in KINDS.items():
             rows = [(method.name, _line(method)) for method in table.values()]
-            further = [(plug_in, "(of an installed package)") for plug_in in plugins(f"diffproof.{kind}")]
-            pages.write(f"{title}:\n")
+            further = [(plug_in, "(of an installed package)") for plug_in in plugins(f"diffproof.{kind}s")]
+            pages.write(f"{_TITLES.get(kind, f'{kind}s')}:\n")
             with pages.indentation():
                 pages.write_dl([*rows, *further])
     else:
@@ -48,8 +50,9 @@ def methods(name: str | None) -> None:
         for title, networks in (("needs", method.networks), ("takes", method.optional)):
             if networks:
                 pages.write_text(f"{title}: {', '.join(networks)}")
-        with pages.indentation():
-            pages.write_dl([(setting.name, _explained(setting)) for setting in method.settings])
+        if method.settings:
+            with pages.indentation():
+                pages.write_dl([(setting.name, _explained(setting)) for setting in method.settings])
     click.echo(pages.getvalue(), nl=False)
 
 
@@ -66,18 +69,16 @@ def _explained(setting: Setting) -> str:
 
 
 def _described(name: str) -> Method:
-    """The defence or attack of this name, or of a class of the user's or a plug-in."""
-    from diffproof.catalog import ATTACKS, DEFENSES
+    """The method of this name, or of a class of the user's or a plug-in."""
     from diffproof.checks import unknown_name
     from diffproof.errors import ArgumentError
-    from diffproof.methods import describe, own_class
+    from diffproof.methods import KINDS, describe, own_class
     from diffproof.own_code import find, plugins
 
-    tables = {"defense": DEFENSES, "attack": ATTACKS}
-    for kind, table in tables.items():
+    for kind, table in KINDS.items():
         if name in table:
             return describe(kind, name)
-    for kind in tables:
+    for kind in KINDS:
         where = own_class(kind, name)
         if where is None:
             continue
@@ -85,9 +86,8 @@ def _described(name: str) -> Method:
         found = find("method", where, "class")
         if getattr(found, "kind", None) == kind:
             return describe(kind, name)
-        if kind == "attack":
-            raise ArgumentError(
-                "method", f"expected a class of diffproof.Defense or diffproof.Attack, got {found!r}"
-            )
-    known = [*DEFENSES, *ATTACKS, *plugins("diffproof.defenses"), *plugins("diffproof.attacks")]
+        if kind == [*KINDS][-1]:
+            bases = " or ".join(f"diffproof.{kind.capitalize()}" for kind in KINDS)
+            raise ArgumentError("method", f"expected a class of {bases}, got {found!r}")
+    known = [name for kind, table in KINDS.items() for name in (*table, *plugins(f"diffproof.{kind}s"))]
     raise unknown_name("method", name, known)

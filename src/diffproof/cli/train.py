@@ -14,6 +14,7 @@ from diffproof.cli.run_options import class_map_option
 from diffproof.cli.training_options import (
     TrainingOptions,
     fit_with_progress,
+    objective_option,
     training_options,
     write_weights,
 )
@@ -147,6 +148,7 @@ def classifier_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.option(
     "--noise-sigma", default=0.0, help="Add noise of this standard deviation, ≥ 0; pixels lie in [0, 1]."
 )
+@objective_option("train")
 @click.option(
     "--adversarial",
     type=Names(ADVERSARIAL),
@@ -155,6 +157,7 @@ def classifier_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @classifier_options
 def classifier(
     noise_sigma: float,
+    objective: str | None,
     adversarial: str | None,
     width: int,
     classifier: str | None,
@@ -166,7 +169,7 @@ def classifier(
     inner_step_size: float | None,
     **common: Any,
 ) -> None:
-    """Train a classifier: on clean images, with noise (the baseline of smoothing) or adversarially.
+    """Train a classifier: on clean images, under noise for randomized smoothing, or adversarially.
 
     It is a new small network, or that of --classifier, trained further; a file of module.path:factory is then
     given as module.path:factory@FILE. --norm to --inner-step-size are for --adversarial. Beside the weights
@@ -179,10 +182,12 @@ def classifier(
         idle = (*idle, "norm", "budget", "inner_steps", "inner_step_size")
     for name in idle:
         refuse_given(name, f"needs --adversarial{' trades' * (name == 'trades_weight')}")
+    if objective is not None and not noise_sigma:
+        refuse_given("objective", "needs --noise-sigma, above 0")
     adversary = None
     if adversarial is not None:
         adversary = _adversary(adversarial, norm, budget, inner_steps, inner_step_size, trades_weight)
-    _train_classifier(options, width, classifier, class_map, noise_sigma, adversary)
+    _train_classifier(options, width, classifier, class_map, noise_sigma, objective, adversary)
 
 
 @train.command("guide", context_settings={"show_default": True})
@@ -208,7 +213,7 @@ def guide(
     options = TrainingOptions(**common)
     options.check()
     adversary = _adversary("trades", norm, budget, inner_steps, inner_step_size, trades_weight)
-    _train_classifier(options, width, classifier, class_map, 0.0, adversary)
+    _train_classifier(options, width, classifier, class_map, adversary=adversary)
 
 
 def _adversary(
@@ -249,15 +254,19 @@ def _train_classifier(
     width: int,
     spec: str | None,
     class_map: str | None,
-    noise_sigma: float,
-    adversary: Adversary | None,
+    noise_sigma: float = 0.0,
+    objective: str | None = None,
+    adversary: Adversary | None = None,
 ) -> None:
     """Train, measure, write and report a classifier: a new network, or that of a spec."""
     from diffproof.data.classes import match_classes
     from diffproof.training.adversarial import robust_accuracy
     from diffproof.training.batches import Mixture
     from diffproof.training.classifier import accuracy, describe_classifier, named_classes, train_classifier
+    from diffproof.training.objectives.named import load_objective
 
+    if noise_sigma and adversary is None:
+        objective = objective or "gaussian"
     settings = options.settings()
     images, held_out, record = options.images()
     options.warn_of_shared(held_out, images)
@@ -276,6 +285,7 @@ def _train_classifier(
         description,
         settings,
         noise_sigma=noise_sigma,
+        objective=None if objective is None else load_objective(objective),
         adversary=adversary,
         start=start,
     )
@@ -289,9 +299,8 @@ def _train_classifier(
         if adversary is not None:
             robust = robust_accuracy(trained, held_out, adversary.ascent, options.seed)
             metrics["robust_accuracy"] = round(robust, 6)
-    write_weights(
-        options, trained.network.state_dict(), description, losses, metrics, options.told(record, start=spec)
-    )
+    told, tensors = options.told(record, start=spec), trained.network.state_dict()
+    write_weights(options, tensors, description, losses, metrics, told, objective)
     if held_out is not None:
         _tell(metrics, len(held_out), noise_sigma, adversary)
 

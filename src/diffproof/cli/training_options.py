@@ -14,7 +14,7 @@ import click
 
 from diffproof.catalog import PRECISIONS
 from diffproof.checks import check_positive
-from diffproof.cli.flags import Names, device_option, refuse_given
+from diffproof.cli.flags import MethodText, Names, device_option, refuse_given
 from diffproof.cli.paths import PATH
 from diffproof.cli.run_options import choice_options, skip_unreadable_option, tell_layout
 from diffproof.errors import ArgumentError, printable
@@ -41,6 +41,20 @@ _HOLDOUT = click.option(
     help="Keep this share of each class out of training, in (0, 1), at random, and measure on it."
     " [default: none]",
 )
+
+
+def objective_option(can: str) -> Callable[[Command], Command]:
+    """--objective.
+
+    Args:
+        can: the command that takes it, a word of Method.can.
+    """
+    return click.option(
+        "--objective",
+        type=MethodText("objective", can),
+        help="Minimise this under the noise, with its settings, such as consistency:weight=10; `diffproof"
+        " methods` lists them. [default: gaussian]",
+    )
 
 
 def training_options(*, iterations: int, learning_rate: float) -> Callable[[Command], Command]:
@@ -324,6 +338,7 @@ def write_weights(
     losses: list[float],
     metrics: dict[str, float],
     images: list[dict[str, Any]],
+    objective: str | None = None,
 ) -> None:
     """Write the weights with how they were made and the loss curve; then the checkpoint is not needed."""
     from diffproof.files import remove
@@ -333,6 +348,11 @@ def write_weights(
     if options.half:
         tensors = {name: t.half() if t.is_floating_point() else t for name, t in tensors.items()}
     training = {"command": recorded_command(), "seed": options.seed, "test": metrics, "images": images}
+    if objective is not None:
+        from diffproof.methods import parse
+
+        # All settings, which the command need not tell.
+        training["objective"] = str(parse("objective", objective).filled())
     save_losses(options.out.with_suffix(".loss.csv"), losses)
     save_weights(options.out, tensors, description | {"training": training})
     remove(options.checkpoint)

@@ -17,6 +17,7 @@ from diffproof.attacks.threat import Linf, PixelThreat
 from diffproof.checks import check_at_least, check_member, check_number
 from diffproof.data.images import ImageData
 from diffproof.errors import ArgumentError
+from diffproof.modes import evaluation_mode
 from diffproof.training.batches import Batch, measured_together
 
 # Standard deviation of TRADES's start around the image.
@@ -150,7 +151,7 @@ class Adversary:
                     images,
                     ascent.start(images, normal, uniform),
                 )
-        with _evaluation_mode(network):
+        with evaluation_mode(network):
             # Not under no_grad: autocast would keep weights without a graph for the loss.
             clean = logits(images).detach()
             return ascent.maximise(
@@ -216,17 +217,6 @@ def robust_accuracy(classifier: nn.Module, data: ImageData, ascent: Ascent, seed
         with torch.no_grad():
             correct += int((classifier(found).argmax(1) == labels).sum())
     return correct / len(data)
-
-
-@contextmanager
-def _evaluation_mode(network: nn.Module) -> Iterator[None]:
-    modes = [(module, module.training) for module in network.modules()]
-    network.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training
 
 
 @contextmanager

@@ -32,6 +32,7 @@ class Batch:
         sources: R integers, which data set of the mixture each image is from.
         size: images of the step over all processes.
         rows: R integers, this process's rows.
+        done: share of the training's steps before this one, in [0, 1).
     """
 
     images: Tensor
@@ -39,6 +40,7 @@ class Batch:
     sources: Tensor
     size: int
     rows: Tensor
+    done: float = 0.0
 
     def mine(self, drawn: Tensor) -> Tensor:
         """This process's rows of what was drawn for the whole step, on the images' device.

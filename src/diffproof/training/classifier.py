@@ -1,4 +1,4 @@
-"""Training a classifier: on clean images, on noisy ones (Cohen et al. 2019, section 4), or adversarially."""
+"""Training a classifier: on clean images, for randomized smoothing, or adversarially."""
 
 from __future__ import annotations
 
@@ -17,7 +17,9 @@ from diffproof.errors import ArgumentError
 from diffproof.memory import trainable
 from diffproof.training.adversarial import LARGEST, Adversary
 from diffproof.training.batches import Batch, Mixture, measured_together
-from diffproof.training.loop import Progress, TrainSettings, fit
+from diffproof.training.loop import LossOfBatch, Progress, TrainSettings, fit
+from diffproof.training.objectives.base import Objective, loss_of_batches
+from diffproof.training.objectives.gaussian import Gaussian
 from diffproof.weights import hash_tensors
 
 # Most images that normalisation is measured on, and how many are in work at once.
@@ -73,6 +75,7 @@ def train_classifier(
     settings: TrainSettings,
     *,
     noise_sigma: float = 0.0,
+    objective: Objective | None = None,
     adversary: Adversary | None = None,
     start: Classifier | None = None,
     progress: Progress | None = None,
@@ -84,22 +87,35 @@ def train_classifier(
         description: from `describe_classifier`; with `start`, what describes that one.
         settings: see TrainSettings.
         noise_sigma: standard deviation of the Gaussian noise added to each image, in [0, 1] pixels; 0 for
-            none. With it the classifier is the baseline of plain randomized smoothing.
+            none. With it the classifier is one for plain randomized smoothing.
+        objective: what is minimised under noise, which it needs; None for Gaussian.
         adversary: what to train against, in place of noise; None for ordinary training.
         start: a classifier to train further, in place; None for a new one of the description.
         progress: see Progress.
 
     Raises:
-        ValueError: bad settings, noise and an adversary together, data that cannot be read, or a loss that is
-            not finite.
+        ValueError: bad settings, noise and an adversary together, an objective without noise, data that
+            cannot be read, or a loss that is not finite.
     """
     if not 0.0 <= noise_sigma <= LARGEST:
         raise ArgumentError("noise_sigma", f"expected a number in [0, {LARGEST:g}], got {noise_sigma}")
-    if adversary is not None:
-        if noise_sigma:
-            raise ArgumentError("noise_sigma, adversarial", "expected one of them")
-        adversary.check_images(data.sources[0].image_shape)
     identity: dict[str, Any] = {"description": description, "noise_sigma": noise_sigma}
+    loss_of_batch: LossOfBatch = _cross_entropy
+    if adversary is not None:
+        if noise_sigma or objective is not None:
+            given = "objective" if objective is not None else "noise_sigma"
+            raise ArgumentError(f"{given}, adversarial", "expected one of them")
+        adversary.check_images(data.sources[0].image_shape)
+        loss_of_batch = _against(adversary)
+        identity["adversary"] = adversary.describe()
+    elif noise_sigma or objective is not None:
+        objective = objective or Gaussian()
+        if "train" not in objective.can:
+            raise ArgumentError(
+                "objective", f"{objective.name!r} is of denoised images, for diffproof finetune"
+            )
+        loss_of_batch = loss_of_batches(objective, noise_sigma)
+        identity["objective"] = objective.describe()
     if start is None:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(settings.seed)
@@ -107,30 +123,32 @@ def train_classifier(
     else:
         classifier = start
         identity["start"] = hash_tensors(start.state_dict(), start.describe())
-
-    def logits(network: nn.Module, images: Tensor) -> Tensor:
-        answer: Tensor = network(images)
-        return answer.float()
-
-    def loss_of_batch(network: nn.Module, batch: Batch, generator: torch.Generator) -> Tensor:
-        images = batch.images
-        if noise_sigma or adversary is not None:
-            normal = batch.mine(torch.randn((batch.size, *images.shape[1:]), generator=generator))
-        if adversary is not None:
-            uniform = batch.mine(torch.rand(batch.size, generator=generator))
-            # The search needs no exchange between processes.
-            bare = network.module if isinstance(network, nn.parallel.DistributedDataParallel) else network
-            found = adversary.search(bare, partial(logits, bare), batch, normal, uniform)
-            return adversary.loss(partial(logits, network), batch, found)
-        if noise_sigma:
-            images = images + noise_sigma * normal
-        return nn.functional.cross_entropy(logits(network, images), batch.labels)
-
-    if adversary is not None:
-        identity["adversary"] = adversary.describe()
     trained = fit(classifier, data, loss_of_batch, settings, progress, identity=identity)
     assert isinstance(trained, Classifier)
     return trained
+
+
+def _logits(network: nn.Module, images: Tensor) -> Tensor:
+    answer: Tensor = network(images)
+    return answer.float()
+
+
+def _cross_entropy(network: nn.Module, batch: Batch, generator: torch.Generator) -> Tensor:
+    return nn.functional.cross_entropy(_logits(network, batch.images), batch.labels)
+
+
+def _against(adversary: Adversary) -> LossOfBatch:
+    """The loss of adversarial training."""
+
+    def loss_of_batch(network: nn.Module, batch: Batch, generator: torch.Generator) -> Tensor:
+        normal = batch.mine(torch.randn((batch.size, *batch.images.shape[1:]), generator=generator))
+        uniform = batch.mine(torch.rand(batch.size, generator=generator))
+        # The search needs no exchange between processes.
+        bare = network.module if isinstance(network, nn.parallel.DistributedDataParallel) else network
+        found = adversary.search(bare, partial(_logits, bare), batch, normal, uniform)
+        return adversary.loss(partial(_logits, network), batch, found)
+
+    return loss_of_batch
 
 
 def accuracy(classifier: nn.Module, data: ImageData, noise_sigma: float = 0.0, seed: int = 0) -> float:

@@ -10,9 +10,11 @@ from diffproof.classifiers.base import Classifier
 from diffproof.data.images import ImageData
 from diffproof.denoisers.base import Denoiser
 from diffproof.reverse.sampling import one_shot
-from diffproof.training.batches import Batch, Mixture
+from diffproof.training.batches import Mixture
 from diffproof.training.classifier import accuracy
 from diffproof.training.loop import Progress, TrainSettings, fit
+from diffproof.training.objectives.base import Objective, loss_of_batches
+from diffproof.training.objectives.gaussian import Gaussian
 from diffproof.weights import hash_tensors
 
 
@@ -23,6 +25,7 @@ def finetune(
     settings: TrainSettings,
     *,
     sigma: float,
+    objective: Objective | None = None,
     progress: Progress | None = None,
 ) -> Classifier:
     """Train a classifier further, on images with noise of `sigma` that the denoiser took off in one shot.
@@ -35,6 +38,7 @@ def finetune(
         data: training images at the size where noise will be added.
         settings: see TrainSettings.
         sigma: standard deviation of the noise, in [0, 1] pixels.
+        objective: what is minimised; None for Gaussian, cross-entropy.
         progress: see Progress.
 
     Raises:
@@ -44,18 +48,20 @@ def finetune(
     check_positive("sigma", sigma)
     denoiser.eval()
 
-    def loss_of_batch(network: nn.Module, batch: Batch, generator: torch.Generator) -> Tensor:
-        noise = torch.randn((batch.size, *batch.images.shape[1:]), generator=generator)
-        with torch.no_grad():  # nothing in the denoiser is trained
-            noisy = batch.images + sigma * batch.mine(noise)
-            denoised = one_shot(denoiser.to(noisy.device), noisy, sigma).float()
-        return nn.functional.cross_entropy(network(denoised).float(), batch.labels)
+    objective = objective or Gaussian()
+
+    def denoise(noisy: Tensor) -> Tensor:
+        # Nothing in the denoiser is trained; a search for noise goes through it.
+        with torch.set_grad_enabled(noisy.requires_grad):
+            return one_shot(denoiser.to(noisy.device), noisy, sigma).float()
 
     identity = {
         "classifier": hash_tensors(classifier.state_dict(), classifier.describe()),
         "denoiser": hash_tensors(denoiser.state_dict(), denoiser.describe()),
         "sigma": sigma,
+        "objective": objective.describe(),
     }
+    loss_of_batch = loss_of_batches(objective, sigma, denoise)
     tuned = fit(classifier, data, loss_of_batch, settings, progress, identity=identity)
     denoiser.cpu()
     assert isinstance(tuned, Classifier)

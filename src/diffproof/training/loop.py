@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -243,6 +243,7 @@ class _Fit:
             self.processes.device,
             self.generator,
         )
+        batch = replace(batch, done=len(self.losses) / self.settings.iterations)
         with torch.autocast(
             self.processes.device.type, torch.bfloat16, enabled=self.settings.precision == "bfloat16"
         ):

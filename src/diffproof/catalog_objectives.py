@@ -1,0 +1,130 @@
+"""What a classifier that is to be smoothed can be trained with: every objective once, as `catalog` has methods."""
+
+from __future__ import annotations
+
+from diffproof.catalog import Method, Setting
+from diffproof.values import Integer, Optional, Real
+
+# A row a setting, however long: it is read as a table.
+# fmt: off
+_WARMUP = Setting("warmup", Real("in [0, 1]"), 0.1, "The search reaches its full strength after this share of the training.")
+_BOTH = frozenset({"train", "finetune"})
+_FINETUNE = frozenset({"finetune"})
+
+
+def _draws(default: int) -> Setting:
+    return Setting("draws", Integer(1), default, "Each image is seen under this many draws of noise in a step.")
+
+
+def _weight(what: str, default: str) -> Setting:
+    return Setting("weight", Optional(Real("≥ 0")), None, f"{what} has this weight; by default {default} at the nearest of σ = 0.25, 0.5, 1.")
+
+
+def _steps(default: int) -> Setting:
+    return Setting("steps", Integer(1), default, "The search takes this many gradient steps.")
+
+
+OBJECTIVES: dict[str, Method] = {
+    method.name: method
+    for method in (
+        Method(
+            "gaussian",
+            "training.objectives.gaussian:Gaussian",
+            "Cross-entropy under noise (Cohen et al. 2019).",
+            (),
+            can=_BOTH,
+        ),
+        Method(
+            "stability",
+            "training.objectives.stability:Stability",
+            "The clean image's answer is kept under noise (Li et al. 2019).",
+            (_weight("The cross-entropy between clean and noisy answer", "2, 2, 1"),),
+            can=_BOTH,
+        ),
+        Method(
+            "smoothadv",
+            "training.objectives.smoothadv:SmoothAdv",
+            "Adversarial training of the smoothed classifier (Salman et al. 2019).",
+            (
+                Setting("draws", Optional(Integer(1)), None, "Each image is seen under this many draws of noise in a step; by default 4, 8, 2 at the nearest of σ = 0.25, 0.5, 1."),
+                Setting("budget", Optional(Real("> 0")), None, "The perturbation of [0, 1] pixels has at most this ℓ2 norm; by default 1, 1, 2 at the nearest of σ = 0.25, 0.5, 1."),
+                _steps(10),
+                _WARMUP,
+            ),
+            can=_BOTH,
+        ),
+        Method(
+            "macer",
+            "training.objectives.macer:MACER",
+            "Raises the certified radius itself, without attacks (Zhai et al. 2020).",
+            (
+                _draws(16),
+                _weight("The radius's shortfall", "12, 4, 12"),
+                Setting("beta", Real("> 0"), 16.0, "The logits are multiplied by this for the radius."),
+                Setting("gamma", Real("> 0"), 8.0, "Radii are raised up to this times σ."),
+                Setting("deferred", Optional(Real("in [0, 1]")), None, "The radius counts after this share of the training; by default 0, 0, 5/11 at the nearest of σ = 0.25, 0.5, 1."),
+            ),
+            can=_BOTH,
+        ),
+        Method(
+            "consistency",
+            "training.objectives.consistency:Consistency",
+            "The draws of an image agree with their mean (Jeong & Shin 2020).",
+            (
+                _draws(2),
+                _weight("The divergence of each draw from the mean", "20, 10, 10"),
+                Setting("entropy", Real("≥ 0"), 0.5, "The entropy of the mean has this weight."),
+            ),
+            can=_BOTH,
+        ),
+        Method(
+            "smoothmix",
+            "training.objectives.smoothmix:SmoothMix",
+            "Mixes images with adversaries of the smoothed classifier (Jeong et al. 2021).",
+            (
+                _draws(2),
+                _steps(4),
+                Setting("step", Optional(Real("> 0")), None, "A step has this ℓ2 length in [0, 1] pixels; by default 0.5, 1, 2 at the nearest of σ = 0.25, 0.5, 1."),
+                Setting("mix_step", Integer(0), 1, "Images are mixed from this step of the search on, 0 for the image itself; at most steps."),
+                Setting("weight", Real("≥ 0"), 5.0, "The divergence at mixed images has this weight."),
+                _WARMUP,
+            ),
+            can=_BOTH,
+        ),
+        Method(
+            "cat-rs",
+            "training.objectives.cat_rs:CATRS",
+            "Learns as many draws as the network is sure of, and the worst noise (Jeong et al. 2023).",
+            (
+                _draws(4),
+                _weight("The divergence under the worst noise", "0.5, 1, 2"),
+                Setting("budget", Real("> 0"), 1.0, "The noise moves by at most this ℓ2 norm, in [0, 1] pixels."),
+                _steps(4),
+            ),
+            can=_BOTH,
+        ),
+        Method(
+            "ft-cadis",
+            "training.objectives.ft_cadis:FTCADIS",
+            "Learns the denoised images that keep their label, and the worst change (Jang et al. 2024).",
+            (
+                _draws(4),
+                Setting("weight", Real("≥ 0"), 4.0, "The divergence under the worst change has this weight."),
+                Setting("budget", Real("> 0"), 0.125, "The change that noise and denoiser made moves by at most this ℓ2 norm, in [0, 1] pixels."),
+                _steps(4),
+            ),
+            can=_FINETUNE,
+        ),
+        Method(
+            "covariate-shift",
+            "training.objectives.covariate_shift:CovariateShift",
+            "Learns images denoised of adversarial noise (Hedayatnia et al. 2025).",
+            (
+                _steps(2),
+                Setting("step", Real("> 0"), 0.1, "A step adds or takes this from each pixel of the unit noise."),
+            ),
+            can=_FINETUNE,
+        ),
+    )
+}
+# fmt: on

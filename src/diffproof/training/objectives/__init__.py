@@ -1,0 +1,1 @@
+"""Objectives of classifiers that are to be smoothed: one file a loss."""
