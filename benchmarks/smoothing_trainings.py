@@ -5,7 +5,8 @@ python benchmarks/smoothing_trainings.py --out DIR [--sigmas 0.25,0.5] [--seeds 
 Every row's network gets the same number of passes, an image going forward and backward through it once: a
 row whose objective needs more of them a step takes fewer steps. As in the papers, the images of a step times
 their draws are the same for all. The rows of denoisers take the one of the data's name, which was trained
-before and is not counted; a fine-tuned classifier gets the passes of a training beyond those it starts from.
+before and is not counted; a fine-tuned classifier gets the passes of a training beyond those it starts from,
+and each member of an ensemble, Gaussian networks of other seeds, gets those of a training.
 All that is in DIR already is kept, and an interrupted training or certification continues.
 """
 
@@ -35,10 +36,12 @@ from diffproof.training.objectives.base import loss_of_batches
 RADII = (0.0, 0.25, 0.5, 0.75, 1.0)
 # Noisy images of a step: images times draws.
 NOISY = 128
+# Members of an ensemble.
+MEMBERS = 3
 # Rows whose classifier stands behind a denoiser: trained without noise, or fine-tuned on denoised images.
 DENOISED = ("dds", "densepure")
 FINETUNED = ("finetune-gaussian", *(name for name in OBJECTIVES if "train" not in OBJECTIVES[name].can))
-ROWS = ("clean", *able(OBJECTIVES, "train"), *DENOISED, *FINETUNED)
+ROWS = ("clean", *able(OBJECTIVES, "train"), "ensemble", *DENOISED, *FINETUNED)
 
 
 class Counting(nn.Module):
@@ -116,7 +119,11 @@ class Bench:
             defense, denoiser = "dds", f" --denoiser {self.given.data}"
         if row == "densepure":
             defense, n = f"densepure:steps={self.given.steps},votes={self.given.votes}", self.given.votes_n
-        classifier = str(self.network("clean" if row in DENOISED else row, sigma, seed))
+        if row == "ensemble":
+            members = [self.network("gaussian", sigma, seed + 1000 * number) for number in range(MEMBERS)]
+            classifier = f"ensemble:{','.join(map(str, members))}"
+        else:
+            classifier = str(self.network("clean" if row in DENOISED else row, sigma, seed))
         folder = self.out / f"{row}-{sigma:g}-{seed}"
         line = (
             f"certify --data {self.given.data} --indices {self.given.indices} --defense {defense}{denoiser}"

@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from diffproof.calibration.measures import fit_temperature as fit_temperature
     from diffproof.calibration.measures import reliability as reliability
     from diffproof.classifiers.base import Classifier as Classifier
+    from diffproof.classifiers.ensemble import EnsembleClassifier as EnsembleClassifier
     from diffproof.classifiers.named import load_classifier as load_classifier
     from diffproof.classifiers.preprocessing import Resize as Resize
     from diffproof.data.classes import match_classes as match_classes
@@ -119,6 +120,7 @@ _HOMES = {
     "DiffusionLoss": "defenses.diffusion_classifier.loss",
     "DiscreteSchedule": "denoisers.schedules",
     "EmpiricalDenoiser": "denoisers.empirical",
+    "EnsembleClassifier": "classifiers.ensemble",
     "Estimate": "denoisers.base",
     "Evaluated": "attacks.evaluation",
     "Evaluation": "attacks.evaluation",

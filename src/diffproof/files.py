@@ -135,6 +135,17 @@ def expanded_spec(spec: str) -> str:
     return re.sub(r"(?<![^:@])~[^/:@]*(?=/|$)", lambda home: os.path.expanduser(home[0]), spec)
 
 
+def members(spec: str) -> list[str]:
+    """The specs of an ensemble's members, of "ensemble:a,b,c"; of any other spec itself.
+
+    A file whose name begins so is no ensemble.
+    """
+    kind, colon, rest = spec.partition(":")
+    if (kind, colon) != ("ensemble", ":") or os.path.isfile(expanded_spec(spec)):
+        return [spec]
+    return [one.strip() for one in rest.split(",")]
+
+
 def warn_of_path(argument: str, name: str, what: str) -> None:
     """Say that a name means what we call so, where a file or folder here has that name, too.
 

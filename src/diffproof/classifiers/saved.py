@@ -108,6 +108,8 @@ def describe_base(spec: str) -> dict[str, Any]:
         description = load_weights(Path(parsed.name)).description
         build_classifier(description)
         return {name: value for name, value in description.items() if name in _STRUCTURE}
+    if parsed.kind is Kind.ENSEMBLE:
+        raise ArgumentError("classifier", f"expected one network to train further, got {spec!r}")
     if parsed.kind is Kind.RESNET:
         classes = resnet.load(parsed.name, Path(parsed.weights or "")).num_classes
         return {"kind": "classifier", "architecture": parsed.name, "num_classes": classes}

@@ -11,7 +11,7 @@ from diffproof.checks import unknown_name
 from diffproof.classifiers import resnet
 from diffproof.classifiers.libraries import LIBRARIES
 from diffproof.errors import ArgumentError
-from diffproof.files import expanded_spec
+from diffproof.files import expanded_spec, members
 from diffproof.own_code import Address, plugin
 from diffproof.weights import packaged
 
@@ -25,6 +25,7 @@ class Kind(Enum):
     LIBRARY = "library"
     RESNET = "CIFAR ResNet"
     CODE = "code"
+    ENSEMBLE = "ensemble"
 
 
 class Spec(NamedTuple):
@@ -33,7 +34,7 @@ class Spec(NamedTuple):
     Attributes:
         kind: what it names.
         family: the library, or the module.
-        name: the file, model or function.
+        name: the file, model or function; of an ensemble the specs of its members.
         weights: what stands behind "@", None if nothing.
     """
 
@@ -43,14 +44,14 @@ class Spec(NamedTuple):
     weights: str | None
 
 
-def own_factory(spec: str) -> Address | None:
-    """The function of a user's code, or of a plug-in, that a classifier's spec names; None for any other.
+def own_factories(spec: str) -> list[Address]:
+    """The functions of a user's code, or of plug-ins, that a classifier's spec names.
 
     Raises:
         ValueError: as `parse`.
     """
-    parsed = parse(spec)
-    return Address(parsed.family, parsed.name) if parsed.kind is Kind.CODE else None
+    parsed = [parse(member) for member in members(spec)]
+    return [Address(one.family, one.name) for one in parsed if one.kind is Kind.CODE]
 
 
 def parse(spec: str) -> Spec:
@@ -62,6 +63,13 @@ def parse(spec: str) -> Spec:
     files, spec = packaged("classifier"), expanded_spec(spec)
     if spec in files or Path(spec).is_file():
         return Spec(Kind.FILE, "", str(files.get(spec, spec)), None)
+    if (parts := members(spec)) != [spec]:
+        # Their commas would not be told from the others.
+        if any(not part or part.startswith("ensemble:") for part in parts):
+            raise ArgumentError(
+                "classifier", f"expected ensemble:A,B,…, classifiers themselves, got {spec!r}"
+            )
+        return Spec(Kind.ENSEMBLE, "", spec.partition(":")[2], None)
     name, at, weights = spec.partition("@")
     if name in resnet.BLOCKS:
         if not weights:

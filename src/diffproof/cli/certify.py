@@ -109,7 +109,8 @@ def certify(out: Path, **flags: Any) -> None:
                   empirical:DATA[:SPLIT[:COUNT]], the exact one of a data set
     --classifier  digits, a file of `diffproof train classifier` or `finetune`,
                   hf:FOLDER or hf:HUB_ID, resnet56@FILE, timm:NAME,
-                  torchvision:NAME, robustbench:NAME, module.path:factory@FILE
+                  torchvision:NAME, robustbench:NAME, module.path:factory@FILE,
+                  or ensemble:A,B,…, the sum of the logits of two of these or more
 
     The Hub's data sets, .parquet files and hf: need the extra hf (pip install 'diffproof[hf]'); timm:,
     torchvision: and robustbench: the extras of these names; workers the extra ray.

@@ -13,7 +13,7 @@ from diffproof.checks import check_fields, loading
 from diffproof.data.images import ImageData
 from diffproof.data.indices import choose, hold_out
 from diffproof.errors import ArgumentError
-from diffproof.files import expanded
+from diffproof.files import expanded, members
 from diffproof.formats import Format, format_of
 from diffproof.weights import hash_tensors, load_weights
 
@@ -145,6 +145,8 @@ def records_of(spec: str | None) -> list[TrainedOn]:
     """
     if spec is None:
         return []
+    if (parts := members(spec)) != [spec]:
+        return [record for part in parts for record in records_of(part)]
     # A file's own name may have an "@", too.
     named = (expanded(spec), expanded(spec.partition("@")[2]))
     # Of names that no system can have, isfile says no.
@@ -175,7 +177,8 @@ def trained_on(
     """
     found: dict[str, set[int]] = {}
     for name, spec in networks.items():
-        if spec is not None and _PACKAGED.get(spec) == (whole.name, whole.split, len(whole)):
+        parts = [] if spec is None else members(spec)
+        if any(_PACKAGED.get(part) == (whole.name, whole.split, len(whole)) for part in parts):
             found[name] = set(range(len(whole)))
             continue
         with loading(name):

@@ -5,9 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from diffproof.files import members
+
 
 def short_spec(spec: str) -> str:
     """A network's name without its folders: "resnet56@models/resnet56.th" is "resnet56"."""
+    if (parts := members(spec)) != [spec]:
+        return f"ensemble of {', '.join(map(short_spec, parts))}"
     family, at, _ = spec.partition("@")
     # A file's own name may have an "@", too.
     return family if at and (":" in family or "/" not in family) else Path(spec).stem

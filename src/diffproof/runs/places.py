@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from diffproof.data.named import HUB_NAMES, SHIPPED
 from diffproof.errors import ArgumentError
-from diffproof.files import expanded
+from diffproof.files import expanded, members
 from diffproof.methods import own_class
 from diffproof.runs.settings import RunSettings
 from diffproof.runs.store import Identity
@@ -91,7 +91,7 @@ def _foreign(settings: RunSettings, given: Mapping[str, str]) -> list[str]:
     found = []
     for name, known in ours.items():
         spec = getattr(settings, name, None)
-        if spec is not None and name not in given and spec not in known:
+        if spec is not None and name not in given and not known.issuperset(members(spec)):
             found.append(f"the {name} {spec!r}")
     for kind in ("defense", "attack"):
         text = getattr(settings, kind, None)
@@ -102,6 +102,8 @@ def _foreign(settings: RunSettings, given: Mapping[str, str]) -> list[str]:
 
 def _found(spec: str, folder: Path) -> str:
     """A spec whose path is only in the run folder, with that path; any other as it is."""
+    if (parts := members(spec)) != [spec]:
+        return f"ensemble:{','.join(_found(part, folder) for part in parts)}"
     match = _PATH.fullmatch(spec)
     if match is None:
         return spec
