@@ -18,7 +18,8 @@ from diffproof.runs.attack.store import AttackStore
 from diffproof.runs.certify import run as certify_run
 from diffproof.runs.certify.job import CertifyRun, prepare
 from diffproof.runs.certify.store import CertifyStore
-from diffproof.runs.progress import Failure, Session, State, WorkerState
+from diffproof.runs.database import connected
+from diffproof.runs.progress import Failure, Progress, Session, State, WorkerState
 from diffproof.runs.settings import AttackRequest, CertifySettings
 from diffproof.version import version
 from helpers.processes import exit_status
@@ -161,18 +162,19 @@ def worker(name: str, **changes: Any) -> WorkerState:
 
 def test_workers_are_those_told_last(copy: Path) -> None:
     changed = [worker("b", state="lost", error="gone"), worker("a", units=0)]
-    with CertifyStore.reading(copy) as store:
-        store.progress.tell_workers([worker("c"), worker("b")])
-        store.progress.tell_workers(changed)
-        assert store.progress.workers() == changed
+    with connected(copy) as connection:
+        progress = Progress(copy, connection, CertifyStore.table)
+        progress.tell_workers([worker("c"), worker("b")])
+        progress.tell_workers(changed)
+        assert progress.workers() == changed
 
 
 def test_failures_are_kept_until_the_image_is_finished(told_job: CertifyRun, tmp_path: Path) -> None:
     interrupt(told_job, tmp_path, 1, KeyboardInterrupt)
-    with CertifyStore.reading(tmp_path) as store:
+    with connected(tmp_path) as connection, connection:
+        progress = Progress(tmp_path, connection, CertifyStore.table)
         for index, name, error in ((3, "a", "x"), (8, "b", "y" * 1000), (3, "c", "out of memory")):
-            store.progress.fail(index, name, error)
-        store.commit()
+            progress.fail(index, name, error)
     kept = Failure(8, "y" * 500, 1, "b")
     assert told(tmp_path)[2] == [Failure(3, "out of memory", 2, "c"), kept]
     certify_run.run(told_job, tmp_path)

@@ -72,8 +72,9 @@ def demo(
     """
     from diffproof.runs.prepare import resolve_device
     from diffproof.web.demo.actions import Actions
-    from diffproof.web.demo.serve import check_port, served, silent_gradio, wait
+    from diffproof.web.demo.serve import served, silent_gradio, wait
     from diffproof.web.demo.studio import Studio
+    from diffproof.web.ports import check_port
 
     check_port(host, port)
     with silent_gradio() as gr:

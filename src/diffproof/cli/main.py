@@ -27,9 +27,11 @@ from diffproof.cli.plan import plan
 from diffproof.cli.purify import purify
 from diffproof.cli.report import report
 from diffproof.cli.results import export, verify
+from diffproof.cli.serve import serve
 from diffproof.cli.status import status
 from diffproof.cli.theory import theory
 from diffproof.cli.train import train
+from diffproof.cli.watch import watch
 from diffproof.errors import ArgumentError, UnfinishedError, printable
 
 UNFINISHED = 1
@@ -64,6 +66,8 @@ COMMANDS = (
     merge,
     status,
     report,
+    watch,
+    serve,
     export,
     verify,
     data,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -73,20 +73,17 @@ def report(
     attack, settings, hashes, the command that repeats each run. Pictures of certified images are read from
     packaged data, from --data or, with --trust, from what RUNS name, and shown if their hashes are the runs'.
     """
-    from diffproof.runs.attack.store import AttackStore
+    from diffproof.runs.reports import RADII, are_attacks
 
     given = {name: path for name, path in single.items() if path is not None}
     files = Files(out, given, force, data, trust)
     _check_files(files, over)
-    attacks = [AttackStore.holds(run) for run in runs]
-    radii = "0,0.25,0.5,0.75,1" if at is None else at
+    radii = RADII if at is None else _radii(at)
     if over is not None:
         refuse_given("against", "compares several runs, --over takes one")
-        tell, document = _report_ablation(runs, attacks, radii, over, out, force)
-    elif not any(attacks):
+        tell, document = _report_ablation(runs, radii, over, out, force)
+    elif not are_attacks(runs):
         tell, document = _report_certified(runs, radii, against, files)
-    elif not all(attacks):
-        raise ArgumentError("runs", "expected runs of one kind, got certification and attack runs")
     elif at is not None:
         raise ArgumentError("at", "radii are for certification runs, got attack runs")
     else:
@@ -113,11 +110,13 @@ def _check_files(files: Files, over: str | None) -> None:
     files.check()
 
 
-def _report_certified(runs: tuple[Path, ...], at: str, against: Path | None, files: Files) -> Told:
+def _report_certified(
+    runs: tuple[Path, ...], radii: Sequence[float], against: Path | None, files: Files
+) -> Told:
     from diffproof.cli.tables import print_report
     from diffproof.runs.certify.report import load_report
 
-    loaded = load_report(runs, _radii(at), against)
+    loaded = load_report(runs, radii, against)
     return partial(print_report, loaded), of_report(loaded, files.write_certified(loaded))
 
 
@@ -132,16 +131,17 @@ def _radii(at: str) -> list[float]:
 
 
 def _report_ablation(
-    runs: tuple[Path, ...], attacks: list[bool], at: str, over: str, out: Path | None, force: bool
+    runs: tuple[Path, ...], radii: Sequence[float], over: str, out: Path | None, force: bool
 ) -> Told:
     from diffproof.cli.tables import print_ablation
+    from diffproof.runs.attack.store import AttackStore
     from diffproof.runs.certify.ablation import Over, load_ablation, write_ablation
     from diffproof.runs.certify.report import check_at
 
-    if len(runs) != 1 or any(attacks):
+    if len(runs) != 1 or AttackStore.holds(runs[0]):
         got = "an attack run" if len(runs) == 1 else counted(len(runs), "run")
         raise ArgumentError("over", f"expected one certification run, got {got}")
-    ablation = load_ablation(runs[0], Over(over), check_at(_radii(at)))
+    ablation = load_ablation(runs[0], Over(over), check_at(radii))
     written = () if out is None else write_ablation(ablation, out, force=force)
     return partial(print_ablation, ablation), of_ablation(ablation, written)
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sqlite3
+import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 
 from diffproof.errors import ArgumentError
@@ -13,6 +15,7 @@ from diffproof.errors import ArgumentError
 SETTINGS = "settings.yaml"
 STORE = "results.sqlite"
 LOCK = "lock"
+_JOURNAL = f"{STORE}-journal"
 _HOLDERS = Path("/proc/locks")
 # In bytes: a text or picture in a store.
 _LARGEST = 2**28
@@ -55,7 +58,7 @@ def is_locked(folder: Path, pid: int | None) -> bool | None:
 
 @contextmanager
 def connected_run(folder: Path, *, whole: bool = True) -> Iterator[sqlite3.Connection]:
-    """Open the store of a run folder to read it.
+    """Open the store of a run folder to read it; the folder is not written to.
 
     Args:
         folder: the run's.
@@ -64,27 +67,73 @@ def connected_run(folder: Path, *, whole: bool = True) -> Iterator[sqlite3.Conne
     Raises:
         ValueError: no run folder, or a corrupt store.
     """
-    check_no_links(folder, "run", {STORE})
+    check_no_links(folder, "run", {STORE, _JOURNAL})
     if not (folder / STORE).is_file():
         raise ArgumentError("run", f"{folder} is no run folder ({STORE} is missing)")
-    with connected(folder, whole=whole) as connection:
-        yield connection
+    with ExitStack() as stack:
+        address = _address(folder / STORE, "ro")
+        if _is_left_open(folder):
+            address = _address(stack.enter_context(_copied(folder)), "rw")
+        yield stack.enter_context(connected(folder, whole=whole, address=address))
+
+
+def _address(path: Path, mode: str) -> str:
+    """What SQLite calls a file that it is to open in a mode, "ro" or "rw", and not to make."""
+    return f"{path.absolute().as_uri()}?mode={mode}"
+
+
+def _is_left_open(folder: Path) -> bool:
+    """Whether a writer was killed within a transaction, which the next writer undoes."""
+    if not (folder / _JOURNAL).exists():
+        return False
+    with reporting(folder), closing(sqlite3.connect(_address(folder / STORE, "ro"), 30, uri=True)) as found:
+        try:
+            found.execute("SELECT 1 FROM sqlite_master").fetchone()
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode == sqlite3.SQLITE_READONLY_ROLLBACK:
+                return True
+            raise
+        return False
 
 
 @contextmanager
-def connected(folder: Path, *, whole: bool = True) -> Iterator[sqlite3.Connection]:
+def _copied(folder: Path) -> Iterator[Path]:
+    """A store and its journal elsewhere, where a transaction can be undone.
+
+    Raises:
+        OSError: they change while they are copied: somebody goes on with the run.
+    """
+    with tempfile.TemporaryDirectory(prefix="diffproof-") as elsewhere:
+        before = _times(folder)
+        for name in (STORE, _JOURNAL):
+            shutil.copyfile(folder / name, Path(elsewhere) / name)
+        if _times(folder) != before:
+            raise OSError(f"{folder} changes while it is read")
+        yield Path(elsewhere) / STORE
+
+
+def _times(folder: Path) -> list[tuple[int, int]]:
+    found = [(folder / name).stat() for name in (STORE, _JOURNAL)]
+    return [(one.st_mtime_ns, one.st_size) for one in found]
+
+
+@contextmanager
+def connected(
+    folder: Path, *, whole: bool = True, address: str | None = None
+) -> Iterator[sqlite3.Connection]:
     """Open the store of a folder.
 
     Args:
         folder: the run's.
         whole: look through all of it first, which takes as long as to read it.
+        address: of the store in SQLite's words; None to read and write that of the folder.
 
     Raises:
         ValueError: the store is corrupt.
         OSError: it cannot be read.
     """
     with reporting(folder):
-        connection = sqlite3.connect(folder / STORE, timeout=30)
+        connection = sqlite3.connect(address or _address(folder / STORE, "rw"), timeout=30, uri=True)
     try:
         with reporting(folder):
             # Nothing that a run stores is larger; views and triggers would run SQL of whoever wrote the file.

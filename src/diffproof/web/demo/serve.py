@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import os
-import socket
 import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from diffproof.errors import ArgumentError
 from diffproof.optional import import_optional
 from diffproof.web.demo.actions import Actions
 from diffproof.web.demo.page import build, look
@@ -44,7 +42,7 @@ def served(gr: Any, actions: Actions, host: str, port: int) -> Iterator[str]:
         gr: the library.
         actions: what clicks do.
         host: the address to listen at; 127.0.0.1 for this machine alone.
-        port: the port to listen at, a free one; see `check_port`.
+        port: the port to listen at, a free one; see `ports.check_port`.
     """
     # Gradio asks the page for itself, which is no proxy's business.
     os.environ["no_proxy"] = _unproxied(host)
@@ -76,25 +74,6 @@ def _unproxied(host: str) -> str:
     """The value of no_proxy with the hosts of the page."""
     known = os.environ.get("no_proxy", os.environ.get("NO_PROXY", ""))
     return ",".join([*filter(None, known.split(",")), host, "localhost", "127.0.0.1"])
-
-
-def check_port(host: str, port: int) -> None:
-    """Raise ValueError unless somebody can listen there."""
-    try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    except OSError as error:
-        raise ArgumentError(
-            "host", f"expected a name or address of this machine, got {host!r} ({error.strerror})"
-        ) from None
-    family, kind, *_, address = found[0]
-    with socket.socket(family, kind) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(address)
-        except OSError as error:
-            raise ArgumentError(
-                "port", f"{port} of {host} cannot be had: {error.strerror}; --port takes another"
-            ) from None
 
 
 def wait() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+from dataclasses import dataclass
 from importlib.resources import files
 from string import Template
 
@@ -22,30 +23,82 @@ from diffproof.web.report.thumbnails import Album
 from diffproof.wording import counted
 
 
-def report_page(opened: Opened) -> str:
+@dataclass(frozen=True)
+class Live:
+    """What a page has besides that is served and renews itself.
+
+    Attributes:
+        script: what renews it.
+        style: of what it says of that.
+        seconds: after which a browser without scripts asks again.
+    """
+
+    script: str
+    style: str
+    seconds: int
+
+
+# Where a live page says how far its runs are.
+STRIP = "<!-- how far the runs are -->"
+
+
+def report_page(opened: Opened, live: Live | None = None) -> str:
     """The report of opened runs as one HTML document, the same text for the same runs.
 
     Scripts only add to it: everything is there without. A policy within the document allows its own style and
     script, pictures that it holds, and nothing else.
+
+    Args:
+        opened: the runs.
+        live: of a page that is served: it may ask its own server, and holds STRIP. None for a file.
     """
-    parts = _parts(opened)
-    style, script = _asset("report.css"), _asset("report.js")
-    policy = (
-        f"default-src 'none'; style-src {_hash(style)}; script-src {_hash(script)}; img-src data:;"
-        " base-uri 'none'; form-action 'none'"
-    )
     heading = "Certified robustness" if isinstance(opened.report, Report) else "Robustness under attack"
+    return _document(heading, what(opened.report), _parts(opened), live)
+
+
+def waiting_page(live: Live) -> str:
+    """The page before any image is finished; see `report_page`."""
+    told = tag("p", "No image is finished yet. This page shows the report as soon as one is.")
+    return _document(
+        "Robustness", "Runs that have begun, or are to begin.", [("summary", "Summary", told)], live
+    )
+
+
+def _document(heading: str, about: str, parts: list[tuple[str, str, Html]], live: Live | None) -> str:
+    style, script = _asset("report.css"), _asset("report.js")
+    scripts = [script] if live is None else [script, live.script]
+    style += "" if live is None else live.style
+    asks = "" if live is None else " connect-src 'self';"
+    policy = (
+        f"default-src 'none'; style-src {_hash(style)}; script-src {' '.join(map(_hash, scripts))};"
+        f" img-src data:;{asks} base-uri 'none'; form-action 'none'"
+    )
     return Template(_asset("page.html")).substitute(
         policy=policy,
-        title=markup(f"{heading}: {what(opened.report)}"),
+        title=markup(f"{heading}: {about}"),
         heading=markup(heading),
-        about=markup(what(opened.report)),
+        about=markup(about),
         links=markup(*(tag("a", title, href=f"#{name}") for name, title, _ in parts)),
         parts=markup(*(_part(*part) for part in parts)),
         style=style,
         script=script,
         version=markup(version()),
+        **_additions(live),
     )
+
+
+def _additions(live: Live | None) -> dict[str, str]:
+    """What a served page has in the places of the document that are empty in a file."""
+    if live is None:
+        loads = "This page is one file: it loads nothing, and sends nothing."
+        return {"again": "", "live": "", "renewing": "", "loads": loads}
+    again = tag("meta", http_equiv="refresh", content=live.seconds)
+    return {
+        "again": f"\n<noscript>{again}</noscript>",
+        "live": f"\n{STRIP}",
+        "renewing": f"\n<script>{live.script}</script>",
+        "loads": "This page asks nobody but the diffproof that serves it.",
+    }
 
 
 def _parts(opened: Opened) -> list[tuple[str, str, Html]]:

@@ -1,0 +1,1 @@
+"""The page of `diffproof serve`: that of a report, which renews itself."""
