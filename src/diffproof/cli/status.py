@@ -33,7 +33,7 @@ def status(runs: tuple[Path, ...], as_json: bool) -> None:
 
     Time left is what the rest may take at most, at the pace since the last command began. Whether a run is at
     work, the system of this machine says; of another machine's, how long ago it last told something is said.
-    Nothing is disturbed: watch -n 5 diffproof status RUN.
+    Nothing is disturbed. diffproof watch and diffproof serve show the report of what is finished so far.
     """
     from diffproof.runs.status import load_status
 

@@ -15,6 +15,7 @@ import click
 from diffproof.cli.flags import command
 from diffproof.cli.paths import PATH
 from diffproof.cli.screen import said
+from diffproof.errors import ArgumentError
 from diffproof.wording import counted
 
 if TYPE_CHECKING:
@@ -24,12 +25,21 @@ if TYPE_CHECKING:
 
     Shown = Seen[Report | AttackReport]
 
+
+def _every(context: click.Context, parameter: click.Parameter, value: float) -> float:
+    # Not a number is in no range, and beyond none.
+    if not 0.1 <= value <= 86_400:
+        raise ArgumentError("every", f"expected 0.1 to 86400 seconds, got {value:g}")
+    return value
+
+
 every_option = click.option(
     "--every",
-    type=click.FloatRange(0.1, 86_400),
+    type=float,
     default=2.0,
     metavar="SECONDS",
-    help="Look whether something changed this often, 0.1 to 86400.",
+    callback=_every,
+    help="Look so often whether something changed, every 0.1 to 86400 seconds.",
 )
 
 
@@ -49,19 +59,16 @@ def watch(runs: tuple[Path, ...], every: float) -> None:
 
     watched = Watched(runs, load_any_report)
     seen = watched.look()
-    with (
-        _Terminal() if _is_terminal() and not seen.finished else _Pipe() as shown,
-        terminated_as_interrupted(),
-    ):
-        while True:
-            shown.show(seen)
-            if seen.finished:
-                return
-            try:
+    screen = _Terminal() if _is_terminal() and not seen.finished else _Pipe()
+    with terminated_as_interrupted(), screen:
+        try:
+            screen.show(seen)
+            while not seen.finished:
                 time.sleep(every)
                 seen = watched.look()
-            except KeyboardInterrupt:
-                raise KeyboardInterrupt("the runs were only looked at") from None
+                screen.show(seen)
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt("the runs were only looked at") from None
 
 
 def _is_terminal() -> bool:

@@ -106,7 +106,7 @@ def _signals() -> Iterator[Callable[[], bool]]:
 
 @contextmanager
 def terminated_as_interrupted() -> Iterator[None]:
-    """SIGTERM, which ends jobs of batch systems, is a Ctrl-C: Ray ends a process by it without saving."""
+    """SIGTERM, which ends jobs of batch systems, is a Ctrl-C: else a process ends and saves nothing."""
 
     def interrupt(number: int, frame: object) -> None:
         raise KeyboardInterrupt

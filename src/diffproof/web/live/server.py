@@ -74,9 +74,8 @@ class _Server(ThreadingHTTPServer):
 
 
 class _Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
     server_version, sys_version = "diffproof", ""
-    # Seconds that a connection may be silent.
+    # Seconds that a connection may be silent; after an answer it is closed.
     timeout = 60
     error_content_type, error_message_format = _TEXT, "%(message)s\n"
     server: _Server
@@ -123,8 +122,7 @@ class _Handler(BaseHTTPRequestHandler):
         if self.command in ("GET", "HEAD"):
             return True
         told = b"This page can only be read.\n"
-        self.close_connection = True
-        self._answer(HTTPStatus.METHOD_NOT_ALLOWED, _TEXT, told, Allow="GET, HEAD", Connection="close")
+        self._answer(HTTPStatus.METHOD_NOT_ALLOWED, _TEXT, told, Allow="GET, HEAD")
         return False
 
     def _answer(self, status: HTTPStatus, kind: str, body: bytes, **headers: str) -> None:
