@@ -211,6 +211,11 @@ def test_a_pipe_gets_every_change_once(
     assert len(rows(folder)) == 6
 
 
+def test_standard_output_may_be_closed(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdout", None)
+    assert run(["watch", str(copy)]) == 0
+
+
 def test_finished_runs_are_shown_once_and_left_alone(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = tree(copy)
     assert run(["watch", str(copy)]) == 0

@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from diffproof.cli.main import run
+from diffproof.errors import ArgumentError
 from diffproof.runs.places import Places
 from diffproof.web.live import board as boards
 from diffproof.web.live.board import Board
@@ -171,6 +172,14 @@ def test_names_of_a_machine_that_serves_others(copy: Path) -> None:
         assert not local
         assert ask(Host=f"{socket.gethostname()}:80")[0] == 200
         assert ask(Host="evil.example")[0] == 421
+
+
+def test_a_port_that_is_taken_meanwhile(copy: Path) -> None:
+    board = Board([copy], Places({}), every=1.0)
+    with serving(board, "127.0.0.1", 0) as (address, _):
+        port = urlsplit(address).port or 0
+        with pytest.raises(ArgumentError, match=f"{port} of 127.0.0.1 cannot be had: Address already"):
+            serving(board, "127.0.0.1", port).__enter__()
 
 
 def test_a_page_follows_its_runs(ask: Client, copy: Path, runs: Path) -> None:

@@ -96,7 +96,6 @@ class _Pipe:
         text = _text(seen, moving=False)
         if text != self._last:
             click.echo(f"\n{text}" if self._last else text, nl=False)
-            sys.stdout.flush()
         self._last = text
 
 
