@@ -44,13 +44,36 @@ def reverse_step(
         raise ArgumentError("next_sigma", f"expected 0 ≤ next_sigma < sigma = {sigma:g}, got {next_sigma:g}")
     if not 0.0 <= eta <= 1.0:
         raise ArgumentError("eta", f"expected a number in [0, 1], got {eta:g}")
-    posterior_variance = eta**2 * next_sigma**2 * (1 - next_sigma**2 / sigma**2)
-    direction = math.sqrt(next_sigma**2 - posterior_variance) / sigma
+    spread = eta**2 * posterior_variance(sigma, next_sigma)
+    direction = math.sqrt(next_sigma**2 - spread) / sigma
     mean = clean + direction * (noisy - clean)
     if normal is None:
         return mean
-    scale = math.sqrt(posterior_variance) if variance is None else variance.sqrt()
+    scale = math.sqrt(spread) if variance is None else variance.sqrt()
     return mean + scale * normal
+
+
+def posterior_variance(sigma: float, next_sigma: float) -> float:
+    """β̃ of DDPM's step in [0, 1] pixels (Ho et al. 2020, eq. 7); 0 where the step leads to the image."""
+    return next_sigma**2 * (1 - next_sigma**2 / sigma**2)
+
+
+def largest_variance(sigma: float, next_sigma: float) -> float:
+    """β of DDPM's step in [0, 1] pixels, its "fixed large" variance (Ho et al. 2020, section 3.2)."""
+    return (sigma**2 - next_sigma**2) / _stretch(sigma, next_sigma) ** 2
+
+
+def last_variance(sigma: float, before: float | None, mix: Tensor | None = None) -> float | Tensor:
+    """Σ of the step from sigma to the image in improved-diffusion's code, whose β̃ is that of the step before.
+
+    Args:
+        sigma: where the step begins, in [0, 1] pixels.
+        before: where the one before it began; None where there was none, which leaves β.
+        mix: the network's share of log β in log Σ, N×C×H×W; None for β̃ alone.
+    """
+    upper = largest_variance(sigma, 0.0)
+    lower = upper if before is None else posterior_variance(before, sigma) / _stretch(sigma, 0.0) ** 2
+    return lower if mix is None else lower * (upper / lower) ** mix
 
 
 class Solver(StrEnum):
@@ -134,7 +157,7 @@ class Ancestral(Integrator):
     def step(self, at: Start) -> Moved:
         """The posterior's mean, and its spread or the learned one."""
         noisy, clean, sigma, next_sigma, normal, variance = at
-        own = next_sigma**2 * (1 - next_sigma**2 / sigma**2)
+        own = posterior_variance(sigma, next_sigma)
         following = reverse_step(
             noisy,
             clean,

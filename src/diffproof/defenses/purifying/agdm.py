@@ -5,17 +5,18 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
-from diffproof.checks import check_instance, check_member, check_positive, renamed
+from diffproof.checks import check_flag, check_instance, check_member, check_positive, renamed
 from diffproof.classifiers.base import Classifier, check_logits
 from diffproof.data.classes import check_names
 from diffproof.defenses.base import Defense
 from diffproof.defenses.purifying.coordinates import as_image
-from diffproof.defenses.purifying.reverse_process import Draw, Purification, potential_gradient
-from diffproof.denoisers.base import Denoiser
+from diffproof.defenses.purifying.reverse_process import Draw, Purification, StepLevels, potential_gradient
+from diffproof.denoisers.base import Denoiser, Estimate
 from diffproof.errors import ArgumentError, failing_network
-from diffproof.reverse.solvers import Solver
+from diffproof.reverse.solvers import Solver, last_variance
 
 
 class Where(StrEnum):
@@ -54,12 +55,24 @@ class Distance(StrEnum):
     L2 = "l2"
 
 
+class Variant(StrEnum):
+    """Whose choices stand where none are asked for.
+
+    MEASURED: CLEAN, L2, and no guidance in DDPM's step to the image, whose β̃ is 0. Within chance of what
+        withstood an attack with exact gradients best on digits (`benchmarks/agdm_choices.py`).
+    PAPER: STATE (its algorithm 1 evaluates the guide at x_t), KL (its appendix B), and guidance in every
+        step, the last included, where Σ is improved-diffusion's: β̃ of the step before, or the learned
+        mixture with it. A third of the time of MEASURED.
+    """
+
+    MEASURED = "measured"
+    PAPER = "paper"
+
+
 class AGDM(Purification):
     """Reverse process with s·∇log p_φ(y|x_t) − s·∇D(f_φ(x'), f_φ(x_t)) added to the score (Lin et al. 2024).
 
-    The paper does not say where the guide f_φ is evaluated, which y is meant nor what D is. The defaults are
-    within chance of the choices under which most digits withstood an attack with exact gradients
-    (`benchmarks/agdm_choices.py`, docs/attacks.md); STATE costs a third of the time.
+    The paper leaves one thing open: which y is meant. GUIDE stands for it in both variants.
 
     Args:
         denoiser: see Purification.
@@ -69,13 +82,16 @@ class AGDM(Purification):
         steps: denoiser evaluations of the reverse process, ≥ 1; None for one a timestep.
         solver: DDPM, or SDE for the continuous-time form; see Solver.
         scale: strength s of the guidance, > 0.
+        variant: what the three that follow are where they are None; see Variant.
         where: what the guide sees of a state; see Where.
-        label: the y of log p(y|x_t); see Label.
         distance: D; see Distance.
+        guide_last: whether DDPM's step to the image is guided, too; the other solvers guide every step.
+        label: the y of log p(y|x_t); see Label.
 
     Raises:
-        ValueError: an argument is out of range, the guide is itself a defence, or it and the classifier
-            differ in classes, in their order as far as both name them, or in images.
+        ValueError: an argument is out of range, the guide is itself a defence, it and the classifier
+            differ in classes, in their order as far as both name them, or in images, or guide_last is given
+            for a solver that guides every step.
     """
 
     method = "agdm"
@@ -90,9 +106,11 @@ class AGDM(Purification):
         steps: int | None = None,
         solver: Solver | str = Solver.DDPM,
         scale: float = 1.0,
-        where: Where | str = Where.CLEAN,
+        variant: Variant | str = Variant.MEASURED,
+        where: Where | str | None = None,
+        distance: Distance | str | None = None,
+        guide_last: bool | None = None,
         label: Label | str = Label.GUIDE,
-        distance: Distance | str = Distance.L2,
     ) -> None:
         super().__init__(
             denoiser, classifier, t_star=[t_star], steps=None if steps is None else [steps], solver=solver
@@ -113,9 +131,15 @@ class AGDM(Purification):
         if None not in (takes, self.image_shape) and takes != self.image_shape:
             raise ArgumentError("guide", f"takes {takes} images, but the defence {self.image_shape}")
         self.scale = check_positive("scale", scale)
-        self.where = check_member("where", where, Where)
+        of_paper = check_member("variant", variant, Variant) is Variant.PAPER
+        usual = (Where.STATE, Distance.KL) if of_paper else (Where.CLEAN, Distance.L2)
+        self.where = check_member("where", usual[0] if where is None else where, Where)
+        self.distance = check_member("distance", usual[1] if distance is None else distance, Distance)
+        if guide_last is not None and self.solver is not Solver.DDPM:
+            given = f"the solver {self.solver.value} guides every step; expected None, got {guide_last}"
+            raise ArgumentError("guide_last", given)
+        self.guide_last = of_paper if guide_last is None else check_flag("guide_last", guide_last)
         self.label = check_member("label", label, Label)
-        self.distance = check_member("distance", distance, Distance)
 
     @property
     def evaluations(self) -> int:
@@ -140,6 +164,12 @@ class AGDM(Purification):
 
         return self.scale * potential_gradient(agreement, noisy)
 
+    def step_variance(self, estimate: Estimate, levels: StepLevels) -> Tensor | None:
+        """See Purification; that of the step to the image where it is guided."""
+        if levels.next_sigma > 0.0 or not self.guide_last:
+            return super().step_variance(estimate, levels)
+        return torch.as_tensor(last_variance(levels.sigma, levels.before, estimate.log_variance_mix))
+
     def settings(self) -> dict[str, Any]:
         """Those of the purification, and of its guidance."""
         return super().settings() | {
@@ -147,6 +177,7 @@ class AGDM(Purification):
             "where": self.where.value,
             "label": self.label.value,
             "distance": self.distance.value,
+            "guide_last": self.guide_last or self.solver is not Solver.DDPM,
         }
 
     def describe(self) -> str:

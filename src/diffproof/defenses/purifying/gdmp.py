@@ -9,11 +9,12 @@ from torch import Tensor, nn
 
 from diffproof.checks import check_at_least, check_member, check_positive
 from diffproof.defenses.purifying.coordinates import papers_state
-from diffproof.defenses.purifying.reverse_process import Draw, Purification, potential_gradient
-from diffproof.denoisers.base import Denoiser
+from diffproof.defenses.purifying.reverse_process import Draw, Purification, StepLevels, potential_gradient
+from diffproof.denoisers.base import Denoiser, Estimate
+from diffproof.errors import ArgumentError
 from diffproof.noise import MAX_STEP
 from diffproof.optional import import_optional
-from diffproof.reverse.solvers import Solver
+from diffproof.reverse.solvers import Solver, largest_variance, last_variance
 
 
 class Likeness(StrEnum):
@@ -26,6 +27,18 @@ class Likeness(StrEnum):
 
     MSE = "mse"
     SSIM = "ssim"
+
+
+class Variance(StrEnum):
+    """Σ of DDPM's step, that of its noise and of its guidance.
+
+    POSTERIOR: what the network learned, or β̃; the step to the image has neither.
+    LARGE: β, "fixed large", as in the authors' configurations; in the step to the image, which has no noise,
+        the guidance has β̃ of the step before.
+    """
+
+    POSTERIOR = "posterior"
+    LARGE = "large"
 
 
 # Scales of the authors' CIFAR-10 configurations, for likenesses that are means over 3·32·32 values.
@@ -56,9 +69,11 @@ class GDMP(Purification):
             (60,000 for MSE, 70,000 for SSIM) in proportion to the image's values: as strong on each pixel.
             Longer steps and higher noise levels have a larger Σ, and overshoot unless the scale is smaller.
         budget: ℓ∞ bound of the perturbations to remove, > 0, in [0, 1] pixels.
+        variance: Σ of the steps of DDPM, the only solver that has a choice; see Variance.
 
     Raises:
-        ValueError: an argument is out of range, or pytorch-msssim is missing.
+        ValueError: an argument is out of range, pytorch-msssim is missing, or the solver has no variance
+            LARGE.
     """
 
     method = "gdmp"
@@ -75,6 +90,7 @@ class GDMP(Purification):
         likeness: Likeness | str = Likeness.MSE,
         scale: float | None = None,
         budget: float = 8 / 255,
+        variance: Variance | str = Variance.POSTERIOR,
     ) -> None:
         check_at_least("rounds", rounds, 1, MAX_STEP // 2)
         super().__init__(
@@ -89,6 +105,10 @@ class GDMP(Purification):
             import_optional("pytorch_msssim", "gdmp")
         self.scale = None if scale is None else check_positive("scale", scale)
         self.budget = check_positive("budget", budget)
+        self.variance = check_member("variance", variance, Variance)
+        if self.variance is Variance.LARGE and self.solver is not Solver.DDPM:
+            given = f"the solver {self.solver.value} has its own; expected posterior, got large"
+            raise ArgumentError("variance", given)
 
     def score_shift(self, noisy: Tensor, sigma: float, images: Tensor, draw: Draw) -> Tensor:
         """s_t·∇G of the state and the input at its noise level."""
@@ -105,12 +125,22 @@ class GDMP(Purification):
         strength = 2 * sigma * scale / (2 * self.budget / 3)
         return strength * potential_gradient(likeness, noisy)
 
+    def step_variance(self, estimate: Estimate, levels: StepLevels) -> Tensor | None:
+        """See Purification; of LARGE one number for all pixels."""
+        if self.variance is Variance.POSTERIOR:
+            return super().step_variance(estimate, levels)
+        _, sigma, next_sigma = levels
+        if next_sigma > 0.0:
+            return estimate.clean.new_tensor(largest_variance(sigma, next_sigma))
+        return estimate.clean.new_tensor(last_variance(sigma, levels.before))
+
     def settings(self) -> dict[str, Any]:
         """Those of the purification, and of its guidance."""
         return super().settings() | {
             "likeness": self.likeness.value,
             "scale": self.scale,
             "budget": self.budget,
+            "variance": self.variance.value,
         }
 
 

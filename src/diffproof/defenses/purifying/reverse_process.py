@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import copy
-import itertools
 from collections.abc import Callable, Sequence
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +13,7 @@ from diffproof import gradients
 from diffproof.checks import check_at_least, check_listed, check_member, check_positive, check_share
 from diffproof.defenses.base import noise_for
 from diffproof.defenses.purifying.base import Purifier
-from diffproof.denoisers.base import Denoiser
+from diffproof.denoisers.base import Denoiser, Estimate
 from diffproof.errors import ArgumentError
 from diffproof.gradients import Step
 from diffproof.noise import MAX_STEP, Noise
@@ -22,6 +21,20 @@ from diffproof.reverse.levels import check_t_star, t_star_of, vp_sigmas
 from diffproof.reverse.solvers import INTEGRATORS, Solver, solver_step
 
 Draw = Callable[[], Tensor]
+
+
+class StepLevels(NamedTuple):
+    """The noise levels of a reverse step, in [0, 1] pixels.
+
+    Attributes:
+        before: where the step before it began; None in the first step of a round.
+        sigma: where it begins.
+        next_sigma: where it ends, 0 for the image.
+    """
+
+    before: float | None
+    sigma: float
+    next_sigma: float
 
 
 class Purification(Purifier):
@@ -118,13 +131,24 @@ class Purification(Purifier):
         """
         return None
 
+    def step_variance(self, estimate: Estimate, levels: StepLevels) -> Tensor | None:
+        """Σ of DDPM's step in [0, 1] pixels, of its noise and its guidance; None for β̃, which ends at 0.
+
+        Args:
+            estimate: the denoiser's where the step begins.
+            levels: of the step.
+        """
+        if levels.next_sigma == 0.0:
+            return None
+        return self.denoiser.learned_variance(estimate, levels.sigma, levels.next_sigma)
+
     def chain(self, noise: Noise) -> list[Step]:
         """The purification as pure steps for `diffproof.gradients`; the first state is the images."""
         chain: list[Step] = []
         for levels in self.levels():
             chain.append(self._diffusion(levels[0], noise, len(chain)))
-            for sigma, next_sigma in itertools.pairwise([*levels, 0.0]):
-                chain.append(self._reverse(sigma, next_sigma, noise, len(chain)))
+            for before, sigma, next_sigma in zip([None, *levels], levels, [*levels[1:], 0.0], strict=False):
+                chain.append(self._reverse(StepLevels(before, sigma, next_sigma), noise, len(chain)))
         return chain
 
     def purify(self, images: Tensor, noise: Noise | None = None) -> Tensor:
@@ -146,8 +170,9 @@ class Purification(Purifier):
 
         return diffuse
 
-    def _reverse(self, sigma: float, next_sigma: float, noise: Noise, index: int) -> Step:
+    def _reverse(self, levels: StepLevels, noise: Noise, index: int) -> Step:
         integrator = INTEGRATORS[self.solver]
+        _, sigma, next_sigma = levels
 
         def step(noisy: Tensor, images: Tensor) -> Tensor:
             def draw() -> Tensor:
@@ -155,11 +180,10 @@ class Purification(Purifier):
 
             estimate = self.denoiser.checked_estimate(noisy, sigma)
             clean = estimate.clean.clamp(0.0, 1.0) if integrator.clips else estimate.clean
-            normal, variance = None, None
+            normal = None
             if integrator.noise_at(next_sigma):
                 normal = noise.normal(noisy.shape[1:], 2 * index, noisy.dtype)
-                if integrator.learns:
-                    variance = self.denoiser.learned_variance(estimate, sigma, next_sigma)
+            variance = self.step_variance(estimate, levels) if integrator.learns else None
             following = solver_step(
                 self.solver,
                 noisy,
