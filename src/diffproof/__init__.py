@@ -58,6 +58,8 @@ if TYPE_CHECKING:
     from diffproof.defenses.densepure import DensePure as DensePure
     from diffproof.defenses.diffusion_classifier.classifier import DiffusionClassifier as DiffusionClassifier
     from diffproof.defenses.diffusion_classifier.loss import DiffusionLoss as DiffusionLoss
+    from diffproof.defenses.diffusion_classifier.noised import APNDC as APNDC
+    from diffproof.defenses.diffusion_classifier.noised import EPNDC as EPNDC
     from diffproof.defenses.diffusion_classifier.rdc import RDC as RDC
     from diffproof.defenses.labelling import Labelled as Labelled
     from diffproof.defenses.named import load_defense as load_defense
@@ -99,6 +101,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "AGDM": "defenses.purifying.agdm",
+    "APNDC": "defenses.diffusion_classifier.noised",
     "ArgumentError": "errors",
     "Attack": "attacks.base",
     "AttackResult": "attacks.result",
@@ -119,6 +122,7 @@ _HOMES = {
     "DiffusionClassifier": "defenses.diffusion_classifier.classifier",
     "DiffusionLoss": "defenses.diffusion_classifier.loss",
     "DiscreteSchedule": "denoisers.schedules",
+    "EPNDC": "defenses.diffusion_classifier.noised",
     "EmpiricalDenoiser": "denoisers.empirical",
     "EnsembleClassifier": "classifiers.ensemble",
     "Estimate": "denoisers.base",

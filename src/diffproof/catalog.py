@@ -107,6 +107,12 @@ _CLASSIFYING = (
     Setting("temperature", Real("> 0"), 1.0, "The losses are divided by this.", idle=frozenset({"certify", "purify"})),
     Setting("race_error", Optional(Real("in (0, 1)")), None, "Classes are dropped early, at this risk of another label an image; by default none is.", idle=frozenset({"purify"})),
 )
+_NOISED = (
+    Setting("levels", Integer(2), 126, "The loss sums so many noise levels, from that of the image to 1.5 in equal steps."),
+    Setting("weighting", Choice("edm", "edm-authors"), "edm", "The noise levels have these weights in the loss."),
+    Setting("race_error", Optional(Real("in (0, 1)")), None, "Classes are dropped early, at this risk of another label an image; by default none is."),
+    _SIGMA,
+)
 _MOVING = (
     Setting("iterations", Optional(Integer(1)), None, "The image moves in this many steps; by default 10, of the variant authors 5."),
     Setting("budget", Optional(Real("> 0")), None, "The change of [0, 1] pixels has at most this norm; by default 8/255 or 0.5 (l2), 100 (authors)."),
@@ -155,6 +161,22 @@ DEFENSES: dict[str, Method] = {
             "defenses.diffusion_classifier.classifier:DiffusionClassifier",
             "The class under which the diffusion model explains the image best (Chen et al. 2023).",
             (_GRID, _TIMESTEPS, _WEIGHTING, _SAMPLES, *_CLASSIFYING),
+            ("denoiser",),
+            frozenset({"certify"}),
+        ),
+        Method(
+            "apndc",
+            "defenses.diffusion_classifier.noised:APNDC",
+            "One-shot denoising, then the diffusion classifier (Chen et al. 2024).",
+            _NOISED,
+            ("denoiser",),
+            frozenset({"certify"}),
+        ),
+        Method(
+            "epndc",
+            "defenses.diffusion_classifier.noised:EPNDC",
+            "The diffusion classifier of noisy images, by their exact posterior (Chen et al. 2024).",
+            _NOISED,
             ("denoiser",),
             frozenset({"certify"}),
         ),
