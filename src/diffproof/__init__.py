@@ -95,6 +95,8 @@ if TYPE_CHECKING:
     from diffproof.smoothing.certificate import Certificate as Certificate
     from diffproof.smoothing.certification import Certification as Certification
     from diffproof.smoothing.certifier import certify as certify
+    from diffproof.smoothing.scaled import DualSmoothed as DualSmoothed
+    from diffproof.smoothing.scaled import MultiScale as MultiScale
     from diffproof.smoothing.smoothed import Smoothed as Smoothed
     from diffproof.training.objectives.base import Objective as Objective
     from diffproof.training.objectives.named import load_objective as load_objective
@@ -122,6 +124,7 @@ _HOMES = {
     "DiffusionClassifier": "defenses.diffusion_classifier.classifier",
     "DiffusionLoss": "defenses.diffusion_classifier.loss",
     "DiscreteSchedule": "denoisers.schedules",
+    "DualSmoothed": "smoothing.scaled",
     "EPNDC": "defenses.diffusion_classifier.noised",
     "EmpiricalDenoiser": "denoisers.empirical",
     "EnsembleClassifier": "classifiers.ensemble",
@@ -146,6 +149,7 @@ _HOMES = {
     "Loss": "attacks.losses",
     "LowFrequency": "attacks.low_frequency",
     "NetworkDenoiser": "denoisers.network",
+    "MultiScale": "smoothing.scaled",
     "Noise": "noise",
     "Objective": "training.objectives.base",
     "PGD": "attacks.pgd",

@@ -71,6 +71,19 @@ if TYPE_CHECKING:
     " [default: 0.02]",
 )
 @click.option(
+    "--scales",
+    help="Smooth at several noise levels, ascending, > 0, as in 0.25,0.5,1 (--sigma the largest): the largest"
+    " at which a class is likelier than --threshold answers. Draws are shared between them. [default: one]",
+)
+@click.option(
+    "--threshold", type=float, help="With --scales, the probability to answer, in [0.5, 1). [default: 0.5]"
+)
+@click.option(
+    "--chooser",
+    help="Let this classifier, whose classes are the --scales and whose noise is --sigma, choose one for each"
+    " image.",
+)
+@click.option(
     "--until-half-width",
     type=float,
     help="Take images in random order until certified accuracy of all, at radius 0 and --radii, is known to"

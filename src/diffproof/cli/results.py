@@ -47,6 +47,7 @@ def export(run: Path, form: str | None, out: Path | None, force: bool) -> None:
 @click.option("--denoiser", help="Take the diffusion model from here. [default: where the run says]")
 @click.option("--classifier", help="Take the classifier from here. [default: where the run says]")
 @click.option("--guide", help="Take the guide from here. [default: where the run says]")
+@click.option("--chooser", help="Take the chooser of noise levels from here. [default: where the run says]")
 @click.option("--trust", is_flag=True, help="Open the files and run the code that RUN itself names.")
 @click.option("--resample", default=0, help="Draw the noise of this many images again, ≥ 0.")
 @device_option

@@ -17,7 +17,7 @@ def own_code_of(settings: Flags) -> dict[str, str | None]:
     """
     named = settings.as_dict()
     places = [own_class(kind, named[kind]) for kind in ("defense", "attack") if kind in named]
-    for name in ("classifier", "guide"):
+    for name in ("classifier", "guide", "chooser"):
         places += classifiers.own_factories(named[name]) if named.get(name) is not None else []
     places += [denoisers.own_factory(named[name]) for name in ("denoiser",) if name in named]
     return {where.module: source_hash(where.module) for where in places if where is not None}

@@ -113,6 +113,7 @@ def certified_row(result: ImageResult) -> dict[str, Any]:
         "selected": one.selected,
         "p_a_lower": one.p_a_lower,
         "p_b_upper": one.p_b_upper,
+        "scale": None if one.scales is None else one.scales["sigmas"][one.scales["scale"]],
         "draws": one.n,
         "stopped": one.stopped,
         "denoiser_evaluations": one.denoiser_evaluations,

@@ -17,7 +17,7 @@ from diffproof.runs.store import Identity
 from diffproof.weights import packaged
 
 S = TypeVar("S", bound=RunSettings)
-PLACES = ("data", "denoiser", "classifier", "guide")
+PLACES = ("data", "denoiser", "classifier", "guide", "chooser")
 # What stands before a path in a spec, and behind it.
 _PATH = re.compile(r"(?P<before>.*@|hf:|diffusers:|empirical:)?(?P<path>[^:@]+)(?P<after>:.*)?")
 
@@ -44,7 +44,7 @@ class Places:
             raise ArgumentError(
                 "run",
                 f"{folder} names {', '.join(foreign)}: --trust opens and runs what it names, if you trust who"
-                f" made it; --data, --denoiser, --classifier and --guide give it anew; --counts needs none",
+                f" made it; --data, --denoiser, --classifier, --guide and --chooser give it anew; --counts needs none",
             )
 
     def data(self, settings: RunSettings, folder: Path) -> str | None:
@@ -87,6 +87,7 @@ def _foreign(settings: RunSettings, given: Mapping[str, str]) -> list[str]:
         "denoiser": {*packaged("denoiser"), *(f"empirical:{name}" for name in SHIPPED)},
         "classifier": {*packaged("classifier")},
         "guide": {*packaged("classifier")},
+        "chooser": {*packaged("classifier")},
     }
     found = []
     for name, known in ours.items():

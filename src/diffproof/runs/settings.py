@@ -23,6 +23,7 @@ from diffproof.runs.flags import Flags
 from diffproof.runs.shards import Shard
 from diffproof.smoothing.bounds import Bound, largest_radius
 from diffproof.smoothing.grid_noise import as_noise
+from diffproof.smoothing.rules import Cascade, Chosen, Rule, check_asked
 from diffproof.smoothing.sequential import RadiusSequence, SequentialTest, check_radii
 from diffproof.smoothing.stopping import Stopping, stopping_test
 from diffproof.values import number
@@ -143,6 +144,9 @@ class CertifySettings(RunSettings):
     radii: str | None = None
     tolerance: float | None = None
     futility: float | None = None
+    scales: str | None = None
+    threshold: float | None = None
+    chooser: str | None = None
     until_half_width: float | None = None
     keep_ballots: bool = False
     compile: bool = False
@@ -174,11 +178,40 @@ class CertifySettings(RunSettings):
         if self.radii is not None:
             texts = (f"{one!r}".removesuffix(".0") for one in self.asked_radii or ())
             object.__setattr__(self, "radii", ",".join(texts))
+        self._check_scales()
         test = self.test()
         if test is not None:
             tolerance = test.tolerance if isinstance(test, RadiusSequence) else None
             object.__setattr__(self, "tolerance", tolerance)
             object.__setattr__(self, "futility", test.futility)
+
+    def _check_scales(self) -> None:
+        rule = self.rule()
+        if rule is None:
+            for name in ("threshold", "chooser"):
+                if getattr(self, name) is not None:
+                    raise ArgumentError(name, f"expected scales with it, got {getattr(self, name)}")
+            return
+        object.__setattr__(self, "scales", ",".join(f"{one!r}".removesuffix(".0") for one in rule.sigmas))
+        check_asked(len(rule.blocks(2)), self.n0, self.n, self.bound, self.stop)
+        for sigma in rule.sigmas:
+            as_noise(self.noise, sigma, self.levels)
+        if self.keep_ballots:
+            raise ArgumentError("keep_ballots", "no run at several noise levels keeps them; leave it out")
+        if self.chooser is None and self.sigma != rule.sigmas[-1]:
+            given = f"the largest of the scales is {rule.sigmas[-1]:g}; expected that, got {self.sigma:g}"
+            raise ArgumentError("sigma", given)
+
+    def rule(self) -> Rule | None:
+        """What makes one classifier of several noise levels; None for one level."""
+        if self.scales is None:
+            return None
+        sigmas = _numbers("scales", self.scales)
+        if self.chooser is None:
+            return Cascade(sigmas, 0.5 if self.threshold is None else self.threshold)
+        if self.threshold is not None:
+            raise ArgumentError("threshold", f"a chooser needs none, got {self.threshold}")
+        return Chosen(sigmas, self.sigma)
 
     @property
     def accuracy_radii(self) -> list[float]:
@@ -197,12 +230,7 @@ class CertifySettings(RunSettings):
     @property
     def asked_radii(self) -> list[float] | None:
         """The radii as numbers, None where none are asked for."""
-        try:
-            return None if self.radii is None else [number(one.strip()) for one in self.radii.split(",")]
-        except ValueError:
-            raise ArgumentError(
-                "radii", f"expected numbers with commas between, got {self.radii!r}"
-            ) from None
+        return None if self.radii is None else list(_numbers("radii", self.radii))
 
     def test(self, failure_mass: float = 0.0) -> SequentialTest | None:
         """What ends the draws of an image, None for a fixed number of them.
@@ -232,6 +260,8 @@ class CertifySettings(RunSettings):
 
     def largest_radius(self, num_classes: int) -> float:
         """The largest radius that was asked for or, where none was, that n and alpha allow."""
+        if (rule := self.rule()) is not None:
+            return rule.largest(self.n, self.alpha)
         test = self.test()
         if test is not None:
             return test.largest
@@ -246,6 +276,14 @@ class CertifySettings(RunSettings):
         """
         earlier = isinstance(settings, dict) and "noise" not in settings
         return super().from_dict({**settings, "noise": "continuous"} if earlier else settings)
+
+
+def _numbers(name: str, text: str) -> tuple[float, ...]:
+    """The numbers of a text with commas between."""
+    try:
+        return tuple(number(one.strip()) for one in text.split(","))
+    except ValueError:
+        raise ArgumentError(name, f"expected numbers with commas between, got {text!r}") from None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,6 +14,7 @@ from diffproof.errors import ArgumentError
 from diffproof.notebooks import table
 from diffproof.smoothing.bounds import RadiusBound, radius_bound
 from diffproof.smoothing.grid_noise import as_noise
+from diffproof.smoothing.rules import Settled, rule_of
 from diffproof.smoothing.stopping import sequential_test
 from diffproof.weights import hash_tensors
 
@@ -89,6 +90,9 @@ class Certificate:
         sequential: of draws that ended when it was decided: `n`, the most; the asked `radii`, or the
             `tolerance`; `futility`; `hits` of the selected class at each checkpoint; `stopped`, of a Stop.
             A proved radius of 0 is a label with radius 0. None for a fixed number of draws.
+        scales: of classifiers that smooth at several noise levels: what `Rule.stated` says, and `scale`, the
+            index among `sigmas` of the level that answers. Counts are those of the rule's blocks one after
+            another, and `sigma` is the largest level, or that of the choice. None for one level.
     """
 
     label: int | None
@@ -125,6 +129,7 @@ class Certificate:
     off_grid: float = 0.0
     moved: float = 0.0
     sequential: dict[str, Any] | None = field(default=None, hash=False)
+    scales: dict[str, Any] | None = field(default=None, hash=False)
 
     @property
     def stopped(self) -> str | None:
@@ -136,8 +141,34 @@ class Certificate:
         """Whether no class could be certified."""
         return self.label is None
 
+    @property
+    def settled(self) -> Settled | None:
+        """What the counts at several noise levels prove, None for one level.
+
+        Raises:
+            ValueError: they are not those of the rule.
+        """
+        if self.scales is None:
+            return None
+        rule = rule_of(self.scales)
+        return rule.settle(self.selection_counts, self.counts, self.alpha, self.failure_mass)
+
+    @property
+    def hits(self) -> int:
+        """Estimation draws that got the selected class, at the level that answers."""
+        settled = self.settled
+        return self.counts[self.selected if settled is None else settled.cell]
+
+    @property
+    def bounded(self) -> int:
+        """Estimation draws at the level that answers."""
+        settled = self.settled
+        return self.n if settled is None else settled.draws
+
     def recompute(self) -> RadiusBound:
         """Bounds and radius from the counts alone, as at certification."""
+        if (settled := self.settled) is not None:
+            return settled.proved
         if self.sequential is None:
             return radius_bound(
                 self.counts, self.selected, self.alpha, self.sigma, self.bound, failure_mass=self.failure_mass
@@ -180,7 +211,7 @@ class Certificate:
             "defence": ", ".join(f"{name} {value}" for name, value in self.settings.items()),
             "noise": f"sigma = {self.sigma:g}, {self.noise}{grid}",
             "draws": f"{self.n0:,} to select a class, {self.n:,}{most or ''} to bound its probability",
-            f"draws of class {self.selected}": f"{self.counts[self.selected]:,} of {self.n:,}",
+            f"draws of class {self.selected}": f"{self.hits:,} of {self.bounded:,}",
             "its probability": f"at least {self.p_a_lower:.4f}, with confidence 1 − {self.alpha:g}",
             "evaluations": f"denoiser {spent}",
         }
@@ -204,6 +235,8 @@ class Certificate:
                     raise ValueError(f"{name} is {getattr(made, name)}")
             if made.sequential is not None:
                 check_fields(_Sequential, made.sequential)
+            if made.scales is not None:
+                rule_of(made.scales)
             if not made.counts or (made.label is not None and made.label < 0):
                 raise ValueError(f"label {made.label} of {len(made.counts)} classes")
         except (TypeError, ValueError, RecursionError) as error:

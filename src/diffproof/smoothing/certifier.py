@@ -61,10 +61,7 @@ class Certifier:
     @property
     def evaluations_per_draw(self) -> int:
         """Images that would go through a network for one draw if votes were not stopped early."""
-        base = self.smoothed.base
-        if not isinstance(base, CertifiableDefense):
-            return 1
-        return max(1, sum(base.evaluations_per_draw(self.smoothed.sigma)))
+        return max(1, sum(self.smoothed.evaluations_per_draw))
 
     @property
     def evaluations_per_image(self) -> int:

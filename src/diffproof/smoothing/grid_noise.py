@@ -13,7 +13,7 @@ import functools
 import math
 from enum import StrEnum
 from fractions import Fraction
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -50,6 +50,38 @@ class SmoothingNoise(StrEnum):
 
     GRID = "grid"
     CONTINUOUS = "continuous"
+
+
+class Added(Protocol):
+    """What is added to images, and what certificates say of it; see GridNoise."""
+
+    sigma: float
+
+    @property
+    def name(self) -> SmoothingNoise:
+        """Which it is."""
+
+    @property
+    def levels(self) -> int | None:
+        """Of its grid; None for continuous noise."""
+
+    def certified(self, image: Tensor) -> Tensor:
+        """The image that a certificate is about."""
+
+    def moved(self, image: Tensor) -> float:
+        """The ℓ2 distance between an image and that one."""
+
+    def square_distance(self, image: Tensor, other: Tensor) -> Fraction:
+        """The exact square of the ℓ2 distance between two images as they are certified."""
+
+    def added(self, image: Tensor, noise: Noise) -> Tensor:
+        """The image with one row's noise each, N×C×H×W."""
+
+    def failure_mass(self, size: int) -> float:
+        """At most the total variation distance from what the theorem says, for images of so many values."""
+
+    def off_grid(self, size: int) -> float:
+        """What a radius is less by for images off the grid."""
 
 
 class ContinuousNoise:

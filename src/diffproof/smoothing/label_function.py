@@ -1,12 +1,15 @@
-"""A plain function as a base classifier: its labels checked, and that it gives them again."""
+"""What may be smoothed; of a plain function its labels are checked, and that it gives them again."""
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
+from diffproof.checks import check_at_least, shown
+from diffproof.defenses.base import CertifiableDefense, Defense
 from diffproof.defenses.labelling import Labelled
 from diffproof.defenses.repeatability import not_repeatable
 from diffproof.errors import ArgumentError
@@ -57,3 +60,46 @@ class LabelFunction:
             found = f"{int(labels.min())} to {int(labels.max())}"
             raise ArgumentError("base", f"expected labels in [0, {self._num_classes}), got {found}")
         return labels
+
+
+def check_base(
+    base: CertifiableDefense | Callable[[Tensor], Tensor], num_classes: int | None, name: str = "base"
+) -> int:
+    """The number of labels of what is smoothed, a defence that labels noisy draws or a function.
+
+    Raises:
+        ValueError: it is neither, or the number is missing or another one.
+    """
+    if isinstance(base, CertifiableDefense):
+        if num_classes is not None and num_classes != base.num_classes:
+            raise ArgumentError("num_classes", f"the defence has {base.num_classes}, got {num_classes}")
+        return check_at_least("num_classes", base.num_classes, 2)
+    if isinstance(base, Defense) or not callable(base):
+        raise ArgumentError(
+            name, f"expected a diffproof.CertifiableDefense or a function to labels, got {shown(base)}"
+        )
+    if num_classes is None:
+        raise ArgumentError("num_classes", "expected the number of labels of the base function, got None")
+    return check_at_least("num_classes", num_classes, 2)
+
+
+def trained_level(base: object, sigma: float) -> float | None:
+    """The trained noise level of a defence's denoiser that is nearest to sigma; None without a denoiser.
+
+    Raises:
+        ValueError: the defence cannot label images with this noise.
+
+    Warns:
+        UserWarning: it is over 1% from sigma.
+    """
+    if not isinstance(base, CertifiableDefense):
+        return None
+    base.check_sigma(sigma)
+    if base.denoiser is None:
+        return None
+    level = base.denoiser.nearest(sigma)
+    distance = abs(level - sigma) / sigma
+    if distance > 0.01:
+        told = f"sigma: the denoiser's nearest trained level is {level:.5g}, {distance:.1%} from {sigma:g}"
+        warnings.warn(told, stacklevel=3)
+    return level

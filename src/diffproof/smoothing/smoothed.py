@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, overload
@@ -18,18 +17,17 @@ from diffproof.checks import (
     check_probability,
     check_shape,
     check_tensor,
-    shown,
 )
-from diffproof.defenses.base import CertifiableDefense, Defense
+from diffproof.defenses.base import CertifiableDefense
 from diffproof.defenses.labelling import Batches, Labeller
 from diffproof.defenses.repeatability import check_repeatable, check_unchanged
 from diffproof.errors import ArgumentError
 from diffproof.noise import MAX_DRAW, Stream, check_image_index, check_seed
 from diffproof.smoothing.arithmetic import arithmetic
-from diffproof.smoothing.bounds import Bound, as_bound, prediction, radius_bound
+from diffproof.smoothing.bounds import Bound, RadiusBound, as_bound, prediction, radius_bound
 from diffproof.smoothing.certificate import Certificate, certifies
-from diffproof.smoothing.grid_noise import SmoothingNoise, as_noise
-from diffproof.smoothing.label_function import LabelFunction
+from diffproof.smoothing.grid_noise import Added, SmoothingNoise, as_noise
+from diffproof.smoothing.label_function import LabelFunction, check_base, trained_level
 from diffproof.smoothing.packing import Drawing, OfImage, OnVotes, Packing, SchedulePacking
 from diffproof.smoothing.schedule import Counting, Schedule
 from diffproof.smoothing.sequential import SequentialTest
@@ -69,33 +67,12 @@ class Smoothed:
         levels: int | None = None,
     ) -> None:
         self.sigma = check_positive("sigma", sigma)
-        self.grid_sigma: float | None = None
         self._weights_hash: str | None = None
-        if isinstance(base, CertifiableDefense):
-            if num_classes is not None and num_classes != base.num_classes:
-                raise ArgumentError("num_classes", f"the defence has {base.num_classes}, got {num_classes}")
-            sigma = self.sigma
-            base.check_sigma(sigma)
-            num_classes = base.num_classes
-            if base.denoiser is not None:
-                self.grid_sigma = base.denoiser.nearest(sigma)
-                distance = abs(self.grid_sigma - sigma) / sigma
-                if distance > 0.01:
-                    warnings.warn(
-                        f"sigma: the denoiser's nearest trained level is {self.grid_sigma:.5g},"
-                        f" {distance:.1%} from {sigma:g}",
-                        stacklevel=2,
-                    )
-        elif isinstance(base, Defense) or not callable(base):
-            raise ArgumentError(
-                "base", f"expected a diffproof.CertifiableDefense or a function to labels, got {shown(base)}"
-            )
-        elif num_classes is None:
-            raise ArgumentError("num_classes", "expected the number of labels of the base function, got None")
+        self.num_classes = check_base(base, num_classes)
+        self.grid_sigma = trained_level(base, self.sigma)
         self.base = base
-        self.num_classes = check_at_least("num_classes", num_classes, 2)
-        self.noise = as_noise(noise, self.sigma, levels)
-        self._function = LabelFunction(base, num_classes)
+        self.noise: Added = as_noise(noise, self.sigma, levels)
+        self._function = LabelFunction(base, self.num_classes)
         # The batch size that memory allowed last, once it ran out.
         self._fitting_batch: int | None = None
 
@@ -146,6 +123,7 @@ class Smoothed:
         check_probability("alpha", alpha)
         n0 = check_at_least("n0", n0, 1, MAX_DRAW)
         n = check_at_least("n", n, 1, MAX_DRAW)
+        self.check_asked(n0, n, bound, stop)
         failures = self.noise.failure_mass(check_tensor("image", image).numel())
         asked = {"radii": radii, "tolerance": tolerance, "futility": futility, "n": n}
         test = stopping_test(stop, bound, **asked, sigma=self.sigma, alpha=alpha, failure_mass=failures)
@@ -274,6 +252,9 @@ class Smoothed:
             on_ballots=on_ballots,
         )
 
+    def check_asked(self, n0: int, n: int, bound: Bound | str, stop: Stopping | str) -> None:
+        """Raise ValueError for a way to certify that is none for this classifier; any is."""
+
     def check_image(self, image: Tensor) -> Tensor:
         """The image, or ValueError where it is none that the base classifier takes as it should."""
         if check_tensor("image", image).ndim != 3:
@@ -323,12 +304,10 @@ class Smoothed:
         assert selection is not None
         assert estimation is not None
         naive = self._evaluations_per_draw()
-        selected = selection.selected
         failure_mass = self.noise.failure_mass(image.numel())
-        if test is None:
-            asked, counts = None, estimation.counts
-            proved = radius_bound(counts, selected, alpha, self.sigma, bound, failure_mass=failure_mass)
-        else:
+        selected, proved, scales = self._settled(selection, estimation, alpha, bound, failure_mass)
+        asked = None
+        if test is not None:
             proved, asked = test.proved(counted.hits)
         draws = selection.draws + estimation.draws
         image_size, classifier_size = self.sizes(image)
@@ -365,13 +344,28 @@ class Smoothed:
             off_grid=self.noise.off_grid(image.numel()),
             moved=self.noise.moved(image),
             sequential=asked,
+            scales=scales,
         )
+
+    def _settled(
+        self, selection: Tally, estimation: Tally, alpha: float, bound: Bound | str, failure_mass: float
+    ) -> tuple[int, RadiusBound, dict[str, Any] | None]:
+        """The class, what a fixed number of draws proves of it, and the rule if there are several levels."""
+        label = selection.selected
+        proved = radius_bound(estimation.counts, label, alpha, self.sigma, bound, failure_mass=failure_mass)
+        return label, proved, None
 
     def _evaluations_per_draw(self) -> tuple[int, int]:
         """Those of a plain implementation, by networks that answer as they did at first."""
+        if isinstance(self.base, CertifiableDefense):
+            check_unchanged(self.base)
+        return self.evaluations_per_draw
+
+    @property
+    def evaluations_per_draw(self) -> tuple[int, int]:
+        """Denoiser and classifier evaluations of a draw by a plain implementation."""
         if not isinstance(self.base, CertifiableDefense):
             return 0, 1
-        check_unchanged(self.base)
         return self.base.evaluations_per_draw(self.sigma)
 
     def certificate_settings(self) -> dict[str, Any]:

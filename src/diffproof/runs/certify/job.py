@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from diffproof.checks import renamed
+from diffproof.classifiers.named import load_classifier
 from diffproof.data.images import ImageData
 from diffproof.defenses.base import CertifiableDefense
-from diffproof.defenses.named import compile_networks
+from diffproof.defenses.named import compile_networks, set_precision
+from diffproof.defenses.undefended import Undefended
 from diffproof.errors import ArgumentError
 from diffproof.memory import check_batch
 from diffproof.runs.code import own_code_of
@@ -21,6 +25,8 @@ from diffproof.runs.shards import in_shard
 from diffproof.runs.store import Identity
 from diffproof.smoothing.certifier import Certifier
 from diffproof.smoothing.grid_noise import LEVELS, SmoothingNoise
+from diffproof.smoothing.rules import Cascade, Chosen
+from diffproof.smoothing.scaled import DualSmoothed, MultiScale, Scaled
 from diffproof.smoothing.schedule import Counting
 from diffproof.smoothing.smoothed import Smoothed
 
@@ -56,6 +62,8 @@ class CertifyRun:
         found = resolve_device(device)
         assert isinstance(self.smoothed.base, CertifiableDefense)
         self.smoothed.base.to(found)
+        if isinstance(self.smoothed, Scaled) and isinstance(self.smoothed.chooser, CertifiableDefense):
+            self.smoothed.chooser.to(found)
         return replace(self, device=found)
 
     @property
@@ -91,7 +99,7 @@ def prepare(settings: CertifySettings, *, here: bool = True) -> CertifyRun:
     defense = load_networks_and_defense(settings, device)
     data = classes_for(defense, data, settings).fitting(defense, defense.classifier)
     assert isinstance(defense, CertifiableDefense)
-    smoothed = Smoothed(defense, settings.sigma, noise=settings.noise, levels=settings.levels)
+    smoothed = _smoothed(settings, defense, device)
     job = CertifyRun(settings, data, indices, smoothed, device)
     if settings.keep_ballots and not defense.chosen_labeller(settings.sigma, 1).votes:
         told = f"expected a defence that votes on draws, got {settings.describe()}, one answer a draw"
@@ -100,6 +108,21 @@ def prepare(settings: CertifySettings, *, here: bool = True) -> CertifyRun:
     check_batch(rows, data.pixels[indices[0]].shape)
     job.certifier.test_of(data.pixels[indices[0]])
     return tried(job) if here else job
+
+
+def _smoothed(settings: CertifySettings, defense: CertifiableDefense, device: torch.device) -> Smoothed:
+    """The classifier that a run certifies."""
+    noise: dict[str, Any] = {"noise": settings.noise, "levels": settings.levels}
+    rule = settings.rule()
+    if isinstance(rule, Cascade):
+        return MultiScale(defense, rule.sigmas, threshold=rule.threshold, **noise)
+    if not isinstance(rule, Chosen):
+        return Smoothed(defense, settings.sigma, **noise)
+    assert settings.chooser is not None
+    with renamed({"classifier": "chooser"}):
+        chooser = Undefended(load_classifier(settings.chooser))
+    set_precision(chooser, getattr(torch, settings.precision)).to(device)
+    return DualSmoothed(defense, rule.sigmas, chooser=chooser, choice_sigma=rule.choice_sigma, **noise)
 
 
 def tried(job: CertifyRun) -> CertifyRun:

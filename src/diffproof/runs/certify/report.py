@@ -22,7 +22,7 @@ from diffproof.smoothing.stopping import Stopping
 from diffproof.wording import counted
 
 # Settings that change what is certified and that a method's name does not hold.
-_FURTHER = ("n", "n0", "alpha", "bound", "seed", "precision", "compile")
+_FURTHER = ("n", "n0", "alpha", "bound", "threshold", "seed", "precision", "compile")
 
 
 @dataclass(frozen=True)
@@ -184,6 +184,9 @@ class Report:
             specs = {getattr(other.settings, name) for other in self.rows} - {None}
             if len(specs) > 1 and getattr(row.settings, name) is not None:
                 parts.append(short_spec(getattr(row.settings, name)))
+        if row.settings.scales is not None:
+            chosen = "" if row.settings.chooser is None else f" by {short_spec(row.settings.chooser)}"
+            parts.append(f"scales {row.settings.scales}{chosen}")
         if len({other.settings.noise for other in self.rows}) > 1:
             parts.append(f"{row.settings.noise} noise")
         if row.settings.stop != Stopping.FIXED and len({other.settings.stop for other in self.rows}) > 1:

@@ -165,8 +165,8 @@ def failures_of_counts(result: ImageResult, settings: CertifySettings, identity:
         found.append(f"its counts are not those of {len(counts[1])} classes")
     elif (sum(certificate.selection_counts), sum(certificate.counts)) != (certificate.n0, certificate.n):
         found.append("its counts do not add up to n0 and n")
-    elif certificate.selected != certificate.selection_counts.index(max(certificate.selection_counts)):
-        found.append("the selected class did not get the most selection draws")
+    elif found_of_scales := _failures_of_scales(certificate, settings):
+        found += found_of_scales
     elif not found and not (found := _failures_of_stop(certificate, settings)):
         proved = certificate.recompute()
         label = certificate.selected if certifies(proved, sequential) else None
@@ -200,6 +200,27 @@ def failures_of_counts(result: ImageResult, settings: CertifySettings, identity:
             and str(certificate.settings[name]) != str(value)
         ]
     return [f"image {result.image_index}: {what}" for what in found]
+
+
+def _failures_of_scales(certificate: Certificate, settings: CertifySettings) -> list[str]:
+    """What is wrong with the class that was selected, and with the noise levels, a line each."""
+    rule, stated = settings.rule(), certificate.scales
+    if rule is None or stated is None:
+        if (rule is None) != (stated is None):
+            return ["its noise levels are not the run's"]
+        most = certificate.selection_counts.index(max(certificate.selection_counts))
+        right = certificate.selected == most
+        return [] if right else ["the selected class did not get the most selection draws"]
+    if not same(rule.stated(), {name: value for name, value in stated.items() if name != "scale"}):
+        return [f"its noise levels are {stated}, the run's {rule.stated()}"]
+    try:
+        settled = certificate.settled
+    except ArgumentError as error:
+        return [f"it cannot be: {error}"]
+    assert settled is not None
+    if (settled.label, settled.scale) != (certificate.selected, stated.get("scale")):
+        return ["class and noise level are not those that the selection draws choose"]
+    return []
 
 
 def _failures_of_stop(certificate: Certificate, settings: CertifySettings) -> list[str]:

@@ -100,7 +100,7 @@ def _add_certified(found: dict[Key, Card], number: int, row: Row, source: Source
 
 def _certified(number: int, result: ImageResult, source: Source) -> Entry:
     one = result.certificate
-    draws = f"{one.counts[one.selected]:,} of {counted(one.n, 'draw')}"
+    draws = f"{one.hits:,} of {counted(one.bounded, 'draw')}"
     if one.label is None:
         return Entry(number, "abstained", f"{draws} for {named(one.selected, source)}", [], 0.0)
     state = "right" if result.correct else "wrong"
