@@ -33,7 +33,9 @@ def load_images(settings: S) -> tuple[S, ImageData, list[int]]:
         ValueError: no such data, split or images, or none that was held out of training.
     """
     data = load_data(settings.data, settings.split, image_size=settings.image_size)
-    networks = {name: getattr(settings, name, None) for name in ("classifier", "denoiser", "guide", "chooser")}
+    networks = {
+        name: getattr(settings, name, None) for name in ("classifier", "denoiser", "guide", "chooser")
+    }
     known = trained_on(data, settings.image_size, networks)
     if settings.held_out and not known:
         raise ArgumentError(

@@ -461,7 +461,7 @@ def test_settings_say_what_is_wrong() -> None:
     good: dict[str, Any] = {"data": "digits", "classifier": "digits", "defense": "none", "sigma": 0.5}
     assert CertifySettings.from_dict(good).as_dict().items() >= good.items()
     with pytest.raises(
-        ValueError, match=r"^settings: unknown name 'sigmas'; did you mean sigma or image_size\?"
+        ValueError, match=r"^settings: unknown name 'sigmas'; did you mean sigma or scales or image_size\?"
     ):
         CertifySettings.from_dict({**good, "sigmas": 1})
     with pytest.raises(ValueError, match=r"^settings: sigma is missing"):

@@ -168,15 +168,7 @@ class EPNDC(Noised):
     For τ = 0 and small steps that is EDM's own loss. The terms of the five lowest σ_i are left out, as in
     the released code: their weights grow without bound towards σ_i = τ.
 
-    Args:
-        denoiser: see Noised.
-        levels: see Noised; at least seven.
-        weighting: see Noised.
-        race_error: see Noised.
-        sigma: see Noised.
-
-    Raises:
-        ValueError: see Noised.
+    Its arguments are those of Noised, with at least seven levels.
     """
 
     method = "epndc"
