@@ -44,8 +44,8 @@ class Places:
             raise ArgumentError(
                 "run",
                 f"{folder} names {', '.join(foreign)}: --trust opens and runs what it names, if you trust who"
-                " made it; --data, --denoiser, --classifier, --guide and --chooser give it anew; --counts needs"
-                " none",
+                " made it; --data, --denoiser, --classifier, --guide and --chooser give it anew; --counts"
+                " needs none",
             )
 
     def data(self, settings: RunSettings, folder: Path) -> str | None:
