@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from diffproof.attacks.papers import load_protocol as load_protocol
     from diffproof.attacks.pgd import PGD as PGD
     from diffproof.attacks.result import AttackResult as AttackResult
+    from diffproof.attacks.selective import Selective as Selective
     from diffproof.attacks.similarity import gradient_similarity as gradient_similarity
     from diffproof.attacks.square import Square as Square
     from diffproof.attacks.stadv import StAdv as StAdv
@@ -159,6 +160,7 @@ _HOMES = {
     "RDC": "defenses.diffusion_classifier.rdc",
     "Reliability": "calibration.measures",
     "Resize": "classifiers.preprocessing",
+    "Selective": "attacks.selective",
     "Smoothed": "smoothing.smoothed",
     "Solver": "reverse.solvers",
     "Square": "attacks.square",

@@ -44,8 +44,9 @@ class Method:
         line: what it is, in a line.
         settings: in the order of the constructor.
         networks: those that it needs, of denoiser, classifier and guide.
-        can: "certify" and "purify", for defences, and "ask" where purifying asks the classifier;
-            "gradient-free" for attacks; "train" and "finetune" for objectives, the commands that take them.
+        can: "certify" and "purify", for defences, "ask" where purifying asks the classifier, and "optimise"
+            where it moves the image by an optimisation of its own; "gradient-free" for attacks; "train" and
+            "finetune" for objectives, the commands that take them.
         optional: networks that it takes but can do without.
     """
 
@@ -67,12 +68,15 @@ class Method:
         return next((one for one in self.settings if one.name == name), None)
 
 
+# The word of Method.can of which reports of attacks warn.
+OPTIMISES = "optimise"
+
 # What flags choose from beside methods; each is told of where it is made.
 BOUNDS = ("one-sided", "two-sided")
 NOISES = ("grid", "continuous")
 STOPS = ("fixed", "sequential")
 GRADIENTS = ("exact", "bpda", "surrogate", "blind", "adjoint")
-PROTOCOLS = ("diffpure", "lee-kim", "diffbreak")
+PROTOCOLS = ("diffpure", "lee-kim", "diffbreak", "diffhammer", "agdm", "rdc")
 THREATS = ("linf", "l2", "stadv")
 NORMS = ("linf", "l2")
 ADVERSARIAL = ("pgd", "trades")
@@ -260,7 +264,7 @@ DEFENSES: dict[str, Method] = {
             "Move the image to where the diffusion model finds it likelier (Chen et al. 2023).",
             (*_MOVING, _GRID, _TIMESTEPS, _WEIGHTING, _SAMPLES),
             _DENOISING,
-            frozenset({"purify"}),
+            frozenset({"purify", OPTIMISES}),
         ),
         Method(
             "rdc",
@@ -276,7 +280,7 @@ DEFENSES: dict[str, Method] = {
                 *_CLASSIFYING,
             ),
             ("denoiser",),
-            frozenset({"purify"}),
+            frozenset({"purify", OPTIMISES}),
         ),
     )
 }
@@ -339,6 +343,15 @@ ATTACKS: dict[str, Method] = {
             (
                 *_PGD,
                 Setting("share", Real("in (0, 1]"), 0.5, "This share of the frequencies of each axis may change, the lowest ones."),
+            ),
+        ),
+        Method(
+            "selective",
+            "attacks.selective:Selective",
+            "PGD on the draws of noise that are easiest to break, after DiffHammer (Wang et al. 2024).",
+            (
+                *_PGD,
+                Setting("share", Real("in (0, 1]"), 0.5, "A gradient is the mean over this share of its draws, those nearest to a wrong answer."),
             ),
         ),
         Method(

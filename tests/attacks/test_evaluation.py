@@ -10,7 +10,9 @@ from torch import Tensor
 
 import diffproof as dp
 from diffproof.attacks.evaluation import Evaluated, evaluate, scores
+from diffproof.attacks.views import FixedNoise
 from diffproof.defenses.base import Defense
+from diffproof.defenses.purifying.base import Purifier
 from diffproof.noise import Noise, Stream
 
 LINF = dp.Linf(0.2)
@@ -34,6 +36,21 @@ class Watched(Defense):
         move = self.spread * noise.normal((1,), 0, images.dtype)[:, 0]
         mean = images.flatten(1).mean(1) + move
         return torch.stack([0.5 - mean, mean - 0.5], 1)
+
+
+class Shifted(Purifier):
+    """Moves all pixels by one random amount, and asks another defence."""
+
+    method = "shifted"
+
+    def __init__(self, classifier: Defense, spread: float) -> None:
+        denoiser = dp.GaussianMixtureDenoiser(flat(0.5), torch.ones(1, dtype=torch.float64))
+        super().__init__(denoiser, classifier)
+        self.spread = spread
+
+    def purify(self, images: Tensor, noise: Noise | None = None) -> Tensor:
+        assert noise is not None
+        return images + self.spread * noise.normal((1,), 0, images.dtype)[:, :, None, None]
 
 
 def flat(*levels: float) -> Tensor:
@@ -86,6 +103,47 @@ def test_the_three_noises_are_different_and_labels_are_drawn_of_the_attacked_ima
         reached = float(one.result.adversarial.mean())
         assert reached == pytest.approx(level - 0.2)
         assert one.labels == tuple((reached + normal[Stream.SCORING] > 0.5).long().tolist())
+
+
+@pytest.mark.parametrize("gradient", ["exact", "bpda", "blind"])
+def test_an_attack_that_knows_the_noise(gradient: str) -> None:
+    """Whoever knows z wins where level − 0.2 + spread·z lies below the threshold, and only there."""
+    levels = [0.55 + 0.01 * step for step in range(30)]
+    images, labels = flat(*levels), torch.ones(30, dtype=torch.int64)
+    defense: Defense = Watched(0.1)
+    if gradient != "exact":
+        defense = Shifted(Watched(0.0), 0.1)
+    view = dp.AttackedDefense(defense, gradient)
+    attack = dp.PGD(iterations=4, eot=3)
+    found = evaluate(
+        view, images, labels, attack=attack, threat=LINF, draws=3, votes=5, seed=2, fixed_noise=True
+    ).images
+    for one, level in zip(found, levels, strict=True):
+        normal = Noise.for_draws(2, Stream.SCORING, one.image_index, 0, 1).normal((1,), 0, torch.float64)
+        move = 0.1 * float(normal[0, 0])
+        assert one.fixed_clean is (level + move > 0.5)
+        attacked = one.result is not None
+        assert one.fixed_right is (attacked and level - 0.2 + move > 0.5)
+    clean, attacked_scores = scores(found, 2, draws=3, votes=5)
+    assert clean.fixed is not None
+    assert attacked_scores.fixed is not None
+    assert attacked_scores.fixed.value == sum(bool(one.fixed_right) for one in found) / 30
+    # The same without: nothing else changes.
+    plain = evaluate(view, images, labels, attack=attack, threat=LINF, draws=3, votes=5, seed=2).images
+    assert _plain(plain) == _plain(found)
+    assert {one.fixed_right for one in plain} == {None}
+    assert scores(plain, 2, draws=3, votes=5)[1].fixed is None
+
+
+def test_fixed_noise_takes_one_draw_a_gradient() -> None:
+    assert dp.PGD(eot=20).of_fixed_noise() == dp.PGD(eot=1)
+    assert dp.AutoAttack(version="rand").of_fixed_noise() == dp.AutoAttack()
+    known = FixedNoise(dp.AttackedDefense(Watched(0.1)), 2)
+    rows = flat(0.6, 0.6)
+    found = [known(rows, Noise.for_draws(seed, Stream.ATTACK, 4, seed, seed + 2)) for seed in (0, 7)]
+    assert torch.equal(found[0], found[1])
+    assert torch.equal(found[0][0], found[0][1])
+    assert not known.random
 
 
 @pytest.mark.slow

@@ -36,13 +36,17 @@ DIFFBREAK = {"iterations": 100, "eot": 10, "step": 0.008, **MEAN, "random_start"
         ("lee-kim", "linf", 224, "pgd", {**LEE_KIM, "iterations": 20}),
         ("diffbreak", "linf", 8, "pgd", DIFFBREAK),
         ("diffbreak", "linf", 256, "pgd", {**DIFFBREAK, "eot": 16}),
+        ("diffhammer", "l2", 32, "selective", {**MEAN, "iterations": 100, "eot": 10}),
+        ("agdm", "linf", 32, "autoattack", {"version": "rand", "eot": 20}),
+        ("agdm", "stadv", 32, "stadv", {}),
+        ("rdc", "l2", 32, "pgd", {**MEAN, "iterations": 80, "eot": 10}),
     ],
 )
 def test_settings_are_those_of_the_papers(
     name: str, threat: str, size: int, attack: str, expected: dict[str, Any]
 ) -> None:
     protocol = load_protocol(name)
-    assert protocol.attack == attack
+    assert protocol.attack_on(threat) == attack
     assert protocol.gradient is dp.GradientMode.EXACT
     assert protocol.settings(None, {}, threat, size) == expected
     assert protocol.settings(attack, expected, threat, size) == expected
@@ -50,7 +54,15 @@ def test_settings_are_those_of_the_papers(
 
 
 @pytest.mark.parametrize(
-    ("name", "headline"), [("diffpure", "fresh"), ("lee-kim", "majority"), ("diffbreak", "majority")]
+    ("name", "headline"),
+    [
+        ("diffpure", "fresh"),
+        ("lee-kim", "majority"),
+        ("diffbreak", "majority"),
+        ("diffhammer", "worst"),
+        ("agdm", "fresh"),
+        ("rdc", "fresh"),
+    ],
 )
 def test_scores_are_those_of_the_papers(name: str, headline: str) -> None:
     protocol = load_protocol(name)
@@ -67,13 +79,15 @@ def test_every_protocol_can_be_run(name: str) -> None:
     """Its attack has every setting and every threat; what it fixes is no default."""
     protocol = load_protocol(name)
     assert protocol.name == name
-    assert protocol.attack in ATTACKS
+    assert {protocol.attack, *protocol.attacks.values()} <= set(ATTACKS)
+    assert set(protocol.attacks) <= set(protocol.threats)
     assert set(protocol.threats) <= set(THREATS)
     for threat in protocol.threats:
-        assert isinstance(load_threat(threat, 0.01), load_class("attack", protocol.attack).threats)
+        attack = protocol.attack_on(threat)
+        assert isinstance(load_threat(threat, 0.01), load_class("attack", attack).threats)
         for size in (32, 256):
             fixed = protocol.fixed_for({}, threat, size)
-            load_attack(protocol.attack, **protocol.defaults, **fixed)
+            load_attack(attack, **protocol.defaults, **fixed)
             assert not set(fixed) & set(protocol.defaults)
 
 

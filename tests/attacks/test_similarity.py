@@ -32,14 +32,15 @@ def similarity(defense: dp.Defense | dp.AttackedDefense, number: int, **settings
     )
 
 
-@pytest.mark.parametrize("spread", [0.3, 1.0, 5.0])
-def test_normal_gradients_have_the_closed_form(spread: float) -> None:
+@pytest.mark.parametrize(("spread", "eot"), [(0.3, 1), (1.0, 1), (5.0, 1), (5.0, 6)])
+def test_normal_gradients_have_the_closed_form(spread: float, eot: int) -> None:
     # Unit vectors of N(g, s²·I) have the mean resultant length ρ (Presnell & Rumcheva 2008), and the cosine
     # of two independent ones the mean ρ².
-    kappa = float(MEAN.norm()) / spread
+    # A mean of `eot` draws has a standard deviation smaller by their root.
+    kappa = float(MEAN.norm()) / spread * math.sqrt(eot)
     rho = gamma((SIZE + 1) / 2) / gamma(SIZE / 2 + 1) * kappa / math.sqrt(2)
     rho *= hyp1f1(0.5, SIZE / 2 + 1, -(kappa**2) / 2)
-    found = similarity(jittery(spread), 400, repeats=4, batch_size=400)
+    found = similarity(jittery(spread), 400, repeats=4, eot=eot, batch_size=400)
     # The means of 400 images are independent; a false alarm at 5 standard errors has a rate of 6e-7.
     assert abs(float(found.mean()) - rho**2) < 5 * float(found.std()) / 20
     assert float(found.std()) > 0.003

@@ -20,6 +20,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "diffattack": {"iterations": 2, "eot": 2},
     "lagrange": {"iterations": 2, "eot": 2},
     "low-frequency": {"iterations": 3, "eot": 3, "share": 0.5},
+    "selective": {"iterations": 3, "eot": 3, "share": 0.5},
     "stadv": {"iterations": 3, "eot": 3},
     "square": {"queries": 6},
     "autoattack": {"version": "rand", "eot": 3},

@@ -89,6 +89,10 @@ class AutoAttack(Attack):
         targets = min(9, num_classes - 1)
         return 5119 + 305 * targets, 101 + 201 * targets
 
+    def of_fixed_noise(self) -> AutoAttack:
+        """The version standard."""
+        return AutoAttack()
+
     def images_at_once(self, batch_size: int) -> int:
         """One: it attacks each image on its own."""
         return 1

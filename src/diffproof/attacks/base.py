@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from typing import ClassVar
 
 import torch
@@ -117,6 +117,11 @@ class Attack:
     def images_at_once(self, batch_size: int) -> int:
         """How many images fill a batch of so many rows; at least one."""
         return max(1, batch_size // self.repeats)
+
+    def of_fixed_noise(self) -> Attack:
+        """The attack on a defence whose noise is fixed: one draw a gradient, since all were the same."""
+        has_eot = any(one.name == "eot" for one in fields(self))
+        return replace(self, eot=1) if has_eot and self.repeats > 1 else self  # type: ignore[call-arg]
 
     def find(self, job: Job, threat: Threat) -> list[AttackResult]:
         """A result an image. Written by subclasses."""

@@ -12,7 +12,7 @@ from diffproof.attacks.base import Attack, check_arguments
 from diffproof.attacks.result import AttackResult
 from diffproof.attacks.scoring import Hits, Scores, draw_labels, hits
 from diffproof.attacks.threat import Threat
-from diffproof.attacks.views import AttackedDefense
+from diffproof.attacks.views import AttackedDefense, FixedNoise, GradientMode
 from diffproof.checks import MOST_DRAWS, check_at_least
 from diffproof.defenses.repeatability import check_unchanged
 from diffproof.defenses.voting import majority
@@ -35,6 +35,10 @@ class Evaluated:
             where it was not attacked.
         control_wrong: the clean image, too, was answered wrongly under one of as many draws as the attack
             looks at, or would have looked at if a success had not stopped it.
+        fixed_clean: whether the clean image is right under the one draw of noise of `fixed_right`; None where
+            that was not asked for.
+        fixed_right: whether it stays right when that noise is known: the attack, run again, sees no other,
+            and neither does the answer.
     """
 
     image_index: int
@@ -43,6 +47,8 @@ class Evaluated:
     result: AttackResult | None
     labels: tuple[int, ...]
     control_wrong: bool
+    fixed_clean: bool | None = None
+    fixed_right: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -77,6 +83,7 @@ def evaluate(
     threat: Threat,
     draws: int = 10,
     votes: int = 10,
+    fixed_noise: bool = False,
     seed: int = 0,
     image_indices: Sequence[int] | None = None,
     batch_size: int = 64,
@@ -93,6 +100,7 @@ def evaluate(
         threat: what it may change.
         draws: fresh draws of noise that score an image, ≥ 1; see Scores.
         votes: draws that vote on its label, ≥ 1; see Scores.
+        fixed_noise: attack once more, with the noise of the answer known; see `Scores.fixed`.
         seed: see Attack.run.
         image_indices: see Attack.run; None for 0, 1, ….
         batch_size: see Attack.run.
@@ -131,22 +139,68 @@ def evaluate(
             looks = attack.most_draws(results[i], view.num_classes) if view.random else 1
             wrong = _wrong_within(view, images[row], results[i], looks, seed, batch_size)
             found[row] = (results[i], after[i], wrong)
+    fixed: dict[int, tuple[bool, bool]] = {}
+    if fixed_noise:
+        own = {"attack": attack, "threat": threat, "seed": seed, "batch_size": batch_size}
+        fixed = _under_fixed_noise(view, images, labels, attacked, indices, **own)
     check_unchanged(defense)
     made = []
     for row, index in enumerate(indices):
-        result, after_labels, wrong = found.get(row, (None, torch.empty(0, dtype=torch.int64), True))
-        made.append(
-            Evaluated(
-                index,
-                int(labels[row]),
-                tuple(clean[row].tolist()),
-                result,
-                tuple(after_labels.tolist()),
-                wrong,
-            )
-        )
+        result, after, wrong = found.get(row, (None, torch.empty(0, dtype=torch.int64), True))
+        before, known = tuple(clean[row].tolist()), fixed.get(row, (None, None))
+        one = Evaluated(index, int(labels[row]), before, result, tuple(after.tolist()), wrong, *known)
+        made.append(one)
     clean_scores, attacked_scores = scores(made, view.num_classes, draws=draws, votes=votes)
     return Evaluation(tuple(made), clean_scores, attacked_scores)
+
+
+# What sees the defence itself, so that a wrong answer that the attack saw is one of the defence.
+_SEES = (GradientMode.EXACT, GradientMode.BPDA, GradientMode.ADJOINT)
+
+
+def _under_fixed_noise(
+    view: AttackedDefense,
+    images: Tensor,
+    labels: Tensor,
+    attacked: list[int],
+    indices: Sequence[int],
+    *,
+    attack: Attack,
+    threat: Threat,
+    seed: int,
+    batch_size: int,
+) -> dict[int, tuple[bool, bool]]:
+    """By row, whether the clean image and the attacked one are right under one draw that the attack knows.
+
+    Rows that are not attacked count as wrong after it.
+    """
+    known, alone = FixedNoise(view, seed), attack.of_fixed_noise()
+    alone.check(known, threat)
+    at_once = max(1, view.images_at_once(batch_size))
+    clean = [
+        known.answers(images[part], torch.tensor(indices)[part]) == labels[part].cpu()
+        for part in torch.arange(len(images)).split(at_once)
+    ]
+    right = torch.cat(clean).tolist()
+    found = {row: (right[row], False) for row in range(len(images))}
+    left = [row for row in attacked if right[row]]
+    if not left:
+        return found
+    chosen = [indices[row] for row in left]
+    results = alone.run(
+        known,
+        images[left],
+        labels[left],
+        threat=threat,
+        seed=seed,
+        image_indices=chosen,
+        batch_size=batch_size,
+    )
+    for row, index, result in zip(left, chosen, results, strict=True):
+        answer = known.answers(result.adversarial[None].to(images.device), torch.tensor([index]))
+        seen = result.success and view.gradient in _SEES
+        found[row] = (True, not seen and int(answer) == int(labels[row]))
+    return found
 
 
 def _wrong_within(
@@ -168,8 +222,16 @@ def scores(
     evaluated: Sequence[Evaluated], num_classes: int, *, draws: int, votes: int
 ) -> tuple[Scores, Scores]:
     """The scores on the clean images and after the attack; see `hits_of` for the arguments."""
-    before, after = hits_of(evaluated, num_classes, draws=draws, votes=votes)
-    return Scores.of(before, draws=draws, votes=votes), Scores.of(after, draws=draws, votes=votes)
+    found = hits_of(evaluated, num_classes, draws=draws, votes=votes)
+    known = all(one.fixed_right is not None for one in evaluated)
+    fixed = [
+        torch.tensor([bool(getattr(one, name)) for one in evaluated]) if known else None
+        for name in ("fixed_clean", "fixed_right")
+    ]
+    before, after = (
+        Scores.of(one, draws=draws, votes=votes, fixed=right) for one, right in zip(found, fixed, strict=True)
+    )
+    return before, after
 
 
 def hits_of(evaluated: Sequence[Evaluated], num_classes: int, *, draws: int, votes: int) -> tuple[Hits, Hits]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from enum import StrEnum
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -28,6 +29,14 @@ class MeanOf(StrEnum):
 
     LOSS = "loss"
     LOGITS = "logits"
+
+
+class Rows(NamedTuple):
+    """Gradients and logits of a batch, whose first row is `start` of all; see Expectation."""
+
+    start: int
+    gradient: Tensor
+    logits: Tensor
 
 
 class Expectation:
@@ -73,7 +82,17 @@ class Expectation:
                 logits = self.look(points, iteration).requires_grad_()
                 value = loss_values(self.loss, logits, self.job.labels).sum()
             (weights,) = torch.autograd.grad(value, logits)
-        total = torch.zeros_like(points)
+        mean = self._joined(self._gradients(points, iteration, weights), points)
+        if not bool(torch.isfinite(mean).all()):
+            raise ArgumentError("defense", "expected finite gradients, got NaN or infinity")
+        self.forwards += self.eot
+        self.backwards += self.eot
+        self.gradients += 1
+        self.zeros += (mean.flatten(1) == 0).all(1).cpu()
+        return mean
+
+    def _gradients(self, points: Tensor, iteration: int, weights: Tensor | None) -> Iterator[Rows]:
+        """The gradient of each draw of each image, batch by batch."""
         for start, image, noise in self._batches(iteration):
             with torch.enable_grad():
                 rows = points[image].detach().requires_grad_()
@@ -90,14 +109,14 @@ class Expectation:
                 raise ArgumentError(
                     "defense", "it gives its images no gradient; attack it without one, as square does"
                 )
-            _add(total, gradient, start)
             self._see(logits.detach(), image, iteration)
-        if not bool(torch.isfinite(total).all()):
-            raise ArgumentError("defense", "expected finite gradients, got NaN or infinity")
-        self.forwards += self.eot
-        self.backwards += self.eot
-        self.gradients += 1
-        self.zeros += (total.flatten(1) == 0).all(1).cpu()
+            yield Rows(start, gradient, logits.detach())
+
+    def _joined(self, parts: Iterator[Rows], points: Tensor) -> Tensor:
+        """One gradient an image from those of its draws: their mean."""
+        total = torch.zeros_like(points)
+        for start, gradient, _ in parts:
+            _add(total, gradient, start)
         return total / self.eot
 
     def look(self, points: Tensor, iteration: int) -> Tensor:

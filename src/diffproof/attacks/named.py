@@ -14,7 +14,7 @@ from diffproof.attacks.result import AttackResult
 from diffproof.attacks.threat import Threat, load_threat
 from diffproof.attacks.views import AttackedDefense, GradientMode
 from diffproof.bars import bar
-from diffproof.checks import shown
+from diffproof.checks import check_flag, shown
 from diffproof.defenses.base import Defense
 from diffproof.errors import ArgumentError, Fitting
 from diffproof.methods import MethodSpec, build, parse
@@ -107,6 +107,7 @@ def evaluate(
     surrogate_share: float | None = None,
     draws: int = 10,
     votes: int = 10,
+    fixed_noise: bool = False,
     seed: int = 0,
     image_indices: Sequence[int] | None = None,
     batch_size: int = 64,
@@ -126,6 +127,7 @@ def evaluate(
         surrogate_share: see `attack`.
         draws: fresh draws of noise that score an image, ≥ 1.
         votes: draws that vote on its label, ≥ 1.
+        fixed_noise: attack once more, with the noise of the answer known; see `Scores.fixed`.
         seed: see `attack`.
         image_indices: see `attack`.
         batch_size: see `attack`.
@@ -139,6 +141,7 @@ def evaluate(
     chosen.check(view, within)
     indices = check_arguments(view, images, labels, within, image_indices, batch_size, seed).tolist()
     how: dict[str, Any] = {"attack": chosen, "threat": within, "draws": draws, "votes": votes, "seed": seed}
+    how["fixed_noise"] = check_flag("fixed_noise", fixed_noise)
 
     def found(some: slice, size: int) -> list[Evaluated]:
         own = {**how, "image_indices": indices[some], "batch_size": size}

@@ -77,16 +77,20 @@ class PGD(Attack):
     def find(self, job: Job, threat: Threat) -> list[AttackResult]:
         """Step, project, look."""
         assert isinstance(threat, PixelThreat)
-        expectation = Expectation(
+        expectation = self.expectation(job)
+        points = self.climb(expectation, job, threat)
+        expectation.look(points, self.iterations)
+        return expectation.results(points, threat.norm(points - job.images))
+
+    def expectation(self, job: Job) -> Expectation:
+        """What gives the gradients."""
+        return Expectation(
             job,
             eot=self.eot,
             loss=Loss(self.loss),
             mean_of=MeanOf(self.mean_of),
             respond=self.responding(job.view),
         )
-        points = self.climb(expectation, job, threat)
-        expectation.look(points, self.iterations)
-        return expectation.results(points, threat.norm(points - job.images))
 
     def climb(self, expectation: Expectation, job: Job, threat: PixelThreat) -> Tensor:
         """The last iterate, N×C×H×W.

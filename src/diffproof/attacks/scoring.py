@@ -58,6 +58,8 @@ class Scores:
             as it looked at. Counts lucky draws against the defence.
         draws: fresh draws of an image that count for `fresh` and `worst`.
         votes: draws that vote for `majority`.
+        fixed: right under one draw of noise that the attack knows (Liu & Wei, arXiv 2505.22839): what `fresh`
+            has beyond it, the defence owes to its randomness. None where it was not asked for.
     """
 
     fresh: Share
@@ -66,13 +68,15 @@ class Scores:
     optimisation: Share
     draws: int
     votes: int
+    fixed: Share | None = None
 
     @property
     def named(self) -> dict[str, Share]:
         """The four by what people call them."""
         majority, worst = f"majority of {self.votes}", f"worst of {self.draws}"
         names = ("one draw", majority, worst, "while optimising")
-        return dict(zip(names, (getattr(self, one.value) for one in Score), strict=True))
+        four = dict(zip(names, (getattr(self, one.value) for one in Score), strict=True))
+        return four if self.fixed is None else {**four, "fixed noise": self.fixed}
 
     def _repr_html_(self) -> str:
         """The four with their intervals, for notebooks."""
@@ -80,14 +84,15 @@ class Scores:
         return table(f"accuracy on {images}, and its 95% interval", self.named.items())
 
     @classmethod
-    def of(cls, found: Hits, *, draws: int, votes: int) -> Scores:
-        """The four accuracies of images that are right in these."""
+    def of(cls, found: Hits, *, draws: int, votes: int, fixed: Tensor | None = None) -> Scores:
+        """The accuracies of images that are right in these, and under fixed noise."""
 
         def share(one: Tensor) -> Share:
             return Share.of(float(one.double().mean()), len(one))
 
         parts = {name.value: share(getattr(found, name.value)) for name in Score}
-        return cls(**parts, draws=draws, votes=votes)
+        known = None if fixed is None else share(fixed)
+        return cls(**parts, draws=draws, votes=votes, fixed=known)
 
 
 def draw_labels(

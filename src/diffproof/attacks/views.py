@@ -9,12 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from diffproof.checks import check_instance, check_member, check_share, renamed
+from diffproof.classifiers.base import predicted_labels
 from diffproof.defenses.base import Defense, noise_for
 from diffproof.defenses.purifying.base import Purifier
 from diffproof.defenses.purifying.diffpure import DiffPure
 from diffproof.defenses.purifying.reverse_process import Purification
 from diffproof.errors import ArgumentError
-from diffproof.noise import Noise
+from diffproof.noise import Noise, Stream
 from diffproof.reverse.solvers import Solver
 
 
@@ -197,6 +198,40 @@ class AttackedDefense(nn.Module):
     def images_at_once(self, batch_size: int) -> int:
         """See Defense."""
         return self.defense.images_at_once(batch_size)
+
+
+class FixedNoise(AttackedDefense):
+    """A defence as an attack sees it that knows the noise of the answer: one draw an image, always the same.
+
+    Args:
+        view: the defence as it sees it otherwise.
+        seed: of the draws, the first of the stream SCORING of each image.
+    """
+
+    def __init__(self, view: AttackedDefense, seed: int) -> None:
+        nn.Module.__init__(self)
+        self.defense, self.gradient, self.num_classes = view.defense, view.gradient, view.num_classes
+        self._view, self._seed = view._view, seed
+
+    def forward(self, images: Tensor, noise: Noise | None = None) -> Tensor:
+        """Logits under the fixed noise, whatever noise is given; see AttackedDefense."""
+        return self._view.logits(images, self.fixed(noise_for(images, noise)))
+
+    def answers(self, images: Tensor, image_indices: Tensor) -> Tensor:
+        """The labels N of the defence itself under that noise."""
+        noise = Noise.for_rows(self._seed, Stream.SCORING, image_indices, torch.zeros_like(image_indices))
+        with torch.no_grad():  # a label has no gradient
+            return predicted_labels(self.defense(images, noise)).cpu()
+
+    def fixed(self, noise: Noise) -> Noise:
+        """The draw of each row's image."""
+        first = torch.zeros_like(noise.draw)
+        return Noise.for_rows(self._seed, Stream.SCORING, noise.image_index, first).to(noise.draw.device)
+
+    @property
+    def random(self) -> bool:
+        """No."""
+        return False
 
 
 class _Identity(torch.autograd.Function):

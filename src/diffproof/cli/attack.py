@@ -73,6 +73,12 @@ def attack_options(command: Any) -> Any:
                 help="Let this many draws vote on its label, ≥ 1. [default: the protocol's, or 10]",
             ),
             click.option(
+                "--fixed-noise",
+                is_flag=True,
+                help="Attack once more, knowing the noise of the answer: how much of the robustness is the"
+                " randomness. [default: do not]",
+            ),
+            click.option(
                 "--diagnose", default=4, help="Test the evaluation itself on this many images, 0 for none."
             ),
         ],

@@ -306,6 +306,7 @@ class AttackRequest(RunSettings):
     protocol: str | None = None
     draws: int | None = None
     majority_of: int | None = None
+    fixed_noise: bool = False
     diagnose: int = 4
     batch_size: int = 64
 

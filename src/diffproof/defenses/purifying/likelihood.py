@@ -254,6 +254,7 @@ class LikelihoodMaximization(Purifier):
     """
 
     method = "likelihood"
+    can = frozenset({"purify", "optimise"})
 
     def __init__(
         self,

@@ -97,6 +97,7 @@ def attack_images(job: AttackRun, indices: list[int], batch_size: int) -> list[A
         threat=job.threat,
         draws=settings.draws,
         votes=settings.majority_of,
+        fixed_noise=settings.fixed_noise,
         seed=settings.seed,
         image_indices=indices,
         batch_size=batch_size,

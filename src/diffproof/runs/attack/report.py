@@ -14,8 +14,10 @@ from diffproof.attacks.papers import load_protocol
 from diffproof.attacks.scoring import Scores
 from diffproof.attacks.threat import parse_budget
 from diffproof.attacks.views import GradientMode
+from diffproof.catalog import DEFENSES, OPTIMISES
 from diffproof.errors import ArgumentError
 from diffproof.intervals import Share
+from diffproof.methods import own_class, parse
 from diffproof.runs.attack.store import AttackedImage, AttackStore
 from diffproof.runs.comparison import Comparisons, Contestant, Measure, compare
 from diffproof.runs.labels import differing, short_source, short_spec
@@ -24,7 +26,7 @@ from diffproof.runs.store import check_runs
 from diffproof.wording import part_of, unfinished
 
 # Settings that change what is found and that the names of defence and attack do not hold.
-_FURTHER = ("protocol", "draws", "majority_of", "seed", "precision", "compile")
+_FURTHER = ("protocol", "draws", "majority_of", "fixed_noise", "seed", "precision", "compile")
 
 
 @dataclass(frozen=True)
@@ -160,6 +162,19 @@ def _remarks(row: AttackRow) -> list[str]:
             f"protocol {protocol.name} ({protocol.source}) reports {protocol.headline.value}:"
             f" {share.value:.1%}; {protocol.note}"
         )
+    if row.attacked.fixed is not None and row.clean.fixed is not None:
+        known, fresh = row.attacked.fixed, row.attacked.fresh
+        made.append(
+            f"fixed noise: {known.value:.1%} ({100 * known.low:.0f}–{100 * known.high:.0f}) withstand an"
+            f" attack that knows the noise of the answer (clean {row.clean.fixed.value:.1%}), one fresh draw"
+            f" {fresh.value:.1%}: {100 * (fresh.value - known.value):.1f} points are the randomness"
+        )
+    if OPTIMISES in own_words(row.settings.defense):
+        made.append(
+            "optimisation at inference: the defence moves each image by an optimisation of its own, through"
+            " which gradients may vanish or mislead; believe it after the gradients exact and bpda, lagrange"
+            " and an attack without gradients"
+        )
     # How far the gradient of a weaker attack is from the exact one is no failure, and must be known.
     weaker = row.settings.gradient != GradientMode.EXACT.value
     return made + [
@@ -167,6 +182,11 @@ def _remarks(row: AttackRow) -> list[str]:
         for one in row.findings or ()
         if not one.passed or (weaker and one.name == "gradient-agreement")
     ]
+
+
+def own_words(defense: str) -> frozenset[str]:
+    """What a defence of the catalog can do, see `catalog.Method`; nothing is known of a user's class."""
+    return frozenset() if own_class("defense", defense) else DEFENSES[parse("defense", defense).name].can
 
 
 def _comparable(rows: Sequence[AttackRow]) -> list[str]:

@@ -22,7 +22,7 @@ def settle(request: AttackRequest, image_size: int) -> tuple[AttackSettings, Att
         protocol = load_protocol(request.protocol)
         name, given = (None, {}) if asked is None else (asked.name, asked.settings)
         fixed = protocol.settings(name, given, request.threat, image_size)
-        asked = parse("attack", {"name": protocol.attack, **fixed})
+        asked = parse("attack", {"name": protocol.attack_on(request.threat), **fixed})
         for what, wanted, was in (
             ("gradient", protocol.gradient.value, gradient),
             ("draws", protocol.draws, draws),

@@ -107,6 +107,8 @@ def _row(image: AttackedImage) -> tuple[Any, ...]:
         "clean_labels": evaluated.clean_labels,
         "labels": evaluated.labels,
         "control_wrong": evaluated.control_wrong,
+        "fixed_clean": evaluated.fixed_clean,
+        "fixed_right": evaluated.fixed_right,
         "protocol": image.protocol,
         "image_hash": image.image_hash,
         "version": image.version,
@@ -151,7 +153,7 @@ def _attacked(
     with naming(f"image {index}"):
         fields: dict[str, Any] = json.loads(text)
         result = fields.pop("result", None)
-        names = ("clean_labels", "labels", "control_wrong")
+        names = ("clean_labels", "labels", "control_wrong", "fixed_clean", "fixed_right")
         one = {name: fields.pop(name) for name in names if name in fields}
         pictures = {
             "clean": _to_tensor("clean", clean),

@@ -40,7 +40,8 @@ def write_attack_table(report: AttackReport, path: Path) -> None:
     ]
     how = ("attack", "threat", "budget", "gradient", "surrogate_share")
     about = (*how, "protocol", "draws", "majority_of")
-    lines: list[list[object]] = [["defence", *about, "images", "skipped", *columns, "run"]]
+    known = ("clean_fixed", "attacked_fixed")
+    lines: list[list[object]] = [["defence", *about, "images", "skipped", *columns, *known, "run"]]
     for row in report.rows:
         given = [getattr(row.settings, name) for name in about]
         shares = [
@@ -50,7 +51,8 @@ def write_attack_table(report: AttackReport, path: Path) -> None:
             for value in (share.value, share.low, share.high)
         ]
         counts = len(row.results), row.skipped
-        lines.append([report.label(row), *given, *counts, *shares, row.folder])
+        fixed = ["" if one.fixed is None else f"{one.fixed.value:.6f}" for one in (row.clean, row.attacked)]
+        lines.append([report.label(row), *given, *counts, *shares, *fixed, row.folder])
     write_csv(path, lines)
 
 
