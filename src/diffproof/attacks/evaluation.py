@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -141,7 +142,7 @@ def evaluate(
             found[row] = (results[i], after[i], wrong)
     fixed: dict[int, tuple[bool, bool]] = {}
     if fixed_noise:
-        own = {"attack": attack, "threat": threat, "seed": seed, "batch_size": batch_size}
+        own: dict[str, Any] = {"attack": attack, "threat": threat, "seed": seed, "batch_size": batch_size}
         fixed = _under_fixed_noise(view, images, labels, attacked, indices, **own)
     check_unchanged(defense)
     made = []
