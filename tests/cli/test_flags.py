@@ -51,7 +51,7 @@ PURIFY = "purify a.png --denoiser digits --out o"
         (f"{DENSEPURE} dds --denoiser a/b.pt", "--denoiser: weights: no such file: a/b.pt"),
         (f"{DIFFPURE} --threat l2f", "--threat: expected one of linf, l2, stadv, got 'l2f'; did you mean l2"),
         (f"{DIFFPURE} --gradient bdpa", "got 'bdpa'; did you mean bpda?"),
-        (f"{DIFFPURE} --protocol lee", "--protocol: expected one of diffpure, lee-kim, diffbreak, got 'lee'"),
+        (f"{DIFFPURE} --protocol lee", f"--protocol: expected one of {', '.join(PROTOCOLS)}, got 'lee'"),
         (f"{DIFFPURE} --majority-of 0", "--majority-of: expected an integer ≥ 1"),
         (f"{DIFFPURE} --surrogate-share 0.5", "--surrogate-share: is for the gradient surrogate"),
         (f"{DIFFPURE} --attack pgd:eot=0", "--attack: eot: expected an integer ≥ 1, got '0' (of attack pgd)"),
@@ -118,7 +118,7 @@ def completions(*words: str) -> list[str]:
         ("attack --gradient s", ["surrogate"]),
         ("attack --threat l", ["linf", "l2"]),
         ("attack --protocol ''", [*PROTOCOLS]),
-        ("attack --attack s", ["stadv", "square"]),
+        ("attack --attack s", ["stadv", "selective", "square"]),
         ("attack --defense d", ["dds", "densepure", "dc", "diffpure"]),
         ("certify --defense d", ["dds", "densepure", "dc"]),
         ("purify --defense l", ["likelihood"]),
@@ -147,5 +147,5 @@ def test_choices_are_those_that_there_are() -> None:
 def test_help_shows_choices() -> None:
     certify, attack = command_group.commands["certify"], command_group.commands["attack"]
     shown = certify.get_help(click.Context(certify)) + attack.get_help(click.Context(attack))
-    for choice in ("[one-sided|two-sided]", "[float32|bfloat16]", "[linf|l2|stadv]", "lee-kim|diffbreak]"):
+    for choice in ("[one-sided|two-sided]", "[float32|bfloat16]", "[linf|l2|stadv]", "lee-kim|diffbreak|"):
         assert choice in shown

@@ -21,6 +21,7 @@ import yaml
 
 import diffproof as dp
 from diffproof.attacks.evaluation import evaluate, scores
+from diffproof.catalog import PROTOCOLS
 from diffproof.cli.main import run
 from diffproof.runs.attack.report import load_attack_report
 from diffproof.runs.attack.store import AttackStore
@@ -248,7 +249,7 @@ def test_a_budget_that_allows_almost_any_image_warns(
         ({"majority-of": 0}, "--majority-of: expected an integer ≥ 1, got 0"),
         ({"diagnose": -1}, "diagnose: expected an integer ≥ 0, got -1"),
         ({"batch-size": 0}, "--batch-size: expected an integer ≥ 1, got 0"),
-        ({"protocol": "carlini"}, "--protocol: expected one of diffpure, lee-kim, diffbreak, got 'carlini'"),
+        ({"protocol": "carlini"}, f"--protocol: expected one of {', '.join(PROTOCOLS)}, got 'carlini'"),
         ({"protocol": "lee-kim"}, "iterations: protocol lee-kim fixes 200, got 3"),
         ({"protocol": "lee-kim", "iterations": 200, "eot": 20}, "draws: protocol lee-kim fixes 10, got 4"),
         ({"protocol": "diffpure", "attack": "pgd"}, "attack: protocol diffpure fixes autoattack, got pgd"),
