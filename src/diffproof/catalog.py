@@ -72,7 +72,7 @@ class Method:
 OPTIMISES = "optimise"
 
 # What flags choose from beside methods; each is told of where it is made.
-BOUNDS = ("one-sided", "two-sided")
+BOUNDS = ("one-sided", "two-sided", "pixeldp")
 NOISES = ("grid", "continuous")
 STOPS = ("fixed", "sequential")
 GRADIENTS = ("exact", "bpda", "surrogate", "blind", "adjoint")

@@ -47,7 +47,7 @@ PURIFY = "purify a.png --denoiser digits --out o"
         # The flag --sigma is right here, the setting of that name is not.
         (f"{DENSEPURE} dds:sigma=0.5", "--defense: sigma: this setting of 'dds' does nothing to certify"),
         (f"{DENSEPURE} dss", "--defense: unknown name 'dss'; did you mean dds?"),
-        (f"{DENSEPURE} dds --bound two", "--bound: expected one of one-sided, two-sided, got 'two'"),
+        (f"{DENSEPURE} dds --bound two", "--bound: expected one of one-sided, two-sided, pixeldp, got 'two'"),
         (f"{DENSEPURE} dds --denoiser a/b.pt", "--denoiser: weights: no such file: a/b.pt"),
         (f"{DIFFPURE} --threat l2f", "--threat: expected one of linf, l2, stadv, got 'l2f'; did you mean l2"),
         (f"{DIFFPURE} --gradient bdpa", "got 'bdpa'; did you mean bpda?"),
@@ -147,5 +147,5 @@ def test_choices_are_those_that_there_are() -> None:
 def test_help_shows_choices() -> None:
     certify, attack = command_group.commands["certify"], command_group.commands["attack"]
     shown = certify.get_help(click.Context(certify)) + attack.get_help(click.Context(attack))
-    for choice in ("[one-sided|two-sided]", "[float32|bfloat16]", "[linf|l2|stadv]", "lee-kim|diffbreak|"):
+    for choice in ("|two-sided|pixeldp]", "[float32|bfloat16]", "[linf|l2|stadv]", "lee-kim|diffbreak|"):
         assert choice in shown

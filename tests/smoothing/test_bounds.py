@@ -7,6 +7,7 @@ import math
 
 import numpy as np
 import pytest
+from scipy.optimize import brute
 from scipy.stats import beta, binom, binomtest, norm
 
 from diffproof.smoothing.bounds import (
@@ -14,6 +15,7 @@ from diffproof.smoothing.bounds import (
     as_bound,
     largest_radius,
     lower_bound,
+    pixeldp_radius,
     prediction,
     radius_bound,
     upper_bound,
@@ -131,6 +133,52 @@ def test_two_sided_radius_is_theorem_1(counts: list[int], label: int) -> None:
     assert proved == pytest.approx((p_a, p_b, radius), rel=1e-8)
 
 
+def pixeldp(p_a: float, p_b: float, sigma: float) -> float:
+    """Lécuyer et al.'s radius by a search over both of ε and δ, with scipy."""
+
+    def radius(point: tuple[float, float]) -> float:
+        epsilon, delta = np.exp(point)
+        proved = p_a >= np.exp(2 * epsilon) * p_b + (1 + np.exp(epsilon)) * delta
+        return -sigma * epsilon / np.sqrt(2 * np.log(1.25 / delta)) if proved else 0.0
+
+    return -float(
+        brute(
+            radius, ((np.log(1e-3), 0.0), (np.log(1e-9), np.log(0.3))), Ns=600, finish=None, full_output=True
+        )[1]
+    )
+
+
+@pytest.mark.parametrize(("p_a", "p_b"), [(0.999, 0.0), (0.99, 0.01), (0.9, 0.05), (0.6, 0.3), (0.51, 0.49)])
+def test_pixeldp_radius_is_the_best_of_a_search(p_a: float, p_b: float) -> None:
+    found, wanted = pixeldp_radius(p_a, p_b, 0.5), pixeldp(p_a, p_b, 0.5)
+    # The grid of the search is coarse, so that it finds a little less.
+    assert wanted <= found <= 1.05 * wanted + 1e-6
+    # Privacy proves less than Cohen et al.'s theorem, which is tight.
+    assert 0 < found < 0.25 * (norm.ppf(p_a) - norm.ppf(p_b) if p_b else 2 * norm.ppf(p_a))
+
+
+def test_pixeldp_takes_the_two_sided_bounds() -> None:
+    both, private = (radius_bound([900, 90, 10], 0, 0.01, 0.5, bound) for bound in ("two-sided", "pixeldp"))
+    assert private[:2] == both[:2]
+    assert private.radius == pixeldp_radius(both.p_a_lower, both.p_b_upper, 0.5) < both.radius
+    assert radius_bound([500, 490, 10], 0, 0.01, 0.5, "pixeldp").radius == 0.0
+    assert pixeldp_radius(0.4, 0.5, 0.5) == pixeldp_radius(0.0, 0.0, 0.5) == 0.0
+
+
+def test_pixeldp_is_private_by_the_exact_profile_of_the_gaussian_mechanism() -> None:
+    # Balle & Wang 2018, theorem 5: the least δ of a change of norm r under noise of sigma, at an ε.
+    for p_a, p_b in ((0.99, 0.001), (0.9, 0.02), (0.7, 0.2)):
+        radius = pixeldp_radius(p_a, p_b, 1.0)
+        epsilons = np.geomspace(1e-4, 1.0, 2000)
+        first = norm.cdf(radius / 2 - epsilons / radius)
+        least = first - np.exp(epsilons) * norm.cdf(-radius / 2 - epsilons / radius)
+        assert bool((p_a > np.exp(2 * epsilons) * p_b + (1 + np.exp(epsilons)) * least).any())
+        # Of a radius ten times as large it would not hold.
+        first = norm.cdf(5 * radius - epsilons / radius / 10)
+        least = first - np.exp(epsilons) * norm.cdf(-5 * radius - epsilons / radius / 10)
+        assert not bool((p_a > np.exp(2 * epsilons) * p_b + (1 + np.exp(epsilons)) * least).any())
+
+
 def test_two_sided_can_certify_where_one_sided_abstains() -> None:
     counts = [450, 275, 275]
     assert radius_bound(counts, 0, 0.01, 0.5).radius == 0.0
@@ -208,7 +256,7 @@ def test_bounds_refuse(count: int, n: int, alpha: float, message: str) -> None:
         ([3, 4], 0, 2.0, 0.5, "two-sided", r"alpha: expected a number in \(0, 1\), got 2.0"),
         ([3, 4], 0, 1.5, 0.5, "two-sided", r"alpha: expected a number in \(0, 1\), got 1.5"),
         ([0, 0], 0, 0.1, 0.5, "one-sided", r"n: expected an integer ≥ 1, got 0"),
-        ([3, 4], 0, 0.1, 0.5, "both", r"bound: expected one of one-sided, two-sided, got 'both'"),
+        ([3, 4], 0, 0.1, 0.5, "both", r"bound: expected one of one-sided, two-sided, pixeldp, got 'both'"),
     ],
 )
 def test_radius_refuses(
@@ -219,7 +267,7 @@ def test_radius_refuses(
 
 
 def test_other_refusals() -> None:
-    with pytest.raises(ValueError, match=r"bound: expected one of one-sided, two-sided, got 'x'"):
+    with pytest.raises(ValueError, match=r"bound: expected one of one-sided, two-sided, pixeldp, got 'x'"):
         as_bound("x")
     with pytest.raises(ValueError, match=r"sigma: expected a finite number > 0, got -1"):
         largest_radius(10, 0.1, -1)

@@ -20,7 +20,7 @@ from diffproof.catalog import able
 from diffproof.catalog_objectives import OBJECTIVES
 from diffproof.cli.main import run
 from diffproof.training.batches import Mixture
-from diffproof.training.classifier import describe_classifier, train_classifier
+from diffproof.training.classifier import accuracy, describe_classifier, train_classifier
 from diffproof.training.finetune import finetune
 from diffproof.training.loop import Progress, TrainSettings
 from diffproof.training.objectives.base import Step, at_sigma
@@ -548,16 +548,16 @@ def test_what_was_trained_certifies(tmp_path: Path, name: str) -> None:
 @pytest.mark.parametrize("name", able(OBJECTIVES, "train"))
 def test_mixed_precision_trains(name: str) -> None:
     data = dp.load_data("digits", split="train")
-    losses: list[float] = []
-    train_classifier(
+    objective = {"smoothadv": "smoothadv:draws=2,steps=1,budget=0.1"}.get(name, TINY.get(name, name))
+    trained = train_classifier(
         Mixture(data),
         describe_classifier(data, 8),
         TrainSettings(40, 32, 0.02, 0.9, precision="bfloat16"),
         noise_sigma=0.1,
-        objective=dp.load_objective(TINY.get(name, name)),
-        progress=Progress(lambda _, loss: losses.append(loss)),
+        objective=dp.load_objective(objective),
     )
-    assert sum(losses[-5:]) < 0.9 * sum(losses[:5])
+    # The losses of some grow with what is learned, as radii or perturbations then count.
+    assert accuracy(trained, dp.load_data("digits"), 0.1) > 0.3
 
 
 @pytest.mark.parametrize(

@@ -45,7 +45,8 @@ if TYPE_CHECKING:
     "--bound",
     type=Names(BOUNDS),
     default="one-sided",
-    help="Bound p_A alone (one-sided), or p_A and p_B (two-sided).",
+    help="Bound p_A alone (one-sided), or p_A and p_B (two-sided); pixeldp takes differential privacy's"
+    " far smaller radius.",
 )
 @click.option(
     "--stop",

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import click
 
+from diffproof.catalog import BOUNDS
 from diffproof.cli.documents import Document, of_ablation, of_attack_report, of_report
 from diffproof.cli.flags import Names, check_force, command, json_option, refuse_given
 from diffproof.cli.paths import PATH
@@ -23,6 +24,12 @@ from diffproof.wording import counted
     "--at",
     help="Show certified accuracy at these ℓ2 radii ε, ≥ 0; certification runs only."
     " [default: 0,0.25,0.5,0.75,1]",
+)
+@click.option(
+    "--bound",
+    type=Names(BOUNDS),
+    help="Bound the radii of certification runs in this way from their counts, such as by pixeldp, the bound"
+    " before randomized smoothing. [default: each run's own]",
 )
 @click.option(
     "--over",
@@ -51,6 +58,7 @@ from diffproof.wording import counted
 def report(
     runs: tuple[Path, ...],
     at: str | None,
+    bound: str | None,
     over: str | None,
     against: Path | None,
     out: Path | None,
@@ -80,10 +88,13 @@ def report(
     _check_files(files, over)
     radii = RADII if at is None else _radii(at)
     if over is not None:
+        refuse_given("bound", "is of whole runs, not of fewer votes or draws, got --over too")
         refuse_given("against", "compares several runs, --over takes one")
         tell, document = _report_ablation(runs, radii, over, out, force)
     elif not are_attacks(runs):
-        tell, document = _report_certified(runs, radii, against, files)
+        tell, document = _report_certified(runs, radii, against, files, bound)
+    elif bound is not None:
+        raise ArgumentError("bound", "radii are for certification runs, got attack runs")
     elif at is not None:
         raise ArgumentError("at", "radii are for certification runs, got attack runs")
     else:
@@ -111,12 +122,12 @@ def _check_files(files: Files, over: str | None) -> None:
 
 
 def _report_certified(
-    runs: tuple[Path, ...], radii: Sequence[float], against: Path | None, files: Files
+    runs: tuple[Path, ...], radii: Sequence[float], against: Path | None, files: Files, bound: str | None
 ) -> Told:
     from diffproof.cli.tables import print_report
     from diffproof.runs.certify.report import load_report
 
-    loaded = load_report(runs, radii, against)
+    loaded = load_report(runs, radii, against, bound)
     return partial(print_report, loaded), of_report(loaded, files.write_certified(loaded))
 
 

@@ -8,6 +8,8 @@ from fractions import Fraction
 from math import nextafter
 from typing import NamedTuple
 
+import numpy as np
+
 from diffproof.checks import (
     check_at_least,
     check_member,
@@ -30,10 +32,13 @@ class Bound(StrEnum):
 
     ONE_SIDED: p_A from below, p_B ≤ 1 − p_A; Cohen et al.'s CERTIFY.
     TWO_SIDED: p_A from below and p_B from above (Theorem 1 of Cohen et al.), sharing alpha.
+    PIXELDP: both bounds of TWO_SIDED, but the radius that differential privacy gives them (Lécuyer et al.
+        2019), far below; for comparisons.
     """
 
     ONE_SIDED = "one-sided"
     TWO_SIDED = "two-sided"
+    PIXELDP = "pixeldp"
 
 
 def as_bound(bound: Bound | str) -> Bound:
@@ -82,8 +87,9 @@ def radius_bound(
 
     One-sided: radius = sigma·Φ⁻¹(p_A), p_A at confidence 1 − alpha. Two-sided: radius =
     sigma/2·(Φ⁻¹(p_A) − Φ⁻¹(p_B)), p_A at alpha/2 and p_B the largest of the C − 1 other classes' upper
-    bounds at alpha/(2(C − 1)) each (union bound), or 1 − p_A if that is smaller. Every number is rounded to
-    the safe side, so that the float radius is at most the exact one.
+    bounds at alpha/(2(C − 1)) each (union bound), or 1 − p_A if that is smaller. PixelDP: the same bounds,
+    and the radius of `pixeldp_radius`. Every number is rounded to the safe side, so that the float radius is
+    at most the exact one.
 
     Args:
         counts: draws by class, of the estimation sample.
@@ -116,11 +122,42 @@ def radius_bound(
         p_b = min(p_b, float_above(Fraction(upper_bound(max(others), n, share)) + failures))
     if p_a <= p_b:
         return RadiusBound(p_a, p_b, 0.0)
+    if as_bound(bound) is Bound.PIXELDP:
+        return RadiusBound(p_a, p_b, pixeldp_radius(p_a, p_b, sigma))
     quantiles = normal_quantile_below(Fraction(p_a)), normal_quantile_below(1 - Fraction(p_b))
     if quantiles[0] + quantiles[1] <= 0:
         return RadiusBound(p_a, p_b, 0.0)
     exact = Fraction(sigma) * (Fraction(quantiles[0]) + Fraction(quantiles[1])) / 2
     return RadiusBound(p_a, p_b, max(0.0, float_below(exact)))
+
+
+def pixeldp_radius(p_a: float, p_b: float, sigma: float) -> float:
+    """The ℓ2 radius that the privacy of Gaussian noise proves (Lécuyer et al. 2019, proposition 1).
+
+    The Gaussian mechanism is (ε, δ)-private for changes of ℓ2 norm up to sigma·ε/√(2 ln(1.25/δ)), ε ≤ 1, and
+    then no label changes where p_A > e^(2ε)·p_B + (1 + e^ε)·δ. The largest such radius is searched for over δ
+    in (0, 0.3); each is proved, so that a coarse search errs on the safe side, as does the rounding.
+
+    Args:
+        p_a: lower bound of the label's probability.
+        p_b: upper bound of every other's.
+        sigma: noise level, > 0; the radius is in its unit.
+
+    Returns:
+        The radius, 0 where none is proved.
+    """
+    # Of a probability that is no more than δ nothing follows.
+    deltas = np.geomspace(1e-12, 0.3, 4001)[:-1]
+    deltas = deltas[deltas < p_a]
+    # The largest e^ε: the positive root of p_B·x² + δ·x + δ − p_A, in the form that p_B = 0 has, too.
+    growth = 2 * (p_a - deltas) / (deltas + np.sqrt(deltas**2 + 4 * p_b * (p_a - deltas)))
+    epsilon = np.clip(np.log(np.maximum(growth, 1.0)) - _SLACK, 0.0, 1.0)
+    radii = sigma * epsilon / np.sqrt(2 * np.log(1.25 / deltas))
+    return max(0.0, float(radii.max(initial=0.0)) * (1 - _SLACK))
+
+
+# Far above the rounding errors of a dozen operations of float64.
+_SLACK = 1e-12
 
 
 def largest_radius(

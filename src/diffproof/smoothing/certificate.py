@@ -61,7 +61,7 @@ class Certificate:
         n0: number of selection draws.
         n: number of estimation draws.
         alpha: failure probability of this certificate.
-        bound: value of a Bound, "one-sided" or "two-sided".
+        bound: value of a Bound, such as "one-sided".
         sigma: noise level asked for and drawn, in [0, 1] pixels.
         grid_sigma: the denoiser's nearest trained level, None without a denoiser.
         seed: with the image's index and the draw's number it fixes all noise.

@@ -17,6 +17,7 @@ from diffproof.runs.comparison import Comparisons, Contestant, compare
 from diffproof.runs.labels import differing, short_source, short_spec
 from diffproof.runs.settings import CertifySettings
 from diffproof.runs.store import check_runs
+from diffproof.smoothing.certificate import certifies
 from diffproof.smoothing.certification import Certification
 from diffproof.smoothing.stopping import Stopping
 from diffproof.wording import counted
@@ -194,7 +195,12 @@ class Report:
         return ", ".join(parts)
 
 
-def load_report(folders: Sequence[Path], radii: Sequence[float], against: Path | None = None) -> Report:
+def load_report(
+    folders: Sequence[Path],
+    radii: Sequence[float],
+    against: Path | None = None,
+    bound: str | None = None,
+) -> Report:
     """Read run folders.
 
     Args:
@@ -202,6 +208,7 @@ def load_report(folders: Sequence[Path], radii: Sequence[float], against: Path |
         radii: the ε at which certified accuracy is wanted, each ≥ 0.
         against: the run to compare all others with; None for the first named of each sigma, or of all where
             no sigma has two.
+        bound: see `load_row`.
 
     Raises:
         ValueError: no folder, one that is no run or has no finished image or is named twice, a negative
@@ -211,7 +218,7 @@ def load_report(folders: Sequence[Path], radii: Sequence[float], against: Path |
     """
     check_runs(folders)
     check_at(radii)
-    loaded = [load_row(folder) for folder in folders]
+    loaded = [load_row(folder, bound) for folder in folders]
     rows = sorted(_joined(loaded), key=_order)
     remarks = [remark for row in loaded for remark in row.untaken]
     remarks.extend(
@@ -279,16 +286,46 @@ def check_at(radii: Sequence[float]) -> Sequence[float]:
     return radii
 
 
-def load_row(folder: Path) -> Row:
-    """A run folder as a row; ValueError where it has no finished image."""
+def load_row(folder: Path, bound: str | None = None) -> Row:
+    """A run folder as a row.
+
+    Args:
+        folder: the run's.
+        bound: a Bound by which its counts give the radii, in place of its own; None for that.
+
+    Raises:
+        ValueError: it has no finished image, or another bound is asked of draws that ended when it was
+            decided.
+    """
     with CertifyStore.reading(folder) as store:
         settings, results, identity = store.settings, store.results(), store.identity
         store.warn_if_edited()
     if not results:
         raise ArgumentError("run", f"{folder} has no finished image yet")
+    if bound is not None and bound != settings.bound:
+        if settings.stop != Stopping.FIXED:
+            raise ArgumentError(
+                "bound", f"expected a run of a fixed number of draws, {folder} is {settings.stop}"
+            )
+        settings = replace(settings, bound=bound)
+        results = [_bounded(result, bound) for result in results]
     by_index = {result.image_index: result for result in results}
     shares = accuracies(by_index, identity.indices, settings)
     return Row((folder,), settings, identity.weights_hash, results, identity.planned, shares)
+
+
+def _bounded(result: ImageResult, bound: str) -> ImageResult:
+    """A result as it would be by another bound, of the same counts."""
+    again = replace(result.certificate, bound=bound)
+    proved = again.recompute()
+    certificate = replace(
+        again,
+        label=again.selected if certifies(proved, sequential=False) else None,
+        radius=proved.radius,
+        p_a_lower=proved.p_a_lower,
+        p_b_upper=proved.p_b_upper,
+    )
+    return replace(result, certificate=certificate)
 
 
 def _joined(rows: Iterable[Row]) -> list[Row]:
