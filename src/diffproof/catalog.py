@@ -133,7 +133,10 @@ DEFENSES: dict[str, Method] = {
             "none",
             "defenses.undefended:Undefended",
             "The classifier alone; certified, plain randomized smoothing (Cohen et al. 2019).",
-            (_SIGMA,),
+            (
+                Setting("votes", Optional(Integer(1)), None, "This many passes of the classifier, its dropout and drop-path layers active, vote on each draw of noise; by default one, without."),
+                _SIGMA,
+            ),
             ("classifier",),
             frozenset({"certify"}),
         ),

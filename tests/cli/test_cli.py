@@ -70,7 +70,7 @@ from helpers.runs import PLAIN, certify_flags, change, rows
         ({"step_rule": "log"}, "step_rule: expected authors, paper or log-sigma, got 'log'"),
         (
             {"bound": "twosided"},
-            "--bound: expected one of one-sided, two-sided, got 'twosided'; did you mean two-sided",
+            "--bound: expected one of one-sided, two-sided, pixeldp, got 'twosided'; did you mean two-sided",
         ),
         (
             {"precision": "float16"},
