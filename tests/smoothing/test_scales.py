@@ -6,6 +6,7 @@ normal ones and the nearest image with another answer lies along that axis.
 
 from __future__ import annotations
 
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -282,6 +283,17 @@ def test_a_chooser_and_a_base() -> None:
             choice_sigma=0.3,
             num_classes=3,
         )
+
+
+def test_it_is_sent_to_workers() -> None:
+    defense = dp.Undefended(dp.load_classifier("digits"))
+    smoothed = dp.DualSmoothed(
+        defense, [0.05 * one for one in range(1, 11)], chooser=defense, choice_sigma=0.2
+    )
+    sent = pickle.loads(pickle.dumps(smoothed))
+    picture = dp.load_data("digits", indices="0:1").images[0]
+    found = [one.certify(picture, n0=11, n=22).counts for one in (smoothed, sent)]
+    assert found[0] == found[1]
 
 
 def test_what_several_levels_do_not_have() -> None:

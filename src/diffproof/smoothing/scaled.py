@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Sequence
 from fractions import Fraction
+from functools import partial
 from typing import Any
 
 import torch
@@ -198,7 +199,8 @@ class Scaled(Smoothed):
     def _function_of(self, block: Block) -> Callable[[Tensor, Noise, int], Labelled]:
         base = self._labelling(block)
         if isinstance(base, CertifiableDefense):
-            return lambda noisy, noise, size: base.classify(noisy, block.sigma, noise, size)
+            # A worker gets it in pieces, which a function without a name does not survive.
+            return partial(_classified, base, block.sigma)
         return LabelFunction(base, block.labels).classify
 
     def _labeller(self, batch_size: int) -> Labeller:
@@ -287,3 +289,9 @@ class DualSmoothed(Scaled):
             )
         trained_level(chooser, choice_sigma)
         super().__init__(base, rule, chooser=chooser, num_classes=num_classes, noise=noise, levels=levels)
+
+
+def _classified(
+    base: CertifiableDefense, sigma: float, noisy: Tensor, noise: Noise, batch_size: int
+) -> Labelled:
+    return base.classify(noisy, sigma, noise, batch_size)
