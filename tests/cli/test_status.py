@@ -151,7 +151,10 @@ def test_json(told: Told, runs: Path, capsys: pytest.CaptureFixture[str]) -> Non
     ("names", "message"),
     [
         ("nowhere", "run: nowhere is no run folder (results.sqlite is missing)"),
-        ("purified", "run: purified is no run folder (results.sqlite is missing)"),
+        (
+            "purified",
+            "run: purified is no run folder (of `diffproof purify`, whose result is its pictures)",
+        ),
         ("file", "run: file is no run folder (results.sqlite is missing)"),
         ("broken", "run: the store in broken is corrupt: file is not a database"),
         ("empty", "run: empty is no run folder (its store lacks images or attacked)"),
@@ -163,6 +166,7 @@ def test_what_is_no_run_is_one_line(refused: Refused, runs: Path, names: str, me
     for name in ("purified", "broken", "empty", "linked"):
         Path(name).mkdir()
     Path("purified/settings.yaml").write_text("defense: diffpure\n")
+    Path("purified/sheet.png").touch()
     Path("file").touch()
     Path("broken/results.sqlite").write_bytes(b"no database, but long enough to be one" * 100)
     Path("empty/results.sqlite").touch()

@@ -100,6 +100,12 @@ def test_every_picture_is_purified_under_the_noise_of_its_place(tmp_path: Path, 
     assert settings | {"defense": "diffpure:t_star=0.15,steps=4", "denoiser": "digits", "seed": 3} == settings
 
 
+def test_what_it_wrote_is_told_from_a_run(tmp_path: Path, pictures: Path) -> None:
+    assert run(purify_words(pictures / "a.png", tmp_path / "out", steps=1)) == 0
+    with pytest.raises(dp.ArgumentError, match=r"no run folder \(of `diffproof purify`, whose result"):
+        dp.open_run(tmp_path / "out")
+
+
 def test_noise_goes_away(tmp_path: Path) -> None:
     """Noisy digits come out nearer to the clean ones than they went in."""
     clean = digits(40)

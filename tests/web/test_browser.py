@@ -9,37 +9,9 @@ from typing import Any
 import pytest
 
 from diffproof.cli.main import run
+from helpers.contrast import CONTRASTS
 
 pytestmark = pytest.mark.slow
-
-# Of every text that is shown: its contrast with what is behind it (WCAG 2.1), in the browser's colours.
-CONTRASTS = """() => {
-  const channels = (colour) => colour.match(/[\\d.]+/g).map(Number);
-  const luminance = ([r, g, b]) => {
-    const linear = (v) => v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4;
-    const [x, y, z] = [r, g, b].map((v) => linear(v / 255));
-    return 0.2126 * x + 0.7152 * y + 0.0722 * z;
-  };
-  const behind = (element) => {
-    for (let one = element; one; one = one.parentElement) {
-      const found = channels(getComputedStyle(one).backgroundColor);
-      if (found.length === 3 || found[3] === 1) return found;
-    }
-    return channels(getComputedStyle(document.body).backgroundColor);
-  };
-  const found = [];
-  const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
-  while (walker.nextNode()) {
-    const element = walker.currentNode.parentElement;
-    const hidden = !walker.currentNode.data.trim() || ["SCRIPT", "TITLE", "title"].includes(element.tagName);
-    if (hidden || !element.checkVisibility()) continue;
-    const style = getComputedStyle(element);
-    const colour = element instanceof SVGElement ? style.fill : style.color;
-    const [a, b] = [luminance(channels(colour)), luminance(behind(element))].sort((x, y) => y - x);
-    found.push([(a + 0.05) / (b + 0.05), walker.currentNode.data.trim().slice(0, 40)]);
-  }
-  return found;
-}"""
 
 
 @pytest.fixture(scope="module")

@@ -57,8 +57,8 @@ def purify(pictures: tuple[Path, ...], out: Path, force: bool, **flags: Any) -> 
       diffproof purify holiday --denoiser cifar10 --image-size 32 \\
           --defense diffpure:t_star=0.1,solver=ddpm,steps=20 --out purified
     """
-    from diffproof.runs.database import SETTINGS
-    from diffproof.runs.purify.job import SHEET, PurifySettings, prepare_purify
+    from diffproof.runs.database import SETTINGS, SHEET
+    from diffproof.runs.purify.job import PurifySettings, prepare_purify
 
     asked = workforce(flags)
     settings = PurifySettings(**flags)

@@ -14,6 +14,8 @@ from diffproof.errors import ArgumentError
 
 SETTINGS = "settings.yaml"
 STORE = "results.sqlite"
+# What purified pictures have instead of a store.
+SHEET = "sheet.png"
 LOCK = "lock"
 _JOURNAL = f"{STORE}-journal"
 _HOLDERS = Path("/proc/locks")
@@ -69,7 +71,9 @@ def connected_run(folder: Path, *, whole: bool = True) -> Iterator[sqlite3.Conne
     """
     check_no_links(folder, "run", {STORE, _JOURNAL})
     if not (folder / STORE).is_file():
-        raise ArgumentError("run", f"{folder} is no run folder ({STORE} is missing)")
+        purified = (folder / SETTINGS).is_file() and (folder / SHEET).is_file()
+        why = "of `diffproof purify`, whose result is its pictures" if purified else f"{STORE} is missing"
+        raise ArgumentError("run", f"{folder} is no run folder ({why})")
     with ExitStack() as stack:
         address = _address(folder / STORE, "ro")
         if _is_left_open(folder):

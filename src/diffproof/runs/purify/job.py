@@ -19,13 +19,11 @@ from diffproof.files import check_out, expanded
 from diffproof.memory import check_batch
 from diffproof.methods import MethodSpec, check_not_idle, describe, parse
 from diffproof.pictures import UnreadableError, left_out, read_picture
-from diffproof.runs.database import SETTINGS, STORE
+from diffproof.runs.database import SETTINGS, SHEET, STORE
 from diffproof.runs.defense import load_networks_and_defense
 from diffproof.runs.flags import Flags
 from diffproof.runs.prepare import resolve_device
 from diffproof.wording import shortened
-
-SHEET = "sheet.png"
 
 
 @dataclass(frozen=True, kw_only=True)

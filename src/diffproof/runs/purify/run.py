@@ -14,10 +14,10 @@ from diffproof.errors import ArgumentError, halved, is_out_of_memory, printable
 from diffproof.files import replacing
 from diffproof.pictures import save_grid, save_picture
 from diffproof.runs.code import own_code_of
-from diffproof.runs.database import SETTINGS
+from diffproof.runs.database import SETTINGS, SHEET
 from diffproof.runs.groups import Groups, order
 from diffproof.runs.prepare import first_line
-from diffproof.runs.purify.job import SHEET, Purified, PurifyRun
+from diffproof.runs.purify.job import Purified, PurifyRun
 from diffproof.runs.purify.networks import Outcome, counting, purified
 from diffproof.runs.settings_file import settings_text
 from diffproof.runs.workers import ImagesFailedError

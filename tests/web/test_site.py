@@ -1,4 +1,4 @@
-"""The site of docs/: built without a warning, loading nothing of another host, with a whole reference."""
+"""The site of docs/: built without a warning, loading nothing of other hosts, readable, with a reference."""
 
 from __future__ import annotations
 
@@ -6,8 +6,13 @@ import os
 import re
 import subprocess
 import sys
+import threading
+from collections.abc import Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import click
 import pytest
@@ -15,6 +20,7 @@ import pytest
 import diffproof as dp
 from diffproof.cli.main import diffproof as command_group
 from diffproof.methods import KINDS
+from helpers.contrast import CONTRASTS
 from helpers.paths import ROOT
 
 pytestmark = pytest.mark.slow
@@ -86,3 +92,50 @@ def test_the_reference_has_every_command_method_and_public_name(site: Path) -> N
 def commands(path: str, command: click.Command) -> list[str]:
     inner = command.commands.items() if isinstance(command, click.Group) else ()
     return [path, *(one for name, child in inner for one in commands(f"{path} {name}", child))]
+
+
+class _Quiet(SimpleHTTPRequestHandler):
+    def log_message(self, format: str, *args: object) -> None:
+        """Nothing: a test's output is its own."""
+
+
+@pytest.fixture(scope="module")
+def served(site: Path) -> Iterator[str]:
+    """The address of the site, served to this machine."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(_Quiet, directory=str(site))) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}/"
+        server.shutdown()
+        thread.join()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_pages_can_be_read_and_ask_no_other_host(browser: Any, served: str, scheme: str) -> None:
+    page = browser.new_page(color_scheme=scheme, viewport={"width": 390, "height": 844})
+    complaints: list[str] = []
+    page.on("console", lambda message: complaints.append(message.text))
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.on(
+        "request", lambda one: one.url.startswith((served, "data:", "blob:")) or complaints.append(one.url)
+    )
+    for name in (
+        "",
+        "guides/certify/",
+        "guides/own_code/",
+        "faq/",
+        "reference/methods/",
+        "reference/python/",
+    ):
+        page.goto(served + name)
+        assert page.evaluate("document.documentElement.scrollWidth") == 390
+        found = page.evaluate(CONTRASTS)
+        assert len(found) > 100
+        assert [one for one in found if one[0] < 4.5] == []
+    # The search has its index from here, too; it hears keys.
+    page.goto(served)
+    page.locator("label[for=__search]").first.click()
+    page.locator("input[name=query]").press_sequentially("radius")
+    page.locator(".md-search-result__item").first.wait_for()
+    page.close()
+    assert complaints == []
