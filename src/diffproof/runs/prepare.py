@@ -39,7 +39,9 @@ def load_images(settings: S) -> tuple[S, ImageData, list[int]]:
     known = trained_on(data, settings.image_size, networks)
     if settings.held_out and not known:
         raise ArgumentError(
-            "held_out", f"no weights file here tells that it was trained on {data.name} ({data.split})"
+            "held_out",
+            f"no weights file here tells that it was trained on {data.name} ({data.split}); take the split that"
+            " one was trained on, or all of this one, without the flag",
         )
     trained = set().union(*known.values())
     indices = choose(
