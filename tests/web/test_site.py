@@ -114,14 +114,14 @@ def served(site: Path) -> Iterator[str]:
 def test_pages_can_be_read_and_ask_no_other_host(browser: Any, served: str, scheme: str) -> None:
     page = browser.new_page(color_scheme=scheme, viewport={"width": 390, "height": 844})
     complaints: list[str] = []
-    page.on("console", lambda message: complaints.append(message.text))
-    page.on("pageerror", lambda error: complaints.append(str(error)))
-    page.on("request", lambda one: asked(one.url))
 
     def asked(url: str) -> None:
         if not url.startswith((served, "data:", "blob:")):
             complaints.append(url)
 
+    page.on("request", lambda one: asked(one.url))
+    page.on("console", lambda message: complaints.append(message.text))
+    page.on("pageerror", lambda error: complaints.append(str(error)))
     for name in (
         "",
         "guides/certify/",

@@ -40,8 +40,8 @@ def load_images(settings: S) -> tuple[S, ImageData, list[int]]:
     if settings.held_out and not known:
         raise ArgumentError(
             "held_out",
-            f"no weights file here tells that it was trained on {data.name} ({data.split}); take the split that"
-            " one was trained on, or all of this one, without the flag",
+            f"no weights file here tells that it was trained on {data.name} ({data.split}); take the split"
+            " that one was trained on, or all of this one, without the flag",
         )
     trained = set().union(*known.values())
     indices = choose(
