@@ -80,6 +80,7 @@ PROTOCOLS = ("diffpure", "lee-kim", "diffbreak", "diffhammer", "agdm", "rdc")
 THREATS = ("linf", "l2", "stadv")
 NORMS = ("linf", "l2")
 ADVERSARIAL = ("pgd", "trades")
+DENOISER_OBJECTIVES = ("mse", "stab", "clf")
 SCHEDULES = ("cosine", "linear", "scaled_linear")
 PRECISIONS = ("float32", "bfloat16")
 

@@ -548,7 +548,9 @@ def test_what_was_trained_certifies(tmp_path: Path, name: str) -> None:
 @pytest.mark.parametrize("name", able(OBJECTIVES, "train"))
 def test_mixed_precision_trains(name: str) -> None:
     data = dp.load_data("digits", split="train")
-    objective = {"smoothadv": "smoothadv:draws=2,steps=1,budget=0.1"}.get(name, TINY.get(name, name))
+    # With the papers' weights and budgets these learn little in so few steps.
+    gentle = {"smoothadv": "smoothadv:draws=2,steps=1,budget=0.1", "stability": "stability:weight=0.2"}
+    objective = gentle.get(name, TINY.get(name, name))
     trained = train_classifier(
         Mixture(data),
         describe_classifier(data, 8),

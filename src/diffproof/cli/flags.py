@@ -62,11 +62,12 @@ def _naming_flags(ctx: click.Context) -> Iterator[None]:
 
 def _method_with(setting: str, ctx: click.Context) -> str | None:
     """The option of a kind of methods whose method alone has a setting that is no option itself."""
-    from diffproof.methods import KINDS, describe, parse
+    from diffproof.methods import describe, parse
 
     if any(one.name == setting for one in ctx.command.params):
         return None
-    given = [(kind, ctx.params[kind]) for kind in KINDS if ctx.params.get(kind)]
+    kinds = [one.type.kind for one in ctx.command.params if isinstance(one.type, MethodText)]
+    given = [(kind, ctx.params[kind]) for kind in kinds if ctx.params.get(kind)]
     having = [kind for kind, text in given if describe(kind, parse(kind, text).name).setting(setting)]
     return having[0] if len(having) == 1 else None
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from diffproof.catalog import ADVERSARIAL, NORMS, SCHEDULES
+from diffproof.catalog import ADVERSARIAL, DENOISER_OBJECTIVES, NORMS, SCHEDULES
 from diffproof.cli.flags import Group, Names, refuse_given
 from diffproof.cli.run_options import class_map_option
 from diffproof.cli.training_options import (
@@ -55,6 +55,17 @@ def train() -> None:
 @click.option(
     "--label-dropout", default=0.1, help="Replace this share of labels by the null label, in [0, 1]."
 )
+@click.option(
+    "--single-sigma", type=float, help="Train for this noise level alone, > 0, without labels. [default: no]"
+)
+@click.option(
+    "--objective",
+    type=Names(DENOISER_OBJECTIVES),
+    default="mse",
+    help="At that level, restore pixels (mse), or for --classifier its label of the clean image (stab) or"
+    " the true one (clf).",
+)
+@click.option("--classifier", help="Train for this one behind it; see diffproof certify --help.")
 def denoiser(
     extra_data: str | None,
     extra_share: float,
@@ -67,11 +78,15 @@ def denoiser(
     schedule: str,
     timesteps: int,
     label_dropout: float,
+    single_sigma: float | None,
+    objective: str,
+    classifier: str | None,
     **common: Any,
 ) -> None:
     """Train a class-conditional denoiser, with a null label for unconditional use.
 
-    On a folder without class folders it is unconditional.
+    On a folder without class folders it is unconditional. With --single-sigma it is one of denoised
+    smoothing (Salman et al. 2020), for dds at this noise level alone.
 
     Beside the weights come a sheet of samples, .samples.png (a row for each class, the last without a
     label), and the loss, .loss.csv and .loss.png.
@@ -88,36 +103,67 @@ def denoiser(
     except ValueError:
         raise ArgumentError("channels", f"expected numbers with commas between, got {channels!r}") from None
     settings = options.settings()
-    images, held_out, record = options.images(labelled=False)
+    _check_single(single_sigma, objective, classifier)
+    images, held_out, record = options.images(labelled=objective == "clf")
+    behind, images = _behind(options, images, classifier)
     if not images.labelled:
         refuse_given("label_dropout", f"needs classes, but {images.name} has none")
     extra = options.extra_images(extra_data, labelled=images.labelled)
     options.warn_of_shared(held_out, images, extra)
     data = Mixture(images, extra, extra_share=extra_share, flip=options.flip)
     unet = UNetSettings(widths, layers, dropout, patch, attention, multi_head)
-    description = describe_denoiser(images, unet, schedule, timesteps)
-    trained, losses = fit_with_progress(
-        options, images, partial(train_denoiser, data, description, settings, label_dropout=label_dropout)
-    )
+    description = describe_denoiser(images, unet, schedule, timesteps, single_sigma)
+    aims: dict[str, Any] = {"label_dropout": label_dropout, "objective": objective, "classifier": behind}
+    train_it = partial(train_denoiser, data, description, settings, **aims)
+    trained, losses = fit_with_progress(options, images, train_it)
     sigmas = [sigma for sigma in _HELD_OUT_SIGMAS if trained.sigma_min <= sigma <= trained.sigma_max]
+    if single_sigma is None:
+        save_grid(options.out.with_suffix(".samples.png"), draw_samples(trained, options.seed))
+    else:
+        sigmas = [single_sigma]
     errors = []
     if held_out is not None:
         errors = denoising_errors(trained, held_out.fitting(trained), sigmas, options.seed)
-    metrics = {
-        f"rms_error_at_{sigma:g}": round(error, 6) for sigma, error in zip(sigmas, errors, strict=False)
-    }
-    save_grid(options.out.with_suffix(".samples.png"), draw_samples(trained, options.seed))
-    write_weights(
-        options, trained.network.state_dict(), description, losses, metrics, options.told(record, extra=extra)
-    )
+    metrics = {f"rms_error_at_{at:g}": round(error, 6) for at, error in zip(sigmas, errors, strict=False)}
+    told = options.told(record, extra=extra)
+    write_weights(options, trained.network.state_dict(), description, losses, metrics, told)
     if held_out is not None:
-        shown = ", ".join(
-            f"{error:.4f} at sigma = {sigma:g}" for sigma, error in zip(sigmas, errors, strict=True)
-        )
-        shown = (
-            shown or f"none at sigma = {', '.join(map('{:g}'.format, _HELD_OUT_SIGMAS))}, off the schedule"
-        )
-        click.echo(f"root-mean-square error on {counted(len(held_out), 'test image')}: {shown}")
+        _tell_errors(sigmas, errors, len(held_out))
+
+
+def _tell_errors(sigmas: list[float], errors: list[float], images: int) -> None:
+    shown = ", ".join(
+        f"{error:.4f} at sigma = {sigma:g}" for sigma, error in zip(sigmas, errors, strict=True)
+    )
+    shown = shown or f"none at sigma = {', '.join(map('{:g}'.format, _HELD_OUT_SIGMAS))}, off the schedule"
+    click.echo(f"root-mean-square error on {counted(images, 'test image')}: {shown}")
+
+
+def _check_single(single_sigma: float | None, objective: str, classifier: str | None) -> None:
+    """Raise ValueError for options that do not go together with --single-sigma, or need it."""
+    if single_sigma is None:
+        for name in ("objective", "classifier"):
+            refuse_given(name, "needs --single-sigma")
+        return
+    for name in ("schedule", "timesteps", "multi_head", "label_dropout"):
+        refuse_given(name, "is not for --single-sigma")
+    if (objective == "mse") != (classifier is None):
+        raise ArgumentError("classifier", "is for --objective stab and clf, which need one")
+
+
+def _behind(
+    options: TrainingOptions, images: ImageData, spec: str | None
+) -> tuple[Classifier | None, ImageData]:
+    """The classifier that a denoiser is trained for, and the images with its labels, if they have any."""
+    from diffproof.checks import loading
+    from diffproof.classifiers.named import load_classifier
+    from diffproof.data.classes import match_classes
+
+    if spec is None:
+        return None, images
+    with loading("classifier"):
+        found = load_classifier(spec).to(options.torch_device())
+    return found, match_classes(images, found, None) if images.labelled else images
 
 
 def classifier_options(command: Callable[..., Any]) -> Callable[..., Any]:

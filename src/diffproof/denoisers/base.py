@@ -235,6 +235,11 @@ class Denoiser(nn.Module):
         # One part in 10^9 of slack: a grid end that went through float32 or text is still the grid's end.
         slack = 1e-9
         if not (low > 0.0 and self.sigma_min * (1 - slack) <= low and high <= self.sigma_max * (1 + slack)):
+            if self.sigma_min == self.sigma_max and low == high:
+                raise ArgumentError(
+                    "sigma",
+                    f"expected {self.sigma_min:.6g}, the one noise level of this denoiser, got {low:.6g}",
+                )
             got = f"{low:.6g}" if low == high or low != low else f"{low:.6g} to {high:.6g}"
             raise ArgumentError(
                 "sigma",

@@ -104,6 +104,19 @@ class DiscreteSchedule:
         return cls(torch.cumprod(1 - table, 0), first_timestep, origin=origin)
 
     @classmethod
+    def single(cls, sigma: float) -> DiscreteSchedule:
+        """Of one noise level.
+
+        Args:
+            sigma: σ' > 0, in the network's own units.
+
+        Raises:
+            ValueError: it is out of range.
+        """
+        level = check_positive("sigma", sigma)
+        return cls(torch.tensor([1 / (1 + level**2)], dtype=torch.float64), origin=f"single {level!r}")
+
+    @classmethod
     def linear(cls, timesteps: int = 1000, start: float = 1e-4, end: float = 0.02) -> DiscreteSchedule:
         """β linear from start to end (Ho et al. 2020).
 
@@ -338,11 +351,13 @@ SCHEDULES: dict[str, Callable[..., DiscreteSchedule]] = {
 
 
 def named_schedule(name: str, **settings: float) -> DiscreteSchedule:
-    """A discrete schedule by name, as weights files record it.
+    """A discrete schedule by name, as weights files record it; "single" is that of one noise level.
 
     Raises:
         ValueError: unknown name (the nearest are listed) or bad settings.
     """
+    if name == "single":
+        return DiscreteSchedule.single(**settings)
     schedule = check_known("schedule", name, SCHEDULES)
     if settings.get("timesteps", 0) > _MOST_TIMESTEPS:
         raise ArgumentError(

@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from diffproof.checks import check_at_least
+from diffproof.checks import check_at_least, check_member, check_positive
+from diffproof.classifiers.base import Classifier
 from diffproof.data.images import ImageData
 from diffproof.denoisers.network import NetworkDenoiser
 from diffproof.denoisers.saved import build_denoiser
@@ -19,7 +20,9 @@ from diffproof.denoisers.unet import MOST_LAYERS, UNet2D
 from diffproof.errors import ArgumentError
 from diffproof.memory import trainable
 from diffproof.training.batches import Batch, Mixture, measured_together
+from diffproof.training.denoised_smoothing import DenoiserObjective, classified_loss
 from diffproof.training.loop import Progress, TrainSettings, fit
+from diffproof.weights import hash_tensors
 from diffproof.wording import counted
 
 
@@ -44,8 +47,22 @@ class UNetSettings:
     multi_head: bool = False
 
 
-def describe_denoiser(data: ImageData, unet: UNetSettings, schedule: str, timesteps: int) -> dict[str, Any]:
+def describe_denoiser(
+    data: ImageData,
+    unet: UNetSettings,
+    schedule: str,
+    timesteps: int,
+    single_sigma: float | None = None,
+) -> dict[str, Any]:
     """What a weights file says of the network it holds, enough to build it again.
+
+    Args:
+        data: what it is to be trained on.
+        unet: its size.
+        schedule: name of its noise schedule.
+        timesteps: of that.
+        single_sigma: in place of both the one noise level of [0, 1] pixels that it is for, without labels;
+            None for a schedule.
 
     Raises:
         ValueError: a setting out of range, or images that cannot be halved as often as the U-Net has
@@ -67,7 +84,8 @@ def describe_denoiser(data: ImageData, unet: UNetSettings, schedule: str, timest
     check_at_least("layers", unet.layers, 1, MOST_LAYERS)
     if not 0.0 <= unet.dropout < 1.0:
         raise ArgumentError("dropout", f"expected a number in [0, 1), got {unet.dropout}")
-    named_schedule(schedule, timesteps=timesteps)
+    levels = _levels(schedule, timesteps, single_sigma)
+    labelled = data.labelled and single_sigma is None
     if unet.multi_head and not data.labelled:
         raise ArgumentError("multi_head", f"needs classes, but {data.name} has none")
     num_classes = len(data.class_names)
@@ -82,14 +100,14 @@ def describe_denoiser(data: ImageData, unet: UNetSettings, schedule: str, timest
         "dropout": unet.dropout,
         "norm_num_groups": 8,
         "add_attention": unet.attention,
-        "num_class_embeds": None if unet.multi_head or not data.labelled else num_classes + 1,
+        "num_class_embeds": None if unet.multi_head or not labelled else num_classes + 1,
     }
     description: dict[str, Any] = {
         "kind": "denoiser",
         "network": network,
-        "schedule": {"name": schedule, "timesteps": timesteps},
+        "schedule": levels,
         "prediction": "epsilon",
-        "null_label": num_classes if data.labelled else None,
+        "null_label": num_classes if labelled else None,
     }
     if unet.attention:
         network["attention_head_dim"] = math.gcd(unet.channels[-1], 64)
@@ -97,11 +115,21 @@ def describe_denoiser(data: ImageData, unet: UNetSettings, schedule: str, timest
         UNet2D(**network)
     if unet.patch > 1:
         description["patch"] = unet.patch
-    if data.labelled and data.classes_named:
+    if labelled and data.classes_named:
         description["class_names"] = list(data.class_names)
     if unet.multi_head:
         description["multi_head"] = True
     return description
+
+
+def _levels(schedule: str, timesteps: int, single_sigma: float | None) -> dict[str, Any]:
+    """The noise levels as `named_schedule` takes them."""
+    levels: dict[str, Any] = {"name": schedule, "timesteps": timesteps}
+    if single_sigma is not None:
+        # The network sees pixels in [−1, 1].
+        levels = {"name": "single", "sigma": 2 * check_positive("single_sigma", single_sigma)}
+    named_schedule(**levels)
+    return levels
 
 
 # Wider layers than any published network has, of gigabytes each.
@@ -114,6 +142,8 @@ def train_denoiser(
     settings: TrainSettings,
     *,
     label_dropout: float = 0.1,
+    objective: DenoiserObjective | str = DenoiserObjective.MSE,
+    classifier: Classifier | None = None,
     progress: Progress | None = None,
 ) -> NetworkDenoiser:
     """Train the denoiser that `description` describes, predicting ε at uniformly drawn timesteps.
@@ -127,10 +157,13 @@ def train_denoiser(
         description: from `describe_denoiser`.
         settings: see TrainSettings.
         label_dropout: probability with which a label is replaced by the null label.
+        objective: what is minimised; other than MSE of a denoiser of one noise level.
+        classifier: what STAB and CLF train it for, and only they.
         progress: see Progress.
 
     Raises:
-        ValueError: bad settings, data that cannot be read, or a loss that is not finite.
+        ValueError: bad settings, an objective without its classifier or the other way round, data that cannot
+            be read, or a loss that is not finite.
     """
     if not 0.0 <= label_dropout <= 1.0:
         raise ArgumentError("label_dropout", f"expected a number in [0, 1], got {label_dropout}")
@@ -142,10 +175,21 @@ def train_denoiser(
         denoiser = build_denoiser(description)
         trained = build_denoiser(description | {"network": network}) if len(data.sources) > 1 else denoiser
 
-    def loss_of_batch(network: nn.Module, batch: Batch, generator: torch.Generator) -> Tensor:
-        return epsilon_loss(denoiser, network, batch, label_dropout, generator)
+    objective = check_member("objective", objective, DenoiserObjective)
+    identity: dict[str, Any] = {"description": description, "label_dropout": label_dropout}
+    if objective is not DenoiserObjective.MSE:
+        if classifier is None or description["schedule"]["name"] != "single":
+            raise ArgumentError("objective", f"{objective} needs a classifier, and one noise level")
+        loss_of_batch = classified_loss(denoiser, classifier, objective)
+        identity["objective"] = str(objective)
+        identity["classifier"] = hash_tensors(classifier.state_dict(), classifier.describe())
+    elif classifier is not None:
+        raise ArgumentError("classifier", "is for the objectives stab and clf")
+    else:
 
-    identity = {"description": description, "label_dropout": label_dropout}
+        def loss_of_batch(network: nn.Module, batch: Batch, generator: torch.Generator) -> Tensor:
+            return epsilon_loss(denoiser, network, batch, label_dropout, generator)
+
     state = fit(trained.network, data, loss_of_batch, settings, progress, identity=identity).state_dict()
     # The labels of the first source lie first in whatever is longer than it has to be.
     own = denoiser.network.state_dict()
