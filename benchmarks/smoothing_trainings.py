@@ -6,7 +6,8 @@ Every row's network gets the same number of passes, an image going forward and b
 row whose objective needs more of them a step takes fewer steps. As in the papers, the images of a step times
 their draws are the same for all. The rows of denoisers take the one of the data's name, which was trained
 before and is not counted; a fine-tuned classifier gets the passes of a training beyond those it starts from,
-and each member of an ensemble, Gaussian networks of other seeds, gets those of a training.
+and each member of an ensemble, Gaussian networks of other seeds, gets those of a training. The denoisers of
+denoised smoothing, before a classifier that was trained without noise, get as many passes of their own.
 All that is in DIR already is kept, and an interrupted training or certification continues.
 """
 
@@ -40,8 +41,10 @@ NOISY = 128
 MEMBERS = 3
 # Rows whose classifier stands behind a denoiser: trained without noise, or fine-tuned on denoised images.
 DENOISED = ("dds", "densepure")
+# Denoised smoothing: denoisers of that level, by what they are trained with.
+SINGLE = ("denoised-mse", "denoised-stab", "denoised-clf")
 FINETUNED = ("finetune-gaussian", *(name for name in OBJECTIVES if "train" not in OBJECTIVES[name].can))
-ROWS = ("clean", *able(OBJECTIVES, "train"), "ensemble", *DENOISED, *FINETUNED)
+ROWS = ("clean", *able(OBJECTIVES, "train"), "ensemble", *SINGLE, *DENOISED, *FINETUNED)
 
 
 class Counting(nn.Module):
@@ -112,6 +115,20 @@ class Bench:
         self.ran(f"train {row} σ={sigma:g} seed {seed}", line)
         return out
 
+    def denoiser(self, row: str, sigma: float, seed: int) -> Path:
+        """The weights of a denoiser of one noise level, trained if they are not there."""
+        out = self.out / f"{row}-{sigma:g}-{seed}.denoiser.safetensors"
+        if not out.exists():
+            objective = row.removeprefix("denoised-")
+            behind = "" if objective == "mse" else f" --classifier {self.network('clean', sigma, seed)}"
+            line = (
+                f"train denoiser --data {self.given.data} --batch-size {NOISY} --seed {seed}"
+                f" --iterations {max(1, self.given.passes // NOISY)} --out {shlex.quote(str(out))}"
+                f" --single-sigma {sigma} --objective {objective}{behind}"
+            )
+            self.ran(f"train {row} σ={sigma:g} seed {seed}", line)
+        return out
+
     def certified(self, row: str, sigma: float, seed: int) -> Path:
         """The run folder of a row."""
         defense, n, denoiser = "none", self.given.n, ""
@@ -119,11 +136,13 @@ class Bench:
             defense, denoiser = "dds", f" --denoiser {self.given.data}"
         if row == "densepure":
             defense, n = f"densepure:steps={self.given.steps},votes={self.given.votes}", self.given.votes_n
+        if row in SINGLE:
+            defense, denoiser = "dds", f" --denoiser {shlex.quote(str(self.denoiser(row, sigma, seed)))}"
         if row == "ensemble":
             members = [self.network("gaussian", sigma, seed + 1000 * number) for number in range(MEMBERS)]
             classifier = f"ensemble:{','.join(map(str, members))}"
         else:
-            classifier = str(self.network("clean" if row in DENOISED else row, sigma, seed))
+            classifier = str(self.network("clean" if row in (*DENOISED, *SINGLE) else row, sigma, seed))
         folder = self.out / f"{row}-{sigma:g}-{seed}"
         line = (
             f"certify --data {self.given.data} --indices {self.given.indices} --defense {defense}{denoiser}"
