@@ -17,7 +17,7 @@ LEVELS = (
     ("smoothing", "attacks", "theory"),
     ("training", "scale"),
     ("runs", "doctor"),
-    ("web",),
+    ("web", "reproduce"),
     ("cli", "__main__"),
 )
 

@@ -26,6 +26,7 @@ from diffproof.cli.numbers import strict
 from diffproof.cli.plan import plan
 from diffproof.cli.purify import purify
 from diffproof.cli.report import report
+from diffproof.cli.reproduce import reproduce
 from diffproof.cli.results import export, verify
 from diffproof.cli.serve import serve
 from diffproof.cli.status import status
@@ -70,6 +71,7 @@ COMMANDS = (
     serve,
     export,
     verify,
+    reproduce,
     data,
     methods,
     theory,

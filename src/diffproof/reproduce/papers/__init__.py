@@ -1,0 +1,1 @@
+"""What each paper shows, one file a paper."""

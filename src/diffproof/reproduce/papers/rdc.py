@@ -1,0 +1,143 @@
+"""RDC, "Robust Classification via a Single Diffusion Model" (Chen et al. 2023)."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from diffproof.reproduce.attacked import L2, LINF, PURIFYING, STADV, AttackedTable, Clean, Row, Threat
+from diffproof.reproduce.entry import Entry, Unavailable
+
+_table = partial(AttackedTable, "RDC")
+_DC = {"denoiser": "denoiser"}
+_AA = "AutoAttack 512 images"
+_CLEAN = (
+    Clean("linf model", "clean_accuracy", setting="512 images"),
+    Clean("l2 model", "clean_accuracy", 1, "512 images"),
+)
+_UNSEEN = "unseen threats"
+
+
+def _trained(method: str, role: str, printed: str) -> Row:
+    return Row(method, "none", {"classifier": role}, printed)
+
+
+def _diffusion(printed: str, likelihood: str = "") -> tuple[Row, ...]:
+    return (
+        Row("DC", "dc", _DC, printed),
+        # The paper attacks likelihood maximisation by BPDA.
+        Row("RDC", f"rdc{likelihood}", _DC, printed, gradient="bpda"),
+    )
+
+
+def _rdc(settings: str, label: str, **more: object) -> Row:
+    return Row("RDC", f"rdc:{settings}", _DC, label=label, gradient="bpda", **more)  # type: ignore[arg-type]
+
+
+_ONE = Threat("linf 8/255", "linf", "8/255", "pgd:iterations=80,eot=10")
+
+ENTRIES: tuple[Entry, ...] = (
+    _table(
+        "1",
+        "Generative classifiers, purification and adversarial training",
+        rows=[
+            _trained("AT-DDPM", "at-ddpm", _AA),
+            _trained("AT-EDM", "at-edm", _AA),
+            Row("DiffPure", "diffpure:t_star=0.1", PURIFYING, _AA),
+            Row("SBGC", "sbgc", _DC, _AA),
+            _trained("HybViT", "hybvit", _AA),
+            _trained("JEM", "jem", _AA),
+            *_diffusion(_AA),
+        ],
+        threats=(LINF, L2),
+        clean=_CLEAN,
+    ),
+    _table(
+        "2",
+        "Threats that adversarial training has not seen",
+        rows=[
+            _trained("AT-DDPM-linf", "at-ddpm", _UNSEEN),
+            _trained("AT-DDPM-l2", "at-ddpm-l2", _UNSEEN),
+            _trained("AT-EDM-linf", "at-edm", _UNSEEN),
+            _trained("AT-EDM-l2", "at-edm-l2", _UNSEEN),
+            _trained("PAT-self", "pat", _UNSEEN),
+            Row("DiffPure t*=0.125", "diffpure:t_star=0.125", PURIFYING, _UNSEEN),
+            *_diffusion(_UNSEEN),
+        ],
+        threats=(LINF, L2, STADV),
+        average=True,
+    ),
+    _table(
+        "3",
+        "Stronger attacks on RDC: Lagrange, exact gradients",
+        rows=[
+            Row("RDC", "rdc", _DC, "linf 8/255", "BPDA, N = 10", "bpda", at="BPDA N=10"),
+            Row(
+                "RDC",
+                "rdc",
+                _DC,
+                "linf 8/255",
+                "Lagrange, N = 10",
+                attacks={LINF.at: "lagrange:iterations=100"},
+                at="Lagrange N=10",
+            ),
+            Row("RDC", "rdc:iterations=1", _DC, "linf 8/255", "exact, N = 1", at="Exact N=1"),
+            Row("RDC", "rdc:iterations=1", _DC, "linf 8/255", "BPDA, N = 1", "bpda", at="BPDA N=1"),
+        ],
+        clean=(),
+    ),
+    _table(
+        "C.2",
+        "Likelihood maximisation within an ℓ2 ball",
+        rows=[Row("RDC", "rdc:norm=l2,budget=0.5", _DC, "l2 budget 0.5", gradient="bpda")],
+        threats=(L2,),
+    ),
+    _table(
+        "text-momentum",
+        "RDC without momentum",
+        rows=[Row("RDC without momentum", "rdc:momentum=0", _DC, "100 images", gradient="bpda")],
+        clean=(),
+        images=100,
+    ),
+    _table(
+        "text-likelihood",
+        "Likelihood maximisation before a discriminative classifier",
+        rows=[
+            Row(
+                "WRN70-16 + likelihood maximisation",
+                "likelihood",
+                PURIFYING,
+                "BPDA, 100 images",
+                gradient="bpda",
+            )
+        ],
+        clean=(),
+        images=100,
+    ),
+    _table(
+        "text-optimal",
+        "The optimal diffusion classifier: give the denoiser as --network optimal=empirical:DATA",
+        rows=[Row("Optimal diffusion classifier", "dc", {"denoiser": "optimal"})],
+        threats=(LINF, L2),
+        clean=(),
+    ),
+    Unavailable("RDC", "figure1", "The pipeline", why="a drawing without numbers"),
+    _table(
+        "figure2a",
+        "Robust accuracy by the budget of likelihood maximisation",
+        rows=[_rdc(f"budget={budget}", f"η = {budget}") for budget in ("2/255", "4/255", "8/255", "16/255")],
+        threats=(_ONE,),
+    ),
+    _table(
+        "figure2b",
+        "Robust accuracy by the number of levels",
+        rows=[_rdc(f"timesteps=uniform:{levels}", f"T' = {levels}") for levels in (10, 50, 126, 500)],
+        threats=(_ONE,),
+    ),
+    _table(
+        "figure2c",
+        "How random gradients are: the diagnostics of each run",
+        rows=[Row("DiffPure", "diffpure:t_star=0.1", PURIFYING), *_diffusion("")],
+        threats=(_ONE,),
+        diagnose=8,
+    ),
+)

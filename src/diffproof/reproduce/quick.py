@@ -1,0 +1,42 @@
+"""Methods cut down to sizes that end in seconds, to try a table out."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from diffproof.methods import MethodSpec, describe, parse
+
+# Images of a quick run; draws of noise of its certificates, and of their choices of a class.
+IMAGES, DRAWS, CHOICE = 2, 40, 10
+_MOST = {"votes": 3, "consensus": 2, "steps": 2, "iterations": 2, "eot": 2, "rounds": 1}
+_LEVELS = "uniform:2"
+
+
+def quick(kind: str, text: str) -> str:
+    """A method with few steps, votes, levels and iterations.
+
+    Args:
+        kind: "defense" or "attack".
+        text: the method with its settings.
+    """
+    if kind == "attack" and text.partition(":")[0] == "autoattack":
+        # Its own numbers of iterations are fixed.
+        return "pgd:iterations=2,eot=2"
+    spec = parse(kind, text)
+    return str(MethodSpec(kind, spec.name, {**spec.settings, **_cut(kind, spec)}))
+
+
+def _cut(kind: str, spec: MethodSpec) -> dict[str, Any]:
+    cut: dict[str, Any] = {}
+    for setting in describe(kind, spec.name).settings:
+        name, value = setting.name, spec.settings.get(setting.name, setting.default)
+        if name in ("timesteps", "likelihood_timesteps"):
+            cut[name] = _LEVELS
+        elif name == "t_star" and isinstance(value, list):
+            cut[name] = value[:1]
+        elif name == "steps" and isinstance(setting.default, list | None) and spec.name == "gradual":
+            cut[name] = [_MOST[name]]
+        elif name in _MOST and (name != "consensus" or value is not None):
+            # No value stands for as many as there are.
+            cut[name] = _MOST[name] if not isinstance(value, int) else min(value, _MOST[name])
+    return cut
