@@ -180,8 +180,9 @@ class AttackedTable(Entry):
 
     def _line(self, row: Row, request: Request) -> Line:
         lacking = self._lacking(row, request)
-        folders = [self._folder(row, threat, request) for threat in self.threats]
-        runs = [None if lacking else _run(folder) for folder in folders]
+        folders = {} if lacking else {one.at: self._folder(row, one, request) for one in self.threats}
+        loaded = {at: _run(folder) for at, folder in folders.items()}
+        runs = [loaded.get(threat.at) for threat in self.threats]
         clean = []
         for one in self.clean:
             setting = row.printed if one.setting is None else one.setting
@@ -194,7 +195,7 @@ class AttackedTable(Entry):
             printed = self.beside(told(at), request)
             attacked.append(_cell(run, "attacked", threat, printed))
         average = [_mean(attacked, self.beside(told("average"), request))]
-        found = [folder for folder, run in zip(folders, runs, strict=True) if run is not None]
+        found = [folders[at] for at, run in loaded.items() if run is not None]
         label = f"{row.method}{f', {row.label}' * bool(row.label)}"
         cells = [*clean, *attacked, *(average if self.average else [])]
         return Line(label, cells, found, lacking or ("" if found else "not run yet"))

@@ -155,8 +155,7 @@ class CertifiedTable(Entry):
     def _single(self, row: Row, sigma: float, request: Request) -> Line:
         setting = _level(sigma) + row.printed
         lacking = self._lacking(row, sigma, request)
-        folder = self._folder(row, sigma, request)
-        run = None if lacking else _run(folder)
+        run = None if lacking else _run(self._folder(row, sigma, request))
         place = partial(Place, self.paper, self.number, row.method, setting, _METRIC)
         cells = [
             _cell([] if run is None else [run], radius, self.beside(place(_at(radius)), request))
@@ -167,12 +166,14 @@ class CertifiedTable(Entry):
             cast = None if run is None or run.votes is None else run.votes[0]
             cells.append(Cell(cast, printed=self.beside(told, request)))
         lacking = lacking or ("" if run else "not run yet")
-        return Line(self._label(row, sigma), cells, [] if run is None else [folder], lacking)
+        return Line(self._label(row, sigma), cells, [] if run is None else run.folders, lacking)
 
     def _best(self, row: Row, request: Request) -> Line:
         reasons = [self._lacking(row, sigma, request) for sigma in self.sigmas]
-        folders = [self._folder(row, sigma, request) for sigma in self.sigmas]
-        loaded = [None if reason else _run(folder) for reason, folder in zip(reasons, folders, strict=True)]
+        loaded = [
+            None if reason else _run(self._folder(row, sigma, request))
+            for reason, sigma in zip(reasons, self.sigmas, strict=True)
+        ]
         runs = [run for run in loaded if run is not None]
         place = partial(Place, self.paper, self.number, row.method, f"best sigma{row.printed}")
         cells = []

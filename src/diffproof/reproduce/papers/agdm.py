@@ -132,8 +132,9 @@ ENTRIES: tuple[Entry, ...] = (
         threats=_SMALL,
     ),
     _table(
-        "text-time",
+        "text",
         "Accuracy by the diffusion time t*",
+        part="-time",
         rows=[
             Row("AGDM", _PAPER.format(t_star=t_star), GUIDED, label=f"t* = {t_star}")
             for t_star in ("0.03", "0.07", "0.1", "0.15")

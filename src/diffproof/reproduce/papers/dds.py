@@ -37,8 +37,9 @@ ENTRIES: tuple[Entry, ...] = (
         "DDS", "text", "Images a second", why="of their machine; benchmarks/device.py measures yours"
     ),
     _table(
-        "text-steps",
+        "text",
         "One shot beside several steps, which add detail that is not the image's",
+        part="-steps",
         rows=[
             Row("DDS"),
             *(Row("DDS", f"densepure:steps={steps},votes=1", label=f"{steps} steps") for steps in (2, 5, 10)),

@@ -72,7 +72,12 @@ ENTRIES: tuple[Entry, ...] = (
     ),
     _table("2", f"{_BEFORE_OTHERS}, CIFAR-10", rows=_before("ViT-B/16", "WRN28-10"), sigmas=(0.25,)),
     _imagenet(
-        "2", f"{_BEFORE_OTHERS}, ImageNet", rows=_before("BEiT", "WRN50-2"), sigmas=(0.25,), part="-imagenet"
+        "2",
+        f"{_BEFORE_OTHERS}, ImageNet",
+        rows=_before("BEiT", "WRN50-2"),
+        radii=CIFAR_RADII,
+        sigmas=(0.25,),
+        part="-imagenet",
     ),
     _table("A", "DDS and DensePure by sigma, CIFAR-10", rows=_PAIR),
     _imagenet("B", "DDS and DensePure by sigma, ImageNet, 100 images", rows=_of(100)),

@@ -92,15 +92,17 @@ ENTRIES: tuple[Entry, ...] = (
         threats=(L2,),
     ),
     _table(
-        "text-momentum",
+        "text",
         "RDC without momentum",
+        part="-momentum",
         rows=[Row("RDC without momentum", "rdc:momentum=0", _DC, "100 images", gradient="bpda")],
         clean=(),
         images=100,
     ),
     _table(
-        "text-likelihood",
+        "text",
         "Likelihood maximisation before a discriminative classifier",
+        part="-likelihood",
         rows=[
             Row(
                 "WRN70-16 + likelihood maximisation",
@@ -114,8 +116,9 @@ ENTRIES: tuple[Entry, ...] = (
         images=100,
     ),
     _table(
-        "text-optimal",
+        "text",
         "The optimal diffusion classifier: give the denoiser as --network optimal=empirical:DATA",
+        part="-optimal",
         rows=[Row("Optimal diffusion classifier", "dc", {"denoiser": "optimal"})],
         threats=(LINF, L2),
         clean=(),

@@ -1,0 +1,151 @@
+"""diffproof reproduce from end to end, on digits cut down."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import pytest
+
+from diffproof.cli.main import run
+from diffproof.reproduce.entries import ENTRIES
+from diffproof.reproduce.entry import Unavailable
+from diffproof.runs.certify.store import CertifyStore
+
+DIGITS = "--data digits --classifier digits --denoiser digits --guide digits"
+
+
+def reproduce(entry: str, out: Path, *further: str) -> int:
+    return run(["reproduce", entry, *DIGITS.split(), "--quick", "--out", str(out), *further])
+
+
+@pytest.fixture(scope="module")
+def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One folder for all entries, which share runs."""
+    return tmp_path_factory.mktemp("reproduced")
+
+
+def table(out: Path, entry: str) -> list[dict[str, str]]:
+    path = out / entry.replace(":", "-") / "beside_the_paper.csv"
+    return list(csv.DictReader(path.read_text(encoding="utf-8").splitlines()))
+
+
+def test_a_table_of_certificates(out: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert reproduce("densepure:tableA", out) == 0
+    told = capsys.readouterr()
+    assert told.err == ""
+    assert "[1/7] diffproof certify --data digits --limit 2 --classifier digits" in told.out
+    assert "no number of yours counts" in told.out
+    lines = table(out, "densepure:tableA")
+    assert len(lines) == 30
+    first = lines[0]
+    assert (first["method"], first["at"], first["printed"]) == ("DDS, σ=0.25", "ε=0", "88.0")
+    # Ours is what its run folder says.
+    with CertifyStore.reading(Path(first["runs"])) as store:
+        right = [one.certified_at(0.0) for one in store.results()]
+    assert float(first["ours"]) == 100 * sum(right) / len(right)
+    assert len(right) == 2
+    # 40 draws at σ = 0.25 prove no radius of 1: nothing stands there.
+    assert [line["ours"] for line in lines if line["at"] == "ε=1"][:2] == ["", ""]
+    # The same again runs nothing anew.
+    stores = {path: path.read_bytes() for path in out.rglob("*.sqlite")}
+    assert reproduce("densepure:tableA", out) == 0
+    assert {path: path.read_bytes() for path in out.rglob("*.sqlite")} == stores
+    assert stores
+
+
+def test_a_plan_runs_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert reproduce("densepure:tableC", tmp_path / "out", "--plan") == 0
+    told = capsys.readouterr().out
+    assert "$ diffproof certify" in told
+    assert "evaluations of networks" in told
+    assert "RS without denoiser (ViT-B/16), σ=0.25: not run yet" in told
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_run_that_fails_does_not_stop_the_others(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert (
+        reproduce("densepure:table2", tmp_path, "--network", f"second={tmp_path / 'none.safetensors'}") == 1
+    )
+    told = capsys.readouterr()
+    assert "none.safetensors" in told.err
+    lines = table(tmp_path, "densepure:table2")
+    done = {line["method"]: bool(line["ours"]) for line in lines if line["at"] == "ε=0"}
+    assert [one for one, there in done.items() if there] == [
+        "DDS, ViT-B/16, σ=0.25",
+        "DensePure, ViT-B/16, σ=0.25",
+    ]
+    assert len(done) == 4
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "name", [name for name, entry in ENTRIES.items() if not isinstance(entry, Unavailable)]
+)
+def test_every_entry_runs_on_digits(name: str, out: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    optimal = ("--network", "optimal=empirical:digits") if name == "rdc:text-optimal" else ()
+    status = reproduce(name, out, *optimal)
+    told = capsys.readouterr()
+    assert told.err == ""
+    if name == "densepure:figure2":
+        assert (out / "theory" / "regions.png").exists()
+        return
+    lines = table(out, name)
+    lacking = {line["lacking"] for line in lines}
+    # What is left out says which network it takes, or why it is not run at all.
+    assert all(one == "" or one.startswith(("needs --network", "the printed number")) for one in lacking)
+    assert (status == 0) == (lacking == {""})
+    left_out = {"densepure:tableE", "densepure:tableF", "dds:table5", "agdm:figure3c"}
+    assert any(line["ours"] for line in lines) == (name not in left_out)
+
+
+@pytest.mark.slow
+def test_networks_are_trained_and_not_again(out: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert reproduce("dds:table5", out, "--train", "--iterations", "3") == 0
+    assert all(line["lacking"] == "" for line in table(out, "dds:table5"))
+    weights = {path: path.stat().st_mtime_ns for path in (out / "networks").glob("*.safetensors")}
+    assert [path.name for path in sorted(weights)] == [
+        f"finetuned@{sigma}.safetensors" for sigma in ("0.25", "0.5", "1")
+    ]
+    assert reproduce("dds:table5", out, "--train", "--iterations", "3") == 0
+    assert {path: path.stat().st_mtime_ns for path in (out / "networks").glob("*.safetensors")} == weights
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["densepure:tabel1"], "did you mean densepure:table1"),
+        (["densepure:figure1"], "densepure:figure1 is not run: a drawing without numbers"),
+        (["densepure:tableA"], "--out: expected a folder for the runs, got none"),
+        (["densepure:tableA", "--out", "x"], "--data: expected a data set, got none"),
+        (["densepure:tableA", "--data", "digits", "--out", "x", "--iterations", "3"], "is for --train"),
+        (
+            ["densepure:tableA", "--data", "digits", "--out", "x", "--indices", "0:3", "--limit", "2"],
+            "--limit",
+        ),
+        (["densepure:tableA", "--data", "digits", "--out", "x", "--network", "second"], "expected ROLE=SPEC"),
+        (["densepure:tableA", "--data", "digits", "--out", "x", "--network", "b=c"], "has no 'b'; it takes"),
+    ],
+)
+def test_mistakes_are_one_line(
+    words: list[str],
+    said: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run(["reproduce", *words]) == 2
+    told = capsys.readouterr()
+    assert said in told.err
+    assert told.err.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_list_has_all(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["reproduce", "list"]) == 0
+    told = capsys.readouterr().out
+    assert all(name in told for name in ENTRIES)
+    assert "gaussian@0.25/0.5/1" in told
