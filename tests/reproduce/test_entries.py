@@ -102,6 +102,12 @@ def test_images_are_as_many_as_the_paper_takes_unless_others_are_asked_for(tmp_p
     assert Request("cifar10", {}, tmp_path, images=("--limit", "7")).chosen(500) == ("--limit", "7")
 
 
+def test_pictures_of_the_theory_are_those_of_its_command(tmp_path: Path) -> None:
+    assert [step.line for step in find("densepure:figure2").steps(Request("", {}, tmp_path))] == [
+        ("theory", "--force", "--out", str(tmp_path / "theory"))
+    ]
+
+
 def test_trainings_come_before_what_they_need(tmp_path: Path) -> None:
     entry, networks = find("dds:table3"), {"classifier": "digits", "denoiser": "digits"}
     request = Request("digits", networks, tmp_path, training=("--iterations", "5"))

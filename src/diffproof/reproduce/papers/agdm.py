@@ -5,10 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import partial
 
-from diffproof.reproduce.attacked import GUIDED, L2, LINF, PURIFYING, STADV, AttackedTable, Clean, Row, Threat
+from diffproof.reproduce import attacked
+from diffproof.reproduce.attacked import GUIDED, PURIFYING, AttackedTable, Clean, Row, Threat
 from diffproof.reproduce.entry import Entry, Unavailable
 
-_table = partial(AttackedTable, "AGDM")
+LINF, L2, STADV = (replace(one, protocol="agdm") for one in (attacked.LINF, attacked.L2, attacked.STADV))
+_table = partial(AttackedTable, "AGDM", threats=(LINF,))
 _AA = "AutoAttack WRN28-10"
 _RESNET = "ResNet-50 t*=125"
 _CLEAN = (Clean("clean (linf)"), Clean("clean (l2)", of=1))
@@ -38,7 +40,7 @@ def _pgd_eot(setting: str) -> list[Row]:
         Row("ADP", "adp", PURIFYING, setting),
         _purified("0.1", setting),
         Row("Lee & Kim", _GRADUAL, PURIFYING, setting),
-        Row("GDMP", "gdmp", PURIFYING, setting),
+        Row("GDMP", "gdmp:variance=large", PURIFYING, setting),
         *_agdm("0.1", setting),
     ]
 
@@ -48,7 +50,7 @@ _GUIDANCE = (
     ("guidance (COUP)", "coup", PURIFYING),
     ("robust guidance (AGDM)", _PAPER.format(t_star="0.07"), GUIDED),
 )
-_SMALL = (replace(LINF, attack="pgd:iterations=100,eot=20"),)
+_SMALL = (replace(attacked.LINF, attack="pgd:iterations=100,eot=20"),)
 
 ENTRIES: tuple[Entry, ...] = (
     _table(
@@ -56,7 +58,7 @@ ENTRIES: tuple[Entry, ...] = (
         "AutoAttack, ℓ∞, CIFAR-10",
         rows=[
             _purified("0.1", _AA),
-            Row("GDMP", "gdmp", PURIFYING, _AA),
+            Row("GDMP", "gdmp:variance=large", PURIFYING, _AA),
             Row("COUP (classifier guidance)", "coup", PURIFYING, _AA),
             *_agdm("0.07", f"{_AA} t*=70"),
         ],

@@ -33,7 +33,7 @@ def _rdc(settings: str, label: str, **more: object) -> Row:
     return Row("RDC", f"rdc:{settings}", _DC, label=label, gradient="bpda", **more)  # type: ignore[arg-type]
 
 
-_ONE = Threat("linf 8/255", "linf", "8/255", "pgd:iterations=80,eot=10")
+_ONE = Threat("linf 8/255", "linf", "8/255", "pgd:iterations=80,eot=10", protocol="rdc")
 
 ENTRIES: tuple[Entry, ...] = (
     _table(
