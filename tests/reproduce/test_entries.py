@@ -92,6 +92,9 @@ def test_quick_cuts_every_size() -> None:
     assert parse("defense", quick("defense", "gradual")).settings == {"t_star": [0.03], "steps": [2]}
     assert parse("defense", quick("defense", "rdc:iterations=1")).settings["iterations"] == 1
     assert parse("defense", quick("defense", "rdc")).settings["timesteps"] == "uniform:2"
+    # What has no value by default stays without one, but for the steps, which are one a timestep then.
+    assert quick("defense", "none") == "none"
+    assert "iterations" not in parse("defense", quick("defense", "gdmp")).settings
     assert quick("attack", "autoattack:version=rand").startswith("pgd:")
 
 
@@ -130,6 +133,15 @@ def test_trainings_come_before_what_they_need(tmp_path: Path) -> None:
     # Without --train a row of networks that are not there is left out, and the table says what it needs.
     left = entry.lines(Request("digits", networks, tmp_path))
     assert next(line.lacking for line in left) == "needs --network smoothadv@0.25=SPEC, or --train"
+
+
+def test_another_bound_is_of_a_run_that_makes_all_its_draws(tmp_path: Path) -> None:
+    networks = {f"gaussian@{sigma}": "digits" for sigma in ("0.25", "0.5", "1")}
+    steps = find("densepure:table1").steps(Request("digits", networks, tmp_path, stop="sequential"))
+    ends = ["--stop" in step.words for step in steps if step.words[0] == "certify"]
+    # Those of PixelDP, then those of the same classifiers by the usual bound.
+    assert ends == [False] * 3 + [True] * 3
+    assert len({step.out for step in steps}) == len(steps)
 
 
 def test_members_of_an_ensemble_have_seeds_of_their_own(tmp_path: Path) -> None:

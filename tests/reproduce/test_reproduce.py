@@ -112,6 +112,15 @@ def test_every_entry_runs_on_digits(name: str, out: Path, capsys: pytest.Capture
     assert any(line["runs"] for line in lines) == (name not in left_out)
 
 
+def test_a_row_by_another_bound(out: Path) -> None:
+    given = ("--network", "gaussian@0.25=digits", "--n", "400", "--limit", "4")
+    assert reproduce("densepure:table1", out, *given) == 1
+    ours = {line["method"]: line["ours"] for line in table(out, "densepure:table1") if line["at"] == "ε=0.25"}
+    # Of the same counts the bound of differential privacy cannot prove this radius at all.
+    assert float(ours["RS"]) > 0
+    assert ours["PixelDP"] == ""
+
+
 @pytest.mark.slow
 def test_networks_are_trained_and_not_again(out: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert reproduce("dds:table5", out, "--train", "--iterations", "3") == 0

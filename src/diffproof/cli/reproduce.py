@@ -237,7 +237,8 @@ def _run(steps: Sequence[Step]) -> dict[Path, str]:
         said(f"[{number}/{len(steps)}] diffproof {shlex.join(step.line)}")
         if step.trains:
             step.out.parent.mkdir(parents=True, exist_ok=True)
-        name, *words = step.line
+        # A report is of the runs that could be made.
+        name, *words = (word for word in step.line if Path(word) not in failed)
         try:
             _COMMANDS[name].main(words, prog_name=f"diffproof {name}", standalone_mode=False)
         except (ArgumentError, click.ClickException, UnfinishedError, OSError, MemoryError) as error:

@@ -126,10 +126,14 @@ class CertifiedTable(Entry):
     def _n(self, request: Request) -> int:
         return request.n or (DRAWS if request.quick else self.n)
 
+    def _stop(self, row: Row, request: Request) -> str:
+        # Another bound is of the counts of all draws.
+        return request.stop if row.bound is None else "fixed"
+
     def _folder(self, row: Row, sigma: float, request: Request) -> Path:
         networks = (role for role in row.roles(sigma) if role not in ("classifier", "denoiser"))
         ballots = "ballots" if self.over == "votes" else ""
-        sizes = [f"n{self._n(request)}", request.stop, ballots, *request.chosen(self.images)[1:]]
+        sizes = [f"n{self._n(request)}", self._stop(row, request), ballots, *request.chosen(self.images)[1:]]
         return request.out / slug(self._defense(row, request), f"{sigma:g}", *networks, *sizes)
 
     def _certify(self, row: Row, sigma: float, request: Request) -> Step:
@@ -137,8 +141,8 @@ class CertifiedTable(Entry):
         networks = dict(zip(("classifier", "denoiser"), roles, strict=False))
         flags = [word for name, role in networks.items() for word in (f"--{name}", request.spec(role) or "")]
         sizes = ["--n", str(self._n(request)), *(("--n0", str(CHOICE)) if request.quick else ())]
-        if request.stop != "fixed":
-            sizes += ["--stop", request.stop, "--radii", self._radii]
+        if self._stop(row, request) != "fixed":
+            sizes += ["--stop", self._stop(row, request), "--radii", self._radii]
         votes = ("--keep-ballots",) if self.over == "votes" else ()
         about = ("--defense", self._defense(row, request), "--sigma", f"{sigma:g}")
         chosen = request.chosen(self.images)
@@ -155,7 +159,7 @@ class CertifiedTable(Entry):
     def _single(self, row: Row, sigma: float, request: Request) -> Line:
         setting = _level(sigma) + row.printed
         lacking = self._lacking(row, sigma, request)
-        run = None if lacking else _run(self._folder(row, sigma, request))
+        run = None if lacking else _run(self._folder(row, sigma, request), row.bound)
         place = partial(Place, self.paper, self.number, row.method, setting, _METRIC)
         cells = [
             _cell([] if run is None else [run], radius, self.beside(place(_at(radius)), request))
@@ -171,7 +175,7 @@ class CertifiedTable(Entry):
     def _best(self, row: Row, request: Request) -> Line:
         reasons = [self._lacking(row, sigma, request) for sigma in self.sigmas]
         loaded = [
-            None if reason else _run(self._folder(row, sigma, request))
+            None if reason else _run(self._folder(row, sigma, request), row.bound)
             for reason, sigma in zip(reasons, self.sigmas, strict=True)
         ]
         runs = [run for run in loaded if run is not None]
@@ -194,8 +198,8 @@ def _level(sigma: float) -> str:
     return f"sigma={float(sigma)}"
 
 
-def _run(folder: Path) -> Run | None:
-    """A run's results so far; None where there are none."""
+def _run(folder: Path, bound: str | None) -> Run | None:
+    """A run's results so far, perhaps by another bound than its own; None where there are none."""
     from diffproof.runs.certify.report import load_row
     from diffproof.runs.certify.store import CertifyStore
 
@@ -204,7 +208,7 @@ def _run(folder: Path) -> Run | None:
     with CertifyStore.reading(folder) as store:
         if not store.results():
             return None
-    return load_row(folder)
+    return load_row(folder, bound)
 
 
 def _cell(runs: Sequence[Run], radius: float, printed: float | None, clean: float | None = None) -> Cell:

@@ -36,7 +36,9 @@ def _cut(kind: str, spec: MethodSpec) -> dict[str, Any]:
             cut[name] = value[:1]
         elif name == "steps" and isinstance(setting.default, list | None) and spec.name == "gradual":
             cut[name] = [_MOST[name]]
-        elif name in _MOST and (name != "consensus" or value is not None):
-            # No value stands for as many as there are.
-            cut[name] = _MOST[name] if not isinstance(value, int) else min(value, _MOST[name])
+        elif name in _MOST and isinstance(value, int):
+            cut[name] = min(value, _MOST[name])
+        elif name == "steps" and value is None:
+            # One a timestep.
+            cut[name] = _MOST[name]
     return cut
