@@ -549,6 +549,21 @@ CALLS = {
     "COUP": purifying(
         dp.COUP, {"t_star": TIME, **SOLVED, "scale": POSITIVE, "diffuse": (1, "true", None)}, steps=2
     ),
+    "ADP": purifying(
+        dp.ADP,
+        {
+            "sigma": (*NO_NUMBER, -1.0, INF),
+            "score_sigma": POSITIVE,
+            "steps": COUNT,
+            "rate": POSITIVE,
+            "samples": COUNT,
+        },
+    ),
+    "SBGC": Call(
+        dp.SBGC,
+        {"denoiser": CONDITIONAL},
+        {"denoiser": (*NO_MODULE, CLASSIFIER, DENOISER), "steps": COUNT, "temperature": POSITIVE},
+    ),
     "AGDM": purifying(
         dp.AGDM,
         {

@@ -64,6 +64,7 @@ if TYPE_CHECKING:
     from diffproof.defenses.diffusion_classifier.rdc import RDC as RDC
     from diffproof.defenses.labelling import Labelled as Labelled
     from diffproof.defenses.named import load_defense as load_defense
+    from diffproof.defenses.purifying.adp import ADP as ADP
     from diffproof.defenses.purifying.agdm import AGDM as AGDM
     from diffproof.defenses.purifying.base import Purifier as Purifier
     from diffproof.defenses.purifying.coup import COUP as COUP
@@ -72,6 +73,7 @@ if TYPE_CHECKING:
     from diffproof.defenses.purifying.gradual import GradualNoise as GradualNoise
     from diffproof.defenses.purifying.likelihood import LikelihoodMaximization as LikelihoodMaximization
     from diffproof.defenses.purifying.reverse_process import Purification as Purification
+    from diffproof.defenses.score_classifier import SBGC as SBGC
     from diffproof.defenses.undefended import Undefended as Undefended
     from diffproof.denoisers.base import Denoiser as Denoiser
     from diffproof.denoisers.base import Estimate as Estimate
@@ -103,6 +105,7 @@ if TYPE_CHECKING:
     from diffproof.training.objectives.named import load_objective as load_objective
 
 _HOMES = {
+    "ADP": "defenses.purifying.adp",
     "AGDM": "defenses.purifying.agdm",
     "APNDC": "defenses.diffusion_classifier.noised",
     "ArgumentError": "errors",
@@ -160,6 +163,7 @@ _HOMES = {
     "RDC": "defenses.diffusion_classifier.rdc",
     "Reliability": "calibration.measures",
     "Resize": "classifiers.preprocessing",
+    "SBGC": "defenses.score_classifier",
     "Selective": "attacks.selective",
     "Smoothed": "smoothing.smoothed",
     "Solver": "reverse.solvers",

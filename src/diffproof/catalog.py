@@ -189,6 +189,16 @@ DEFENSES: dict[str, Method] = {
             frozenset({"certify"}),
         ),
         Method(
+            "sbgc",
+            "defenses.score_classifier:SBGC",
+            "The class that gives the image the largest likelihood, by the probability-flow ODE (Zimmermann et al. 2021).",
+            (
+                Setting("steps", Integer(1), 50, "The ODE is solved in this many steps, of four denoiser evaluations a class each."),
+                Setting("temperature", Real("> 0"), 1.0, "The log-likelihoods are divided by this."),
+            ),
+            ("denoiser",),
+        ),
+        Method(
             "diffpure",
             "defenses.purifying.diffpure:DiffPure",
             "Diffuse to t*, integrate back, classify (Nie et al. 2022).",
@@ -226,6 +236,20 @@ DEFENSES: dict[str, Method] = {
                 Setting("t_star", Numbers("in (0, 1]"), [0.03, 0.03, 0.03, 0.03, 0.05, 0.05, 0.125, 0.125], "The rounds diffuse the image to these times, one after the other."),
                 Setting("steps", Optional(Numbers("≥ 1", whole=True)), None, "The rounds take these numbers of denoiser evaluations; by default one a timestep."),
                 _solver("ddpm"),
+            ),
+            _DENOISING,
+            frozenset({"purify"}),
+        ),
+        Method(
+            "adp",
+            "defenses.purifying.adp:ADP",
+            "Noise, then adaptive steps along the score, several times (Yoon et al. 2021).",
+            (
+                Setting("sigma", Real("≥ 0"), 0.25, "Noise of this standard deviation is added to [0, 1] pixels first."),
+                Setting("score_sigma", Real("> 0"), 0.25, "The steps follow the score of this noise level of [0, 1] pixels."),
+                Setting("steps", Integer(1), 10, "An image takes at most this many steps, of two denoiser evaluations each."),
+                Setting("rate", Real("> 0"), 0.05, "A step goes this share of the way to the mode of a Gaussian."),
+                Setting("samples", Integer(1), 10, "The logits of this many purifications are averaged.", idle=frozenset({"purify"})),
             ),
             _DENOISING,
             frozenset({"purify"}),

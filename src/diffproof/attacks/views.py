@@ -83,10 +83,13 @@ class BackwardPassApproximation(View):
 
     def logits(self, images: Tensor, noise: Noise) -> Tensor:
         """The defence's own, with the gradient of its classifier at the purified images."""
+        return self.defense.respond_by(self._through, images, noise)
+
+    def _through(self, images: Tensor, noise: Noise) -> Tensor:
         with torch.no_grad():
             purified = self.defense.purify(images, noise)
         through: Tensor = _Identity.apply(images, purified)  # type: ignore[no-untyped-call]
-        return self.defense.classifier_logits(through, noise)
+        return through
 
 
 class Surrogate(View):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
@@ -9,6 +11,9 @@ from diffproof.checks import MOST_ROWS, check_at_least
 from diffproof.defenses.base import Defense, noise_for
 from diffproof.denoisers.base import Denoiser, check_denoiser
 from diffproof.noise import Noise
+
+# Images and the noise of each → purified images.
+Purify = Callable[[Tensor, Noise], Tensor]
 
 
 class Purifier(Defense):
@@ -66,4 +71,14 @@ class Purifier(Defense):
 
     def respond(self, images: Tensor, noise: Noise) -> Tensor:
         """The classifier's logits of purified images."""
-        return self.classifier_logits(self.purify(images, noise), noise)
+        return self.respond_by(self.purify, images, noise)
+
+    def respond_by(self, purify: Purify, images: Tensor, noise: Noise) -> Tensor:
+        """As `respond`, with another function in the place of `purify`, such as one with another gradient.
+
+        Args:
+            purify: images N×C×H×W and the noise of each → purified images.
+            images: N×C×H×W in [0, 1].
+            noise: one row an image.
+        """
+        return self.classifier_logits(purify(images, noise), noise)
