@@ -17,7 +17,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import diffproof as dp
-from diffproof.catalog import ATTACKS, DEFENSES, Method
+from diffproof.catalog import DEFENSES, Method
+from diffproof.catalog_attacks import ATTACKS
 from diffproof.catalog_objectives import OBJECTIVES
 from diffproof.cli.main import run
 from diffproof.defenses.purifying.base import Purifier

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from diffproof.catalog import ATTACKS, DEFENSES, Method, Setting
+from diffproof.catalog import DEFENSES, Method, Setting
+from diffproof.catalog_attacks import ATTACKS
 from diffproof.catalog_objectives import OBJECTIVES
 from diffproof.checks import unknown_name
 from diffproof.errors import ArgumentError

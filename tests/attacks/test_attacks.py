@@ -20,7 +20,7 @@ from diffproof.attacks.low_frequency import low_pass
 from diffproof.attacks.pyautoattack import WatchedDefense, contained
 from diffproof.attacks.stadv import total_variation, warp
 from diffproof.attacks.threat import L2, Flow, Linf, PixelThreat, parse_budget
-from diffproof.catalog import ATTACKS
+from diffproof.catalog_attacks import ATTACKS
 from diffproof.noise import Noise, Stream
 from helpers.attacks import SETTINGS, adversarials, job_of, labels_of, purifier, short_package
 from helpers.classifiers import curved_classifier

@@ -14,7 +14,7 @@ from diffproof.attacks.named import load_attack
 from diffproof.attacks.papers import PROTOCOLS, load_protocol
 from diffproof.attacks.scoring import Score, Scores
 from diffproof.attacks.threat import THREATS, load_threat
-from diffproof.catalog import ATTACKS
+from diffproof.catalog_attacks import ATTACKS
 from diffproof.methods import load_class
 from helpers.attacks import purifier
 from helpers.images import inner_pictures

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from diffproof.catalog import ATTACKS, DEFENSES
+from diffproof.catalog import DEFENSES
+from diffproof.catalog_attacks import ATTACKS
 from diffproof.cli.main import run
 from helpers.files import tree
 

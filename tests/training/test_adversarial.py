@@ -154,16 +154,18 @@ def test_divergence_against_scipy() -> None:
 
 
 @METHODS
-def test_losses_against_their_formulas(method: Method) -> None:
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_losses_against_their_formulas(method: Method, smoothing: float) -> None:
     model = network().double().eval()
     images, labels = digits()
     images = images.double()
     found = (images + 0.1).clamp(max=1)
     whole = Batch(images, labels, torch.zeros_like(labels), 12, torch.arange(12))
-    loss = Adversary(method, weight=2.5).loss(model, whole, found)
+    loss = Adversary(method, weight=2.5, label_smoothing=smoothing).loss(model, whole, found)
     with torch.no_grad():
         clean, moved = (model(point).numpy() for point in (images, found))
-    entropies = [-log_softmax(z, 1)[np.arange(12), labels.numpy()].mean() for z in (clean, moved)]
+    wanted = (1 - smoothing) * np.eye(10)[labels.numpy()] + smoothing / 10
+    entropies = [-(wanted * log_softmax(z, 1)).sum(1).mean() for z in (clean, moved)]
     if method is Method.PGD:
         expected = entropies[1]
     else:

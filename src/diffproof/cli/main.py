@@ -28,6 +28,7 @@ from diffproof.cli.purify import purify
 from diffproof.cli.report import report
 from diffproof.cli.reproduce import reproduce
 from diffproof.cli.results import export, verify
+from diffproof.cli.sample import sample
 from diffproof.cli.serve import serve
 from diffproof.cli.status import status
 from diffproof.cli.theory import theory
@@ -64,6 +65,7 @@ COMMANDS = (
     attack,
     plan,
     purify,
+    sample,
     merge,
     status,
     report,

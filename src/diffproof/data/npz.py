@@ -22,7 +22,7 @@ from diffproof.wording import shortened
 
 # Names under which archives keep images and labels; {} stands for the split.
 _NAMES_BY_SPLIT = (("x_{}", "y_{}"), ("{}_images", "{}_labels"))
-_NAMES = (("images", "labels"), ("x", "y"))
+_NAMES = (("images", "labels"), ("x", "y"), ("image", "label"))
 # Bytes that show what lies in place of an archive.
 _HEAD = 4096
 # The split of arrays that name none.
@@ -33,9 +33,9 @@ def load_npz(path: Path, split: str | None, default: str) -> ImageData:
     """An .npz file with images and labels, read as data (an archive with pickled objects is refused).
 
     Args:
-        path: the file. Arrays are named images and labels, x and y, or with the split: x_test and y_test,
-            test_images and test_labels. Images are N×H×W, N×H×W×C or N×C×H×W, uint8 or floats in [0, 1];
-            labels N integers or texts.
+        path: the file. Arrays are named images and labels, image and label, x and y, or with the
+            split: x_test and y_test, test_images and test_labels. Images are N×H×W, N×H×W×C or
+            N×C×H×W, uint8 or floats in [0, 1]; labels N integers or texts.
         split: which of the splits, "all" for arrays that name none; None for `default`, the only one there
             is, or arrays that name none.
         default: see `default_split` of load_data.

@@ -19,6 +19,7 @@ from diffproof.data.images import ImageData
 from diffproof.errors import ArgumentError
 from diffproof.modes import evaluation_mode
 from diffproof.training.batches import Batch, measured_together
+from diffproof.wording import counted
 
 # Standard deviation of TRADES's start around the image.
 _TRADES_START = 1e-3
@@ -114,6 +115,8 @@ class Adversary:
         method: "pgd" or "trades".
         ascent: how perturbations are found.
         weight: λ of TRADES, the weight of the divergence; not used by PGD-AT.
+        label_smoothing: share of the label that the loss spreads evenly over all classes; not used by the
+            search.
 
     Raises:
         ValueError: an attribute out of range.
@@ -122,10 +125,14 @@ class Adversary:
     method: Method | str
     ascent: Ascent = field(default_factory=Ascent)
     weight: float = 6.0
+    label_smoothing: float = 0.0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "method", check_member("adversarial", self.method, Method))
         check_number("trades_weight", self.weight, *_POSITIVE)
+        check_number(
+            "label_smoothing", self.label_smoothing, lambda share: 0 <= share < 1, "a number in [0, 1)"
+        )
 
     def search(
         self, network: nn.Module, logits: Logits, batch: Batch, normal: Tensor, uniform: Tensor
@@ -167,10 +174,22 @@ class Adversary:
         weight·KL(f(x) ‖ f(x + δ)), with gradients through both arguments of the divergence.
         """
         if self.method is Method.PGD:
-            return nn.functional.cross_entropy(logits(adversarial), batch.labels)
+            return self._entropy(logits(adversarial), batch)
         clean = logits(batch.images)
         divergence = kl_divergence(clean, logits(adversarial)).mean()
-        return nn.functional.cross_entropy(clean, batch.labels) + self.weight * divergence
+        return self._entropy(clean, batch) + self.weight * divergence
+
+    def _entropy(self, logits: Tensor, batch: Batch) -> Tensor:
+        return nn.functional.cross_entropy(logits, batch.labels, label_smoothing=self.label_smoothing)
+
+    def accuracy(self, classifier: nn.Module, data: ImageData, seed: int = 0) -> float:
+        """Share of images still classified correctly after the same search; see `robust_accuracy`."""
+        return robust_accuracy(classifier, data, self.ascent, seed)
+
+    def told(self) -> str:
+        """The search in words."""
+        threat = self.ascent.threat
+        return f"{counted(self.ascent.steps, 'gradient step')} within {threat.name} {threat.budget:.4g}"
 
     def check_images(self, shape: Sequence[int]) -> None:
         """Raise ValueError if the budget reaches from any image of C×H×W pixels to any other."""
@@ -189,6 +208,7 @@ class Adversary:
         return {
             "method": str(self.method),
             "weight": self.weight,
+            "label_smoothing": self.label_smoothing,
             "threat": threat.name,
             "budget": threat.budget,
             "steps": self.ascent.steps,

@@ -78,7 +78,7 @@ class Mixture:
         self.sources: Sequence[ImageData] = (data,) if extra is None else (data, extra)
         self.extra_share = check_probability("extra_share", extra_share)
         self.flip = flip
-        if extra is not None and extra.class_names != data.class_names:
+        if extra is not None and not _same_classes(extra, data):
             raise ArgumentError("extra_data", f"{extra.name} and {data.name} do not have the same classes")
         if extra is not None and extra.image_shape != data.image_shape:
             raise ArgumentError(
@@ -126,6 +126,13 @@ class Mixture:
             told[name] = {"name": data.name, "split": data.split, "number": len(data)}
             told[name] |= {"labels": labels, "images": images}
         return told | ({"extra_share": self.extra_share} if len(self.sources) > 1 else {})
+
+
+def _same_classes(extra: ImageData, data: ImageData) -> bool:
+    """Whether labels mean the same; labels without names are numbers of the other's classes."""
+    if extra.classes_named == data.classes_named:
+        return extra.class_names == data.class_names
+    return len(extra.class_names) == len(data.class_names)
 
 
 def measured_together(data: ImageData) -> Iterator[range]:

@@ -13,11 +13,10 @@ from diffproof.denoisers.base import Denoiser
 from diffproof.errors import ArgumentError
 from diffproof.files import replacing
 from diffproof.noise import Noise, Stream
-from diffproof.reverse.levels import StepRule, select_sigmas
-from diffproof.reverse.sampling import posterior_sample
+from diffproof.training.generated import STEPS, sample_levels, samples
 
 # Steps of a sample, and samples of a class.
-_STEPS = 50
+_STEPS = STEPS
 _COLUMNS = 8
 _MOST_ROWS = 10
 # Several rows of small images are sampled together.
@@ -39,21 +38,16 @@ def draw_samples(denoiser: Denoiser, seed: int) -> Tensor:
     _, height, width = denoiser.image_shape
     at_once = max(1, _PIXELS_AT_ONCE // (_COLUMNS * height * width))
     groups = [classes[start : start + at_once] for start in range(0, len(classes), at_once)] + [[None]]
-    sigma = denoiser.sigma_max
-    steps = _STEPS if denoiser.sigmas is None else min(_STEPS, len(denoiser.sigmas))
-    sigmas = select_sigmas(denoiser, sigma, steps, StepRule.LOG_SIGMA)
-    samples, first_row = [], 0
-    with torch.no_grad():
-        for group in groups:
-            row = torch.arange(first_row, first_row + len(group)).repeat_interleave(_COLUMNS)
-            column = torch.arange(_COLUMNS).repeat(len(group))
-            noise = Noise(seed, Stream.FORWARD, image_index=row, draw=column, vote=column)
-            start = 0.5 + sigma * noise.normal(denoiser.image_shape, 0, torch.float32)
-            # The row of a class has its number.
-            label = None if group == [None] else row
-            samples.append(posterior_sample(denoiser, start, sigmas, noise, label=label))
-            first_row += len(group)
-    return torch.cat(samples).reshape(-1, _COLUMNS, *denoiser.image_shape)
+    sigmas = sample_levels(denoiser, _STEPS)
+    found, first_row = [], 0
+    for group in groups:
+        row = torch.arange(first_row, first_row + len(group)).repeat_interleave(_COLUMNS)
+        column = torch.arange(_COLUMNS).repeat(len(group))
+        noise = Noise(seed, Stream.FORWARD, image_index=row, draw=column, vote=column)
+        # The row of a class has its number.
+        found.append(samples(denoiser, sigmas, noise, None if group == [None] else row))
+        first_row += len(group)
+    return torch.cat(found).reshape(-1, _COLUMNS, *denoiser.image_shape)
 
 
 def save_losses(path: Path, losses: Sequence[float]) -> None:

@@ -13,7 +13,8 @@ from torch import Tensor
 from diffproof.attacks.base import Attack
 from diffproof.attacks.threat import L2, Threat, load_threat
 from diffproof.attacks.views import AttackedDefense
-from diffproof.catalog import ATTACKS, able
+from diffproof.catalog import able
+from diffproof.catalog_attacks import ATTACKS
 from diffproof.data.images import ImageData
 from diffproof.errors import ArgumentError, is_out_of_memory
 from diffproof.memory import check_batch
