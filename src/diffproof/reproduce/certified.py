@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from diffproof.errors import ArgumentError
 from diffproof.reproduce.entry import Cell, Entry, Line, missing, slug
 from diffproof.reproduce.printed import Place
 from diffproof.reproduce.quick import CHOICE, DRAWS, quick
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 CIFAR_RADII = (0.0, 0.25, 0.5, 0.75, 1.0)
 IMAGENET_RADII = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0)
 SIGMAS = (0.25, 0.5, 1.0)
+# The papers' chance of a wrong certificate.
+_ALPHA = 0.001
 _METRIC, _CLEAN = "certified_accuracy", "clean_accuracy_of_that_model"
 
 
@@ -117,6 +120,19 @@ class CertifiedTable(Entry):
     def _radii(self) -> str:
         return ",".join(f"{radius:g}" for radius in self.radii)
 
+    def _provable(self, sigma: float, request: Request) -> str:
+        """The table's radii that so many draws can prove, for --radii."""
+        from diffproof.smoothing.sequential import RadiusTest
+
+        def provable(radius: float) -> bool:
+            try:
+                RadiusTest([radius], sigma=sigma, alpha=_ALPHA, n=self._n(request))
+            except ArgumentError:
+                return False
+            return True
+
+        return ",".join(f"{radius:g}" for radius in self.radii if provable(radius))
+
     def _lacking(self, row: Row, sigma: float, request: Request) -> str:
         return row.why or missing(row.defense, row.roles(sigma), request)
 
@@ -140,9 +156,15 @@ class CertifiedTable(Entry):
         roles = row.roles(sigma)
         networks = dict(zip(("classifier", "denoiser"), roles, strict=False))
         flags = [word for name, role in networks.items() for word in (f"--{name}", request.spec(role) or "")]
-        sizes = ["--n", str(self._n(request)), *(("--n0", str(CHOICE)) if request.quick else ())]
+        sizes = [
+            "--n",
+            str(self._n(request)),
+            "--alpha",
+            f"{_ALPHA:g}",
+            *(("--n0", str(CHOICE)) if request.quick else ()),
+        ]
         if self._stop(row, request) != "fixed":
-            sizes += ["--stop", self._stop(row, request), "--radii", self._radii]
+            sizes += ["--stop", self._stop(row, request), "--radii", self._provable(sigma, request)]
         votes = ("--keep-ballots",) if self.over == "votes" else ()
         about = ("--defense", self._defense(row, request), "--sigma", f"{sigma:g}")
         chosen = request.chosen(self.images)
