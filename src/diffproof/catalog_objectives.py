@@ -104,6 +104,20 @@ OBJECTIVES: dict[str, Method] = {
             can=_BOTH,
         ),
         Method(
+            "jem",
+            "training.objectives.jem:JEM",
+            "A classifier whose logits are an energy of images, too (Grathwohl et al. 2020).",
+            (
+                Setting("weight", Real("≥ 0"), 1.0, "The contrast of energies between images and samples has this weight."),
+                Setting("steps", Integer(1), 20, "A sample moves on by this many steps of Langevin dynamics."),
+                Setting("step", Real("> 0"), 0.25, "A step goes this times the gradient, for [0, 1] pixels."),
+                Setting("noise", Real("≥ 0"), 0.005, "A step adds noise of this standard deviation to [0, 1] pixels."),
+                Setting("buffer", Integer(1), 10_000, "This many samples are kept from step to step."),
+                Setting("restart", Real("in [0, 1]"), 0.05, "A sample begins anew, as uniform noise, with this probability."),
+            ),
+            can=frozenset({"train"}),
+        ),
+        Method(
             "ft-cadis",
             "training.objectives.ft_cadis:FTCADIS",
             "Learns the denoised images that keep their label, and the worst change (Jang et al. 2024).",

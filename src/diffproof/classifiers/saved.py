@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from diffproof.checks import check_at_least, check_class_names, renamed
+from diffproof.checks import check_at_least, check_class_names, check_flag, renamed
 from diffproof.classifiers import huggingface, resnet
 from diffproof.classifiers.base import Classifier
 from diffproof.classifiers.cnn import SmallCNN
@@ -51,7 +51,9 @@ def _build_own(description: dict[str, Any]) -> Classifier:
             return resnet.build(description["architecture"], num_classes)
         channels, height, width = description["image_shape"]
         first = check_at_least("width", description["width"], 1, _MOST)
-        network = SmallCNN(check_at_least("channels", channels, 1, _MOST), num_classes, first)
+        batch_norm = check_flag("batch_norm", description.get("batch_norm", True))
+        depth = check_at_least("channels", channels, 1, _MOST)
+        network = SmallCNN(depth, num_classes, first, batch_norm=batch_norm)
         return Classifier(
             network,
             num_classes,

@@ -134,7 +134,10 @@ def train_and_write(kind: ClassifierOptions, options: TrainingOptions) -> None:
     images, held_out, record = options.images()
     extra = options.extra_images(kind.extra_data)
     options.warn_of_shared(held_out, images, extra)
+    loss = None if objective is None else load_objective(objective)
     start, description, images, others = _begun(kind, options, images, [extra, held_out])
+    if start is None and loss is not None and not loss.batch_norm:
+        description["batch_norm"] = False
     extra, held_out = others
     data = Mixture(images, extra, extra_share=kind.extra_share, flip=options.flip)
     train_it = partial(
@@ -143,7 +146,7 @@ def train_and_write(kind: ClassifierOptions, options: TrainingOptions) -> None:
         description,
         settings,
         noise_sigma=kind.noise_sigma,
-        objective=None if objective is None else load_objective(objective),
+        objective=loss,
         adversary=adversary,
         start=start,
     )

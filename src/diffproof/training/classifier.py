@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -17,6 +18,7 @@ from diffproof.errors import ArgumentError
 from diffproof.memory import trainable
 from diffproof.training.adversarial import LARGEST, Adversary
 from diffproof.training.batches import Batch, Mixture, measured_together
+from diffproof.training.checkpoint import Part
 from diffproof.training.loop import LossOfBatch, Progress, TrainSettings, fit
 from diffproof.training.objectives.base import Objective, loss_of_batches
 from diffproof.training.objectives.gaussian import Gaussian
@@ -100,7 +102,15 @@ def train_classifier(
     if not 0.0 <= noise_sigma <= LARGEST:
         raise ArgumentError("noise_sigma", f"expected a number in [0, {LARGEST:g}], got {noise_sigma}")
     identity: dict[str, Any] = {"description": description, "noise_sigma": noise_sigma}
+    if start is None:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(settings.seed)
+            classifier = build_classifier(description)
+    else:
+        classifier = start
+        identity["start"] = hash_tensors(start.state_dict(), start.describe())
     loss_of_batch: LossOfBatch = _cross_entropy
+    parts: Mapping[str, Part] = {}
     if adversary is not None:
         if noise_sigma or objective is not None:
             given = "objective" if objective is not None else "noise_sigma"
@@ -114,16 +124,10 @@ def train_classifier(
             raise ArgumentError(
                 "objective", f"{objective.name!r} is of denoised images, for diffproof finetune"
             )
-        loss_of_batch = loss_of_batches(objective, noise_sigma)
         identity["objective"] = objective.describe()
-    if start is None:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(settings.seed)
-            classifier = build_classifier(description)
-    else:
-        classifier = start
-        identity["start"] = hash_tensors(start.state_dict(), start.describe())
-    trained = fit(classifier, data, loss_of_batch, settings, progress, identity=identity)
+        objective = objective.begin(data.sources[0].image_shape, settings.seed, classifier)
+        loss_of_batch, parts = loss_of_batches(objective, noise_sigma), objective.parts()
+    trained = fit(classifier, data, loss_of_batch, settings, progress, identity=identity, parts=parts)
     assert isinstance(trained, Classifier)
     return trained
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from diffproof.checks import MOST_ROWS, check_at_least, check_number, check_prob
 from diffproof.errors import ArgumentError, is_out_of_memory
 from diffproof.memory import check_batch
 from diffproof.training.batches import Batch, Mixture
-from diffproof.training.checkpoint import Checkpoint, Identity
+from diffproof.training.checkpoint import Checkpoint, Identity, Part
 from diffproof.training.interrupts import InterruptedBetweenStepsError, interrupts_put_off
 from diffproof.training.processes import Processes
 
@@ -93,6 +93,7 @@ def fit(
     progress: Progress | None = None,
     *,
     identity: Identity | None = None,
+    parts: Mapping[str, Part] | None = None,
 ) -> nn.Module:
     """Train `network` in place and return its moving average, on the CPU and in evaluation mode.
 
@@ -107,6 +108,7 @@ def fit(
         settings: see TrainSettings.
         progress: see Progress; None for no report, no checkpoint and the CPU.
         identity: what else must be the same for a checkpoint to be continued.
+        parts: what else has a state that changes with the steps, by name.
 
     Raises:
         ValueError: the loss stopped being finite, data that cannot be read, a network that cannot take it, or
@@ -118,7 +120,10 @@ def fit(
         cuda = [processes.device] if processes.device.type == "cuda" else []
         with torch.random.fork_rng(cuda):
             network.to(processes.device).train()
-            return _Fit(network, data, loss_of_batch, settings, progress, processes, identity or {}).run()
+            made = _Fit(
+                network, data, loss_of_batch, settings, progress, processes, identity or {}, parts or {}
+            )
+            return made.run()
 
 
 def _learning_rate(settings: TrainSettings) -> Callable[[int], float]:
@@ -157,6 +162,7 @@ class _Fit:
         progress: Progress,
         processes: Processes,
         identity: Identity,
+        parts: Mapping[str, Part],
     ) -> None:
         self.network, self.data, self.loss_of_batch = network, data, loss_of_batch
         self.settings, self.progress, self.processes = settings, progress, processes
@@ -178,6 +184,7 @@ class _Fit:
                 "optimiser": self.optimiser,
                 "scheduler": self.scheduler,
                 "average": self.average,
+                **parts,
             },
             generator=self.generator,
             processes=processes,

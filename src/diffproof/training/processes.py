@@ -19,6 +19,11 @@ def is_first() -> bool:
     return _count() == 1 or os.environ.get("RANK") == "0"
 
 
+def is_alone() -> bool:
+    """Whether no other process shares a training."""
+    return _count() == 1
+
+
 def _count() -> int:
     return int(os.environ.get("WORLD_SIZE", "1")) if distributed.is_available() else 1
 

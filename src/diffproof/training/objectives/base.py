@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
@@ -16,6 +16,7 @@ from diffproof.methods import checked_settings
 from diffproof.modes import evaluation_mode
 from diffproof.training.adversarial import LARGEST
 from diffproof.training.batches import Batch
+from diffproof.training.checkpoint import Part
 
 
 @dataclass(frozen=True)
@@ -81,11 +82,27 @@ class Objective:
     name: ClassVar[str]
     # Whether the loss draws uniform numbers, too.
     uniform: ClassVar[bool] = False
+    # Whether new networks for it have batch normalisation.
+    batch_norm: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         # The catalog says once what each setting takes.
         for name, value in checked_settings(self.kind, self.name, vars(self)).items():
             object.__setattr__(self, name, value)
+
+    def begin(self, image_shape: Sequence[int], seed: int, network: nn.Module) -> Objective:
+        """The objective of one training, with what it keeps from step to step; most keep nothing.
+
+        Args:
+            image_shape: C, H, W.
+            seed: the training's.
+            network: what is trained.
+        """
+        return self
+
+    def parts(self) -> dict[str, Part]:
+        """What it keeps from step to step, for checkpoints, by name."""
+        return {}
 
     def draws_at(self, sigma: float) -> int:
         """How many draws of noise an image is seen under in a step."""
