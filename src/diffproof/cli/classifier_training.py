@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from diffproof.classifiers.base import Classifier
     from diffproof.data.images import ImageData
     from diffproof.training.adversarial import Adversary
+    from diffproof.training.perceptual import PerceptualAdversary
 
 
 def classifier_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -37,7 +38,11 @@ def classifier_options(command: Callable[..., Any]) -> Callable[..., Any]:
             help="Spread this share of each label evenly over the classes, in [0, 1), against perturbations.",
         ),
         click.option("--norm", type=Names(NORMS), default="linf", help="Bound perturbations in this norm."),
-        click.option("--budget", default="8/255", help="Bound them by this, > 0, for pixels in [0, 1]."),
+        click.option(
+            "--budget",
+            help="Bound them by this, > 0, for pixels in [0, 1]; for pat, a distance of features."
+            " [default: 8/255; pat: 0.5]",
+        ),
         click.option("--inner-steps", default=10, help="Search for them in this many gradient steps, ≥ 1."),
         click.option(
             "--inner-step-size",
@@ -60,7 +65,7 @@ class ClassifierOptions:
     trades_weight: float
     label_smoothing: float
     norm: str
-    budget: str
+    budget: str | None
     inner_steps: int
     inner_step_size: float | None
     noise_sigma: float = 0.0
@@ -84,17 +89,23 @@ class ClassifierOptions:
             idle = (*idle, "label_smoothing", "norm", "budget", "inner_steps", "inner_step_size")
         for name in idle:
             refuse_given(name, f"needs --adversarial{' trades' * (name == 'trades_weight')}")
+        for name in ("norm", "inner_step_size") if self.adversarial == "pat" else ():
+            refuse_given(name, "is not for --adversarial pat")
         if self.objective is not None and not self.noise_sigma:
             refuse_given("objective", "needs --noise-sigma, above 0")
 
-    def adversary(self) -> Adversary | None:
+    def adversary(self) -> Adversary | PerceptualAdversary | None:
         """What the classifier is trained against, if anything."""
-        from diffproof.attacks.threat import PixelThreat, load_threat
+        from diffproof.attacks.threat import PixelThreat, load_threat, parse_budget
         from diffproof.training.adversarial import Adversary, Ascent
+        from diffproof.training.perceptual import PerceptualAdversary
 
         if self.adversarial is None:
             return None
-        threat = load_threat(self.norm, self.budget)
+        if self.adversarial == "pat":
+            budget = parse_budget(self.budget or "0.5")
+            return PerceptualAdversary(budget, self.inner_steps, self.label_smoothing)
+        threat = load_threat(self.norm, self.budget or "8/255")
         assert isinstance(threat, PixelThreat)
         ascent = Ascent(threat, self.inner_steps, self.inner_step_size)
         return Adversary(self.adversarial, ascent, self.trades_weight, self.label_smoothing)
@@ -181,7 +192,7 @@ def _measured(
     trained: Classifier,
     held_out: ImageData,
     kind: ClassifierOptions,
-    adversary: Adversary | None,
+    adversary: Adversary | PerceptualAdversary | None,
     seed: int,
 ) -> dict[str, float]:
     """Accuracies on held-out images: of clean ones, under the noise of the training, under its search."""
@@ -195,7 +206,12 @@ def _measured(
     return {name: round(value, 6) for name, value in metrics.items()}
 
 
-def _tell(metrics: dict[str, float], images: int, noise_sigma: float, adversary: Adversary | None) -> None:
+def _tell(
+    metrics: dict[str, float],
+    images: int,
+    noise_sigma: float,
+    adversary: Adversary | PerceptualAdversary | None,
+) -> None:
     click.echo(f"accuracy on {counted(images, 'clean test image')}: {metrics['accuracy']:.2%}")
     if noise_sigma:
         click.echo(f"with noise of sigma = {noise_sigma:g}: {metrics['noisy_accuracy']:.2%}")

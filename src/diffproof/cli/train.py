@@ -186,7 +186,7 @@ def _behind(
 @click.option(
     "--adversarial",
     type=Names(ADVERSARIAL),
-    help="Train against perturbations by pgd (PGD-AT) or trades. [default: neither]",
+    help="Train against perturbations by pgd (PGD-AT), trades or pat (perceptual). [default: none]",
 )
 @extra_options
 @classifier_options

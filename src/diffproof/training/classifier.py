@@ -22,6 +22,7 @@ from diffproof.training.checkpoint import Part
 from diffproof.training.loop import LossOfBatch, Progress, TrainSettings, fit
 from diffproof.training.objectives.base import Objective, loss_of_batches
 from diffproof.training.objectives.gaussian import Gaussian
+from diffproof.training.perceptual import PerceptualAdversary
 from diffproof.weights import hash_tensors
 
 # Most images that normalisation is measured on, and how many are in work at once.
@@ -78,7 +79,7 @@ def train_classifier(
     *,
     noise_sigma: float = 0.0,
     objective: Objective | None = None,
-    adversary: Adversary | None = None,
+    adversary: Adversary | PerceptualAdversary | None = None,
     start: Classifier | None = None,
     progress: Progress | None = None,
 ) -> Classifier:
@@ -141,7 +142,7 @@ def _cross_entropy(network: nn.Module, batch: Batch, generator: torch.Generator)
     return nn.functional.cross_entropy(_logits(network, batch.images), batch.labels)
 
 
-def _against(adversary: Adversary) -> LossOfBatch:
+def _against(adversary: Adversary | PerceptualAdversary) -> LossOfBatch:
     """The loss of adversarial training."""
 
     def loss_of_batch(network: nn.Module, batch: Batch, generator: torch.Generator) -> Tensor:
