@@ -29,9 +29,11 @@ class Net(nn.Module):
         self.second = nn.Sequential(nn.Conv2d(3, 4, 3, stride=2, padding=1), nn.Tanh()).double()
         self.pool = nn.AdaptiveAvgPool2d(1)
         self.head = nn.Linear(4, 3).double()
+        self.modes: list[bool] = []
 
     def forward(self, images: Tensor) -> Tensor:
         """N×1×6×6 → N×3."""
+        self.modes.append(self.training)
         maps = self.second(torch.tanh(self.first(images)))
         logits: Tensor = 8 * self.head(self.pool(maps).flatten(1))
         return logits
@@ -99,6 +101,7 @@ def test_the_search_against_a_plain_loop() -> None:
     adversary = PerceptualAdversary(0.3, 3)
     found = adversary.search(net, net, batch(images, labels), normal, normal)
     assert not found.requires_grad
+    assert set(net.modes) == {False}
     assert net.training
     assert all(one.grad is None for one in net.parameters())
     # Classified wrongly already.

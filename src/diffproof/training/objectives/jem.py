@@ -37,6 +37,7 @@ class JEM(Objective):
         restart: probability that a sample begins anew.
     """
 
+    can = frozenset({"train"})
     name = "jem"
     batch_norm = False
     uniform = True
