@@ -80,7 +80,7 @@ PROTOCOLS = ("diffpure", "lee-kim", "diffbreak", "diffhammer", "agdm", "rdc")
 THREATS = ("linf", "l2", "stadv")
 NORMS = ("linf", "l2")
 ADVERSARIAL = ("pgd", "trades", "pat")
-DENOISER_OBJECTIVES = ("mse", "stab", "clf")
+DENOISER_OBJECTIVES = ("mse", "stab", "clf", "atop")
 SCHEDULES = ("cosine", "linear", "scaled_linear")
 PRECISIONS = ("float32", "bfloat16")
 

@@ -67,6 +67,37 @@ def test_losses_against_their_formulas(objective: DenoiserObjective) -> None:
     assert all(one.grad is None for one in classifier.parameters())
 
 
+def test_the_loss_of_atop_restores_and_classifies_adversarial_images() -> None:
+    data = dp.load_data("digits")
+    images, labels = data.images[:6], data.labels[:6]
+    sigma, network, classifier = 0.25, Half(), dp.load_classifier("digits")
+    denoiser = dp.NetworkDenoiser(network, dp.DiscreteSchedule.single(2 * sigma), image_shape=(1, 8, 8))
+    seen: list[Tensor] = []
+    hook = classifier.register_forward_pre_hook(lambda module, given: seen.append(given[0].detach()))
+    generator = torch.Generator().manual_seed(4)
+    found = classified_loss(denoiser, classifier, DenoiserObjective.ATOP)(
+        network, batch(images, labels), generator
+    )
+    hook.remove()
+    # Ten steps of the search, and the denoised images.
+    assert len(seen) == 11
+    normal = torch.randn((6, 1, 8, 8), generator=torch.Generator().manual_seed(4))
+    scale = 1 / np.sqrt(1 + (2 * sigma) ** 2)
+    # clean = a·noisy + b, which tells the noisy image, and so the adversarial one.
+    adversarial = (seen[-1] - sigma * 0.5 * scale) / (1 - sigma * scale) - sigma * normal
+    change = (adversarial - images).abs().amax()
+    assert 7 / 255 < float(change) < 8.001 / 255
+    with torch.no_grad():
+        before, after = (
+            nn.functional.cross_entropy(classifier(one), labels) for one in (images, adversarial.clamp(0, 1))
+        )
+        assert float(after) > float(before)
+        logits = classifier(seen[-1]).numpy().astype(float)
+    entropy = -log_softmax(logits, 1)[np.arange(6), labels.numpy()].mean()
+    expected = float((seen[-1] - images).double().square().mean()) + 0.05 * entropy
+    assert float(found.detach()) == pytest.approx(expected, rel=1e-5)
+
+
 def trained(objective: str, progress: Progress | None = None, iterations: int = 5) -> str:
     data = dp.load_data("digits", split="train")
     description = describe_denoiser(data, UNetSettings((8,)), "cosine", 1000, 0.25)
@@ -119,11 +150,11 @@ def test_it_certifies_at_its_level_alone(
         ("--single-sigma 0.5 --multi-head", "--multi-head: is not for --single-sigma"),
         (
             "--single-sigma 0.5 --objective clf",
-            "--classifier: is for --objective stab and clf, which need one",
+            "--classifier: is for --objective stab, clf and atop, which need one",
         ),
         (
             "--single-sigma 0.5 --classifier digits",
-            "--classifier: is for --objective stab and clf, which need one",
+            "--classifier: is for --objective stab, clf and atop, which need one",
         ),
     ],
 )
@@ -143,7 +174,7 @@ def test_in_python_an_objective_needs_its_classifier() -> None:
         (
             0.25,
             {"classifier": dp.load_classifier("digits")},
-            "classifier: is for the objectives stab and clf",
+            "classifier: is for the objectives stab, clf and atop",
         ),
     ):
         description = describe_denoiser(data, UNetSettings((8,)), "cosine", 10, schedule)

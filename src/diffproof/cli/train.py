@@ -73,8 +73,8 @@ def extra_options(command: Callable[..., Any]) -> Callable[..., Any]:
     "--objective",
     type=Names(DENOISER_OBJECTIVES),
     default="mse",
-    help="At that level, restore pixels (mse), or for --classifier its label of the clean image (stab) or"
-    " the true one (clf).",
+    help="At that level, restore pixels (mse), or for --classifier its label of the clean image (stab),"
+    " the true one (clf), or that and the pixels from adversarial images (atop).",
 )
 @click.option("--classifier", help="Train for this one behind it; see diffproof certify --help.")
 def denoiser(
@@ -115,7 +115,7 @@ def denoiser(
         raise ArgumentError("channels", f"expected numbers with commas between, got {channels!r}") from None
     settings = options.settings()
     _check_single(single_sigma, objective, classifier)
-    images, held_out, record = options.images(labelled=objective == "clf")
+    images, held_out, record = options.images(labelled=objective in ("clf", "atop"))
     behind, images = _behind(options, images, classifier)
     if not images.labelled:
         refuse_given("label_dropout", f"needs classes, but {images.name} has none")
@@ -159,7 +159,7 @@ def _check_single(single_sigma: float | None, objective: str, classifier: str | 
     for name in ("schedule", "timesteps", "multi_head", "label_dropout"):
         refuse_given(name, "is not for --single-sigma")
     if (objective == "mse") != (classifier is None):
-        raise ArgumentError("classifier", "is for --objective stab and clf, which need one")
+        raise ArgumentError("classifier", "is for --objective stab, clf and atop, which need one")
 
 
 def _behind(

@@ -158,7 +158,7 @@ def train_denoiser(
         settings: see TrainSettings.
         label_dropout: probability with which a label is replaced by the null label.
         objective: what is minimised; other than MSE of a denoiser of one noise level.
-        classifier: what STAB and CLF train it for, and only they.
+        classifier: what STAB, CLF and ATOP train it for, and only they.
         progress: see Progress.
 
     Raises:
@@ -184,7 +184,7 @@ def train_denoiser(
         identity["objective"] = str(objective)
         identity["classifier"] = hash_tensors(classifier.state_dict(), classifier.describe())
     elif classifier is not None:
-        raise ArgumentError("classifier", "is for the objectives stab and clf")
+        raise ArgumentError("classifier", "is for the objectives stab, clf and atop")
     else:
 
         def loss_of_batch(network: nn.Module, batch: Batch, generator: torch.Generator) -> Tensor:
