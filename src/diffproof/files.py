@@ -168,7 +168,8 @@ def check_out(folder: Path, names: Iterable[str], *, force: bool) -> None:
         force: whether they may replace files that are there.
 
     Raises:
-        ValueError: the folder or a part of its path is a file, may not be written to, or has such a file.
+        ValueError: the folder or a part of its path is a file, may not be written to, or has such a file, or
+            a link in the place of one.
     """
     parent = expanded(folder)
     while not os.path.lexists(parent):
@@ -178,6 +179,7 @@ def check_out(folder: Path, names: Iterable[str], *, force: bool) -> None:
     if not os.access(parent, os.W_OK | os.X_OK):
         raise ArgumentError("out", f"no permission to write to {parent}")
     for name in names:
+        _check_no_link(expanded(folder), name)
         _check_target(expanded(folder) / name, force)
 
 
@@ -192,11 +194,43 @@ def check_out_file(path: Path, *, force: bool) -> None:
     _check_target(path, force)
 
 
+def _check_no_link(folder: Path, name: str) -> None:
+    """Raise ValueError where a file within a folder would be written elsewhere, as nobody asked for."""
+    for place in (Path(name), *Path(name).parents[:-1]):
+        check_no_link(folder / place)
+
+
+def check_no_link(path: Path) -> None:
+    """Raise ValueError where a link is in the place of a file to write that the user did not name."""
+    if path.is_symlink():
+        raise ArgumentError("out", f"{path} is a link, which is not followed")
+
+
 def _check_target(path: Path, force: bool) -> None:
+    _check_leads_somewhere(path)
     if path.is_dir():
         raise ArgumentError("out", f"{path} is a folder, expected to write a file there")
     if path.exists() and not force:
         raise ArgumentError("out", f"{path} exists; --force overwrites it")
+
+
+def _check_leads_somewhere(path: Path) -> None:
+    if path.is_symlink() and not path.exists():
+        raise ArgumentError("out", f"{path} is a link that leads to no file")
+
+
+def created(path: Path, mode: int = 0o666) -> None:
+    """Make an empty file, and none through a link: one that is there under this name is removed first.
+
+    Args:
+        path: of the file.
+        mode: of it, without what the process takes from all of its files.
+
+    Raises:
+        OSError: it cannot be made.
+    """
+    path.unlink(missing_ok=True)
+    os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode))
 
 
 def remove(path: Path) -> None:
@@ -209,12 +243,19 @@ def remove(path: Path) -> None:
 def replacing(path: Path) -> Iterator[Path]:
     """Yield a path beside `path` to write to; it takes the place of `path` only if all went well.
 
-    A device or a pipe is written to itself, and a link keeps its name: renaming would destroy either.
+    A device or a pipe is written to itself, and a link keeps its name: renaming would destroy either. No link
+    in the place of the path beside it is followed.
+
+    Raises:
+        ValueError: the path is a link that leads to no file.
     """
     path = expanded(path)
+    _check_leads_somewhere(path)
     device = path.exists() and not path.is_file()
     path = path if device else Path(os.path.realpath(path))
     fresh = path if device else path.with_name(f"{path.name}.new")
+    if not device:
+        created(fresh)
     try:
         yield fresh
         if not device:

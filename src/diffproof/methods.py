@@ -130,8 +130,8 @@ def describe(kind: str, name: str) -> Method:
     return _of_class(str(where), load_class(kind, str(where)))
 
 
-def own_class(kind: str, given: str) -> Address | None:
-    """Where the class of a user's code or a plug-in is that a text means, not imported; None for others."""
+def own_class(kind: str, given: str | Mapping[str, Any]) -> Address | None:
+    """Where the class of a user's code or a plug-in is that is meant, not imported; None for others."""
     name, _ = _parts(kind, given)
     if name in KINDS[kind]:
         return None

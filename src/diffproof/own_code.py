@@ -15,6 +15,7 @@ import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -66,17 +67,28 @@ def plugins(group: str) -> list[str]:
 def source_hash(module: str) -> str | None:
     """SHA-256 of the file of a module; None where no file has it, as in a notebook, or it is not here.
 
-    What that module imports is not part of it. It is not imported itself; the packages that hold it are.
+    What that module imports is not part of it. Neither it nor a package that holds it is imported.
     """
     file = getattr(sys.modules.get(module), "__file__", None)
     if file is None:
-        try:
-            with current_directory_first():
-                found = importlib.util.find_spec(module)
-        except Exception:  # a package that holds it is the user's code, and may raise anything
-            return None
+        with current_directory_first():
+            found = _spec_of(module)
         file = None if found is None else found.origin
     return hashlib.sha256(Path(file).read_bytes()).hexdigest() if file and Path(file).is_file() else None
+
+
+def _spec_of(module: str) -> ModuleSpec | None:
+    """Where a module would be imported from; importlib's own function imports the packages that hold it."""
+    top, *inner = module.split(".")
+    try:
+        found = importlib.util.find_spec(top)
+    except ValueError:  # a module without a place, such as that of a script
+        return None
+    for name in inner:
+        if found is None or found.submodule_search_locations is None:
+            return None
+        found = PathFinder.find_spec(name, [*found.submodule_search_locations])
+    return found
 
 
 def exists(module: str) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -70,3 +71,6 @@ def test_a_class_map_comes_from_the_settings_of_the_run(tmp_path: Path) -> None:
     )
     expected = "diffproof certify --config runs/a/settings.yaml --out a-again"
     assert command(settings, Path("runs/a")) == expected
+    own = replace(settings, classifier="own:make")
+    expected = "diffproof certify --config runs/a/settings.yaml --classifier own:make --out a-again"
+    assert command(own, Path("runs/a")) == expected

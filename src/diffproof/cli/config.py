@@ -6,23 +6,37 @@ import json
 import re
 import reprlib
 import warnings
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import click
 
 from diffproof.cli.paths import PATH
+from diffproof.errors import ArgumentError
+
+# That an option is not parsed yet; None is that there is no file.
+_UNREAD = object()
 
 
-def _load(context: click.Context, parameter: click.Parameter, path: Path | None) -> Path | None:
-    if path is None:
-        return None
+def _when_both_are_read(context: click.Context, parameter: click.Parameter, value: Any) -> Any:
+    """Load the file once both options are known, whichever stands first."""
+    context.meta[f"config.{parameter.name}"] = value
+    path, trust = (context.meta.get(f"config.{name}", _UNREAD) for name in ("config", "trust"))
+    if trust is True and path is None:
+        raise ArgumentError("trust", "is for --config, which is not given")
+    if _UNREAD not in (path, trust) and path is not None:
+        _load(context, path, trust)
+    return value
+
+
+def _load(context: click.Context, path: Path, trust: bool) -> None:
     import yaml
 
     from diffproof.checks import unknown_name
-    from diffproof.errors import ArgumentError
     from diffproof.files import read_text
-    from diffproof.methods import parse
+    from diffproof.methods import own_class, parse
 
     try:
         # Values stay text, as flags are: YAML's own numbers would turn the indices 10:30 into 630.
@@ -36,13 +50,16 @@ def _load(context: click.Context, parameter: click.Parameter, path: Path | None)
         raise ArgumentError("config", f"expected names and values in {path}, got {type(loaded).__name__}")
     # Arguments are typed: a file has one value for a name, they may have many.
     options = (option for option in context.command.params if isinstance(option, click.Option))
-    known = {option.name for option in options if option.name} - {"config", "help"}
+    known = {option.name for option in options if option.name} - {"config", "trust", "help"}
     values = {str(name).replace("-", "_"): value for name, value in loaded.items()}
     values = {name: value for name, value in values.items() if value not in ("null", "~")}
     for kind in ("defense", "attack"):
         if isinstance(values.get(kind), dict) and kind in known:
             try:
-                values[kind] = str(parse(kind, _without_null(values[kind])))
+                method = _without_null(values[kind])
+                where = None if trust else own_class(kind, method)
+                # To parse a class's settings imports it.
+                values[kind] = str(where or parse(kind, method))
             except ArgumentError as error:
                 raise ArgumentError("config", f"{error}") from None
     if isinstance(values.get("class_map"), dict) and "class_map" in known:
@@ -64,8 +81,33 @@ def _load(context: click.Context, parameter: click.Parameter, path: Path | None)
             raise unknown_name("config", name, known)
         if not isinstance(value, str):
             raise ArgumentError("config", f"expected one value for {name}, got {reprlib.repr(value)}")
-    context.default_map = {**(context.default_map or {}), **values}
-    return path
+    given = values if trust else {**values, **_refusals(path, values)}
+    context.default_map = {**(context.default_map or {}), **given}
+
+
+def _refusals(path: Path, values: Mapping[str, str]) -> dict[str, Callable[[], str]]:
+    """In place of values that run code: what click calls where the command line does not say otherwise."""
+    from diffproof.runs.code import own_places
+
+    def refusal(name: str, what: str) -> Callable[[], str]:
+        def refuse() -> str:
+            raise ArgumentError(
+                "config",
+                f"{path} names {what}: --trust runs what it names, if you trust who made it; --{name} on the"
+                " command line says it anew",
+            )
+
+        return refuse
+
+    code: dict[str, str] = {}
+    for name, text in values.items():
+        # What has no form that it may have, the flag itself refuses.
+        with suppress(ArgumentError):
+            code |= {one: f"the code {where[0]}" for one, where in own_places({name: text}).items()}
+    # Whoever runs a cluster runs code on all that join it.
+    if "ray" in values:
+        code["ray"] = f"the cluster {values['ray']}"
+    return {name: refusal(name, what) for name, what in code.items()}
 
 
 def _plain(loader: type[Any]) -> type[Any]:
@@ -114,11 +156,20 @@ def _warn_of_other_code(text: str) -> None:
             )
 
 
-config_option = click.option(
-    "--config",
-    type=PATH,
-    is_eager=True,
-    expose_value=False,
-    callback=_load,
-    help="Read these flags from a YAML file, under the same names; the command line wins.",
-)
+def config_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """--config and --trust."""
+    shared: dict[str, Any] = {
+        "is_eager": True,
+        "expose_value": False,
+        "callback": _when_both_are_read,
+    }
+    trusting = click.option(
+        "--trust", is_flag=True, help="Run code and join the cluster that --config names.", **shared
+    )
+    reading = click.option(
+        "--config",
+        type=PATH,
+        help="Read these flags from a YAML file, under the same names; the command line wins.",
+        **shared,
+    )
+    return reading(trusting(command))

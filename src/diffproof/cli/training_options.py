@@ -119,6 +119,10 @@ def training_options(*, iterations: int, learning_rate: float) -> Callable[[Comm
     return decorate
 
 
+# What a training writes beside its weights.
+_BESIDE = (".checkpoint", ".samples.png", ".loss.csv", ".loss.png", ".lock")
+
+
 @dataclass(frozen=True)
 class TrainingOptions:
     """The values of these options, as click hands them over."""
@@ -150,23 +154,53 @@ class TrainingOptions:
 
         Raises:
             ValueError: no .safetensors name, no such folder or none that takes files, a file that is there
-                already, or an unknown device.
+                already, a link in the place of one, another training of it, or an unknown device.
         """
-        from diffproof.files import check_out_file
+        from diffproof.files import check_no_link, check_out_file, created
 
         if self.out.suffix != ".safetensors":
             raise ArgumentError("out", f"expected a .safetensors file, got {self.out}")
         try:
             check_out_file(self.out, force=self.force)
-            for path in (self.checkpoint, self.out, self.out.with_suffix(".samples.png")):
+            beside = [self.out.with_suffix(suffix) for suffix in _BESIDE]
+            for path in beside:
+                check_no_link(path)
+            self._lock()
+            for path in (self.out, *beside):
                 # Where `replacing` writes first.
                 probe = Path(f"{os.path.realpath(path)}.new")
-                probe.touch()
-                probe.unlink(missing_ok=True)
+                created(probe)
+                probe.unlink()
         except OSError as error:
             raise ArgumentError("out", f"cannot write {self.out}: {error.strerror}") from None
         check_positive("checkpoint_every", self.checkpoint_every)
         self.torch_device()
+
+    def _lock(self) -> None:
+        """Keep other trainings from this output until the command ends.
+
+        Raises:
+            ValueError: another one is at work.
+            OSError: the file cannot be made.
+        """
+        from filelock import FileLock, Timeout
+
+        from diffproof.training.processes import is_first
+
+        if not is_first():
+            return
+        lock = FileLock(self.out.with_suffix(".lock"), timeout=0)
+        try:
+            lock.acquire()
+        except Timeout:
+            raise ArgumentError("out", f"another process is training {self.out}") from None
+
+        def end() -> None:
+            # Before it is free: another process that takes it in between sees that it is no more.
+            Path(lock.lock_file).unlink(missing_ok=True)
+            lock.release()
+
+        click.get_current_context().call_on_close(end)
 
     @property
     def checkpoint(self) -> Path:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from diffproof.classifiers import spec as classifiers
 from diffproof.denoisers import named as denoisers
 from diffproof.methods import own_class
-from diffproof.own_code import source_hash
+from diffproof.own_code import Address, source_hash
 from diffproof.runs.flags import Flags
 
 
@@ -15,9 +18,27 @@ def own_code_of(settings: Flags) -> dict[str, str | None]:
     Args:
         settings: of a run.
     """
-    named = settings.as_dict()
-    places = [own_class(kind, named[kind]) for kind in ("defense", "attack") if kind in named]
-    for name in ("classifier", "guide", "chooser"):
-        places += classifiers.own_factories(named[name]) if named.get(name) is not None else []
-    places += [denoisers.own_factory(named[name]) for name in ("denoiser",) if name in named]
-    return {where.module: source_hash(where.module) for where in places if where is not None}
+    named = own_places(settings.as_dict())
+    return {where.module: source_hash(where.module) for places in named.values() for where in places}
+
+
+def own_places(named: Mapping[str, Any]) -> dict[str, list[Address]]:
+    """Where the code outside diffproof is that methods and networks name; nothing is imported.
+
+    Args:
+        named: texts by the names of the settings that they are of.
+
+    Raises:
+        ValueError: one has none of the forms that it may have.
+    """
+    found: dict[str, list[Address]] = {}
+    for name, text in named.items():
+        if name in ("defense", "attack"):
+            places = [own_class(name, text)]
+        elif name in ("classifier", "guide", "chooser"):
+            places = [*classifiers.own_factories(text)]
+        else:
+            places = [denoisers.own_factory(text)] if name == "denoiser" else []
+        if kept := [where for where in places if where is not None]:
+            found[name] = kept
+    return found

@@ -17,7 +17,9 @@ STORE = "results.sqlite"
 # What purified pictures have instead of a store.
 SHEET = "sheet.png"
 LOCK = "lock"
-_JOURNAL = f"{STORE}-journal"
+JOURNAL = f"{STORE}-journal"
+# What SQLite opens beside a store, or makes.
+BESIDE = {JOURNAL, f"{STORE}-wal", f"{STORE}-shm"}
 _HOLDERS = Path("/proc/locks")
 # In bytes: a text or picture in a store.
 _LARGEST = 2**28
@@ -69,7 +71,7 @@ def connected_run(folder: Path, *, whole: bool = True) -> Iterator[sqlite3.Conne
     Raises:
         ValueError: no run folder, or a corrupt store.
     """
-    check_no_links(folder, "run", {STORE, _JOURNAL})
+    check_no_links(folder, "run", {STORE, *BESIDE})
     if not (folder / STORE).is_file():
         purified = (folder / SETTINGS).is_file() and (folder / SHEET).is_file()
         why = "of `diffproof purify`, whose result is its pictures" if purified else f"{STORE} is missing"
@@ -88,7 +90,7 @@ def _address(path: Path, mode: str) -> str:
 
 def _is_left_open(folder: Path) -> bool:
     """Whether a writer was killed within a transaction, which the next writer undoes."""
-    if not (folder / _JOURNAL).exists():
+    if not (folder / JOURNAL).exists():
         return False
     with reporting(folder), closing(sqlite3.connect(_address(folder / STORE, "ro"), 30, uri=True)) as found:
         try:
@@ -109,7 +111,7 @@ def _copied(folder: Path) -> Iterator[Path]:
     """
     with tempfile.TemporaryDirectory(prefix="diffproof-") as elsewhere:
         before = _times(folder)
-        for name in (STORE, _JOURNAL):
+        for name in (STORE, JOURNAL):
             shutil.copyfile(folder / name, Path(elsewhere) / name)
         if _times(folder) != before:
             raise OSError(f"{folder} changes while it is read")
@@ -117,7 +119,7 @@ def _copied(folder: Path) -> Iterator[Path]:
 
 
 def _times(folder: Path) -> list[tuple[int, int]]:
-    found = [(folder / name).stat() for name in (STORE, _JOURNAL)]
+    found = [(folder / name).stat() for name in (STORE, JOURNAL)]
     return [(one.st_mtime_ns, one.st_size) for one in found]
 
 

@@ -11,10 +11,10 @@ from filelock import FileLock, Timeout
 
 from diffproof.errors import ArgumentError
 from diffproof.files import expanded
-from diffproof.runs.database import LOCK, SETTINGS, STORE, check_no_links, is_locked
+from diffproof.runs.database import BESIDE, LOCK, SETTINGS, STORE, check_no_links, is_locked
 
 # A crash between making the folder and its store leaves only these.
-BEGUN = {LOCK, SETTINGS, f"{STORE}.new", f"{STORE}.new-journal"}
+BEGUN = {LOCK, SETTINGS, f"{SETTINGS}.new", f"{STORE}.new", f"{STORE}.new-journal"}
 
 
 @contextmanager
@@ -61,7 +61,7 @@ def _check(folder: Path) -> None:
     if folder.exists() and not folder.is_dir():
         raise ArgumentError("out", f"{folder} is a file, expected a folder")
     names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
-    check_no_links(folder, "out", {*BEGUN, STORE})
+    check_no_links(folder, "out", {*BEGUN, STORE, *BESIDE})
     if STORE not in names and names - BEGUN:
         raise ArgumentError("out", f"{folder} holds other files and is no run folder")
 

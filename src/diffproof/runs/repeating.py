@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 from pathlib import Path
 
+from diffproof.runs.code import own_places
 from diffproof.runs.settings import CertifySettings, RunSettings
 
 
@@ -19,7 +20,8 @@ def command(settings: RunSettings, folder: Path) -> str:
     given = settings.as_dict()
     if given.pop("class_map", None) is not None:
         words += ["--config", str(folder / "settings.yaml")]
-        given = {}
+        # Code that a file names runs only where it is named here, too.
+        given = {name: given[name] for name in own_places(given)}
     for name, value in given.items():
         flag = f"--{name.replace('_', '-')}"
         if isinstance(value, bool):

@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Generic, Self, TypeVar
 
 from diffproof.checks import check_at_least, check_fields, renamed
 from diffproof.errors import ArgumentError
-from diffproof.files import expanded, replacing
+from diffproof.files import created, expanded, replacing
 from diffproof.runs.database import (
     LOCK,
     SETTINGS,
@@ -274,9 +274,11 @@ class RunStore(Generic[S]):
     ) -> None:
         """Write settings.yaml and the store; what fails leaves neither, nor a folder that is `new`."""
         try:
-            (folder / SETTINGS).write_text(settings_text(settings, identity.code))
+            with replacing(folder / SETTINGS) as fresh:
+                fresh.write_text(settings_text(settings, identity.code))
             fresh = folder / f"{STORE}.new"
-            fresh.unlink(missing_ok=True)
+            # As SQLite makes its own.
+            created(fresh, 0o644)
             with reporting(folder):
                 connection = sqlite3.connect(fresh)
             try:
