@@ -190,6 +190,8 @@ class TrainingOptions:
         if not is_first():
             return
         lock = FileLock(self.out.with_suffix(".lock"), timeout=0)
+        # What is in its way, it does not say.
+        os.close(os.open(lock.lock_file, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW, 0o666))
         try:
             lock.acquire()
         except Timeout:

@@ -11,6 +11,7 @@ from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 
 from diffproof.errors import ArgumentError
+from diffproof.version import version
 
 SETTINGS = "settings.yaml"
 STORE = "results.sqlite"
@@ -20,6 +21,11 @@ LOCK = "lock"
 JOURNAL = f"{STORE}-journal"
 # What SQLite opens beside a store, or makes.
 BESIDE = {JOURNAL, f"{STORE}-wal", f"{STORE}-shm"}
+# Of stores that this version writes, as SQLite's user_version; 0 is that of versions that stated none, whose
+# stores have this one's tables or fewer.
+FORMAT = 1
+# What SQLite's files begin with, and what follows where a store has a journal beside it, and no log.
+_MAGIC, _WITH_JOURNAL = b"SQLite format 3\0", b"\1\1"
 _HOLDERS = Path("/proc/locks")
 # In bytes: a text or picture in a store.
 _LARGEST = 2**28
@@ -135,15 +141,28 @@ def connected(
         address: of the store in SQLite's words; None to read and write that of the folder.
 
     Raises:
-        ValueError: the store is corrupt.
+        ValueError: the store is corrupt, or of a later version.
         OSError: it cannot be read.
     """
+    with reporting(folder), (folder / STORE).open("rb") as file:
+        begin = file.read(20)
+        # To read a write-ahead log SQLite writes beside it.
+        if begin.startswith(_MAGIC) and begin[18:] != _WITH_JOURNAL:
+            raise ValueError("expected a rollback journal, got a write-ahead log")
     with reporting(folder):
         connection = sqlite3.connect(address or _address(folder / STORE, "rw"), timeout=30, uri=True)
     try:
         with reporting(folder):
             # Nothing that a run stores is larger; views and triggers would run SQL of whoever wrote the file.
             connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, _LARGEST)
+            stated = connection.execute("PRAGMA user_version").fetchone()[0]
+        if not 0 <= stated <= FORMAT:
+            raise ArgumentError(
+                "run",
+                f"the store in {folder} has format {stated}, that of a later version of diffproof; this one,"
+                f" {version()}, knows formats up to {FORMAT}",
+            )
+        with reporting(folder):
             verdict = connection.execute("PRAGMA quick_check").fetchone()[0] if whole else "ok"
             query = "SELECT type, name FROM sqlite_master WHERE type NOT IN ('table', 'index')"
             other = connection.execute(query).fetchone()
@@ -159,6 +178,20 @@ def has_table(connection: sqlite3.Connection, table: str) -> bool:
     """Whether a store has a table of this name."""
     query = "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = ?"
     return connection.execute(query, (table,)).fetchone() is not None
+
+
+def versions_in(connection: sqlite3.Connection, table: str, column: str) -> set[str]:
+    """The versions of diffproof that worked on a run.
+
+    Args:
+        connection: to its store.
+        table: of finished images.
+        column: of it that holds JSON with the version that made an image.
+    """
+    stated = f"SELECT json_extract({column}, '$.version') FROM {table} WHERE json_valid({column})"
+    queries = [stated, *["SELECT version FROM progress"] * has_table(connection, "progress")]
+    rows = connection.execute(" UNION ".join(queries)).fetchall()
+    return {str(one) for (one,) in rows if one is not None}
 
 
 def indices_in(connection: sqlite3.Connection, table: str) -> list[int]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -85,3 +85,15 @@ def check_new(folder: Path) -> None:
     """Raise ValueError where a folder holds a run."""
     if os.path.lexists(expanded(folder) / STORE):
         raise ArgumentError("out", f"{folder} holds a run, expected a new folder")
+
+
+def check_runs(folders: Sequence[Path]) -> None:
+    """Raise ValueError unless there is a run folder, and none that would count twice."""
+    if not folders:
+        raise ArgumentError("runs", "expected at least one run folder")
+    first: dict[str, Path] = {}
+    for folder in folders:
+        other = first.setdefault(os.path.realpath(expanded(folder)), folder)
+        if other is not folder:
+            same = f", which is {other}" * (other != folder)
+            raise ArgumentError("runs", f"expected each run once, got {folder} again{same}")

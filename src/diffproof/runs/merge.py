@@ -12,10 +12,10 @@ from diffproof.files import expanded
 from diffproof.methods import own_class
 from diffproof.runs.attack.store import AttackStore
 from diffproof.runs.certify.store import CertifyStore
-from diffproof.runs.folder import check_new
+from diffproof.runs.folder import check_new, check_runs
 from diffproof.runs.settings import RunSettings
 from diffproof.runs.shards import Shard
-from diffproof.runs.store import Identity, RunStore, check_runs
+from diffproof.runs.store import Identity, RunStore
 from diffproof.wording import counted, shortened
 
 Kind = type[RunStore[Any]]
@@ -47,6 +47,7 @@ class _Part:
     shard: Shard
     settings: RunSettings
     identity: Identity
+    versions: set[str]
 
 
 def merge(out: Path, shards: Sequence[Path]) -> Merged:
@@ -101,7 +102,7 @@ def _look(folder: Path) -> _Part:
     with kind.reading(folder) as store:
         settings, identity = store.settings, store.identity
         store.results()  # Whose rows must be what a run writes.
-        finished = store.finished()
+        finished, versions = store.finished(), store.versions()
     if settings.shard is None:
         raise ArgumentError("shards", f"{folder} is no shard, expected runs with --shard")
     lacking = sorted({*identity.part} - finished)
@@ -112,7 +113,7 @@ def _look(folder: Path) -> _Part:
     if finished != {*identity.part}:
         others = shortened(sorted(finished - {*identity.part}))
         raise ArgumentError("shards", f"{folder} holds images that are not of its shard: {others}")
-    return _Part(folder, kind, Shard.parse(settings.shard), settings, identity)
+    return _Part(folder, kind, Shard.parse(settings.shard), settings, identity, versions)
 
 
 def _check_one_run(parts: Sequence[_Part]) -> None:
@@ -152,6 +153,8 @@ def _differences(first: _Part, other: _Part) -> list[str]:
     ]
     # Code that a folder names is not imported to tell whether its settings mean the same.
     found += own or settings.differences(others)
+    if len(both := first.versions | other.versions) > 1:
+        found.append(f"the version of diffproof ({', '.join(sorted(both))})")
     mine, its = first.identity, other.identity
     if mine.indices != its.indices:
         found.append(f"which images ({mine.planned}, now {its.planned})")

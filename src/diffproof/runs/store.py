@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sqlite3
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,6 +15,7 @@ from diffproof.checks import check_at_least, check_fields, renamed
 from diffproof.errors import ArgumentError
 from diffproof.files import created, expanded, replacing
 from diffproof.runs.database import (
+    FORMAT,
     LOCK,
     SETTINGS,
     STORE,
@@ -24,16 +24,19 @@ from diffproof.runs.database import (
     has_table,
     indices_in,
     reporting,
+    versions_in,
 )
 from diffproof.runs.folder import BEGUN, check_new, claimed
 from diffproof.runs.progress import TABLES, Progress
 from diffproof.runs.settings import RunSettings
 from diffproof.runs.settings_file import edits, settings_text
+from diffproof.version import version
 from diffproof.wording import counted
 
 # In seconds: a thousand years.
 _LONGEST = 3e10
-_TABLES = f"""{TABLES}
+_TABLES = f"""PRAGMA user_version = {FORMAT};
+{TABLES}
 CREATE TABLE IF NOT EXISTS settings (
     json TEXT NOT NULL, weights_hash TEXT NOT NULL, data_hash TEXT NOT NULL, planned INTEGER NOT NULL,
     code TEXT NOT NULL
@@ -102,11 +105,12 @@ class RunStore(Generic[S]):
         progress: of the commands that worked on it.
     """
 
-    # What such a run is called; its settings; its table of finished images, the SQL of all its tables, and
-    # those whose rows are taken over from shards.
+    # What such a run is called; its settings; its table of finished images and the column that tells the
+    # version of each, the SQL of all its tables, and those whose rows are taken over from shards.
     kind: ClassVar[str]
     settings_type: ClassVar[type[Any]]
     table: ClassVar[str]
+    stamped: ClassVar[str]
     tables: ClassVar[str]
     merged: ClassVar[tuple[str, ...]]
 
@@ -134,8 +138,9 @@ class RunStore(Generic[S]):
             fingerprint: see `Identity.differences`.
 
         Raises:
-            ValueError: other settings, weights, data or code, another process at work, a folder that is no
-                run or one of another kind, a corrupt store, a link in the place of a file.
+            ValueError: other settings, weights, data or code, another version of diffproof, another process
+                at work, a folder that is no run or one of another kind, a corrupt store, a link in the place
+                of a file.
             OSError: the folder cannot be written.
         """
         folder = expanded(folder)
@@ -150,10 +155,11 @@ class RunStore(Generic[S]):
                     raise ArgumentError(
                         "out", f"{folder} holds a run with other settings: {', '.join(different)}"
                     )
+                store = cls(folder, connection, stored, was)
+                store._check_version()
                 with reporting(folder):
                     # Those of an earlier version had fewer tables.
                     connection.executescript(_TABLES + cls.tables)
-                store = cls(folder, connection, stored, was)
                 store.warn_if_edited()
                 store._extend(settings, identity, fingerprint)
                 try:
@@ -227,6 +233,20 @@ class RunStore(Generic[S]):
         with reporting(self.folder):
             rows = self._connection.execute(f"SELECT image_index FROM {self.table}")
             return {row[0] for row in rows}
+
+    def versions(self) -> set[str]:
+        """The versions of diffproof that worked on it."""
+        with reporting(self.folder):
+            return versions_in(self._connection, self.table, self.stamped)
+
+    def _check_version(self) -> None:
+        """Raise ValueError where another version worked on it: what that computed may be other than here."""
+        if others := sorted(self.versions() - {version()}):
+            raise ArgumentError(
+                "out",
+                f"{self.folder} is of diffproof {', '.join(others)}, this is {version()}: all images of a run"
+                " come from one version; go on with that, or give a new folder",
+            )
 
     def commit(self) -> None:
         """Make all that was recorded survive a crash."""
@@ -356,18 +376,6 @@ def _write_settings(connection: sqlite3.Connection, settings: RunSettings, ident
     for table, indices in (("planned", identity.indices), ("part", identity.part)):
         rows = [(index,) for index in indices]
         connection.executemany(f"INSERT OR IGNORE INTO {table} VALUES (?)", rows)
-
-
-def check_runs(folders: Sequence[Path]) -> None:
-    """Raise ValueError unless there is a run folder, and none that would count twice."""
-    if not folders:
-        raise ArgumentError("runs", "expected at least one run folder")
-    first: dict[str, Path] = {}
-    for folder in folders:
-        other = first.setdefault(os.path.realpath(expanded(folder)), folder)
-        if other is not folder:
-            same = f", which is {other}" * (other != folder)
-            raise ArgumentError("runs", f"expected each run once, got {folder} again{same}")
 
 
 def warn_of_more(folder: Path, identity: Identity, indices: Sequence[int]) -> None:

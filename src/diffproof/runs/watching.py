@@ -12,9 +12,8 @@ from typing import Generic, TypeVar
 from diffproof.errors import ArgumentError
 from diffproof.files import expanded
 from diffproof.runs.database import SETTINGS, STORE, is_locked
-from diffproof.runs.folder import BEGUN
+from diffproof.runs.folder import BEGUN, check_runs
 from diffproof.runs.status import Status, load_status
-from diffproof.runs.store import check_runs
 from diffproof.wording import counted, duration
 
 # What is made of runs at work takes at most one part in so many of the time, which the runs need themselves.

@@ -20,9 +20,9 @@ from diffproof.intervals import Share
 from diffproof.methods import own_class, parse
 from diffproof.runs.attack.store import AttackedImage, AttackStore
 from diffproof.runs.comparison import Comparisons, Contestant, Measure, compare
+from diffproof.runs.folder import check_runs
 from diffproof.runs.labels import differing, short_source, short_spec
 from diffproof.runs.settings import AttackSettings
-from diffproof.runs.store import check_runs
 from diffproof.wording import part_of, unfinished
 
 # Settings that change what is found and that the names of defence and attack do not hold.

@@ -52,6 +52,7 @@ class AttackStore(RunStore[AttackSettings]):
     kind = "attack run"
     settings_type = AttackSettings
     table = "attacked"
+    stamped = "result"
     merged = ("attacked", "findings")
     tables = """
 CREATE TABLE IF NOT EXISTS attacked (

@@ -14,9 +14,9 @@ from diffproof.intervals import Share
 from diffproof.runs.certify.accuracy import accuracies, told, untaken
 from diffproof.runs.certify.store import CertifyStore, ImageResult, certification
 from diffproof.runs.comparison import Comparisons, Contestant, compare
+from diffproof.runs.folder import check_runs
 from diffproof.runs.labels import differing, short_source, short_spec
 from diffproof.runs.settings import CertifySettings
-from diffproof.runs.store import check_runs
 from diffproof.smoothing.certificate import certifies
 from diffproof.smoothing.certification import Certification
 from diffproof.smoothing.stopping import Stopping

@@ -141,6 +141,7 @@ class CertifyStore(RunStore[CertifySettings]):
     kind = "certification run"
     settings_type = CertifySettings
     table = "images"
+    stamped = "certificate"
     merged = ("images", "ballots")
     tables = """
 CREATE TABLE IF NOT EXISTS images (

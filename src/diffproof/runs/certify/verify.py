@@ -3,34 +3,32 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from diffproof.errors import ArgumentError
 from diffproof.methods import own_class
 from diffproof.runs.certify.ablation import failures_of_ballots
 from diffproof.runs.certify.accuracy import accuracies, untaken
 from diffproof.runs.certify.job import CertifyRun, prepare
+from diffproof.runs.certify.redrawn import drawn_again
 from diffproof.runs.certify.report import Row
 from diffproof.runs.certify.store import CertifyStore, ImageResult
 from diffproof.runs.code import own_code_of
 from diffproof.runs.places import Places
 from diffproof.runs.settings import CertifySettings, RunSettings
 from diffproof.runs.store import Identity
-from diffproof.smoothing.arithmetic import arithmetic, flips, most_flips, uncertain
+from diffproof.smoothing.arithmetic import arithmetic
 from diffproof.smoothing.certificate import Certificate, certifies
-from diffproof.smoothing.schedule import Counting
 from diffproof.smoothing.stopping import Stopping
-from diffproof.smoothing.tally import Counted, Looks
+from diffproof.version import version
 from diffproof.wording import counted
 
 # Relative: noise levels computed on another machine may differ in their last bits.
 _ROUNDING = 1e-9
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -78,8 +76,10 @@ def verify(
     check_asked(folder, results, resample, places)
     failures = [failure for result in results for failure in failures_of_counts(result, settings, identity)]
     failures += _unlike(results) + unlike + edited
+    mixed, remarks = told_versions({one.certificate.version for one in results})
+    failures += mixed
     shares = accuracies({one.image_index: one for one in results}, identity.indices, settings)
-    remarks = untaken(shares, len(results), identity.planned, settings)
+    remarks += untaken(shares, len(results), identity.planned, settings)
     if places is None:
         row = Row((folder,), settings, identity.weights_hash, results, identity.planned)
         remarks.append(
@@ -102,7 +102,7 @@ def verify(
         return Verification(0, [], [*code, f"it does not run any more: {error}"], [])
     failures = changed_code(identity, settings) + failures
     failures += [failure for result in results for failure in failures_of(result, job, identity)]
-    chosen, again, ties = _drawn_again(results, failures, resample, job)
+    chosen, again, ties = drawn_again(results, failures, resample, job)
     covered = "counts, radii, images, true labels, weights" + ", code" * bool(identity.code)
     drawn = [result.image_index for result in chosen]
     left = left_out(len(drawn), len(results), "draws")
@@ -130,6 +130,14 @@ def check_asked(folder: Path, results: Sequence[object], resample: int, places: 
         raise ArgumentError("resample", f"drawing again needs data and networks, got {resample} and --counts")
 
 
+def told_versions(versions: Collection[str]) -> tuple[list[str], list[str]]:
+    """What does not hold of the versions of diffproof that made the images of a run, and remarks."""
+    names = ", ".join(sorted(versions))
+    if len(versions) > 1:
+        return [f"its images come from {len(versions)} versions of diffproof: {names}"], []
+    return [], [] if version() in versions else [f"it was made by diffproof {names}, this is {version()}"]
+
+
 def left_out(drawn: int, images: int, what: str) -> str:
     """What was not checked where data and networks were there."""
     return (
@@ -143,12 +151,6 @@ def changed_code(identity: Identity, settings: RunSettings) -> list[str]:
     """The user's own modules that are not what a run was made with, a line each."""
     modules = identity.changed_code(own_code_of(settings))
     return [f"the code of {module} is not that which the run was made with" for module in modules]
-
-
-def spread(results: Sequence[T], number: int) -> list[T]:
-    """So many of the results, or all there are, spread evenly."""
-    count = min(number, len(results))
-    return [results[i * len(results) // count] for i in range(count)]
 
 
 def failures_of_counts(result: ImageResult, settings: CertifySettings, identity: Identity) -> list[str]:
@@ -186,8 +188,8 @@ def failures_of_counts(result: ImageResult, settings: CertifySettings, identity:
         found.append("it was made by compiled networks, the run's are not")
     for name in ("denoiser_evaluations", "classifier_evaluations"):
         spent, most = getattr(certificate, name), getattr(certificate, f"naive_{name}")
-        if not 0 <= spent <= most:
-            found.append(f"{name} is {spent}, expected at most {most}")
+        if not 0 <= spent <= most or most % max(1, certificate.n0 + certificate.n):
+            found.append(f"{name} is {spent}, expected at most {most}, as many for each draw")
     if own_class("defense", settings.defense) is None:
         method = settings.method.filled()
         of_run = {"method": method.name, **method.settings}
@@ -293,6 +295,10 @@ def failures_of(result: ImageResult, job: CertifyRun, identity: Identity) -> lis
         found.append(f"grid_sigma is {certificate.grid_sigma}, the denoiser's is {job.smoothed.grid_sigma}")
     if not same(certificate.settings, job.smoothed.certificate_settings()):
         found.append("it was made by a defence with other settings")
+    for name, each in zip(("denoiser", "classifier"), job.smoothed.evaluations_per_draw, strict=True):
+        stated, most = (f"naive_{name}_evaluations", each * (certificate.n0 + certificate.n))
+        if getattr(certificate, stated) != most:
+            found.append(f"{stated} is {getattr(certificate, stated)}, expected {most}")
     if certificate.weights_hash != job.smoothed.weights_hash():
         found.append("the weights are not those it was made with")
     if not 0 <= result.image_index < len(job.data):
@@ -318,55 +324,3 @@ def failures_of(result: ImageResult, job: CertifyRun, identity: Identity) -> lis
         if int(job.data.labels[result.image_index]) != result.true_label:
             found.append("the data gives another true label")
     return [f"image {result.image_index}: {what}" for what in found]
-
-
-def _drawn_again(
-    results: Sequence[ImageResult], failures: Sequence[str], resample: int, job: CertifyRun
-) -> tuple[list[ImageResult], list[str], list[str]]:
-    """Results that were drawn again, what did not hold of them, and remarks."""
-    # Counts that fail their check cannot be compared with a new draw.
-    broken = {failure.split(":")[0] for failure in failures}
-    chosen = spread([one for one in results if f"image {one.image_index}" not in broken], resample)
-    wrong, ties = [], []
-    fell, near, precision = 0, 0, job.settings.precision
-    for result in chosen:
-        one, again = result.certificate, _draw_again(result, job)
-        assert again.selection is not None
-        assert again.estimation is not None
-        pairs = ((one.selection_counts, again.selection.counts), (one.counts, again.estimation.counts))
-        count, may = (sum(measured(*pair) for pair in pairs) for measured in (flips, uncertain))
-        count = max(count, _moved(one, again))
-        fell, near = fell + count, near + may
-        found = f"image {result.image_index}: drawn again, at least {count} of {one.n0 + one.n} draws"
-        if count > most_flips(may, precision):
-            wrong.append(f"{found} fell otherwise, {_explained(may, precision)}")
-        elif count > 0:
-            ties.append(f"{found} fell otherwise (rounding between machines)")
-    # What might be rounding in each image is none in all of them together.
-    if not wrong and fell > most_flips(near, precision):
-        what = f"{counted(len(chosen), 'image')} drawn again: at least {fell} draws fell otherwise"
-        wrong.append(f"{what}, {_explained(near, precision)}")
-    return chosen, wrong, ties
-
-
-def _explained(draws: int, precision: str) -> str:
-    return f"rounding in {precision} explains {most_flips(draws, precision)} of {draws} near a boundary"
-
-
-def _moved(certificate: Certificate, again: Counted) -> int:
-    """The least number of draws that must have fallen otherwise before some look, by its hits."""
-    selection, sequential = again.selection, certificate.sequential
-    if sequential is None or selection is None or selection.selected != certificate.selected:
-        return 0
-    hits: list[int] = sequential["hits"]
-    return max(abs(before - now) for before, now in zip(hits, again.hits, strict=True))
-
-
-def _draw_again(result: ImageResult, job: CertifyRun) -> Counted:
-    """The same draws, looked at where they were, as they are labelled now."""
-    certificate, test = result.certificate, job.certifier.test_of(job.data.pixels[result.image_index])
-    looks: tuple[int, ...] = (certificate.n,)
-    if test is not None:
-        looks = tuple(look for look in test.checkpoints if look <= certificate.n)
-    classes = job.smoothed.num_classes
-    return job.certifier.count(Counting(result.image_index, certificate.n0, Looks(looks), classes))
