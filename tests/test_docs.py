@@ -68,7 +68,7 @@ def links(page: Path) -> list[str]:
 
 
 def test_links_lead_somewhere() -> None:
-    pages = [*PAGES, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"]
+    pages = [*PAGES, ROOT / "CONTRIBUTING.md", ROOT / "SECURITY.md", ROOT / "CHANGELOG.md"]
     found = [(page, *link.partition("#")[::2]) for page in pages for link in links(page)]
     assert len(found) > 80
     lost = [

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from fuzz.sound import COMMANDS
+from fuzz.sound import COMMANDS, STRANGE, VICTIM
 from fuzz.trial import Case
 
 Damage = Callable[[Path, Random], None]
@@ -74,6 +74,9 @@ NASTY: tuple[Any, ...] = (
         "=1+1",
         "\udcff",
         "os:abort",
+        f"{STRANGE}:make",
+        f"package.{STRANGE}:Own",
+        f"ensemble:digits,{STRANGE}:make",
         "0:2",
         "/etc",
     ),
@@ -139,6 +142,10 @@ def text_changed(path: Path, random: Random) -> None:
             f"\x1b]0;{name}",
             "a: &a [x,x]\n" + "\n".join(f"b{i}: &b{i} [{f'*b{i - 1},' * 9}]" for i in range(1, 30)),
             f"{name}: {'9' * 5000}",
+            f"classifier: {STRANGE}:make",
+            f"defense: {{name: package.{STRANGE}:Own}}",
+            f"#   package.{STRANGE}: {'0' * 64}",
+            "ray: 127.0.0.1:1",
             "",
         )
     )
@@ -180,14 +187,21 @@ def store_changed(path: Path, random: Random) -> None:
         columns = [row[1] for row in connection.execute(f"PRAGMA table_info({table})")]
         column = random.choice(columns)
         row = connection.execute(f"SELECT rowid, {column} FROM {table} LIMIT 1").fetchone()
-        if row is None:
+        if random.random() < 0.1:
+            connection.execute(f"PRAGMA user_version = {random.choice((-1, 2, 2**31 - 1))}")
+        elif row is None:
             connection.execute(f"DROP TABLE {random.choice(tables)}")
         else:
             value: Any = random.choice(NASTY)
             if isinstance(row[1], str) and row[1].startswith(("{", "[")) and random.random() < 0.8:
                 tree = json.loads(row[1])
                 _spoil(tree, random)
-                value = json.dumps(tree) if random.random() < 0.95 else "[" * 100_000
+                value = json.dumps(tree)
+                if random.random() < 0.1:
+                    deep = random.choice((20, 900, 100_000))
+                    value = random.choice(
+                        ("[" * deep, "[" * deep + "]" * deep, value.replace("{", '{"a": NaN,'))
+                    )
             if isinstance(value, int) and abs(value) >= 2**63:
                 value = 2**63 - 1
             if not isinstance(value, int | float | str | None):
@@ -286,6 +300,29 @@ OF_A_KIND: dict[str, Damage] = {
     "json": json_changed,
     "sqlite": store_changed,
 }
+
+
+# What commands write besides what they are told to, or first.
+_BESIDE = (
+    *("out", "out.new", "out/table.csv", "out/curve.png", "out/settings.yaml", "out/settings.yaml.new"),
+    *("out/lock", "out/results.sqlite.new", "out/results.sqlite-journal", "out/sheet.png", "out/0.png"),
+    *("out.safetensors.new", "out.checkpoint", "out.checkpoint.new", "out.samples.png", "out.loss.csv"),
+    *("out.loss.png", "out.lock", "run-a/results.sqlite-wal", "run-a/results.sqlite-journal", "run-a/lock"),
+)
+
+
+def link_case(random: Random) -> Case:
+    """A case of a link in the place of what a command writes."""
+    name, link = random.choice(list(COMMANDS)), Path(random.choice(_BESIDE))
+    words = [*shlex.split(COMMANDS[name]), *["--force"] * random.choice((0, 1))]
+    target = random.choice((VICTIM, "nothing", "classes"))
+
+    def prepare() -> None:
+        link.parent.mkdir(exist_ok=True)
+        link.unlink(missing_ok=True)
+        link.symlink_to(os.path.relpath(target, link.parent))
+
+    return Case(f"link {link} to {target}, {name}", words, prepare, out="")
 
 
 def file_case(random: Random) -> Case:

@@ -14,7 +14,8 @@ from fuzz.trial import Case
 _WORDS = """
 0 -1 1 2 3 -0 1e999 -1e999 nan inf 1e-300 1e300 0.5 ٣ 99999999 100000 18446744073709551615
 18446744073709551616 1_0 0x10 1/0 0,0,0 0:0 0:99999999999 :: : 0:2:0 3,1 -1, 5:1 1/3 [ [1,2] {} null true
-none digits imagenet é os:abort signal:pause sys:exit os:getcwd builtins:dict torch.nn:Identity
+none digits imagenet é os:abort strange:make package.strange:make
+victim signal:pause sys:exit os:getcwd builtins:dict torch.nn:Identity
 time:sleep =1+1 ../x ~ ~/x /dev/null /dev/zero /dev/full /proc/self/mem /proc/nothing data.npz pictures
 run-a classes classifier.safetensors denoiser.safetensors plain.pt config.yaml density.json
 resnet20@plain.pt resnet99@x openai:x@y edm:cifar10-32x32-cond-vp@plain.pt hf:nowhere hf: hf:classes

@@ -27,12 +27,12 @@ if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from fuzz.calls import call_case
-from fuzz.damage import file_case
+from fuzz.damage import file_case, link_case
 from fuzz.flags import flag_case
 from fuzz.sound import COMMANDS, make
 from fuzz.trial import Case, Finding, identity, judged, tried
 
-GENERATORS: tuple[Callable[[Random], Case], ...] = (flag_case, file_case, call_case)
+GENERATORS: tuple[Callable[[Random], Case], ...] = (flag_case, file_case, call_case, link_case)
 
 
 def case_of(seed: int, number: int) -> Case:

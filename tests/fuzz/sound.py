@@ -60,6 +60,18 @@ COMMANDS: dict[str, str] = {
 }
 
 
+# A stranger's module and package: whatever imports either leaves a file. And what links lead to.
+STRANGE, RAN, VICTIM = "strange", "ran", "victim"
+_LEAVES = f"""from pathlib import Path
+
+Path({RAN!r}).touch()
+
+
+def make():
+    raise SystemExit
+"""
+
+
 def make(folder: Path) -> dict[str, object]:
     """Make the sound folder; what its runs hold, by command."""
     os.environ |= {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
@@ -74,6 +86,10 @@ def make(folder: Path) -> dict[str, object]:
             place.mkdir(parents=True, exist_ok=True)
             save_picture(place / f"{index}.png", images[index])
         _write_parquet(Path("data.parquet"))
+        Path(VICTIM).write_text("precious")
+        for module in (f"{STRANGE}.py", "package/__init__.py", f"package/{STRANGE}.py"):
+            Path(module).parent.mkdir(exist_ok=True)
+            Path(module).write_text(_LEAVES)
         Path("pictures").mkdir()
         for index in range(2):
             save_picture(Path("pictures", f"{index}.png"), images[index])

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from random import Random
 
 import pytest
 
 from fuzz.fuzz import GENERATORS, Fuzzer, case_of, findings
+from fuzz.sound import RAN, VICTIM
 from fuzz.trial import Case
 
-# Cases of flags, files and calls: as many as a dozen seconds of the processor allow.
-COUNTS = (2, 8, 16)
+# Cases of flags, files, calls and links: as many as a dozen seconds of the processor allow.
+COUNTS = (2, 8, 16, 6)
 SEED = 3
 
 
@@ -56,7 +58,17 @@ def test_the_oracle_finds(fuzzer: Fuzzer, monkeypatch: pytest.MonkeyPatch) -> No
         print("one\ntwo")
         return 2
 
+    def ran() -> int:
+        Path(RAN).touch()
+        return 0
+
+    def through() -> int:
+        Path(VICTIM).write_text("")
+        return 0
+
     expected = {
+        ran: "code ran",
+        through: "written through a link",
         crash: "KeyError in ?",
         silent: "nonsense: NaN",
         long: "long line",

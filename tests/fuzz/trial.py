@@ -7,6 +7,7 @@ What the oracle holds against a case:
 - more than 2 GiB of memory (the largest resident size of the child);
 - a line of output longer than 500 characters, or one with control characters in it;
 - a mistake that is told in other than one line, or a command that fails and has written its output;
+- code of a module that no word of the command line names, or a file changed to which only links lead;
 - nonsense: NaN in what it prints; or a run of `certify` or `attack` that ended well and has other results
   than the sound run although its store says that settings, weights and data are the same.
 """
@@ -27,6 +28,7 @@ from pathlib import Path
 
 from diffproof.cli.main import run
 from diffproof.errors import LONGEST_LINE
+from fuzz.sound import RAN, STRANGE, VICTIM
 
 MOST_SECONDS, MOST_MEMORY = 60.0, 2**31
 # So that no case takes the machine down: address space beyond what the parent has, and bytes of a file.
@@ -143,6 +145,10 @@ def judged(case: Case, ended: Ended, folder: Path, sound: dict[str, object]) -> 
         found.append(Finding("hangs", " ".join(lines[-1:])[:200]))
     elif "Traceback (most recent call last)" in ended.stderr or ended.status not in (0, 1, 2):
         found.append(_crash(ended))
+    if (folder / RAN).exists() and not any(STRANGE in word or word == "--trust" for word in case.words):
+        found.append(Finding("code ran", " ".join(case.words)[:200]))
+    if (folder / VICTIM).read_bytes() != b"precious" and VICTIM not in case.words:
+        found.append(Finding("written through a link", " ".join(case.words)[:200]))
     if ended.memory > MOST_MEMORY:
         found.append(Finding("memory", f"{ended.memory / 2**30:.1f} GiB"))
     if "allocate" in ended.stderr or "no memory" in ended.stderr:

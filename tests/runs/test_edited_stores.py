@@ -75,7 +75,24 @@ CERTIFIED = [
     ("UPDATE settings SET code = '[1]'", "code: expected names with values, got [1]"),
     ("UPDATE settings SET code = '{\"a\": 1}'", "code: expected names with values, got {'a': 1}"),
     ("UPDATE settings SET weights_hash = x'00'", "weights_hash: expected a text, got b'\\x00'"),
-    (f"UPDATE settings SET json = '{DEEP}'", "is corrupt: "),
+    (f"UPDATE settings SET json = '{DEEP}'", "is corrupt: expected lists and mappings at most 16 deep"),
+    (
+        cell("settings.more", f"json('{'[' * 20}{']' * 20}')"),
+        "not readable: expected lists and mappings at most",
+    ),
+    (
+        "UPDATE images SET certificate = replace(certificate, '{', '{\"radius\": 9, ')",
+        "certificate: not readable: 'radius' is given twice",
+    ),
+    (
+        'UPDATE images SET certificate = replace(certificate, \'"settings": {\', \'"settings": {"a": NaN,\')',
+        "not readable: expected finite numbers, got NaN",
+    ),
+    (
+        f"UPDATE images SET certificate = '[' || printf('%.*c', {2**24}, ' ')",
+        "not readable: expected at most 16,777,216 characters, got 16,777,217",
+    ),
+    ("UPDATE images SET certificate = 3", "certificate: not readable: expected a text, got "),
     ("INSERT INTO settings SELECT * FROM settings", "it holds settings of several runs"),
     ("CREATE VIEW more AS SELECT 1", "expected tables, got a view"),
     (

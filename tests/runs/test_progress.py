@@ -21,9 +21,11 @@ from diffproof.runs.certify.store import CertifyStore
 from diffproof.runs.database import connected
 from diffproof.runs.progress import Failure, Progress, Session, State, WorkerState
 from diffproof.runs.settings import AttackRequest, CertifySettings
+from diffproof.runs.status import load_status
+from diffproof.smoothing.packing import SchedulePacking
 from diffproof.version import version
 from helpers.processes import exit_status
-from helpers.runs import TOLD, change
+from helpers.runs import TOLD, change, rows
 
 pytestmark = pytest.mark.usefixtures("often")
 
@@ -224,3 +226,28 @@ def test_edited_tables_are_named(copy: Path, statement: str, message: str) -> No
     with pytest.raises(ValueError, match="is corrupt: ") as caught:
         told(copy)
     assert message in str(caught.value)
+
+
+def test_a_batch_system_that_ends_a_command_loses_nothing(
+    told_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """SIGTERM is what Ctrl-C is: what was counted is kept, and how the session ended is told."""
+    words = [f"--{name.replace('_', '-')}={value}" for name, value in TOLD.items()]
+    command, steps = ["certify", *words, "--out", str(tmp_path / "run")], []
+    step = SchedulePacking.step
+
+    def terminated(packing: SchedulePacking) -> bool:
+        steps.append(step(packing))
+        if len(steps) == 3:
+            signal.raise_signal(signal.SIGTERM)
+        return steps[-1]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(SchedulePacking, "step", terminated)
+        assert run(command) == 130
+    assert "diffproof: interrupted" in capsys.readouterr().err
+    (session,) = load_status(tmp_path / "run").sessions
+    assert session.ended == "interrupted"
+    assert session.images > 0 or load_status(tmp_path / "run").draws > 0
+    assert run(command) == 0
+    assert rows(tmp_path / "run") == rows(told_run)

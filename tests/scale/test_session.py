@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from diffproof.interrupts import terminated_as_interrupted
 from diffproof.scale import session
-from diffproof.scale.session import begin, own_folder, terminated_as_interrupted
+from diffproof.scale.session import begin, own_folder
 from helpers.processes import exit_status, family, forked, until
 from helpers.runs import PLAIN, certify_flags
 

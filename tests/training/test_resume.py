@@ -141,13 +141,17 @@ def at_step(
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("interruptible")
-@pytest.mark.parametrize("kind", ["denoiser", "classifier"])
+@pytest.mark.parametrize(
+    ("kind", "number"),
+    [("denoiser", signal.SIGINT), ("classifier", signal.SIGINT), ("classifier", signal.SIGTERM)],
+)
 def test_an_interrupt_saves_says_so_and_continues(
     tmp_path: Path,
     commands: dict[str, list[str]],
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
     kind: str,
+    number: signal.Signals,
 ) -> None:
     # No checkpoint on the way: what is kept is what the interrupt itself saved, in the middle of a step.
     command = [*commands[kind], "--checkpoint-every", "999"]
@@ -155,7 +159,7 @@ def test_an_interrupt_saves_says_so_and_continues(
     assert run([*command, "--out", str(whole)]) == 0
     capsys.readouterr()
     with monkeypatch.context() as patch:
-        calls = at_step(patch, kind, 7, lambda: signal.raise_signal(signal.SIGINT))
+        calls = at_step(patch, kind, 7, lambda: signal.raise_signal(number))
         assert run([*command, "--out", str(out)]) == 130
         assert len(calls) == 7
     captured = capsys.readouterr()
@@ -165,6 +169,7 @@ def test_an_interrupt_saves_says_so_and_continues(
         "diffproof: interrupted; 7 of 30 iterations are saved; the same command continues"
     )
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
     assert {path.name for path in tmp_path.glob("w.*")} == {"w.checkpoint"}
     with monkeypatch.context() as patch:
         calls = at_step(patch, kind, 0, lambda: None)

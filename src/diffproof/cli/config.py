@@ -37,11 +37,12 @@ def _load(context: click.Context, path: Path, trust: bool) -> None:
     from diffproof.checks import unknown_name
     from diffproof.files import read_text
     from diffproof.methods import own_class, parse
+    from diffproof.texts import plain
 
     try:
         # Values stay text, as flags are: YAML's own numbers would turn the indices 10:30 into 630.
         text = read_text("config", path)
-        loaded: Any = yaml.load(text, _plain(yaml.BaseLoader))
+        loaded: Any = yaml.load(text, plain(yaml.BaseLoader))
     except ArgumentError as error:
         raise ArgumentError("config", f"cannot read {path}: {error.problem}") from None
     except (OSError, yaml.YAMLError, RecursionError) as error:
@@ -108,29 +109,6 @@ def _refusals(path: Path, values: Mapping[str, str]) -> dict[str, Callable[[], s
     if "ray" in values:
         code["ray"] = f"the cluster {values['ray']}"
     return {name: refusal(name, what) for name, what in code.items()}
-
-
-def _plain(loader: type[Any]) -> type[Any]:
-    """The loader, which refuses a name that is given twice, and aliases: they can stand for gigabytes."""
-    import yaml
-
-    class Plain(loader):  # type: ignore[misc]
-        def compose_node(self, parent: Any, index: Any) -> Any:
-            if self.check_event(yaml.events.AliasEvent):
-                mark = self.peek_event().start_mark
-                raise yaml.composer.ComposerError(None, None, "aliases (*name) are not read here", mark)
-            return super().compose_node(parent, index)
-
-        def construct_mapping(self, node: Any, deep: bool = False) -> Any:
-            found, seen = super().construct_mapping(node, deep), set()
-            for key, _ in node.value if len(found) < len(node.value) else ():
-                if key.value in seen:
-                    problem = f"{key.value} is given twice"
-                    raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
-                seen.add(key.value)
-            return found
-
-    return Plain
 
 
 def _without_null(method: dict[str, Any]) -> dict[str, Any]:

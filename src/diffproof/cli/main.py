@@ -35,6 +35,7 @@ from diffproof.cli.theory import theory
 from diffproof.cli.train import train
 from diffproof.cli.watch import watch
 from diffproof.errors import ArgumentError, UnfinishedError, printable
+from diffproof.interrupts import terminated_as_interrupted
 
 UNFINISHED = 1
 USER_ERROR = 2
@@ -124,9 +125,10 @@ def _check_directory() -> None:
 def guarded(work: Callable[[], object]) -> int:
     """Do some work and return its exit status. A mistake of the user's becomes one line.
 
-    An error of ours is none of the user's mistakes: it goes on, and Python prints its traceback.
+    An error of ours is none of the user's mistakes: it goes on, and Python prints its traceback. SIGTERM is
+    a Ctrl-C.
     """
-    with warnings.catch_warnings():
+    with terminated_as_interrupted(), warnings.catch_warnings():
         # Each line once, however often a command comes to say it.
         warnings.simplefilter("default", UserWarning)
         warnings.showwarning = _show_warning

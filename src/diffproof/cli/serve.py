@@ -30,14 +30,13 @@ def serve(runs: tuple[Path, ...], host: str, port: int, every: float, data: str 
     --host says otherwise; --data and --trust are those of report. Ctrl-C ends it.
     """
     from diffproof.runs.places import Places
-    from diffproof.scale.session import terminated_as_interrupted
     from diffproof.web.live.board import Board
     from diffproof.web.live.server import serving
     from diffproof.web.ports import check_port
 
     check_port(host, port)
     board = Board(runs, Places({} if data is None else {"data": data}, trust), every)
-    with serving(board, host, port) as (address, local), terminated_as_interrupted():
+    with serving(board, host, port) as (address, local):
         others = "" if local else "; without a password, to all who reach this machine"
         said(f"the report is at {address}{others}; Ctrl-C ends it")
         try:

@@ -55,12 +55,11 @@ def watch(runs: tuple[Path, ...], every: float) -> None:
     """
     from diffproof.runs.reports import load_any_report
     from diffproof.runs.watching import Watched
-    from diffproof.scale.session import terminated_as_interrupted
 
     watched = Watched(runs, load_any_report)
     seen = watched.look()
     screen = _Terminal() if _is_terminal() and not seen.finished else _Pipe()
-    with terminated_as_interrupted(), screen:
+    with screen:
         try:
             screen.show(seen)
             while not seen.finished:

@@ -19,6 +19,7 @@ from diffproof.data.images import ImageData
 from diffproof.data.labels import plain_name
 from diffproof.errors import ArgumentError
 from diffproof.files import expanded, read_text
+from diffproof.texts import once, plain
 from diffproof.wording import shortened
 
 # The class names of packaged networks, whose files do not hold them.
@@ -220,21 +221,12 @@ def _load(given: str) -> Any:
     try:
         if not given.lstrip().startswith("{"):
             text = read_text("class_map", expanded(given), _LARGEST).removeprefix("\ufeff")
-        return json.loads(text, object_pairs_hook=_once) if text.lstrip().startswith("{") else load_yaml(text)
+        return json.loads(text, object_pairs_hook=once) if text.lstrip().startswith("{") else load_yaml(text)
     except ArgumentError:
         raise
     except (OSError, ValueError, RecursionError) as error:
         reason = " ".join(str(error).split())
         raise ArgumentError("class_map", f"cannot read {_short(given)}: {reason[:200]}") from None
-
-
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for name, value in pairs:
-        if name in found:
-            raise ArgumentError("class_map", f"{_short(name)} is given twice")
-        found[name] = value
-    return found
 
 
 def load_yaml(text: str) -> Any:
@@ -248,10 +240,9 @@ def load_yaml(text: str) -> Any:
     if text.count("[") + text.count("{") > _BRACKETS:
         raise ValueError("too many brackets")
 
-    class Loader(yaml.BaseLoader):
+    class Loader(plain(yaml.BaseLoader)):  # type: ignore[misc]
         def construct_mapping(self, node: Any, deep: bool = False) -> Any:
-            pairs: list[tuple[Any, Any]] = node.value
-            return _once([(self.construct_scalar(k), self.construct_object(v, deep=True)) for k, v in pairs])
+            return super().construct_mapping(node, deep=True)
 
     Loader.add_implicit_resolver(
         "tag:yaml.org,2002:int", re.compile(r"(0|[1-9]\d{0,17})$"), list("0123456789")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import socket
 import sqlite3
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from diffproof.files import expanded
 from diffproof.methods import told
 from diffproof.runs.database import connected_run, has_table, indices_in, is_locked, naming, reporting
 from diffproof.runs.progress import Ended, Failure, Progress, Session, WorkerState
+from diffproof.texts import parse_json
 
 # Tables of finished images, and what has them.
 _CERTIFIED = "images"
@@ -86,7 +86,7 @@ def load_status(folder: Path) -> Status:
             finished = connection.execute(f"SELECT count(*) FROM {table}").fetchone()[0]
             part = len(indices_in(connection, "part"))
             with naming("settings"):
-                settings: dict[str, Any] = json.loads(text)
+                settings: dict[str, Any] = parse_json(text)
                 description = _description(table, settings)
                 check_at_least("planned", planned, 1)
             draws, each = _in_work(connection, settings) if table == _CERTIFIED else (0, 1)
@@ -171,10 +171,10 @@ def _description(table: str, settings: dict[str, Any]) -> str:
 def _in_work(connection: sqlite3.Connection, settings: dict[str, Any]) -> tuple[int, int]:
     """Draws with a label of images in work, and how many an image has at most."""
     query = "SELECT tally FROM partial WHERE stream != 'hits'"
-    tallies = [json.loads(text) for (text,) in connection.execute(query)]
+    tallies = [parse_json(text) for (text,) in connection.execute(query)]
     recorded = has_table(connection, "work")
     for (text,) in connection.execute("SELECT units FROM work LIMIT 1") if recorded else ():
-        tallies += [tally for *_, tally in json.loads(text)]
+        tallies += [tally for *_, tally in parse_json(text)]
     with naming("draws in work"):
         draws = sum(check_at_least("draws", tally["draws"], 0) for tally in tallies)
         return draws, sum(check_at_least(name, settings[name], 1) for name in ("n0", "n"))

@@ -30,6 +30,7 @@ from diffproof.runs.folder import BEGUN, check_new, claimed
 from diffproof.runs.progress import TABLES, Progress
 from diffproof.runs.settings import RunSettings
 from diffproof.runs.settings_file import edits, settings_text
+from diffproof.texts import parse_json
 from diffproof.version import version
 from diffproof.wording import counted
 
@@ -257,7 +258,7 @@ class RunStore(Generic[S]):
         """What settings.yaml says that the run was not made with, or lacks; see `settings_file.edits`."""
         with reporting(self.folder):
             # Runs of earlier versions had fewer settings.
-            stored = json.loads(self._connection.execute("SELECT json FROM settings").fetchone()[0])
+            stored = parse_json(self._connection.execute("SELECT json FROM settings").fetchone()[0])
         return edits(self.folder, self.settings, self.identity.code, stored)
 
     def warn_if_edited(self) -> None:
@@ -333,9 +334,9 @@ class RunStore(Generic[S]):
             indices, part = indices_in(connection, "planned"), indices_in(connection, "part")
         there = cls._has_table(folder, connection)
         with reporting(folder):
-            settings = json.loads(row[0])
+            settings = parse_json(row[0])
             names = [field.name for field in fields(Identity)]
-            stored = dict(zip(names, (*row[1:4], json.loads(row[4]), indices, part), strict=True))
+            stored = dict(zip(names, (*row[1:4], parse_json(row[4]), indices, part), strict=True))
             if there:
                 identity = Identity(**check_fields(Identity, stored))
                 check_at_least("planned", identity.planned, 1)

@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from diffproof.errors import ArgumentError, printable
+from diffproof.interrupts import terminated_as_interrupted
 from diffproof.optional import import_optional
 from diffproof.scale.engine import Event, Hello, Order, Worker
 from diffproof.scale.fleet import FleetError
-from diffproof.scale.session import begin, own_folder, terminated_as_interrupted
+from diffproof.scale.session import begin, own_folder
 from diffproof.scale.workforce import Places, Workforce, cores, places
 
 # Seconds to reach a cluster in, and for another try where it is only slow.

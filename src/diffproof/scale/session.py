@@ -102,20 +102,3 @@ def _signals() -> Iterator[Callable[[], bool]]:
         signal.set_wakeup_fd(usual)
         reader.close()
         writer.close()
-
-
-@contextmanager
-def terminated_as_interrupted() -> Iterator[None]:
-    """SIGTERM, which ends jobs of batch systems, is a Ctrl-C: else a process ends and saves nothing."""
-
-    def interrupt(number: int, frame: object) -> None:
-        raise KeyboardInterrupt
-
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    usual = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, usual)

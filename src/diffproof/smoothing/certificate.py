@@ -16,6 +16,7 @@ from diffproof.smoothing.bounds import RadiusBound, radius_bound
 from diffproof.smoothing.grid_noise import as_noise
 from diffproof.smoothing.rules import Settled, rule_of
 from diffproof.smoothing.stopping import sequential_test
+from diffproof.texts import parse_json
 from diffproof.weights import hash_tensors
 
 
@@ -229,7 +230,7 @@ class Certificate:
             ValueError: the text is no certificate.
         """
         try:
-            made = cls(**check_fields(cls, json.loads(text)))
+            made = cls(**check_fields(cls, parse_json(text)))
             for name in ("radius", "image_index", "failure_mass", "off_grid", "moved"):
                 if getattr(made, name) < 0:
                     raise ValueError(f"{name} is {getattr(made, name)}")

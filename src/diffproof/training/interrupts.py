@@ -1,4 +1,4 @@
-"""Ctrl-C during a training: heard at the end of a step, where all state fits together."""
+"""Ctrl-C and SIGTERM during a training: heard at the end of a step, where all state fits together."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
+
+from diffproof.interrupts import interrupt
 
 
 class InterruptedBetweenStepsError(KeyboardInterrupt):
@@ -17,26 +19,31 @@ class InterruptedBetweenStepsError(KeyboardInterrupt):
 def interrupts_put_off() -> Iterator[Callable[[], None]]:
     """Hold Ctrl-C back; yields what raises it if it was pressed. Pressed again, it acts at once.
 
-    Where something else handles the signal already, or in a thread, nothing is held back.
+    So it is with SIGTERM where that is a Ctrl-C. Where something else handles a signal already, or in a
+    thread, nothing is held back.
     """
     pressed = False
+    usual: dict[signal.Signals, Callable[[int, FrameType | None], object]] = {
+        signal.SIGINT: signal.default_int_handler,
+        signal.SIGTERM: interrupt,
+    }
 
     def remember(number: int, frame: FrameType | None) -> None:
         nonlocal pressed
         if pressed:
-            signal.default_int_handler(number, frame)
+            usual[signal.Signals(number)](number, frame)
         pressed = True
 
     def raise_if_pressed() -> None:
         if pressed:
             raise InterruptedBetweenStepsError
 
-    python_handles = signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    if not python_handles or threading.current_thread() is not threading.main_thread():
-        yield raise_if_pressed
-        return
-    signal.signal(signal.SIGINT, remember)
+    in_main = threading.current_thread() is threading.main_thread()
+    held = [number for number, handler in usual.items() if in_main and signal.getsignal(number) is handler]
+    for number in held:
+        signal.signal(number, remember)
     try:
         yield raise_if_pressed
     finally:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        for number in held:
+            signal.signal(number, usual[number])

@@ -20,6 +20,7 @@ from diffproof.files import check_array
 from diffproof.runs.database import naming, reporting
 from diffproof.runs.settings import AttackSettings
 from diffproof.runs.store import RunStore, check_seconds
+from diffproof.texts import parse_json
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,7 @@ CREATE TABLE IF NOT EXISTS findings (json TEXT NOT NULL);
         with reporting(self.folder):
             row = self._connection.execute("SELECT json FROM findings").fetchone()
             with naming("findings"):
-                found = [] if row is None else json.loads(row[0])
+                found = [] if row is None else parse_json(row[0])
                 checked = [Finding(**check_fields(Finding, fields)) for fields in found]
         return None if row is None else checked
 
@@ -152,7 +153,7 @@ def _attacked(
         ValueError: someone changed it to what no run writes.
     """
     with naming(f"image {index}"):
-        fields: dict[str, Any] = json.loads(text)
+        fields: dict[str, Any] = parse_json(text)
         result = fields.pop("result", None)
         names = ("clean_labels", "labels", "control_wrong", "fixed_clean", "fixed_right")
         one = {name: fields.pop(name) for name in names if name in fields}

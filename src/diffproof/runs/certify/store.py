@@ -21,6 +21,10 @@ from diffproof.smoothing.certification import Certification
 from diffproof.smoothing.packing import Work
 from diffproof.smoothing.schedule import Unit
 from diffproof.smoothing.tally import Counted, Tally
+from diffproof.texts import parse_json
+
+# Characters of what is in work: counts of thousands of classes for thousands of images.
+_MOST_WORK = 2**27
 
 
 @dataclass(frozen=True)
@@ -186,7 +190,7 @@ CREATE TABLE IF NOT EXISTS work (units TEXT NOT NULL, tensors BLOB NOT NULL);
                 "SELECT stream, tally, seconds FROM partial WHERE image_index = ?", (image_index,)
             ).fetchall()
             with naming(f"image {image_index} in work"):
-                texts = {stream: json.loads(text) for stream, text, _ in rows}
+                texts = {stream: parse_json(text) for stream, text, _ in rows}
                 hits = texts.pop("hits", [])
                 found = {stream: Tally(**check_fields(Tally, told)) for stream, told in texts.items()}
                 seconds = max((one for *_, one in rows), default=0.0)
@@ -208,7 +212,7 @@ CREATE TABLE IF NOT EXISTS work (units TEXT NOT NULL, tensors BLOB NOT NULL);
         with reporting(self.folder), naming("draws in work"):
             work = Work([], {})
             for text, blob in self._connection.execute("SELECT units, tensors FROM work LIMIT 1"):
-                work = Work([_unit(*told) for told in json.loads(text)], _tensors(blob))
+                work = Work([_unit(*told) for told in parse_json(text, _MOST_WORK)], _tensors(blob))
             _check_work(work)
         return work
 
