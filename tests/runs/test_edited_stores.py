@@ -92,7 +92,7 @@ CERTIFIED = [
         f"UPDATE images SET certificate = '[' || printf('%.*c', {2**24}, ' ')",
         "not readable: expected at most 16,777,216 characters, got 16,777,217",
     ),
-    ("UPDATE images SET certificate = 3", "certificate: not readable: expected a text, got "),
+    ("UPDATE images SET certificate = x'ff'", "certificate: not readable: expected a text, got bytes"),
     ("INSERT INTO settings SELECT * FROM settings", "it holds settings of several runs"),
     ("CREATE VIEW more AS SELECT 1", "expected tables, got a view"),
     (

@@ -174,6 +174,13 @@ def connected(
         connection.close()
 
 
+def state_format(connection: sqlite3.Connection) -> None:
+    """Let a store state this version's format."""
+    # To state it again would change the file.
+    if connection.execute("PRAGMA user_version").fetchone()[0] != FORMAT:
+        connection.execute(f"PRAGMA user_version = {FORMAT}")
+
+
 def has_table(connection: sqlite3.Connection, table: str) -> bool:
     """Whether a store has a table of this name."""
     query = "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = ?"

@@ -15,7 +15,6 @@ from diffproof.checks import check_at_least, check_fields, renamed
 from diffproof.errors import ArgumentError
 from diffproof.files import created, expanded, replacing
 from diffproof.runs.database import (
-    FORMAT,
     LOCK,
     SETTINGS,
     STORE,
@@ -24,6 +23,7 @@ from diffproof.runs.database import (
     has_table,
     indices_in,
     reporting,
+    state_format,
     versions_in,
 )
 from diffproof.runs.folder import BEGUN, check_new, claimed
@@ -36,8 +36,7 @@ from diffproof.wording import counted
 
 # In seconds: a thousand years.
 _LONGEST = 3e10
-_TABLES = f"""PRAGMA user_version = {FORMAT};
-{TABLES}
+_TABLES = f"""{TABLES}
 CREATE TABLE IF NOT EXISTS settings (
     json TEXT NOT NULL, weights_hash TEXT NOT NULL, data_hash TEXT NOT NULL, planned INTEGER NOT NULL,
     code TEXT NOT NULL
@@ -161,6 +160,7 @@ class RunStore(Generic[S]):
                 with reporting(folder):
                     # Those of an earlier version had fewer tables.
                     connection.executescript(_TABLES + cls.tables)
+                    state_format(connection)
                 store.warn_if_edited()
                 store._extend(settings, identity, fingerprint)
                 try:
@@ -320,6 +320,7 @@ class RunStore(Generic[S]):
         with connection:
             # All at once: every transaction waits for the disk.
             connection.executescript(f"BEGIN; {_TABLES} {cls.tables}")
+            state_format(connection)
             _write_settings(connection, settings, identity)
         return cls(folder, connection, settings, identity)
 
