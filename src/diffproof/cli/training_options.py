@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 import warnings
 from collections.abc import Callable
@@ -17,6 +16,7 @@ from diffproof.checks import check_positive
 from diffproof.cli.flags import MethodText, Names, device_option, refuse_given
 from diffproof.cli.paths import PATH
 from diffproof.cli.run_options import choice_options, skip_unreadable_option, tell_layout
+from diffproof.cli.training_output import claim
 from diffproof.errors import ArgumentError, printable
 from diffproof.wording import part_of
 
@@ -119,10 +119,6 @@ def training_options(*, iterations: int, learning_rate: float) -> Callable[[Comm
     return decorate
 
 
-# What a training writes beside its weights.
-_BESIDE = (".checkpoint", ".samples.png", ".loss.csv", ".loss.png", ".lock")
-
-
 @dataclass(frozen=True)
 class TrainingOptions:
     """The values of these options, as click hands them over."""
@@ -156,53 +152,11 @@ class TrainingOptions:
             ValueError: no .safetensors name, no such folder or none that takes files, a file that is there
                 already, a link in the place of one, another training of it, or an unknown device.
         """
-        from diffproof.files import check_no_link, check_out_file, created
-
         if self.out.suffix != ".safetensors":
             raise ArgumentError("out", f"expected a .safetensors file, got {self.out}")
-        try:
-            check_out_file(self.out, force=self.force)
-            beside = [self.out.with_suffix(suffix) for suffix in _BESIDE]
-            for path in beside:
-                check_no_link(path)
-            self._lock()
-            for path in (self.out, *beside):
-                # Where `replacing` writes first.
-                probe = Path(f"{os.path.realpath(path)}.new")
-                created(probe)
-                probe.unlink()
-        except OSError as error:
-            raise ArgumentError("out", f"cannot write {self.out}: {error.strerror}") from None
+        claim(self.out, force=self.force)
         check_positive("checkpoint_every", self.checkpoint_every)
         self.torch_device()
-
-    def _lock(self) -> None:
-        """Keep other trainings from this output until the command ends.
-
-        Raises:
-            ValueError: another one is at work.
-            OSError: the file cannot be made.
-        """
-        from filelock import FileLock, Timeout
-
-        from diffproof.training.processes import is_first
-
-        if not is_first():
-            return
-        lock = FileLock(self.out.with_suffix(".lock"), timeout=0)
-        # What is in its way, it does not say.
-        os.close(os.open(lock.lock_file, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW, 0o666))
-        try:
-            lock.acquire()
-        except Timeout:
-            raise ArgumentError("out", f"another process is training {self.out}") from None
-
-        def end() -> None:
-            # Before it is free: another process that takes it in between sees that it is no more.
-            Path(lock.lock_file).unlink(missing_ok=True)
-            lock.release()
-
-        click.get_current_context().call_on_close(end)
 
     @property
     def checkpoint(self) -> Path:
