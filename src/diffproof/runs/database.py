@@ -7,7 +7,7 @@ import shutil
 import sqlite3
 import tempfile
 from collections.abc import Iterator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 
 from diffproof.errors import ArgumentError
@@ -144,12 +144,8 @@ def connected(
         ValueError: the store is corrupt, or of a later version.
         OSError: it cannot be read.
     """
-    with reporting(folder), (folder / STORE).open("rb") as file:
-        begin = file.read(20)
-        # To read a write-ahead log SQLite writes beside it.
-        if begin.startswith(_MAGIC) and begin[18:] != _WITH_JOURNAL:
-            raise ValueError("expected a rollback journal, got a write-ahead log")
     with reporting(folder):
+        _check_journal(folder / STORE)
         connection = sqlite3.connect(address or _address(folder / STORE, "rw"), timeout=30, uri=True)
     try:
         with reporting(folder):
@@ -185,6 +181,15 @@ def has_table(connection: sqlite3.Connection, table: str) -> bool:
     """Whether a store has a table of this name."""
     query = "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = ?"
     return connection.execute(query, (table,)).fetchone() is not None
+
+
+def _check_journal(store: Path) -> None:
+    """Raise ValueError where a store has a write-ahead log: SQLite writes beside it even to read it."""
+    # What cannot be read SQLite tells of.
+    with suppress(OSError), store.open("rb") as file:
+        begin = file.read(20)
+        if begin.startswith(_MAGIC) and begin[18:] != _WITH_JOURNAL:
+            raise ValueError("expected a rollback journal, got a write-ahead log")
 
 
 def versions_in(connection: sqlite3.Connection, table: str, column: str) -> set[str]:
