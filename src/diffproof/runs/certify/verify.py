@@ -296,9 +296,9 @@ def failures_of(result: ImageResult, job: CertifyRun, identity: Identity) -> lis
     if not same(certificate.settings, job.smoothed.certificate_settings()):
         found.append("it was made by a defence with other settings")
     for name, each in zip(("denoiser", "classifier"), job.smoothed.evaluations_per_draw, strict=True):
-        stated, most = (f"naive_{name}_evaluations", each * (certificate.n0 + certificate.n))
-        if getattr(certificate, stated) != most:
-            found.append(f"{stated} is {getattr(certificate, stated)}, expected {most}")
+        naive, most = f"naive_{name}_evaluations", each * (certificate.n0 + certificate.n)
+        if getattr(certificate, naive) != most:
+            found.append(f"{naive} is {getattr(certificate, naive)}, expected {most}")
     if certificate.weights_hash != job.smoothed.weights_hash():
         found.append("the weights are not those it was made with")
     if not 0 <= result.image_index < len(job.data):
