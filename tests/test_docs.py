@@ -54,6 +54,13 @@ def test_commands_are_found() -> None:
     assert found["diffusion_classifier.md"] >= 5
 
 
+def test_running_names_every_command() -> None:
+    text = (ROOT / "docs" / "running.md").read_text(encoding="utf-8")
+    table = text.partition("## All commands")[2]
+    named = re.findall(r"`diffproof (\w+)`", table)
+    assert sorted(named) == sorted(command_group.commands)
+
+
 def anchors(page: Path) -> set[str]:
     """What links to a page's headings end in on GitHub; mkdocs makes the same."""
     text = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)

@@ -64,7 +64,7 @@ def demo(
     Attack a picture, see it purified step by step, watch votes come in and a certificate grow draw by draw,
     compare defences, ask the diffusion classifier; on your own pictures, too. The page is served to this
     machine alone unless --host says otherwise, and asks no other; Ctrl-C ends it. It needs the extra web:
-    pip install diffproof[web]. docs/browser.md shows the page.
+    pip install 'diffproof[web]'. docs/browser.md shows the page.
 
     \b
       diffproof demo
