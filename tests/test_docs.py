@@ -13,8 +13,10 @@ import pytest
 import torch
 import yaml
 
+from diffproof.classifiers.libraries import LIBRARIES
 from diffproof.cli.main import diffproof as command_group
 from diffproof.cli.main import run
+from diffproof.denoisers.named import FAMILIES
 from helpers.paths import ROOT
 from helpers.runs import contents
 from helpers.scripts import commands_of
@@ -59,6 +61,15 @@ def test_running_names_every_command() -> None:
     table = text.partition("## All commands")[2]
     named = re.findall(r"`diffproof (\w+)`", table)
     assert sorted(named) == sorted(command_group.commands)
+
+
+def test_specs_stand_in_the_table_of_their_kind() -> None:
+    text = (ROOT / "docs" / "models.md").read_text(encoding="utf-8")
+    _, denoisers, classifiers, *_ = re.split(r"^\| (?:diffusion model|classifier|data) \|", text, flags=re.M)
+    told = [set(re.findall(r"`(\w+):", table)) for table in (denoisers, classifiers)]
+    assert told[0] >= {*FAMILIES, "empirical"}
+    assert told[1] >= {*LIBRARIES, "ensemble"}
+    assert told[0].isdisjoint(told[1])
 
 
 def anchors(page: Path) -> set[str]:

@@ -94,5 +94,6 @@ def parse(spec: str) -> Spec:
             "classifier", f"{spec} is a folder; expected a file, or hf:{spec} for a transformers model"
         )
     if Path(spec).suffix == "" and "/" not in spec:
-        raise unknown_name("classifier", spec, [*files, *resnet.BLOCKS, *(f"{name}:" for name in LIBRARIES)])
+        prefixes = [f"{name}:" for name in (*LIBRARIES, "ensemble")]
+        raise unknown_name("classifier", spec, [*files, *resnet.BLOCKS, *prefixes])
     return Spec(Kind.FILE, "", spec, None)
