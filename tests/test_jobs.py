@@ -99,6 +99,14 @@ def my_transformer(names: list[str]) -> None:
     ViTImageProcessor(size=size, image_mean=[0.5], image_std=[0.5]).save_pretrained("my-vit")
 
 
+@pytest.mark.parametrize("script", sorted((EXAMPLES / "jobs").glob("*.sh")), ids=lambda script: script.stem)
+def test_a_job_is_not_stopped_by_what_it_wrote_itself(script: Path) -> None:
+    text = script.read_text(encoding="utf-8").replace("\\\n", " ")
+    writing = [line for line in text.splitlines() if "diffproof report" in line or "diffproof export" in line]
+    assert writing
+    assert all("--force" in line for line in writing)
+
+
 @pytest.mark.slow
 def test_an_own_classifier_and_checkpoint(folder: Path) -> None:
     my_diffusion()
@@ -126,18 +134,10 @@ def test_an_own_classifier_and_checkpoint(folder: Path) -> None:
 @pytest.mark.slow
 def test_class_folders_and_a_transformer_without_a_diffusion_model(folder: Path) -> None:
     my_transformer(sorted(path.name for path in (folder / "pictures").iterdir()))
-    do(
-        "class_folders",
-        folder,
-        DATA="pictures",
-        MODEL="hf:my-vit",
-        SIZE=8,
-        N0=5,
-        N=30,
-        ITERATIONS=3,
-        FINETUNING=3,
-        CHANNELS="8",
-    )
+    given = {"DATA": "pictures", "MODEL": "hf:my-vit", "SIZE": 8, "N0": 5, "N": 30, "CHANNELS": "8"}
+    do("class_folders", folder, **given, ITERATIONS=3, FINETUNING=3)
+    # Again, as after an interruption: nothing is trained twice.
+    do("class_folders", folder, **given)
     rows = table(folder / "class-folders" / "report" / "table.csv")
     assert len(rows) == 2
     # A tenth of 150.
@@ -158,7 +158,6 @@ def test_a_reviewer_with_a_copied_run(folder: Path, capsys: pytest.CaptureFixtur
     do("review", folder, RUN="elsewhere/their-run")
     assert "8 certificates" in capsys.readouterr().out
     assert len(table(folder / "review" / "images.csv")) == 8
-    shutil.rmtree(folder / "review")
     shutil.move(elsewhere / "their_network.py", folder / "my_network.py")
     do(
         "review",

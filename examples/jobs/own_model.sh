@@ -16,10 +16,10 @@ certify() {
 certify --defense none --out "$OUT/none"
 certify --denoiser "$DENOISER" --defense dds --out "$OUT/dds"
 certify --denoiser "$DENOISER" --defense densepure:steps=2,votes=10 --out "$OUT/densepure"
-diffproof report "$OUT/none" "$OUT/dds" "$OUT/densepure" --out "$OUT/report"
+diffproof report "$OUT/none" "$OUT/dds" "$OUT/densepure" --out "$OUT/report" --force
 diffproof verify "$OUT/densepure" --trust --resample 2
 
 diffproof attack --data "$DATA" --limit "$IMAGES" --classifier "$CLASSIFIER" --denoiser "$DENOISER" \
     --defense diffpure:t_star=0.1,steps=10 --threat linf --budget 8/255 \
     --attack "pgd:iterations=$ITERATIONS,eot=4" --out "$OUT/attacked"
-diffproof report "$OUT/attacked" --out "$OUT/attack-report"
+diffproof report "$OUT/attacked" --out "$OUT/attack-report" --force

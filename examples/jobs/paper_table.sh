@@ -17,4 +17,4 @@ attack --denoiser "$DENOISER" --defense "diffpure:t_star=0.1,steps=$STEPS" --out
 attack --denoiser "$DENOISER" --defense "gdmp:rounds=2,steps=$STEPS" --out "$OUT/gdmp"
 attack --denoiser "$DENOISER" --defense "gradual:t_star=[0.03,0.1],steps=[$STEPS,$STEPS]" --out "$OUT/gradual"
 attack --denoiser "$DENOISER" --guide "$GUIDE" --defense "agdm:t_star=0.1,steps=$STEPS" --out "$OUT/agdm"
-diffproof report "$OUT/none" "$OUT/diffpure" "$OUT/gdmp" "$OUT/gradual" "$OUT/agdm" --out "$OUT/report"
+diffproof report "$OUT/none" "$OUT/diffpure" "$OUT/gdmp" "$OUT/gradual" "$OUT/agdm" --out "$OUT/report" --force

@@ -10,8 +10,8 @@ set -eu
 OUT=${OUT:-review}
 
 diffproof verify "$RUN" --counts
-diffproof report "$RUN" --out "$OUT"
-diffproof export "$RUN" --format csv --out "$OUT/images.csv"
+diffproof report "$RUN" --out "$OUT" --force
+diffproof export "$RUN" --format csv --out "$OUT/images.csv" --force
 if [ -n "${DATA:-}" ]; then
     diffproof verify "$RUN" --data "$DATA" --classifier "${CLASSIFIER:?}" ${DENOISER:+--denoiser "$DENOISER"} --resample 3
 fi

@@ -15,5 +15,5 @@ if [ -n "${PART:-}" ]; then
         --shard "$PART/$PARTS" --out "$OUT/part-$PART"
 else
     diffproof merge "$OUT/whole" "$OUT"/part-*
-    diffproof report "$OUT/whole" --out "$OUT/report"
+    diffproof report "$OUT/whole" --out "$OUT/report" --force
 fi

@@ -80,7 +80,9 @@ def _entries(ctx: click.Context, parameter: click.Parameter, incomplete: str) ->
     "--quick", is_flag=True, help="Cut all sizes down, to try the table out: no number of it counts."
 )
 @click.option(
-    "--out", type=PATH, help="Write run folders, weights and tables to this folder, or go on in it."
+    "--out",
+    type=PATH,
+    help="Write run folders, weights and tables to this folder, or go on in it. [required, but for list]",
 )
 def reproduce(entry: str, only_plan: bool, **flags: Any) -> int:
     """Run a table or a figure of a paper on your data and networks, and print it beside the paper's.
