@@ -142,6 +142,12 @@ def test_class_folders_and_a_transformer_without_a_diffusion_model(folder: Path)
     assert len(rows) == 2
     # A tenth of 150.
     assert {row["images"] for row in rows} == {"15"}
+    # The same pictures in train/, beside a test/.
+    shutil.copytree("pictures", "parts/train")
+    shutil.copytree("pictures", "parts/test")
+    apart = {**given, "DATA": "parts", "SPLIT": "train", "OUT": "apart"}
+    do("class_folders", folder, **apart, ITERATIONS=3, FINETUNING=3)
+    assert {row["images"] for row in table(folder / "apart" / "report" / "table.csv")} == {"15"}
 
 
 @pytest.mark.slow
