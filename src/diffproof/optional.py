@@ -7,8 +7,8 @@ from types import ModuleType
 
 from diffproof.errors import ArgumentError
 
-# Extras whose library is not on PyPI, where an extra can ask for it: pip takes it from here.
-BESIDE = {"robustbench": "git+https://github.com/RobustBench/robustbench.git"}
+# Extras that do not ask for their library, which pins others: what pip is to install beside them.
+BESIDE = {"robustbench": "'robustbench>=1.1.1'"}
 
 
 def install_line(extra: str) -> str:

@@ -82,7 +82,7 @@ def _entries(ctx: click.Context, parameter: click.Parameter, incomplete: str) ->
 @click.option(
     "--out",
     type=PATH,
-    help="Write run folders, weights and tables to this folder, or go on in it. [required, but for list]",
+    help="Write run folders, weights and tables to this folder, or go on in it; all but list need one.",
 )
 def reproduce(entry: str, only_plan: bool, **flags: Any) -> int:
     """Run a table or a figure of a paper on your data and networks, and print it beside the paper's.
