@@ -288,6 +288,13 @@ SCORE_SDE = {"optimizer": {}, "model": STATE, "ema": {"decay": 0.9, "shadow_para
         ({"model": {**STATE, "step": 3}}, None, "key: 'model' is neither a module nor a state dict"),
         ({}, None, "key: expected a module or state dict, but the file holds one dict$"),
         ([torch.ones(2)], None, "key: expected a module or state dict, but the file holds one list$"),
+        ({1: torch.ones(2)}, "1", "key: '1' is neither a module nor a state dict"),
+        ({"model": {1: torch.ones(2)}}, None, "key: 'model' is neither a module nor a state dict"),
+        ({"a": torch.ones(2).to_sparse()}, None, "a is no ordinary tensor"),
+        ({"a": torch.nested.nested_tensor([torch.ones(2)])}, None, "a is no ordinary tensor"),
+        ({"a": torch.ones(2, dtype=torch.complex128)}, None, "weights: safetensors takes no .*complex128"),
+        ({"\udcff": torch.ones(2)}, None, "weights: safetensors takes no .*surrogates not allowed"),
+        ({"__metadata__": torch.ones(2)}, None, "weights: safetensors keeps the name __metadata__"),
     ],
 )
 def test_no_weights_there(content: object, key: str | None, message: str, tmp_path: Path) -> None:

@@ -12,10 +12,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from diffproof.cli.main import run
 from diffproof.denoisers.named import load_denoiser
-from diffproof.errors import LONGEST_LINE, printable
+from diffproof.errors import LONGEST_LINE, drawn, printable
 from diffproof.files import MOST_TEXT, check_array, check_file, read_text, replacing, write_csv
 from diffproof.weights import load_weights, packaged, save_weights
 from helpers.command_line import Refused
@@ -259,3 +260,60 @@ def test_cells_are_no_formulas(tmp_path: Path) -> None:
     write_csv(tmp_path / "t.csv", [row])
     (line,) = (tmp_path / "t.csv").read_text().splitlines()
     assert line == "'=1+1,'+a,'-b,'@c,'\td,-0.5,-0.5,+1e-3,,a=b,'=x"
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        (r"$\frac$", r"$\frac$"),
+        ("$a$ and $", "$a$ and $"),
+        (os.fsdecode(b"\xff"), r"\xff"),
+        ("\x1b[31m\n", r"\x1b[31m"),
+        ("_x", " _x"),
+    ],
+)
+def test_figures_show_a_text_as_it_is(text: str, shown: str) -> None:
+    """Dollars begin a formula, perhaps of errors; matplotlib cannot draw bytes, and hides _x in legends."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure()
+    FigureCanvasAgg(figure)
+    axis = figure.subplots()
+    axis.plot([0, 1], label=drawn(text))
+    (legend,) = axis.legend().get_texts()
+    figure.draw_without_rendering()
+    assert legend._preprocess_math(legend.get_text()) == (shown, False)
+
+
+def test_reports_draw_any_folder_name(small_run: Path, tmp_path: Path) -> None:
+    for name in (r"$\frac$", "_x"):
+        change_name = f"UPDATE settings SET json = json_set(json, '$.data', '{name}', '$.split', '$x$')"
+        folder = tmp_path / name
+        shutil.copytree(small_run, folder)
+        change(folder, change_name)
+        assert run(["report", str(folder), "--out", str(tmp_path / f"{name}-report")]) == 0
+
+
+def test_exported_cells_are_no_formulas(small_run: Path, tmp_path: Path) -> None:
+    shutil.copytree(small_run, tmp_path / "a")
+    change(tmp_path / "a", "UPDATE images SET certificate = json_set(certificate, '$.image_hash', '=1+1')")
+    out = tmp_path / "a.csv"
+    assert run(["export", str(tmp_path / "a"), "--format", "csv", "--out", str(out)]) == 0
+    assert ",'=1+1\n" in out.read_text()
+    assert ",=1+1" not in out.read_text()
+
+
+@pytest.mark.parametrize("name", ["\x1b[31mred", "[/red]"])
+def test_surveys_and_bars_are_safe(
+    tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for inner in ("a", f"b{name}"):
+        (tmp_path / name / inner).mkdir(parents=True)
+        Image.new("L", (8, 8)).save(tmp_path / name / inner / "0.png")
+    # A bar is drawn as on a terminal.
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    assert run(["data", str(tmp_path / name)]) == 0
+    captured = capsys.readouterr()
+    assert printable(name) in captured.out
+    assert "\x1b[31mred" not in captured.out + captured.err

@@ -455,3 +455,30 @@ def test_chosen_rows_in_portions_are_those_rows(chosen: list[tuple[int, int]], s
         )
         words = philox_in_plain_integers(counter, (noise.seed % 2**32, noise.seed >> 32))
         assert torch.equal(row, normal_from_bits(torch.tensor(words[:3])))
+
+
+@pytest.mark.parametrize("number", [-1, 8, 16, 17])
+def test_streams_outside_the_enum_are_refused(number: int) -> None:
+    """Stream 16 of image 0 would have the counter of stream 0 of image 1."""
+    row = torch.zeros(1, dtype=torch.int64)
+    with pytest.raises(ValueError, match=r"stream: expected 0 ≤ stream ≤ 7"):
+        Noise(0, row + number, row, row, row)
+    with pytest.raises(ValueError, match=r"stream: expected one index a row"):
+        Noise(0, torch.zeros(2, dtype=torch.int64), row, row, row)
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        torch.tensor([[1, 2]], dtype=torch.int32),
+        torch.tensor([[1, 2]], dtype=torch.uint8),
+        torch.tensor([[-1, 2]]),
+        torch.tensor([[1, 2**32]]),
+        torch.tensor([1, 2]),
+        torch.tensor([[1, 2], [3, 4]]),
+    ],
+)
+def test_keys_are_two_words_a_row(key: Tensor) -> None:
+    row = torch.zeros(1, dtype=torch.int64)
+    with pytest.raises(ValueError, match=r"key: expected "):
+        Noise(0, Stream.SELECTION, row, row, row, key=key)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from helpers.structure import LEVELS, circles, functions, imports, level, long_files, upward
+import ast
+
+from helpers.structure import LEVELS, circles, functions, imports, level, long_files, modules, upward
 
 
 def test_imports_point_one_way() -> None:
@@ -23,3 +25,22 @@ def test_functions_and_files_are_short() -> None:
     assert {name: length for name, length in lengths.items() if length > 60} == {}
     assert long_files(400) == {}
     assert long_files(300)
+
+
+# What prints by itself: the screen, lines of workers that are made safe there, tracebacks of `serve`.
+PRINTING = {"diffproof.cli.screen", "diffproof.runs.workers", "diffproof.web.live.server"}
+# What prints documents of several lines, whose texts are made safe one by one.
+_OF_LINES = ("completion", "data", "main", "methods", "reproduce", "results", "watch")
+DOCUMENTS = {f"diffproof.cli.{name}" for name in _OF_LINES}
+
+
+def test_texts_are_printed_in_one_place() -> None:
+    """What prints by itself may print control characters out of files; `cli.screen.printed` escapes them."""
+    calls = {
+        (name, ast.unparse(node.func))
+        for name, tree in modules().items()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call)
+    }
+    assert {name for name, called in calls if called in ("print", "click.echo", "click.secho")} == PRINTING
+    assert {name for name, called in calls if called == "echo"} == DOCUMENTS | {"diffproof.cli.screen"}

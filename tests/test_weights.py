@@ -19,7 +19,7 @@ from diffproof.classifiers.named import load_classifier
 from diffproof.classifiers.saved import build_classifier
 from diffproof.denoisers.named import load_denoiser
 from diffproof.denoisers.saved import build_denoiser
-from diffproof.weights import hash_tensors, load_into, load_weights, packaged, save_weights
+from diffproof.weights import checksums, hash_tensors, load_into, load_weights, packaged, save_weights
 from helpers.files import Trap, plain_pickle
 
 TENSORS = {
@@ -268,3 +268,22 @@ def test_a_denoiser_stored_in_half_precision_loads_as_float(tmp_path: Path, deno
     save_weights(tmp_path / "half.safetensors", half, description)
     module = load_denoiser(str(tmp_path / "half.safetensors"))
     assert {parameter.dtype for parameter in module.parameters()} == {torch.float32}
+
+
+@pytest.mark.parametrize(
+    "dtype", [torch.float64, torch.float16, torch.bfloat16, torch.int32, torch.bool, torch.complex128]
+)
+def test_checksums_see_one_changed_number(dtype: torch.dtype) -> None:
+    tensor = torch.tensor([[0, 1], [1, 0]]).to(dtype).T
+    before = checksums({"a": tensor, "b": torch.tensor(0.5)})
+    assert checksums({"a": tensor.clone(), "b": torch.tensor(0.5)}) == before
+    tensor[1, 1] = 1
+    assert checksums({"a": tensor, "b": torch.tensor(0.5)}) != before
+
+
+def test_numbered_tensors_are_no_state_dict(tmp_path: Path) -> None:
+    torch.save({1: torch.ones(2), 2: torch.ones(2)}, tmp_path / "w.pt")
+    with pytest.raises(
+        ValueError, match=r"weights: .*w.pt holds no flat state dict of tensors, but 1 \(Tensor"
+    ):
+        load_weights(tmp_path / "w.pt")

@@ -55,6 +55,15 @@ def printable(text: object, most: int = LONGEST_LINE) -> str:
     return line if len(line) <= most else f"{line[: most - end - 1]}…{line[-end:]}"
 
 
+def drawn(text: object) -> str:
+    """A text as one line that matplotlib draws as it is.
+
+    As `printable`; a dollar begins no formula, and a legend does not leave out what begins with "_".
+    """
+    line = printable(text).replace("$", r"\$")
+    return f" {line}" if line.startswith("_") else line
+
+
 def escaped(character: str) -> str:
     """What stands for a control character, or for a byte that is no text: \\x1b, \\xff."""
     # Python has a byte that is no text of its encoding as a surrogate of its own.

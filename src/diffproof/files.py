@@ -310,10 +310,11 @@ def write_csv(path: Path, rows: Iterable[Sequence[object]]) -> None:
         replacing(path) as fresh,
         fresh.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file,
     ):
-        csv.writer(file).writerows([[_cell(value) for value in row] for row in rows])
+        csv.writer(file).writerows([[cell(value) for value in row] for row in rows])
 
 
-def _cell(value: object) -> object:
+def cell(value: object) -> object:
+    """What a CSV file holds of a value; before a text that a spreadsheet would run comes an apostrophe."""
     text = str(value)
     if not isinstance(value, str | Path) or not text.startswith(("=", "+", "-", "@", "\t", "\r")):
         return value

@@ -6,9 +6,10 @@ import functools
 import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
-from types import CodeType
+from types import CodeType, FunctionType, ModuleType
 
 from torch import nn
+from torch.jit import ScriptModule
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 from torch.nn.modules.instancenorm import _InstanceNorm
@@ -58,21 +59,46 @@ def _differs_in_training(module: nn.Module) -> bool:
         return module.track_running_stats
     if isinstance(module, nn.MultiheadAttention | nn.RNNBase):
         return module.dropout > 0
-    if any(isinstance(hook, SpectralNorm) for hook in module._forward_pre_hooks.values()):
+    hooks = (*module._forward_hooks.values(), *module._forward_pre_hooks.values())
+    if any(isinstance(hook, SpectralNorm) for hook in hooks):
         return True
-    known = isinstance(module, _BatchNorm | _DropoutNd | nn.RReLU | _SpectralNorm)
-    return known or _asks_for_its_mode(type(module).__mro__)
+    # A script's code cannot be read here.
+    known = isinstance(module, _BatchNorm | _DropoutNd | nn.RReLU | _SpectralNorm | ScriptModule)
+    own = filter(None, (*hooks, vars(module).get("forward")))
+    return known or _class_asks_for_its_mode(type(module)) or any(map(_asks_for_its_mode, own))
 
 
 @functools.cache
-def _asks_for_its_mode(line: tuple[type, ...]) -> bool:
-    """Whether the code of a class, given with its bases, reads `training`, as for a functional dropout."""
-    own = [base for base in line if base.__module__.split(".")[0] not in ("torch", "builtins")]
-    functions = [inspect.unwrap(value) for base in own for value in vars(base).values() if callable(value)]
-    codes = [getattr(function, "__code__", None) for function in functions]
-    return any(_reads(code, "training") for code in codes if code is not None)
+def _class_asks_for_its_mode(kind: type) -> bool:
+    return any(
+        _asks_for_its_mode(value) for base in kind.__mro__ if _is_own(base) for value in vars(base).values()
+    )
 
 
-def _reads(code: CodeType, name: str) -> bool:
-    inner = (one for one in code.co_consts if isinstance(one, CodeType))
-    return name in code.co_names or any(_reads(one, name) for one in inner)
+def _asks_for_its_mode(code: object) -> bool:
+    """Whether a function, or one that it calls by name, reads `training`, as for a functional dropout."""
+    open_ones, seen = [code], set[FunctionType]()
+    while open_ones:
+        one = inspect.unwrap(open_ones.pop())  # type: ignore[arg-type]
+        function = getattr(one, "__func__", one)
+        if not isinstance(function, FunctionType) or function in seen or not _is_own(function):
+            continue
+        seen.add(function)
+        names = set(_names(function.__code__))
+        if "training" in names:
+            return True
+        used = [function.__globals__.get(name) for name in names]
+        modules = [one for one in used if isinstance(one, ModuleType)]
+        open_ones += [*used, *(vars(module).get(name) for module in modules for name in names)]
+    return False
+
+
+def _names(code: CodeType) -> Iterator[object]:
+    """The names and constants of a code and of those within it."""
+    for one in (*code.co_names, *code.co_consts):
+        yield from _names(one) if isinstance(one, CodeType) else (one,)
+
+
+def _is_own(code: object) -> bool:
+    """Whether a class or function is a user's, or of a library that brings networks."""
+    return str(getattr(code, "__module__", None)).split(".")[0] not in ("torch", "builtins", "diffproof")

@@ -86,18 +86,23 @@ class Noise:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "seed", check_seed(self.seed))
-        if isinstance(self.stream, Tensor):
-            _check_int64("stream", self.stream)
-        elif not isinstance(self.stream, Stream):
+        if not isinstance(self.stream, Stream | Tensor):
             raise ArgumentError("stream", f"expected a diffproof.Stream, got {shown(self.stream)}")
         for name in ("image_index", "draw", "vote"):
             # Other integers overflow in the arithmetic, which would be another noise.
             _check_int64(name, getattr(self, name))
-        for name, index, largest in (
+        indices = [
             ("image_index", self.image_index, MAX_IMAGE_INDEX),
             ("draw", self.draw, MAX_DRAW),
             ("vote", self.vote, MAX_VOTE),
-        ):
+        ]
+        if isinstance(self.stream, Tensor):
+            # A number beyond would reach into the bits of the image.
+            _check_int64("stream", self.stream)
+            indices.append(("stream", self.stream, max(Stream)))
+        if self.key is not None:
+            _check_key(self.key, len(self.draw))
+        for name, index, largest in indices:
             if index.shape != self.draw.shape or index.ndim != 1:
                 raise ArgumentError(name, f"expected one index a row, got shape {tuple(index.shape)}")
             if index.numel() and not 0 <= int(index.min()) <= int(index.max()) <= largest:
@@ -358,6 +363,12 @@ def _array(tensor: Tensor) -> Any:
         return tensor.numpy() if tensor.device.type == "cpu" else tensor
     except RuntimeError:
         return tensor
+
+
+def _check_key(key: Tensor, rows: int) -> None:
+    _check_int64("key", key)
+    if key.shape != (rows, 2) or (rows and not 0 <= int(key.min()) <= int(key.max()) <= MASK):
+        raise ArgumentError("key", f"expected {rows}×2 words in [0, 2^32), got {shown(key)}")
 
 
 def _check_int64(name: str, index: Tensor) -> None:

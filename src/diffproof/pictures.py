@@ -237,6 +237,7 @@ def save_grid(path: Path, images: Tensor, *, titles: Sequence[str] = (), labels:
     from PIL import Image, ImageDraw
 
     rows, columns, _, height, width = images.shape
+    titles, labels = ([_safe(text) for text in texts] for texts in (titles, labels))
     for name, texts, number in (("titles", titles, columns), ("labels", labels, rows)):
         if len(texts) not in (0, number):
             raise ArgumentError(name, f"expected none or {number}, got {len(texts)}")
@@ -260,6 +261,10 @@ def save_grid(path: Path, images: Tensor, *, titles: Sequence[str] = (), labels:
         draw.text(place, text, fill="black", font=_font(), anchor="lm")
     with replacing(path) as fresh:
         sheet.save(fresh, format="PNG")
+
+
+def _safe(text: str) -> str:
+    return "\n".join(map(printable, text.splitlines()))
 
 
 def _extent(texts: Sequence[str]) -> tuple[int, int]:

@@ -44,11 +44,21 @@ def packaged(kind: str) -> dict[str, Path]:
 
 
 def save_weights(path: Path, tensors: dict[str, Tensor], description: dict[str, Any]) -> None:
-    """Write a safetensors file whose metadata holds `description` as JSON."""
+    """Write a safetensors file whose metadata holds `description` as JSON.
+
+    Raises:
+        ValueError: the format has no such type of numbers, or no such name.
+    """
     from safetensors.torch import save
 
     contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    data = save(contiguous, metadata={"diffproof": json.dumps(description, sort_keys=True)})
+    if "__metadata__" in contiguous:
+        raise ArgumentError("weights", "safetensors keeps the name __metadata__ for itself; got a tensor")
+    try:
+        data = save(contiguous, metadata={"diffproof": json.dumps(description, sort_keys=True)})
+    except (KeyError, UnicodeEncodeError) as error:
+        problem = f"safetensors takes no tensors of such a type or name: {one_line(error, 160)}"
+        raise ArgumentError("weights", problem) from None
     with replacing(path) as fresh:
         fresh.write_bytes(data)
 
@@ -96,7 +106,7 @@ def state_dicts(loaded: object) -> dict[str, dict[str, Tensor]]:
         name, value = open_ones.pop()
         if not isinstance(value, dict) or "param_groups" in value:
             continue
-        if name and value and all(isinstance(one, Tensor) for one in value.values()):
+        if name and _is_state(value):
             found[name] = value
         elif id(value) not in seen:  # containers may hold themselves
             seen.add(id(value))
@@ -104,11 +114,18 @@ def state_dicts(loaded: object) -> dict[str, dict[str, Tensor]]:
     return found
 
 
+def _is_state(value: dict[Any, Any]) -> bool:
+    """Whether a dict is a state dict: tensors, all named by texts."""
+    return bool(value) and all(
+        isinstance(name, str) and isinstance(one, Tensor) for name, one in value.items()
+    )
+
+
 def _state_dict(loaded: object, path: Path) -> dict[str, Tensor]:
     """The tensors of a file: all that it holds, or its one state dict among other things."""
     if not isinstance(loaded, dict):
         raise ArgumentError("weights", f"{path} holds one {type(loaded).__name__}, expected a state dict")
-    if loaded and all(isinstance(value, Tensor) for value in loaded.values()):
+    if _is_state(loaded):
         return loaded
     found = state_dicts(loaded)
     if len(found) == 1:
@@ -178,7 +195,12 @@ def _read_pickle_as_data(path: Path, kind: Format) -> Any:
             " turns it into safetensors (as safetensors.torch.save_file does)",
         ) from None
     for name, tensor in _tensors("", loaded):
-        if tensor.layout is not torch.strided or tensor.device.type != "cpu" or tensor.is_quantized:
+        if (
+            tensor.layout is not torch.strided
+            or tensor.device.type != "cpu"
+            or tensor.is_quantized
+            or tensor.is_nested
+        ):
             raise ArgumentError("weights", f"{path}: {name} is no ordinary tensor")
         # A stride of 0 makes a large tensor of few bytes; a small one does no harm.
         if tensor.numel() > max(_FEW, path.stat().st_size):
@@ -317,6 +339,23 @@ def load_into(module: nn.Module, tensors: Mapping[str, Tensor], source: str) -> 
     if found:
         raise ArgumentError("weights", f"{source} does not fit the network: {'; '.join(found)}")
     module.load_state_dict(tensors)
+
+
+# Integers of so many bytes.
+_INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+
+
+def checksums(tensors: Mapping[str, Tensor]) -> tuple[object, ...]:
+    """A short account of tensors, made where they lie: any change of one number changes it."""
+    sums = []
+    for tensor in tensors.values():
+        bits = torch.view_as_real(tensor) if tensor.is_complex() else tensor
+        sums.append(bits.detach().view(_INTEGERS[bits.itemsize]).sum())
+    # Devices are waited for once all sums are asked for.
+    return tuple(
+        (name, one.dtype, one.shape, int(total))
+        for (name, one), total in zip(tensors.items(), sums, strict=True)
+    )
 
 
 def hash_tensors(tensors: Mapping[str, Tensor], description: str = "") -> str:

@@ -601,6 +601,39 @@ def test_a_full_disk_costs_no_old_file(tmp_path: Path, small_run: Path, command:
     assert tree(tmp_path) == before
 
 
+@pytest.mark.parametrize("closed", [(1,), (2,), (0, 1, 2)])
+def test_closed_outputs_take_nothing_from_a_run(tmp_path: Path, closed: tuple[int, ...]) -> None:
+    """As a shell's >&- and 2>&-: else the store is the next file to be opened, and gets their numbers."""
+    out = tmp_path / "out"
+
+    def work() -> int:
+        for number in closed:
+            os.close(number)
+            setattr(sys, ("stdin", "stdout", "stderr")[number], None)
+        sys.argv = ["diffproof", *certify_flags(out, **PLAIN, n=10, indices="0:2")]
+        try:
+            main()
+        except SystemExit as ended:
+            os.write(2, b"below the store")
+            return int(str(ended.code))
+        return 70
+
+    assert outcome(work)[0] == 0
+    assert len(rows(out)) == 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("coding", [{"PYTHONIOENCODING": "ascii"}, {"LC_ALL": "C", "PYTHONUTF8": "0"}])
+def test_screens_without_utf_8_get_question_marks(
+    tmp_path: Path, small_run: Path, coding: dict[str, str]
+) -> None:
+    words = [sys.executable, "-m", "diffproof", "report", str(small_run), "--at", "0,1"]
+    done = subprocess.run(words, capture_output=True, env={**os.environ, **coding}, check=False)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert b"?=0" in done.stdout
+    assert done.stdout.isascii()
+
+
 @pytest.mark.slow
 def test_a_current_directory_that_is_gone_is_one_line(tmp_path: Path) -> None:
     gone = f"import os; os.chdir({str(tmp_path)!r}); os.rmdir({str(tmp_path)!r})\n"

@@ -290,3 +290,27 @@ def test_progress_and_plans_are_of_the_part(
     costs = attack_costs(attack, 0.0)
     assert (costs.images, costs.units) == (images, images)
     assert (costs.first_evaluations > 0) == is_first(shard)
+
+
+def test_a_random_seed_is_drawn_once_a_run(
+    tmp_path: Path, refused: Refused, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nobody knows it before; the run keeps it, and what continues or repeats the run has it."""
+    few: dict[str, object] = {**PLAIN, "seed": "random", "n0": 2, "n": 10}
+    assert "--seed: shards of a run have one seed" in refused(
+        certify_flags(tmp_path / "s", **few, shard="0/2")
+    )
+    seeds = []
+    for name in ("a", "b"):
+        assert run(certify_flags(tmp_path / name, **few, indices="0:2")) == 0
+        seeds.append(yaml.safe_load((tmp_path / name / "settings.yaml").read_text())["seed"])
+        assert f"seed: {seeds[-1]}, drawn for this run" in capsys.readouterr().err
+    assert seeds[0] != seeds[1]
+    assert run(certify_flags(tmp_path / "a", **few, indices="0:4")) == 0
+    assert capsys.readouterr().err == ""
+    config = ["--config", str(tmp_path / "a" / "settings.yaml"), "--out"]
+    assert run(["certify", *config, str(tmp_path / "c")]) == 0
+    assert run(certify_flags(tmp_path / "d", **{**few, "seed": seeds[0]}, indices="0:4")) == 0
+    assert rows(tmp_path / "a") == rows(tmp_path / "c") == rows(tmp_path / "d")
+    assert run(["verify", str(tmp_path / "a"), "--trust", "--resample", "2"]) == 0
+    assert run(["plan", *certify_flags(tmp_path, **few)[:-2]]) == 0

@@ -570,6 +570,15 @@ def test_weights_hash_covers_normalisation() -> None:
     assert len(hashes) == 3
 
 
+def test_certificates_name_the_weights_that_they_were_drawn_with() -> None:
+    network = steep_classifier(hidden=8).network
+    smoothed = dp.Smoothed(dp.Undefended(dp.Classifier(network.eval(), 3)), sigma=0.5)
+    first, again = (smoothed.certify(IMAGE, n0=2, n=2).weights_hash for _ in range(2))
+    # Not even a version counter of torch's tells of `data`.
+    next(network.parameters()).data.mul_(1.5)
+    assert smoothed.certify(IMAGE, n0=2, n=2).weights_hash == smoothed.weights_hash() != first == again
+
+
 def test_certificates_can_be_hashed() -> None:
     smoothed = dp.Smoothed(linear, sigma=SIGMA, num_classes=2)
     made = [smoothed.certify(point(0.3), n0=5, n=20, seed=seed) for seed in (0, 0, 1)]

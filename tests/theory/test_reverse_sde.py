@@ -191,6 +191,7 @@ PLANE = GaussianMixture(torch.tensor([[0.0, 0.0], [1.0, 1.0]]).double(), torch.o
         (lambda: affine_chain_law(MIXTURE.denoiser(), START, [0.5]), "sigmas: expected at least two"),
         (lambda: order([Distance(4, 0.1)]), "distances: expected at least two, got 1"),
         (lambda: order([Distance(1, math.inf), Distance(2, 0.1)]), "distances: expected a finite number > 0"),
+        (lambda: order([Distance(1, -1e-13), Distance(2, 0.1)]), "got -1e-13, as where rounding hides them"),
     ],
 )
 def test_bad_arguments(call: Callable[[], object], message: str) -> None:

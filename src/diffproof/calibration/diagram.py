@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from diffproof.calibration.measures import Reliability
-from diffproof.errors import ArgumentError
+from diffproof.errors import ArgumentError, drawn
 from diffproof.files import replacing
 
 # Of Okabe & Ito's palette, told apart with every form of colour blindness; lines differ in style, too.
@@ -49,7 +49,7 @@ def save_reliability(path: Path, measured: Mapping[str, Reliability]) -> None:
             capsize=3,
             label="a bin's accuracy, 95% interval",
         )
-        upper.set_title(f"{title}\nECE {100 * panel.ece:.1f}%", fontsize=10)
+        upper.set_title(f"{drawn(title)}\nECE {100 * panel.ece:.1f}%", fontsize=10)
         upper.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
         upper.grid(alpha=0.3)
         left, widths = [b.low for b in panel.bins], [b.high - b.low for b in panel.bins]

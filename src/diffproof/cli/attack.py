@@ -15,13 +15,14 @@ from diffproof.cli.run_options import (
     applied,
     data_options,
     run_options,
+    settled_seed,
     shard_option,
     tell_layout,
     tell_shard,
     worker_options,
     workforce,
 )
-from diffproof.errors import printable
+from diffproof.cli.screen import printed
 
 
 def attack_options(command: Any) -> Any:
@@ -117,9 +118,11 @@ def attack(out: Path, **flags: Any) -> None:
     from diffproof.cli.tables import print_attack_report
     from diffproof.runs.attack.job import prepare
     from diffproof.runs.attack.report import load_attack_report
+    from diffproof.runs.attack.store import AttackStore
     from diffproof.runs.settings import AttackRequest
 
     asked = workforce(flags)
+    flags["seed"] = settled_seed(flags["seed"], flags["shard"], out, AttackStore)
     job = prepare(AttackRequest(**flags), here=asked is None)
     tell_layout(job.data)
     try:
@@ -128,4 +131,4 @@ def attack(out: Path, **flags: Any) -> None:
         raise KeyboardInterrupt("the same command continues where it stopped") from None
     print_attack_report(load_attack_report([out]))
     tell_shard(job.settings.shard, len(job.part), len(job.indices))
-    click.echo(printable(f"run folder: {out}"))
+    printed(f"run folder: {out}")

@@ -14,6 +14,7 @@ from diffproof.cli.flags import Names, command
 from diffproof.cli.run_options import (
     data_options,
     run_options,
+    settled_seed,
     shard_option,
     tell_layout,
     tell_shard,
@@ -140,14 +141,15 @@ def certify(out: Path, **flags: Any) -> None:
     # Before torch and the networks are loaded.
     check_free(out)
     from diffproof.cli.progress import run_with_progress
-    from diffproof.cli.screen import said
+    from diffproof.cli.screen import printed, said
     from diffproof.runs.certify.accuracy import accuracies, told
     from diffproof.runs.certify.job import prepare
     from diffproof.runs.certify.report import draws_saved
-    from diffproof.runs.certify.store import certification
+    from diffproof.runs.certify.store import CertifyStore, certification
     from diffproof.runs.settings import CertifySettings
 
     asked = workforce(flags)
+    flags["seed"] = settled_seed(flags["seed"], flags["shard"], out, CertifyStore)
     settings = CertifySettings(**flags)
     job = prepare(settings, here=asked is None)
     tell_layout(job.data)
@@ -156,7 +158,7 @@ def certify(out: Path, **flags: Any) -> None:
     if settings.radii is not None and settings.stop != "fixed":
         limit = f"asked for radii {settings.radii}"
     elif job.largest_radius <= 0.0:
-        click.echo(f"diffproof: warning: {limit}: n is too small to certify any radius", err=True)
+        printed(f"diffproof: warning: {limit}: n is too small to certify any radius", err=True)
     try:
         results = run_with_progress(job, out, asked)
     except KeyboardInterrupt:

@@ -12,6 +12,7 @@ import click
 from diffproof.catalog import NORMS
 from diffproof.cli.flags import Names, refuse_given
 from diffproof.cli.run_options import class_map_option
+from diffproof.cli.screen import printed
 from diffproof.cli.training_options import TrainingOptions, fit_with_progress, write_weights
 from diffproof.errors import ArgumentError
 from diffproof.wording import counted
@@ -212,8 +213,8 @@ def _tell(
     noise_sigma: float,
     adversary: Adversary | PerceptualAdversary | None,
 ) -> None:
-    click.echo(f"accuracy on {counted(images, 'clean test image')}: {metrics['accuracy']:.2%}")
+    printed(f"accuracy on {counted(images, 'clean test image')}: {metrics['accuracy']:.2%}")
     if noise_sigma:
-        click.echo(f"with noise of sigma = {noise_sigma:g}: {metrics['noisy_accuracy']:.2%}")
+        printed(f"with noise of sigma = {noise_sigma:g}: {metrics['noisy_accuracy']:.2%}")
     if adversary is not None:
-        click.echo(f"after {adversary.told()}: {metrics['robust_accuracy']:.2%}")
+        printed(f"after {adversary.told()}: {metrics['robust_accuracy']:.2%}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from diffproof.cli.flags import Names, command
+from diffproof.cli.screen import echo
 
 
 @command()
@@ -23,4 +24,4 @@ def completion(ctx: click.Context, shell: str) -> None:
     made = get_completion_class(shell)
     if made is None:
         raise AssertionError(f"click knows no {shell}")
-    click.echo(made(ctx.find_root().command, {}, "diffproof", "_DIFFPROOF_COMPLETE").source())
+    echo(made(ctx.find_root().command, {}, "diffproof", "_DIFFPROOF_COMPLETE").source())

@@ -8,7 +8,7 @@ import click
 
 from diffproof.cli.flags import command
 from diffproof.cli.paths import PATH
-from diffproof.errors import printable
+from diffproof.cli.screen import printed
 
 
 @command()
@@ -39,5 +39,5 @@ def convert(source: Path, out: Path, trust_pickle: bool, key: str | None, force:
 
     converted = convert_file(source, out, trust_pickle=trust_pickle, key=key, force=force)
     held = f"{counted(converted.tensors, 'tensor')}, {counted(converted.values, 'value')}"
-    click.echo(f"taken: {converted.taken}, {held}")
-    click.echo(printable(f"written: {out}"))
+    printed(f"taken: {converted.taken}, {held}")
+    printed(f"written: {out}")

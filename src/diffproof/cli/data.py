@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from diffproof.cli.flags import command
+from diffproof.cli.screen import echo, printed
 
 if TYPE_CHECKING:
     from diffproof.data.survey import Survey
@@ -38,16 +39,15 @@ def data(source: str, split: str | None) -> int:
         _print(found)
         unreadable += len(found.unreadable)
     if unreadable:
-        click.echo(
+        printed(
             f"{counted(unreadable, 'picture')} cannot be read; --skip-unreadable leaves such pictures out"
         )
         return 1
-    click.echo("every image can be read")
+    printed("every image can be read")
     return 0
 
 
 def _print(found: Survey) -> None:
-    from diffproof.errors import printable
     from diffproof.pictures import is_grey
     from diffproof.wording import counted, shortened
 
@@ -74,7 +74,7 @@ def _print(found: Survey) -> None:
         ]
         _line(f"the same as an image before: {', '.join(same)}")
     for problem in found.unreadable:
-        click.echo(f"  unreadable: {printable(problem)}")
+        printed(f"unreadable: {problem}", indent="  ")
 
 
 def _print_classes(found: Survey) -> None:
@@ -86,9 +86,9 @@ def _print_classes(found: Survey) -> None:
 
     images = found.data
     counts = torch.bincount(images.labels, minlength=len(images.class_names)).tolist()
-    click.echo("   label    images  class")
+    echo("   label    images  class")
     for label, (count, name) in list(enumerate(zip(counts, images.class_names, strict=True)))[:_CLASSES]:
-        click.echo(f"  {label:>6}{count:>10,}  {printable(name, _WIDTH - 20)}")
+        echo(f"  {label:>6}{count:>10,}  {printable(name, _WIDTH - 20)}")
     if len(counts) > _CLASSES:
         rest = counts[_CLASSES:]
         more = counted(len(rest), "more class", "more classes")
@@ -98,4 +98,6 @@ def _print_classes(found: Survey) -> None:
 def _line(text: str, indent: str = "  ") -> None:
     """A paragraph, of several lines where it is longer than the width; paths stay whole."""
     broken = textwrap.wrap(text, _WIDTH - 4, break_long_words=False, break_on_hyphens=False)
-    click.echo(indent + "\n    ".join(broken))
+    for line in broken:
+        printed(line, indent=indent)
+        indent = "    "

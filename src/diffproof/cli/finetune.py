@@ -9,6 +9,7 @@ import click
 
 from diffproof.cli.flags import command
 from diffproof.cli.run_options import class_map_option
+from diffproof.cli.screen import printed
 from diffproof.cli.training_options import (
     TrainingOptions,
     fit_with_progress,
@@ -95,7 +96,7 @@ def finetune(
         metrics["denoised_accuracy"] = round(measured(tuned, diffusion, held_out), 6)
     write_weights(options, tuned.network.state_dict(), description, losses, metrics, told, objective)
     if held_out is not None:
-        click.echo(
+        printed(
             f"accuracy on {counted(len(held_out), 'denoised test image')}, sigma = {sigma:g}:"
             f" {before:.2%} before, {metrics['denoised_accuracy']:.2%} after"
         )

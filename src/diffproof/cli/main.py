@@ -29,12 +29,13 @@ from diffproof.cli.report import report
 from diffproof.cli.reproduce import reproduce
 from diffproof.cli.results import export, verify
 from diffproof.cli.sample import sample
+from diffproof.cli.screen import echo, printed
 from diffproof.cli.serve import serve
 from diffproof.cli.status import status
 from diffproof.cli.theory import theory
 from diffproof.cli.train import train
 from diffproof.cli.watch import watch
-from diffproof.errors import ArgumentError, UnfinishedError, printable
+from diffproof.errors import ArgumentError, UnfinishedError
 from diffproof.interrupts import terminated_as_interrupted
 
 UNFINISHED = 1
@@ -96,10 +97,27 @@ def main(arguments: Sequence[str] | None = None) -> None:
     Any other exception ends in a traceback, with Python's exit status 1. What the encoding of a screen cannot
     show becomes a question mark.
     """
+    _open_streams()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
     sys.exit(run(arguments))
+
+
+def _open_streams() -> None:
+    """Let what a shell has closed, as with 2>&-, lead nowhere.
+
+    Else the next file that is opened, perhaps a run's store, takes its number, and what any library says goes
+    into it.
+    """
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            # The lowest number that is free: this one.
+            os.open(os.devnull, os.O_RDWR)
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(number, "w" if number else "r", encoding="utf-8", closefd=False))
 
 
 def run(arguments: Sequence[str] | None = None) -> int:
@@ -140,7 +158,7 @@ def _status_of(work: Callable[[], object]) -> int:
         status = work()
         return status if isinstance(status, int) else 0
     except click.exceptions.NoArgsIsHelpError as error:
-        click.echo(error.format_message(), err=True)
+        echo(error.format_message(), err=True)
         return USER_ERROR
     except click.ClickException as error:
         return _complain(error.format_message() + _place_of(error, error.__cause__))
@@ -153,7 +171,7 @@ def _status_of(work: Callable[[], object]) -> int:
     except (KeyboardInterrupt, click.Abort) as error:
         # click turns a KeyboardInterrupt into an Abort that has it as its cause.
         hint = str(error) or str(error.__cause__ or "")
-        click.echo(printable(f"diffproof: interrupted{'; ' * bool(hint)}{hint}"), err=True)
+        printed(f"diffproof: interrupted{'; ' * bool(hint)}{hint}", err=True)
         return INTERRUPTED
 
 
@@ -174,9 +192,9 @@ def _stream_of(error: Exception) -> str:
 
 
 def _complain(message: str) -> int:
-    click.echo(printable(f"diffproof: error: {message}"), err=True)
+    printed(f"diffproof: error: {message}", err=True)
     return USER_ERROR
 
 
 def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
-    click.echo(printable(f"diffproof: warning: {message}"), err=True)
+    printed(f"diffproof: warning: {message}", err=True)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from diffproof.cli.flags import command
-from diffproof.cli.screen import screen_width
+from diffproof.cli.screen import echo, screen_width
 
 if TYPE_CHECKING:
     from diffproof.catalog import Method, Setting
@@ -53,7 +53,7 @@ def methods(name: str | None) -> None:
         if method.settings:
             with pages.indentation():
                 pages.write_dl([(setting.name, _explained(setting)) for setting in method.settings])
-    click.echo(pages.getvalue(), nl=False)
+    echo(pages.getvalue(), nl=False)
 
 
 def _line(method: Method) -> str:

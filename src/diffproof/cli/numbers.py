@@ -16,8 +16,11 @@ _INTEGER = re.compile(r"[+-]?[0-9]{1,30}")
 _NOT_FINITE = re.compile(r"[+-]?(nan|inf)", re.IGNORECASE)
 
 
-class _Integer(click.types.IntParamType):
+class Integer(click.types.IntParamType):
+    """A whole number."""
+
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """See click."""
         if isinstance(value, str) and not _INTEGER.fullmatch(value):
             self.fail(f"{shown(value)} is not a valid integer.", param, ctx)
         return super().convert(value, param, ctx)
@@ -44,7 +47,7 @@ class _Text(click.types.StringParamType):
 # Lists say themselves what they are.
 _LISTS = ("indices", "at", "channels", "radii")
 _STRICT: dict[type, Any] = {
-    click.types.IntParamType: _Integer(),
+    click.types.IntParamType: Integer(),
     click.types.FloatParamType: _Number(),
     click.types.StringParamType: _Text(),
 }

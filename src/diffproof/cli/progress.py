@@ -21,6 +21,9 @@ from rich.progress import (
 from rich.table import Column
 from rich.text import Text
 
+from diffproof.cli.screen import printed
+from diffproof.errors import printable
+
 # What one command runs or shows, another need not wait for.
 if TYPE_CHECKING:
     from diffproof.runs.attack.job import AttackRun
@@ -58,6 +61,7 @@ def shown_once_started(title: str, total: int, unit: str) -> Iterator[Callable[.
         TimeRemainingColumn(table_column=Column(no_wrap=True)),
         console=Console(stderr=True),
     )
+    title = printable(title)
     task, terminal, shown = progress.add_task(title, total=total, unit=unit), sys.stderr.isatty(), now()
 
     def advance(units: int, **changes: str) -> None:
@@ -68,7 +72,7 @@ def shown_once_started(title: str, total: int, unit: str) -> Iterator[Callable[.
         elif now() - shown > _LINE_EVERY:
             one = progress.tasks[0]
             what = f"{one.description}: {one.completed:,.0f} of {total:,} {one.fields['unit']}"
-            print(what, file=sys.stderr, flush=True)
+            printed(what, err=True)
             shown = now()
 
     try:

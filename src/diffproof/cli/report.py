@@ -13,8 +13,8 @@ from diffproof.cli.documents import Document, of_ablation, of_attack_report, of_
 from diffproof.cli.flags import Names, check_force, command, json_option, refuse_given
 from diffproof.cli.paths import PATH
 from diffproof.cli.report_files import Files
-from diffproof.cli.screen import print_json
-from diffproof.errors import ArgumentError, printable
+from diffproof.cli.screen import print_json, printed
+from diffproof.errors import ArgumentError
 from diffproof.wording import counted
 
 
@@ -104,7 +104,7 @@ def report(
         return
     tell()
     for path in document["written"]:
-        click.echo(printable(f"written: {path}"))
+        printed(f"written: {path}")
 
 
 # What prints a report for people, and what programs get.

@@ -18,10 +18,10 @@ from diffproof.cli.paths import PATH
 from diffproof.cli.plan import plan
 from diffproof.cli.report import report
 from diffproof.cli.run_options import WorkerCount
-from diffproof.cli.screen import Rows, said, screen_width, show
+from diffproof.cli.screen import Rows, echo, printed, said, screen_width, show
 from diffproof.cli.theory import theory
 from diffproof.cli.train import train
-from diffproof.errors import ArgumentError, UnfinishedError, printable
+from diffproof.errors import ArgumentError, UnfinishedError
 
 if TYPE_CHECKING:
     from diffproof.reproduce.entry import Cell, Entry, Line
@@ -139,7 +139,7 @@ def _list() -> None:
             told = f"{told} Takes {', '.join(_roles(entry.needs))}."
         rows.append((entry.name, told))
     pages.write_dl(rows)
-    click.echo(pages.getvalue(), nl=False)
+    echo(pages.getvalue(), nl=False)
 
 
 def _roles(needs: Sequence[str]) -> list[str]:
@@ -246,7 +246,7 @@ def _run(steps: Sequence[Step]) -> dict[Path, str]:
         except (ArgumentError, click.ClickException, UnfinishedError, OSError, MemoryError) as error:
             # The other rows do not wait for this one.
             failed[step.out] = _text(error)
-            click.echo(printable(f"diffproof: error: {failed[step.out]}"), err=True)
+            printed(f"diffproof: error: {failed[step.out]}", err=True)
     return failed
 
 

@@ -8,8 +8,8 @@ import click
 
 from diffproof.cli.flags import check_force, command, device_option, json_option, refuse_given
 from diffproof.cli.paths import PATH
-from diffproof.cli.screen import print_json, said
-from diffproof.errors import ArgumentError, printable
+from diffproof.cli.screen import echo, print_json, printed, said
+from diffproof.errors import ArgumentError
 from diffproof.wording import counted
 
 
@@ -32,12 +32,12 @@ def export(run: Path, form: str | None, out: Path | None, force: bool) -> None:
     check_force(out)
     text = export_run(run, form)
     if out is None:
-        click.echo(text, nl=False)
+        echo(text, nl=False)
         return
     check_out_file(out, force=force)
     with replacing(out) as fresh:
         fresh.write_text(text, encoding="utf-8")
-    click.echo(printable(f"written: {out}"))
+    printed(f"written: {out}")
 
 
 @command()

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from diffproof.cli.flags import device_option, precision_option
+from diffproof.cli.numbers import Integer
 from diffproof.cli.paths import PATH
-from diffproof.cli.screen import said
+from diffproof.cli.screen import printed, said
+from diffproof.errors import ArgumentError
 from diffproof.wording import counted
 
 if TYPE_CHECKING:
     from diffproof.data.images import ImageData
+    from diffproof.runs.store import RunStore
     from diffproof.scale.workforce import Workforce
 
+_RANDOM = "random"
 Command = Callable[..., Any]
 
 
@@ -34,7 +40,7 @@ skip_unreadable_option = click.option(
 def tell_layout(data: ImageData) -> None:
     """Say on standard error what was found where the data lies, if there is anything to say."""
     if data.layout:
-        click.echo(f"data: {data.layout}", err=True)
+        printed(f"data: {data.layout}", err=True)
 
 
 def choice_options(verb: str) -> list[Callable[[Command], Command]]:
@@ -103,6 +109,43 @@ def class_map_option(command: Command) -> Command:
     )(command)
 
 
+class Seed(click.ParamType[int | str]):
+    """A seed, or random."""
+
+    name = "INTEGER|random"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | str:
+        """See click."""
+        return _RANDOM if value == _RANDOM else int(Integer().convert(value, param, ctx))
+
+
+def settled_seed(seed: int | str, shard: str | None, out: Path | None, store: type[RunStore[Any]]) -> int:
+    """The seed that --seed means: of random that of the run in the folder, else one that is drawn, and told.
+
+    Args:
+        seed: an integer, or random.
+        shard: which, if any: those of a run have one seed.
+        out: the folder, None for none.
+        store: of the runs that the command makes.
+
+    Raises:
+        ValueError: random for a new shard; or the folder's run cannot be read.
+    """
+    from diffproof.runs.folder import is_there
+
+    if isinstance(seed, int):
+        return seed
+    if out is not None and is_there(out):
+        with store.reading(out) as found:
+            return int(found.settings.seed)
+    if shard is not None:
+        raise ArgumentError("seed", "shards of a run have one seed; expected the same integer for each")
+    # Of the operating system: no other seed tells anything of it.
+    drawn = secrets.randbits(64)
+    printed(f"seed: {drawn}, drawn for this run", err=True)
+    return drawn
+
+
 def run_options(batch_size: int) -> Callable[[Command], Command]:
     """--seed, how the networks run, and --out."""
 
@@ -112,8 +155,10 @@ def run_options(batch_size: int) -> Callable[[Command], Command]:
             [
                 click.option(
                     "--seed",
+                    type=Seed(),
                     default=0,
-                    help="Seed noise and choices of images with this integer, in [0, 2^64).",
+                    help="Seed noise and choices of images with this integer, in [0, 2^64); random: with one"
+                    " that nobody knows before, drawn for this run and kept in it.",
                 ),
                 click.option(
                     "--batch-size",
@@ -192,7 +237,6 @@ def workforce(flags: dict[str, Any]) -> Workforce | None:
     Raises:
         ValueError: a flag for workers where none are asked for, or one out of range.
     """
-    from diffproof.errors import ArgumentError
     from diffproof.scale.workforce import Workforce
 
     asked = {name: flags.pop(name) for name in WORKER_FLAGS}

@@ -34,12 +34,33 @@ def screen_width() -> int:
     return _ENDLESS
 
 
+def echo(text: str, *, err: bool = False, nl: bool = True) -> None:
+    """Print what is safe already; a question mark stands for what the screen's encoding lacks.
+
+    Args:
+        text: what is printed.
+        err: whether it goes on standard error.
+        nl: whether the line ends.
+    """
+    # Where it is given no file, click prints UTF-8 on screens that have ASCII.
+    click.echo(text, file=sys.stderr if err else sys.stdout, nl=nl)
+
+
 def said(text: str) -> None:
     """Print a sentence on standard output, safely; lines break between words, further ones are indented."""
     width, text = screen_width(), printable(text)
-    click.echo(
-        textwrap.fill(text, width, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
-    )
+    echo(textwrap.fill(text, width, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False))
+
+
+def printed(text: object, *, err: bool = False, indent: str = "") -> None:
+    """Print one line safely, unbroken, so that a path in it can be copied.
+
+    Args:
+        text: what it says.
+        err: whether it goes on standard error.
+        indent: before it.
+    """
+    echo(indent + printable(text), err=err)
 
 
 def print_json(document: object) -> None:
@@ -49,7 +70,7 @@ def print_json(document: object) -> None:
         document: dataclasses and named tuples become objects with the names of their fields, in that order;
             numbers keep all digits, and what is no finite number is null.
     """
-    click.echo(json.dumps(_plain(document), indent=2, allow_nan=False))
+    echo(json.dumps(_plain(document), indent=2, allow_nan=False))
 
 
 def _plain(value: Any) -> Any:

@@ -11,6 +11,7 @@ import click
 from diffproof.catalog import ADVERSARIAL, DENOISER_OBJECTIVES, SCHEDULES
 from diffproof.cli.classifier_training import ClassifierOptions, classifier_options, train_and_write
 from diffproof.cli.flags import Group, Names, refuse_given
+from diffproof.cli.screen import printed
 from diffproof.cli.training_options import (
     TrainingOptions,
     fit_with_progress,
@@ -147,7 +148,7 @@ def _tell_errors(sigmas: list[float], errors: list[float], images: int) -> None:
         f"{error:.4f} at sigma = {sigma:g}" for sigma, error in zip(sigmas, errors, strict=True)
     )
     shown = shown or f"none at sigma = {', '.join(map('{:g}'.format, _HELD_OUT_SIGMAS))}, off the schedule"
-    click.echo(f"root-mean-square error on {counted(images, 'test image')}: {shown}")
+    printed(f"root-mean-square error on {counted(images, 'test image')}: {shown}")
 
 
 def _check_single(single_sigma: float | None, objective: str, classifier: str | None) -> None:

@@ -16,8 +16,9 @@ from diffproof.checks import check_positive
 from diffproof.cli.flags import MethodText, Names, device_option, refuse_given
 from diffproof.cli.paths import PATH
 from diffproof.cli.run_options import choice_options, skip_unreadable_option, tell_layout
+from diffproof.cli.screen import printed
 from diffproof.cli.training_output import claim
-from diffproof.errors import ArgumentError, printable
+from diffproof.errors import ArgumentError
 from diffproof.wording import part_of
 
 if TYPE_CHECKING:
@@ -346,7 +347,7 @@ def write_weights(
     save_losses(options.out.with_suffix(".loss.csv"), losses)
     save_weights(options.out, tensors, description | {"training": training})
     remove(options.checkpoint)
-    click.echo(printable(f"written: {options.out}"))
+    printed(f"written: {options.out}")
 
 
 def recorded_command() -> str:

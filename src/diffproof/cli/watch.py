@@ -14,7 +14,7 @@ import click
 
 from diffproof.cli.flags import command
 from diffproof.cli.paths import PATH
-from diffproof.cli.screen import said
+from diffproof.cli.screen import echo, said
 from diffproof.errors import ArgumentError
 from diffproof.wording import counted
 
@@ -94,7 +94,7 @@ class _Pipe:
         """Print what is seen, if it is not what was printed last."""
         text = _text(seen, moving=False)
         if text != self._last:
-            click.echo(f"\n{text}" if self._last else text, nl=False)
+            echo(f"\n{text}" if self._last else text, nl=False)
         self._last = text
 
 
@@ -114,7 +114,7 @@ class _Terminal:
     def __exit__(self, *problem: Any) -> None:
         self._screen.__exit__(*problem)
         if self._last is not None:
-            click.echo(_text(self._last, moving=True), nl=False)
+            echo(_text(self._last, moving=True), nl=False)
 
     def show(self, seen: Shown) -> None:
         """Replace what is shown, as far as there is room."""

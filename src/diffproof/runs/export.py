@@ -12,6 +12,7 @@ from typing import Any
 
 from diffproof.checks import unknown_name
 from diffproof.errors import ArgumentError
+from diffproof.files import cell
 from diffproof.runs.attack.report import load_attack_report
 from diffproof.runs.attack.robustbench import UNKNOWN, robustbench_entry
 from diffproof.runs.attack.store import AttackedImage, AttackStore
@@ -76,7 +77,8 @@ def export(folder: Path, form: str | None = None) -> str:
         writer = csv.DictWriter(text, columns, extrasaction="ignore", lineterminator="\n")
         writer.writeheader()
         for image in images:
-            writer.writerow({name: int(one) if isinstance(one, bool) else one for name, one in image.items()})
+            numbers = {name: int(one) if isinstance(one, bool) else one for name, one in image.items()}
+            writer.writerow({name: cell(one) for name, one in numbers.items()})
     return text.getvalue()
 
 

@@ -81,9 +81,14 @@ def _busy(folder: Path) -> ArgumentError:
     return ArgumentError("out", f"another process is at work in {folder}")
 
 
+def is_there(folder: Path) -> bool:
+    """Whether a folder holds a run."""
+    return os.path.lexists(expanded(folder) / STORE)
+
+
 def check_new(folder: Path) -> None:
     """Raise ValueError where a folder holds a run."""
-    if os.path.lexists(expanded(folder) / STORE):
+    if is_there(folder):
         raise ArgumentError("out", f"{folder} holds a run, expected a new folder")
 
 

@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from typing import Any, Protocol, Self, TypeVar
 
-from diffproof.errors import UnfinishedError
+from diffproof.errors import UnfinishedError, printable
 from diffproof.own_code import current_directory_first
 from diffproof.runs.progress import Progress, WorkerState
 from diffproof.runs.settings import RunSettings
@@ -182,4 +182,4 @@ def hello(device: str, facts: dict[str, Any]) -> Hello:
 
 
 def _tell(line: str) -> None:
-    print(f"diffproof: {line}", file=sys.stderr, flush=True)
+    print(printable(f"diffproof: {line}"), file=sys.stderr, flush=True)

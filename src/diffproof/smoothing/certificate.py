@@ -49,7 +49,8 @@ class Certificate:
     statement holds for real numbers, and a program can break it within a small distance. What no certificate
     covers: the base classifier without smoothing. A draw's label may flip with the shape of its batch, by
     rounding in the networks: in float32 at most 300 in a million did (95% confidence), in bfloat16 far more
-    (`benchmarks/flips.py`).
+    (`benchmarks/flips.py`). And the draws must be news to the base classifier: one whose makers knew the seed
+    can remember them. Of a base that one does not trust, certify with a seed drawn afterwards.
 
     Attributes:
         label: the certified class, None if abstained.

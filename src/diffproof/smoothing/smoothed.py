@@ -34,7 +34,7 @@ from diffproof.smoothing.sequential import SequentialTest
 from diffproof.smoothing.stopping import Stopping, stopping_test
 from diffproof.smoothing.tally import Counted, Looks, Tally
 from diffproof.version import version
-from diffproof.weights import hash_tensors
+from diffproof.weights import checksums, hash_tensors
 
 BATCH_SIZE = 256
 
@@ -67,7 +67,7 @@ class Smoothed:
         levels: int | None = None,
     ) -> None:
         self.sigma = check_positive("sigma", sigma)
-        self._weights_hash: str | None = None
+        self._hashed: tuple[tuple[object, ...], str] | None = None
         self.num_classes = check_base(base, num_classes)
         self.grid_sigma = trained_level(base, self.sigma)
         self.base = base
@@ -385,10 +385,12 @@ class Smoothed:
         return hash_tensors({"image": self.noise.certified(image)})
 
     def weights_hash(self) -> str | None:
-        """SHA-256 of the defence's weights and adapters, None for a plain function.
-
-        Computed once: weights must not change while they are certified.
-        """
-        if self._weights_hash is None and isinstance(self.base, CertifiableDefense):
-            self._weights_hash = hash_tensors(self.base.state_dict(), self.base.describe())
-        return self._weights_hash
+        """SHA-256 of the defence's weights and adapters as they are now, None for a plain function."""
+        if not isinstance(self.base, CertifiableDefense):
+            return None
+        tensors, described = self.base.state_dict(), self.base.describe()
+        # Hashing the weights of a large network takes seconds, seeing that they are the same does not.
+        now = (described, *checksums(tensors))
+        if self._hashed is None or self._hashed[0] != now:
+            self._hashed = now, hash_tensors(tensors, described)
+        return self._hashed[1]

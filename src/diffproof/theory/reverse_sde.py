@@ -172,7 +172,9 @@ def order(distances: Sequence[Distance]) -> float:
     if len(distances) < 2:
         raise ArgumentError("distances", f"expected at least two, got {len(distances)}")
     for distance in distances:
-        check_positive("distances", distance.kl)
+        if not 0.0 < distance.kl < math.inf:
+            found = f"got {distance.kl:.2g}, as where rounding hides them at a low noise level"
+            raise ArgumentError("distances", f"expected a finite number > 0, {found}")
     x, y = (
         torch.tensor(values, dtype=torch.float64).log()
         for values in ([d.steps for d in distances], [d.kl for d in distances])

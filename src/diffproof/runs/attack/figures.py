@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from diffproof.errors import drawn
 from diffproof.files import write_files
 from diffproof.pictures import save_grid
 from diffproof.runs.attack.report import AttackReport, AttackRow, difference
@@ -84,7 +85,9 @@ def draw_axis(axis: Axes, report: AttackReport) -> list[Text]:
             label=when,
         )
     # Names stand above their bars: beside them they would take half the column.
-    texts = [axis.text(1, place - 0.25, name, va="bottom", fontsize=7) for place, name in enumerate(names)]
+    texts = [
+        axis.text(1, place - 0.25, drawn(name), va="bottom", fontsize=7) for place, name in enumerate(names)
+    ]
     axis.set_yticks([])
     axis.set_ylim(-0.6, len(names) - 0.5)
     axis.invert_yaxis()

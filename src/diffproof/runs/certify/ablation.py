@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from diffproof.defenses.voting import winner
-from diffproof.errors import ArgumentError
+from diffproof.errors import ArgumentError, drawn
 from diffproof.files import check_out, replacing, replacing_all, write_csv
 from diffproof.noise import Stream
 from diffproof.runs.certify.figures import step_of
@@ -240,6 +240,7 @@ def _draw(ablation: Ablation, path: Path) -> None:
     axis.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
     settings = last.settings
     images = counted(len(last.results), "image")
-    axis.set_title(f"{settings.describe()}, σ = {settings.sigma:g}, {images}", fontsize=10)
+    title = f"{settings.describe()}, σ = {settings.sigma:g}, {images}"
+    axis.set_title(drawn(title), fontsize=10)
     with replacing(path) as fresh:
         figure.savefig(fresh, dpi=150, format="png")

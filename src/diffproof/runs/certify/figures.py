@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from diffproof.errors import drawn
 from diffproof.files import replacing, write_files
 from diffproof.runs.certify.report import Report, Row
 from diffproof.runs.certify.tables import about, write_table
@@ -36,7 +37,7 @@ def draw_curves(report: Report, path: Path) -> None:
         largest = max(row.largest_radius for row in panel)
         for row in panel:
             label = report.label(row)
-            _draw_row(axis, row, largest, label=label, **step_of(methods.index(label)))
+            _draw_row(axis, row, largest, label=drawn(label), **step_of(methods.index(label)))
         axis.set_title(f"σ = {sigma:g}")
         axis.set_xlabel("certified ℓ2 radius ε, pixels in [0, 1]")
         axis.set_xlim(0, largest * 1.02 or 1.0)
@@ -59,7 +60,7 @@ def draw_curves(report: Report, path: Path) -> None:
             legend.remove()
         else:
             shrink(figure, legend, legend.get_texts())
-    title = figure.suptitle(about(report), fontsize=10)
+    title = figure.suptitle(drawn(about(report)), fontsize=10)
     shrink(figure, title, [title])
     with replacing(path) as fresh:
         figure.savefig(fresh, dpi=150, format="png")
@@ -107,7 +108,7 @@ def draw_axis(axis: Axes, report: Report) -> None:
         }
         _draw_row(axis, row, row.largest_radius, linewidth=1.0, **look)
     for which, method in enumerate(methods):
-        axis.plot([], [], color=_COLOURS[which % len(_COLOURS)], linewidth=1.0, label=method)
+        axis.plot([], [], color=_COLOURS[which % len(_COLOURS)], linewidth=1.0, label=drawn(method))
     for which, sigma in enumerate(sigmas if len(sigmas) > 1 else ()):
         style = _STYLES[which % len(_STYLES)]
         axis.plot([], [], color="0.35", linestyle=style, linewidth=1.0, label=f"σ = {sigma:g}")
