@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import shutil
 import socket
 import zipfile
@@ -20,6 +21,7 @@ from diffproof.errors import LONGEST_LINE, drawn, printable
 from diffproof.files import MOST_TEXT, check_array, check_file, read_text, replacing, write_csv
 from diffproof.weights import load_weights, packaged, save_weights
 from helpers.command_line import Refused
+from helpers.processes import outcome
 from helpers.runs import PLAIN, certify_flags, change
 
 Maker = Callable[[Path], None]
@@ -317,3 +319,32 @@ def test_surveys_and_bars_are_safe(
     captured = capsys.readouterr()
     assert printable(name) in captured.out
     assert "\x1b[31mred" not in captured.out + captured.err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["w.pt", "w.safetensors"])
+def test_a_sound_file_without_room_is_not_called_damaged(tmp_path: Path, name: str) -> None:
+    tensors, path = {"a": torch.zeros(2**25)}, tmp_path / name
+    if path.suffix == ".pt":
+        torch.save(tensors, path)
+    else:
+        save_weights(path, tensors, {})
+
+    def with_room(more: int) -> tuple[int, str]:
+        def work() -> int:
+            used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+            resource.setrlimit(resource.RLIMIT_AS, (used + more, resource.RLIM_INFINITY))
+            return run(["convert", str(path), str(tmp_path / "o.safetensors")])
+
+        return outcome(work)
+
+    status, line = with_room(2**26)
+    assert (status, line) == (
+        2,
+        f"diffproof: error: no memory for {path}, which has {path.stat().st_size:,} bytes\n",
+    )
+    # It is read, but its copy does not fit.
+    status, line = with_room(2**26 + 2**27)
+    assert status == 2
+    assert line.startswith("diffproof: error: no memory")
+    assert line.count("\n") == 1

@@ -99,8 +99,8 @@ def is_out_of_memory(error: BaseException) -> bool:
 
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
-    # The second is all that oneDNN, torch's library for convolutions on CPUs, says of it.
-    signs = ("can't allocate memory", "could not create a primitive")
+    # The second is all that oneDNN, torch's library for convolutions on CPUs, says of it; the third mmap's.
+    signs = ("can't allocate memory", "could not create a primitive", "Cannot allocate memory")
     return isinstance(error, RuntimeError) and any(sign in str(error) for sign in signs)
 
 

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from diffproof.errors import ArgumentError
+from diffproof.errors import ArgumentError, is_out_of_memory
 from diffproof.files import check_archive, check_file, replacing
 from diffproof.formats import Format, format_of, is_whole_pickle
 from diffproof.optional import one_line
@@ -92,10 +92,18 @@ def load_described(path: Path) -> tuple[Any, dict[str, Any]]:
 
     Raises:
         ValueError: as `load_nested`.
+        MemoryError: there is too little for the file.
     """
     check_file("weights", path)
     kind = format_of(path)
-    return _read_safetensors(path) if kind is Format.SAFETENSORS else (_read_pickle_as_data(path, kind), {})
+    try:
+        if kind is Format.SAFETENSORS:
+            return _read_safetensors(path)
+        return _read_pickle_as_data(path, kind), {}
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise MemoryError(f"no memory for {path}, which has {path.stat().st_size:,} bytes") from None
 
 
 def state_dicts(loaded: object) -> dict[str, dict[str, Tensor]]:
@@ -176,9 +184,9 @@ def _read_pickle_as_data(path: Path, kind: Format) -> Any:
             # Of a file's name it would make something, too.
             with path.open("rb") as file:
                 loaded = torch.load(file, map_location="cpu", weights_only=True)
-    except MemoryError:
-        raise  # a sound file that does not fit is not a damaged one
     except Exception as error:  # a damaged pickle ends in almost any exception
+        if is_out_of_memory(error):
+            raise  # a sound file that does not fit is not a damaged one
         if not is_whole_pickle(path, kind):
             raise ArgumentError(
                 "weights", f"{path} is unreadable or truncated: its pickle breaks off"

@@ -470,6 +470,7 @@ def test_other_errors_of_the_base_pass_through() -> None:
         (MemoryError(), True),
         (torch.OutOfMemoryError("CUDA out of memory"), True),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes"), True),
+        (RuntimeError("unable to mmap 8 bytes from file <w>: Cannot allocate memory (12)"), True),
         (RuntimeError("shapes cannot be multiplied"), False),
         (ValueError("can't allocate memory"), False),
     ],

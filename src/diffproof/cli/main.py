@@ -35,7 +35,7 @@ from diffproof.cli.status import status
 from diffproof.cli.theory import theory
 from diffproof.cli.train import train
 from diffproof.cli.watch import watch
-from diffproof.errors import ArgumentError, UnfinishedError
+from diffproof.errors import ArgumentError, UnfinishedError, is_out_of_memory
 from diffproof.interrupts import terminated_as_interrupted
 
 UNFINISHED = 1
@@ -173,6 +173,11 @@ def _status_of(work: Callable[[], object]) -> int:
         hint = str(error) or str(error.__cause__ or "")
         printed(f"diffproof: interrupted{'; ' * bool(hint)}{hint}", err=True)
         return INTERRUPTED
+    except RuntimeError as error:
+        # What torch raises where Python has a MemoryError.
+        if not is_out_of_memory(error):
+            raise
+        return _complain(f"no memory: {error}")
 
 
 def _place_of(error: Exception, mistake: BaseException | None) -> str:
