@@ -65,14 +65,12 @@ def _differs_in_training(module: nn.Module) -> bool:
     # A script's code cannot be read here.
     known = isinstance(module, _BatchNorm | _DropoutNd | nn.RReLU | _SpectralNorm | ScriptModule)
     own = filter(None, (*hooks, vars(module).get("forward")))
-    return known or _class_asks_for_its_mode(type(module)) or any(map(_asks_for_its_mode, own))
+    return known or _class_asks_for_its_mode(type(module).__mro__) or any(map(_asks_for_its_mode, own))
 
 
 @functools.cache
-def _class_asks_for_its_mode(kind: type) -> bool:
-    return any(
-        _asks_for_its_mode(value) for base in kind.__mro__ if _is_own(base) for value in vars(base).values()
-    )
+def _class_asks_for_its_mode(line: tuple[type, ...]) -> bool:
+    return any(_asks_for_its_mode(value) for base in line if _is_own(base) for value in vars(base).values())
 
 
 def _asks_for_its_mode(code: object) -> bool:
@@ -93,10 +91,13 @@ def _asks_for_its_mode(code: object) -> bool:
     return False
 
 
-def _names(code: CodeType) -> Iterator[object]:
-    """The names and constants of a code and of those within it."""
+def _names(code: CodeType) -> Iterator[str]:
+    """The names and texts of a code and of those within it."""
     for one in (*code.co_names, *code.co_consts):
-        yield from _names(one) if isinstance(one, CodeType) else (one,)
+        if isinstance(one, CodeType):
+            yield from _names(one)
+        elif isinstance(one, str):
+            yield one
 
 
 def _is_own(code: object) -> bool:
