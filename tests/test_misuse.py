@@ -936,11 +936,13 @@ class Mode(nn.Module):
         return logits
 
 
-class FunctionalDropout(nn.Module):
+class OneLayer(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.layer = nn.Linear(4, 3).double()
 
+
+class FunctionalDropout(OneLayer):
     def forward(self, images: Tensor) -> Tensor:
         logits: Tensor = self.layer(nn.functional.dropout(images.flatten(1), 1e-9, self.training))
         return logits
@@ -950,13 +952,13 @@ def dropped(module: nn.Module, rows: Tensor) -> Tensor:
     return nn.functional.dropout(rows, 1e-9, module.training)
 
 
-class Helped(FunctionalDropout):
+class Helped(OneLayer):
     def forward(self, images: Tensor) -> Tensor:
         logits: Tensor = self.layer(dropped(self, images.flatten(1)))
         return logits
 
 
-class Named(FunctionalDropout):
+class Named(OneLayer):
     def forward(self, images: Tensor) -> Tensor:
         mode: bool = getattr(self, "training")  # noqa: B009
         logits: Tensor = self.layer(nn.functional.dropout(images.flatten(1), 1e-9, mode))
