@@ -43,7 +43,10 @@ MEMBERS = 3
 DENOISED = ("dds", "densepure")
 # Denoised smoothing: denoisers of that level, by what they are trained with.
 SINGLE = ("denoised-mse", "denoised-stab", "denoised-clf")
-FINETUNED = ("finetune-gaussian", *(name for name in OBJECTIVES if "train" not in OBJECTIVES[name].can))
+FINETUNED = (
+    "finetune-gaussian",
+    *(name for name in able(OBJECTIVES, "finetune") if name not in able(OBJECTIVES, "train")),
+)
 ROWS = ("clean", *able(OBJECTIVES, "train"), "ensemble", *SINGLE, *DENOISED, *FINETUNED)
 
 

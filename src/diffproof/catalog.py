@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from diffproof.values import Choice, Flag, Integer, Numbers, Optional, Real, Text, Time, Value
+from diffproof.values import Choice, Flag, Integer, Levels, Numbers, Optional, Real, Text, Time, Value
 
 
 @dataclass(frozen=True)
@@ -45,8 +45,8 @@ class Method:
         settings: in the order of the constructor.
         networks: those that it needs, of denoiser, classifier and guide.
         can: "certify" and "purify", for defences, "ask" where purifying asks the classifier, and "optimise"
-            where it moves the image by an optimisation of its own; "gradient-free" for attacks; "train" and
-            "finetune" for objectives, the commands that take them.
+            where it moves the image by an optimisation of its own; "gradient-free" for attacks; "train",
+            "finetune" and "denoiser" for objectives, the trainings that take them.
         optional: networks that it takes but can do without.
     """
 
@@ -80,7 +80,6 @@ PROTOCOLS = ("diffpure", "lee-kim", "diffbreak", "diffhammer", "agdm", "rdc")
 THREATS = ("linf", "l2", "stadv")
 NORMS = ("linf", "l2")
 ADVERSARIAL = ("pgd", "trades", "pat")
-DENOISER_OBJECTIVES = ("mse", "stab", "clf", "atop")
 SCHEDULES = ("cosine", "linear", "scaled_linear")
 PRECISIONS = ("float32", "bfloat16")
 
@@ -101,7 +100,7 @@ def _scale(default: float | None, meaning: str) -> Setting:
     return Setting("scale", value, default, meaning)
 
 
-_GRID = Setting("sigmas", Optional(Numbers()), None, "These are the noise levels of [0, 1] pixels, ascending; by default the denoiser's own.")
+_GRID = Setting("sigmas", Optional(Levels()), None, "These are the noise levels of [0, 1] pixels, ascending, or the N of the authors for EDM; by default the denoiser's own.")
 _TIMESTEPS = Setting("timesteps", Text("all, first:N or uniform:N"), "all", "The loss sums these noise levels: all, the N lowest, or N evenly apart.")
 _WEIGHTING = Setting("weighting", Choice("simple", "vlb", "edm", "edm-authors"), "simple", "The noise levels have these weights in the loss.")
 _SAMPLES = Setting("samples", Integer(1), 1, "Each noise level is seen under this many draws of noise.")

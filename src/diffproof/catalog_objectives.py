@@ -1,15 +1,16 @@
-"""What a classifier that is to be smoothed can be trained with: every objective once, as `catalog` has methods."""
+"""What classifiers that are to be smoothed, and denoisers, can be trained with: every objective once, as `catalog` has methods."""
 
 from __future__ import annotations
 
 from diffproof.catalog import Method, Setting
-from diffproof.values import Integer, Optional, Real
+from diffproof.values import Integer, Numbers, Optional, Real
 
 # A row a setting, however long: it is read as a table.
 # fmt: off
 _WARMUP = Setting("warmup", Real("in [0, 1]"), 0.1, "The search reaches its full strength after this share of the training.")
 _BOTH = frozenset({"train", "finetune"})
 _FINETUNE = frozenset({"finetune"})
+_DENOISER = frozenset({"denoiser"})
 
 
 def _draws(default: int) -> Setting:
@@ -138,6 +139,45 @@ OBJECTIVES: dict[str, Method] = {
                 Setting("step", Real("> 0"), 0.1, "A step adds or takes this from each pixel of the unit noise."),
             ),
             can=_FINETUNE,
+        ),
+        Method(
+            "mse",
+            "training.denoising.mse:MSE",
+            "A denoiser restores the noise, and so the pixels (Ho et al. 2020).",
+            (),
+            can=_DENOISER,
+        ),
+        Method(
+            "stab",
+            "training.denoising.labels:STAB",
+            "A denoiser of one noise level keeps a classifier's label (Salman et al. 2020).",
+            (),
+            can=_DENOISER,
+        ),
+        Method(
+            "clf",
+            "training.denoising.labels:CLF",
+            "A denoiser of one noise level keeps the true label, for a classifier (Salman et al. 2020).",
+            (),
+            can=_DENOISER,
+        ),
+        Method(
+            "atop",
+            "training.denoising.labels:ATOP",
+            "A denoiser of one noise level restores adversarial images, for a classifier (Lin et al. 2024).",
+            (),
+            can=_DENOISER,
+        ),
+        Method(
+            "adbm",
+            "training.denoising.adbm:ADBM",
+            "A denoiser leads from the diffused adversary to the clean image (Li et al. 2025).",
+            (
+                Setting("t_star", Numbers("in (0, 1]"), [0.1, 0.2], "The adversary is diffused to a time drawn uniformly between these two, or to this one."),
+                Setting("budget", Real("in (0, 1]"), 8 / 255, "The adversary differs by at most this ℓ∞ norm, in [0, 1] pixels."),
+                _steps(3),
+            ),
+            can=_DENOISER,
         ),
     )
 }

@@ -206,6 +206,19 @@ class Numbers(Value):
 
 
 @dataclass(frozen=True)
+class Levels(Numbers):
+    """Noise levels in brackets, or a text that stands for a grid of them: edm:125."""
+
+    def read(self, text: str) -> Any:
+        """See Value; the text stays as it is."""
+        return text if re.fullmatch(r"edm:[1-9][0-9]{0,4}", text) else super().read(text)
+
+    def says(self) -> str:
+        """See Value."""
+        return f"{super().says()}, or edm:N"
+
+
+@dataclass(frozen=True)
 class Optional(Value):
     """Another value, or the word that stands for None."""
 

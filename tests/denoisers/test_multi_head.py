@@ -19,7 +19,8 @@ from diffproof.denoisers.network import NetworkDenoiser
 from diffproof.denoisers.saved import build_denoiser
 from diffproof.denoisers.schedules import DiscreteSchedule
 from diffproof.training.batches import Batch, Mixture
-from diffproof.training.denoiser import UNetSettings, describe_denoiser, epsilon_loss, train_denoiser
+from diffproof.training.denoiser import UNetSettings, describe_denoiser, train_denoiser
+from diffproof.training.denoising.mse import epsilon_loss
 from diffproof.training.loop import TrainSettings
 from diffproof.weights import load_weights
 

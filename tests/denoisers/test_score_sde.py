@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from diffproof.denoisers import score_sde
+import diffproof as dp
+from diffproof.cli.main import run
+from diffproof.denoisers import named, score_sde
 from diffproof.denoisers.ncsnpp import Architecture
 from diffproof.denoisers.network import NetworkDenoiser
 from diffproof.denoisers.score_sde import PRESETS, Preset, Process, key_shapes, load
@@ -195,6 +198,25 @@ def test_a_wrong_preset_names_the_fitting_one(
     content = checkpoint(weights(given), weights(given), "module.")
     with pytest.raises(ValueError, match=rf"does not fit preset {asked}: .*{problem}$"):
         loaded(asked, content, tmp_path)
+
+
+def test_the_row_of_lee_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One-shot denoising by a variance-exploding network, from its file to a certificate."""
+    grey = Architecture(8, 16, (1, 2), 1, (4,), smooth=True, fourier=True, image_channels=1)
+    monkeypatch.setitem(score_sde.PRESETS, "grey", Preset(grey, Process.VE))
+    monkeypatch.setitem(named.FAMILIES, "score_sde", named.Family(score_sde.PRESETS, load))
+    state = recipe_state(key_shapes(grey), 0)
+    torch.save(checkpoint(state, state), tmp_path / "checkpoint.pth")
+    spec, folder = f"score_sde:grey@{tmp_path / 'checkpoint.pth'}", tmp_path / "run"
+    line = f"certify --denoiser {spec} --classifier digits --data digits --indices 0:2 --defense dds"
+    assert run(shlex.split(f"{line} --sigma 0.25 --n0 5 --n 20 --out {folder}")) == 0
+    assert run(["verify", str(folder), "--trust"]) == 0
+    # What is denoised is x + σ²·score(x) at the noise level itself: no grid of levels, no scaled input.
+    denoiser: Any = dp.load_denoiser(spec)
+    noisy = dp.load_data("digits").images[:2] + 0.25
+    with torch.no_grad():
+        minus_score = denoiser.network(noisy, torch.full((2,), math.log(0.25)), None) / 0.25
+        torch.testing.assert_close(denoiser(noisy, 0.25), noisy - 0.25**2 * minus_score)
 
 
 def changed(kind: str, **changes: object) -> dict[str, Any]:

@@ -135,6 +135,16 @@ def test_trainings_come_before_what_they_need(tmp_path: Path) -> None:
     assert next(line.lacking for line in left) == "needs --network smoothadv@0.25=SPEC, or --train"
 
 
+def test_the_denoiser_of_denoised_smoothing_is_trained_for_each_level(tmp_path: Path) -> None:
+    entry, networks = find("densepure:table1"), {"classifier": "digits", "denoiser": "digits"}
+    steps = entry.steps(Request("digits", networks, tmp_path, training=("--iterations", "5")))
+    (made,) = [step for step in steps if step.words[:4] == ("train", "denoiser", "--single-sigma", "0.5")]
+    assert made.words[4:] == ("--objective", "mse", "--data", "digits", "--iterations", "5")
+    (asked,) = [step for step in steps if str(made.out) in step.words]
+    assert asked.words[asked.words.index("--sigma") + 1] == "0.5"
+    assert steps.index(made) < steps.index(asked)
+
+
 def test_another_bound_is_of_a_run_that_makes_all_its_draws(tmp_path: Path) -> None:
     networks = {f"gaussian@{sigma}": "digits" for sigma in ("0.25", "0.5", "1")}
     steps = find("densepure:table1").steps(Request("digits", networks, tmp_path, stop="sequential"))

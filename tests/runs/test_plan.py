@@ -313,6 +313,8 @@ def attacked(job: attack_jobs.AttackRun, folder: Path) -> int:
         pytest.param({"attack": "diffattack:iterations=2"}, marks=pytest.mark.slow),
         {"attack": "square:queries=9", **ALONE},
         pytest.param({"diagnose": 2}, marks=pytest.mark.slow),
+        {"fixed_noise": True, "attack": "pgd:iterations=2,eot=3", **ALONE},
+        pytest.param({"fixed_noise": True, "attack": "pgd:iterations=2,eot=3"}, marks=pytest.mark.slow),
     ],
     ids=str,
 )

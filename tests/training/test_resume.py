@@ -34,6 +34,7 @@ from helpers.processes import exit_status, forked, until
 COMMON = "--data digits --batch-size 4 --iterations 30 --checkpoint-every 1e-9 --flip"
 TRAININGS = {
     "denoiser": f"train denoiser {COMMON} --channels 8 --dropout 0.5 --timesteps 5",
+    "adbm": f"train denoiser {COMMON} --denoiser digits --classifier digits --objective adbm:steps=1",
     "multi-head": f"train denoiser {COMMON} --channels 8 --multi-head --patch 2 --timesteps 5",
     "classifier": f"train classifier {COMMON} --width 4 --noise-sigma 0.5",
     "cat-rs": f"train classifier {COMMON} --width 4 --noise-sigma 0.5 --objective cat-rs:draws=2,steps=1",

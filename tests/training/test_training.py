@@ -27,9 +27,9 @@ from diffproof.training.denoiser import (
     UNetSettings,
     denoising_errors,
     describe_denoiser,
-    epsilon_loss,
     train_denoiser,
 )
+from diffproof.training.denoising.mse import epsilon_loss
 from diffproof.training.loop import Progress, TrainSettings, fit
 from diffproof.weights import hash_tensors, load_weights
 from helpers.training import batch

@@ -47,11 +47,11 @@ def print_ablation(ablation: Ablation) -> None:
 
 def print_attack_report(report: AttackReport) -> None:
     """The table on standard output, remarks below it."""
-    from diffproof.runs.attack.tables import HEADER, table_cells
+    from diffproof.runs.attack.tables import header, table_cells
 
     threats = [(row.settings.threat, row.settings.budget) for row in report.rows]
     table = Rows(
-        HEADER,
+        header(report),
         [table_cells(report, row) for row in report.rows],
         names=2,
         repeated=2,

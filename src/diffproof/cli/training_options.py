@@ -120,6 +120,19 @@ def training_options(*, iterations: int, learning_rate: float) -> Callable[[Comm
     return decorate
 
 
+def extra_options(command: Command) -> Command:
+    """The options of a second set of training images."""
+    options = (
+        click.option("--extra-data", help="Train on a second set of images, too, with the same classes."),
+        click.option(
+            "--extra-share", default=0.5, help="Draw this share of images from --extra-data, in (0, 1)."
+        ),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
 @dataclass(frozen=True)
 class TrainingOptions:
     """The values of these options, as click hands them over."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from diffproof.checks import check_at_least, check_source, unknown_name
 from diffproof.data.classes import PACKAGED
@@ -19,7 +19,7 @@ from diffproof.errors import ArgumentError
 from diffproof.files import expanded_spec, named, warn_of_path
 from diffproof.own_code import Address, address, exists, plugin
 from diffproof.pictures import UnreadableError
-from diffproof.weights import packaged
+from diffproof.weights import load_weights, packaged
 
 
 class Family(NamedTuple):
@@ -81,6 +81,25 @@ def load_denoiser(spec: str) -> Denoiser:
     if not path.exists() and path.suffix == "" and "/" not in spec:
         raise unknown_name("denoiser", spec, known)
     return saved.load(path)
+
+
+def load_described(spec: str) -> tuple[NetworkDenoiser, dict[str, Any]]:
+    """A denoiser of `diffproof train denoiser`, to train further, and what its file says of the network.
+
+    Args:
+        spec: a packaged name or such a file, see `load_denoiser`.
+
+    Raises:
+        ValueError: as `load_denoiser`, or it is another kind of denoiser.
+    """
+    denoiser = load_denoiser(spec)
+    path = packaged("denoiser").get(spec, Path(expanded_spec(spec)))
+    if not isinstance(denoiser, NetworkDenoiser) or not path.is_file():
+        raise ArgumentError(
+            "denoiser", f"expected a file of `diffproof train denoiser` to train further, got {spec!r}"
+        )
+    description = load_weights(path).description
+    return denoiser, {name: value for name, value in description.items() if name != "training"}
 
 
 def own_factory(spec: str) -> Address | None:

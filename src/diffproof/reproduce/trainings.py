@@ -11,6 +11,8 @@ from pathlib import Path
 _MEMBERS = 10
 _OBJECTIVES = ("gaussian", "stability", "smoothadv", "macer", "consistency", "smoothmix", "cat-rs")
 _NOISED = re.compile(rf"({'|'.join(_OBJECTIVES)}|boosting|finetuned)@([\d.]+)")
+# Salman et al. 2020: before a classifier that may not be known.
+_DENOISED = re.compile(r"denoised@([\d.]+)")
 _ADVERSARIAL = {
     "at-linf": ("pgd", "linf", "8/255"),
     "at-l2": ("pgd", "l2", "0.5"),
@@ -71,6 +73,8 @@ def training(role: str) -> Training | None:
         if kind == "boosting":
             return Training(role, _noised("gaussian", sigma), members=_MEMBERS)
         return Training(role, _noised(kind, sigma))
+    if found := _DENOISED.fullmatch(role):
+        return Training(role, ("train", "denoiser", "--single-sigma", found[1], "--objective", "mse"))
     if role in _ADVERSARIAL:
         method, norm, budget = _ADVERSARIAL[role]
         words = ("train", "classifier", "--adversarial", method, "--norm", norm, "--budget", budget)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from diffproof.checks import loading
 from diffproof.classifiers.named import load_classifier
 from diffproof.defenses.base import Defense
-from diffproof.defenses.diffusion_classifier.levels import edm_sigmas
+from diffproof.defenses.diffusion_classifier.levels import edm_levels
 from diffproof.defenses.named import load_defense, set_precision
 from diffproof.denoisers.base import Denoiser
 from diffproof.denoisers.named import load_denoiser
@@ -77,7 +77,7 @@ def load_networks_and_defense(settings: Networks, device: torch.device) -> Defen
 def with_levels(method: MethodSpec, denoiser: Denoiser | None) -> MethodSpec:
     """The method with noise levels for its diffusion loss, if the denoiser has none of its own.
 
-    They are those of Chen et al. 2023 for EDM, 1000 of them.
+    They are those of Chen et al. 2023 for EDM, of 1000 those that the denoiser takes.
     """
     own = describe("defense", method.name)
     needed = own.setting("sigmas") is not None and method.settings.get("sigmas") is None
@@ -86,7 +86,7 @@ def with_levels(method: MethodSpec, denoiser: Denoiser | None) -> MethodSpec:
     # Where all that it does is the released code's maximisation, the loss has one level of its own.
     if "classifier" in own.takes and method.settings.get("variant") == "authors":
         return method
-    return MethodSpec(method.kind, method.name, {**method.settings, "sigmas": edm_sigmas(_LEVELS)})
+    return MethodSpec(method.kind, method.name, {**method.settings, "sigmas": edm_levels(denoiser, _LEVELS)})
 
 
 class _NoClassifier(nn.Module):

@@ -20,7 +20,7 @@ from diffproof.training.adversarial import LARGEST, Adversary
 from diffproof.training.batches import Batch, Mixture, measured_together
 from diffproof.training.checkpoint import Part
 from diffproof.training.loop import LossOfBatch, Progress, TrainSettings, fit
-from diffproof.training.objectives.base import Objective, loss_of_batches
+from diffproof.training.objectives.base import Objective, check_can, loss_of_batches
 from diffproof.training.objectives.gaussian import Gaussian
 from diffproof.training.perceptual import PerceptualAdversary
 from diffproof.weights import hash_tensors
@@ -121,10 +121,7 @@ def train_classifier(
         identity["adversary"] = adversary.describe()
     elif noise_sigma or objective is not None:
         objective = objective or Gaussian()
-        if "train" not in objective.can:
-            raise ArgumentError(
-                "objective", f"{objective.name!r} is of denoised images, for diffproof finetune"
-            )
+        check_can(objective, "train")
         identity["objective"] = objective.describe()
         objective = objective.begin(data.sources[0].image_shape, settings.seed, classifier)
         loss_of_batch, parts = loss_of_batches(objective, noise_sigma), objective.parts()

@@ -8,9 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
 
-from diffproof.checks import check_at_least, check_member, check_positive
+from diffproof.checks import check_at_least, check_positive
 from diffproof.classifiers.base import Classifier
 from diffproof.data.images import ImageData
 from diffproof.denoisers.network import NetworkDenoiser
@@ -19,9 +18,10 @@ from diffproof.denoisers.schedules import named_schedule
 from diffproof.denoisers.unet import MOST_LAYERS, UNet2D
 from diffproof.errors import ArgumentError
 from diffproof.memory import trainable
-from diffproof.training.batches import Batch, Mixture, measured_together
-from diffproof.training.denoised_smoothing import DenoiserObjective, classified_loss
+from diffproof.training.batches import Mixture, measured_together
+from diffproof.training.denoising.base import denoiser_objective
 from diffproof.training.loop import Progress, TrainSettings, fit
+from diffproof.training.objectives.base import Objective
 from diffproof.weights import hash_tensors
 from diffproof.wording import counted
 
@@ -142,11 +142,12 @@ def train_denoiser(
     settings: TrainSettings,
     *,
     label_dropout: float = 0.1,
-    objective: DenoiserObjective | str = DenoiserObjective.MSE,
+    objective: Objective | str = "mse",
     classifier: Classifier | None = None,
+    start: NetworkDenoiser | None = None,
     progress: Progress | None = None,
 ) -> NetworkDenoiser:
-    """Train the denoiser that `description` describes, predicting ε at uniformly drawn timesteps.
+    """Train the denoiser that `description` describes, which predicts ε.
 
     The second data set of a mixture has class embeddings or heads of its own, which are dropped in the end:
     it teaches the network, but does not mark what is denoised with the labels of the first. Without labels,
@@ -154,19 +155,22 @@ def train_denoiser(
 
     Args:
         data: training images.
-        description: from `describe_denoiser`.
+        description: from `describe_denoiser`; with `start`, what describes that one.
         settings: see TrainSettings.
         label_dropout: probability with which a label is replaced by the null label.
-        objective: what is minimised; other than MSE of a denoiser of one noise level.
-        classifier: what STAB, CLF and ATOP train it for, and only they.
+        objective: what is minimised, one of those of denoisers, or its text; mse draws timesteps uniformly.
+        classifier: what it is trained for, with the objectives that are for one, and only with them.
+        start: a denoiser to train further, which is left as it is; None for a new one of the description.
         progress: see Progress.
 
     Raises:
-        ValueError: bad settings, an objective without its classifier or the other way round, data that cannot
-            be read, or a loss that is not finite.
+        ValueError: bad settings, an objective without its classifier or the other way round or for another
+            kind of denoiser, data that cannot be read, or a loss that is not finite.
     """
     if not 0.0 <= label_dropout <= 1.0:
         raise ArgumentError("label_dropout", f"expected a number in [0, 1], got {label_dropout}")
+    chosen = denoiser_objective(objective)
+    chosen.check_classifier(classifier is not None)
     per_label = "out_channels" if description.get("multi_head") else "num_class_embeds"
     labels = description["network"][per_label]
     network = description["network"] | {per_label: labels and labels * len(data.sources)}
@@ -174,56 +178,21 @@ def train_denoiser(
         torch.manual_seed(settings.seed)
         denoiser = build_denoiser(description)
         trained = build_denoiser(description | {"network": network}) if len(data.sources) > 1 else denoiser
-
-    objective = check_member("objective", objective, DenoiserObjective)
     identity: dict[str, Any] = {"description": description, "label_dropout": label_dropout}
-    if objective is not DenoiserObjective.MSE:
-        if classifier is None or description["schedule"]["name"] != "single":
-            raise ArgumentError("objective", f"{objective} needs a classifier, and one noise level")
-        loss_of_batch = classified_loss(denoiser, classifier, objective)
-        identity["objective"] = str(objective)
+    identity["objective"] = chosen.describe()
+    if classifier is not None:
         identity["classifier"] = hash_tensors(classifier.state_dict(), classifier.describe())
-    elif classifier is not None:
-        raise ArgumentError("classifier", "is for the objectives stab, clf and atop")
-    else:
-
-        def loss_of_batch(network: nn.Module, batch: Batch, generator: torch.Generator) -> Tensor:
-            return epsilon_loss(denoiser, network, batch, label_dropout, generator)
-
-    state = fit(trained.network, data, loss_of_batch, settings, progress, identity=identity).state_dict()
     # The labels of the first source lie first in whatever is longer than it has to be.
+    if start is not None:
+        identity["start"] = hash_tensors(start.state_dict(), start.describe())
+        state = trained.network.state_dict()
+        for name, tensor in start.network.state_dict().items():
+            state[name][: len(tensor)] = tensor
+    loss_of_batch = chosen.loss_of_batches(denoiser, classifier, label_dropout)
+    state = fit(trained.network, data, loss_of_batch, settings, progress, identity=identity).state_dict()
     own = denoiser.network.state_dict()
     denoiser.network.load_state_dict({name: state[name][: len(own[name])] for name in own})
     return denoiser.eval()
-
-
-def epsilon_loss(
-    denoiser: NetworkDenoiser,
-    network: nn.Module,
-    batch: Batch,
-    label_dropout: float,
-    generator: torch.Generator,
-) -> Tensor:
-    """Mean of ‖ε_θ(x_t, t, y) − ε‖² over pixels and batch, t uniform on the grid (Ho et al. 2020, eq. 14).
-
-    Images of source s have the labels y + s·(number of classes + 1).
-    """
-    schedule = denoiser.schedule
-    assert schedule.sigmas is not None
-    images, shape = batch.images, batch.images.shape
-    timestep = batch.mine(torch.randint(len(schedule.sigmas), (batch.size,), generator=generator))
-    dropped = batch.mine(torch.rand(batch.size, generator=generator) < label_dropout)
-    epsilon = batch.mine(torch.randn((batch.size, *shape[1:]), generator=generator))
-    sigma = schedule.sigmas.to(images.device)[timestep]
-    scale = schedule.input_scale(sigma).to(images.dtype).reshape(-1, 1, 1, 1)
-    low, high = denoiser.data_range
-    noisy = images * (high - low) + low + sigma.to(images.dtype).reshape(-1, 1, 1, 1) * epsilon
-    given = None
-    if denoiser.num_classes is not None and denoiser.null_label is not None:
-        given = torch.where(dropped, torch.full_like(batch.labels, denoiser.null_label), batch.labels)
-        given = given + batch.sources * (denoiser.num_classes + 1)
-    predicted: Tensor = network(noisy * scale, timestep, given)
-    return torch.nn.functional.mse_loss(predicted.float(), epsilon)
 
 
 def denoising_errors(

@@ -13,7 +13,7 @@ from diffproof.reverse.sampling import one_shot
 from diffproof.training.batches import Mixture
 from diffproof.training.classifier import accuracy
 from diffproof.training.loop import Progress, TrainSettings, fit
-from diffproof.training.objectives.base import Objective, loss_of_batches
+from diffproof.training.objectives.base import Objective, check_can, loss_of_batches
 from diffproof.training.objectives.gaussian import Gaussian
 from diffproof.weights import hash_tensors
 
@@ -49,6 +49,7 @@ def finetune(
     denoiser.eval()
 
     objective = objective or Gaussian()
+    check_can(objective, "finetune")
 
     def denoise(noisy: Tensor) -> Tensor:
         # Nothing in the denoiser is trained; a search for noise goes through it.

@@ -19,7 +19,10 @@ from diffproof.defenses.diffusion_classifier.levels import Weighting, edm_sigmas
 from diffproof.defenses.diffusion_classifier.loss import CLASSIFIER_VOTE
 from diffproof.defenses.named import set_precision
 from diffproof.denoisers.base import Estimate
+from diffproof.denoisers.edm import EDMSchedule
+from diffproof.methods import parse
 from diffproof.noise import Noise
+from diffproof.runs.defense import with_levels
 from diffproof.weights import hash_tensors
 from helpers.images import SHAPE, pictures
 from helpers.noise import noise_of
@@ -205,6 +208,60 @@ def test_sums_of_the_published_edm_weights() -> None:
             total, abs=0.05
         )
     assert edm_sigmas(4) == pytest.approx([5e-5, 0.3750375, 0.750025, 1.1250125], rel=1e-9)
+
+
+class Zero(nn.Module):
+    """Predicts nothing, whatever it is asked."""
+
+    def forward(self, x: Tensor, timestep: Tensor, label: Tensor | None) -> Tensor:
+        """Like x."""
+        return 0 * x
+
+
+def of_edm() -> dp.NetworkDenoiser:
+    """A denoiser with the levels and the pixels of EDM's networks."""
+    how: dict[str, Any] = {"prediction": "v_prediction", "data_range": (-2.0, 2.0)}
+    return dp.NetworkDenoiser(
+        Zero(), EDMSchedule(), image_shape=(1, 8, 8), num_classes=3, null_label=3, **how
+    )
+
+
+def test_the_authors_levels_by_name() -> None:
+    denoiser = of_edm()
+    method = "rdc:variant=authors,sigmas=edm:125,weighting=edm-authors,reduction=mean"
+    defense: Any = dp.load_defense(method, denoiser=denoiser)
+    loss = defense.classifier.loss
+    # In [-1, 1] pixels EDM's networks begin at 0.002: the first of 1e-4, 0.0241, ... is left out.
+    assert loss.levels == edm_sigmas(125)[1:]
+    levels = [2 * sigma for sigma in loss.levels]
+    whole = dp.DiffusionLoss(gaussians(), sigmas=edm_sigmas(125), weighting="edm-authors")
+    for weight, own in zip(loss.weights, whole.weights[1:], strict=True):
+        assert weight / len(loss.grid) == pytest.approx(own / 125, rel=1e-12)
+    for weighting in ("edm", "edm-authors"):
+        whole = dp.DiffusionLoss(gaussians(), sigmas=edm_sigmas(125), weighting=weighting)
+        assert whole.weights[0] / sum(whole.weights) < 1e-7
+    assert levels[-1] == pytest.approx(3 - 3 / 125, abs=1e-4)
+    assert dp.DiffusionClassifier(denoiser, sigmas="edm:1000").loss.grid == edm_sigmas(1000)[1:]
+    for text, message in (
+        ("edm:0", "count: expected an integer ≥ 1, got 0"),
+        ("edm:x", "sigmas: expected levels or edm:N, got 'edm:x'"),
+        ("vp:9", "sigmas: expected levels or edm:N, got 'vp:9'"),
+    ):
+        with pytest.raises(ValueError, match=f"^{message}"):
+            dp.DiffusionClassifier(denoiser, sigmas=text)
+    with pytest.raises(ValueError, match=r"^sigmas: edm:N is for a continuous denoiser, and this one has"):
+        dp.load_defense("rdc:sigmas=edm:125", denoiser=toy())
+    with pytest.raises(ValueError, match=r"in brackets, such as \[1,2\], or edm:N, or none, got 'edm:0'"):
+        dp.load_defense("rdc:sigmas=edm:0", denoiser=denoiser)
+
+
+def test_commands_find_levels_for_edm() -> None:
+    denoiser = of_edm()
+    method = with_levels(parse("defense", "dc:weighting=edm"), denoiser)
+    defense = dp.load_defense(method, denoiser=denoiser)
+    with torch.no_grad():
+        assert torch.isfinite(defense(torch.full((1, 1, 8, 8), 0.3))).all()
+    assert len(method.settings["sigmas"]) == 999
 
 
 def test_null_label_gives_the_unconditional_loss() -> None:

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import csv
+import json
+import sqlite3
 from pathlib import Path
 
 import pytest
 
 import diffproof as dp
 from diffproof.cli.main import run
-from diffproof.runs.attack.report import own_words
+from diffproof.runs.attack.report import load_attack_report, own_words
 from diffproof.runs.attack.store import AttackStore
+from diffproof.runs.attack.tables import header, table_cells
 
 HOW = {"threat": "linf", "budget": "0.2", "attack": "pgd:iterations=3,eot=2"}
 
 
 def attack(folder: Path, defense: str, *more: str) -> list[str]:
-    flags = f"--data digits --indices 0:30:10 --denoiser digits --defense {defense} --diagnose 0 --seed 5"
+    network = "" if defense == "none" else "--denoiser digits"
+    flags = f"--data digits --indices 0:30:10 {network} --defense {defense} --diagnose 0 --seed 5"
     how = [word for name, value in HOW.items() for word in (f"--{name}", value)]
     return ["attack", *flags.split(), *how, "--draws", "3", "--majority-of", "3", *more, "--out", str(folder)]
 
@@ -54,11 +58,52 @@ def test_how_much_is_randomness(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert run(["report", str(folder), "--out", str(tmp_path / "report")]) == 0
     (row,) = csv.DictReader((tmp_path / "report" / "table.csv").read_text(encoding="utf-8").splitlines())
     assert float(row["attacked_fixed"]) == pytest.approx(found.attacked.fixed.value, abs=1e-6)
-    assert run(["verify", str(folder), "--counts"]) == 0
     capsys.readouterr()
+    assert run(["verify", str(folder), "--counts"]) == 0
+    unchecked = "what withstands the attack that knows the noise, whose images are not kept"
+    assert unchecked in " ".join(capsys.readouterr().out.split())
+    again = ["verify", str(folder), "--trust", "--resample", "3"]
+    assert run(again) == 0
+    assert unchecked in " ".join(capsys.readouterr().out.split())
+    with sqlite3.connect(folder / "results.sqlite") as connection:
+        (text,) = connection.execute("SELECT result FROM attacked WHERE image_index = 0").fetchone()
+        fields = json.loads(text) | {"fixed_clean": False, "fixed_right": True}
+        connection.execute("UPDATE attacked SET result = ? WHERE image_index = 0", (json.dumps(fields),))
+    assert run(again) == 1
+    told = " ".join(capsys.readouterr().out.split())
+    assert "withstands the attack that knows the noise, but is wrong before it" in told
+    assert "fixed noise: 1 of the labels of 3 clean images fell otherwise" in told
     words.remove("--fixed-noise")
     assert run(words) == 2
     assert "fixed_noise (True, now False)" in " ".join(capsys.readouterr().err.split())
+
+
+@pytest.mark.slow
+def test_fixed_noise_is_a_column_where_a_run_has_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with_it, without = tmp_path / "with", tmp_path / "without"
+    assert run(attack(with_it, "none", "--classifier", "digits", "--fixed-noise")) == 0
+    assert run(attack(without, "none", "--classifier", "digits")) == 0
+    alone, both = load_attack_report([without]), load_attack_report([with_it, without])
+    assert "fixed noise" not in header(alone)
+    assert len(table_cells(alone, alone.rows[0])) == len(header(alone)) == len(header(both)) - 1
+    known = both.rows[0].attacked.fixed
+    assert known is not None
+    cells = [table_cells(both, row)[-1] for row in both.rows]
+    assert cells[0].partition("\n")[2].startswith(f"{100 * known.value:.1f} (")
+    assert cells[1] == "–"
+    latex, page = tmp_path / "table.tex", tmp_path / "page.html"
+    capsys.readouterr()
+    assert run(["report", str(with_it), str(without), "--latex", str(latex), "--html", str(page)]) == 0
+    assert "fixed noise" in " ".join(capsys.readouterr().out.split())
+    (line,) = [one for one in latex.read_text().splitlines() if "one draw &" in one]
+    assert line.rstrip(" \\").endswith("fixed noise")
+    html = page.read_text()
+    assert '<th scope="col" class="number">fixed noise</th>' in html
+    assert html.count('data-score-row="fixed"') == 1
+    assert run(["report", str(without), "--html", str(page), "--force"]) == 0
+    assert "fixed noise" not in page.read_text()
 
 
 @pytest.mark.slow

@@ -62,7 +62,7 @@ class DiffusionClassifier(CertifiableDefense):
         self,
         denoiser: Denoiser,
         *,
-        sigmas: Sequence[float] | Tensor | None = None,
+        sigmas: Sequence[float] | Tensor | str | None = None,
         timesteps: str = "all",
         weighting: Weighting | str = Weighting.SIMPLE,
         samples: int = 1,

@@ -50,12 +50,33 @@ def edm_sigmas(count: int) -> list[float]:
     return [(1e-4 + (3.0 - 1e-4) * step / count) / 2 for step in range(count)]
 
 
-def levels_of(denoiser: Denoiser, sigmas: Sequence[float] | Tensor | None) -> list[float]:
+def edm_levels(denoiser: Denoiser, count: int) -> list[float]:
+    """Those of `edm_sigmas` that are not below what a continuous denoiser takes.
+
+    EDM's networks begin at σ' = 0.002, so that of the authors' levels the first is left out, whose share of
+    EDM's weights is below 1e-7.
+
+    Raises:
+        ValueError: count < 1, or a denoiser with levels of its own.
+    """
+    if denoiser.sigmas is not None:
+        raise ArgumentError(
+            "sigmas", "edm:N is for a continuous denoiser, and this one has levels of its own"
+        )
+    return [sigma for sigma in edm_sigmas(count) if sigma >= denoiser.sigma_min]
+
+
+def levels_of(denoiser: Denoiser, sigmas: Sequence[float] | Tensor | str | None) -> list[float]:
     """The whole grid, ascending: the levels that are given, or the denoiser's own.
 
     Raises:
         ValueError: a continuous denoiser and no levels, or one that it does not take.
     """
+    if isinstance(sigmas, str):
+        name, _, count = sigmas.partition(":")
+        if name != "edm" or not (count.isascii() and count.isdecimal()):
+            raise ArgumentError("sigmas", f"expected levels or edm:N, got {sigmas!r}")
+        sigmas = edm_levels(denoiser, int(count))
     if sigmas is None:
         if denoiser.sigmas is None:
             raise ArgumentError("sigmas", "this denoiser is continuous, expected noise levels, got None")

@@ -42,7 +42,8 @@ class DiffusionLoss:
 
     Args:
         denoiser: any denoiser; the loss of a class needs a conditional one.
-        sigmas: ascending noise levels in [0, 1] pixels; None for the denoiser's own grid.
+        sigmas: ascending noise levels in [0, 1] pixels, or "edm:N" for `edm_levels` of a continuous denoiser;
+            None for the denoiser's own grid.
         timesteps: which of the T levels: "all", "first:N" for the N lowest, or "uniform:N" for N evenly
             spaced ones (the level in the middle of each N-th part of the grid).
         weighting: w_t of the levels; see Weighting.
@@ -62,7 +63,7 @@ class DiffusionLoss:
         self,
         denoiser: Denoiser,
         *,
-        sigmas: Sequence[float] | Tensor | None = None,
+        sigmas: Sequence[float] | Tensor | str | None = None,
         timesteps: str = "all",
         weighting: Weighting | str = Weighting.SIMPLE,
         samples: int = 1,

@@ -61,7 +61,7 @@ class RDC(LikelihoodMaximization):
         momentum: float = 1.0,
         variant: Variant | str = Variant.PAPER,
         likelihood_timesteps: str = "all",
-        sigmas: Sequence[float] | Tensor | None = None,
+        sigmas: Sequence[float] | Tensor | str | None = None,
         timesteps: str = "all",
         weighting: Weighting | str = Weighting.SIMPLE,
         samples: int = 1,

@@ -241,7 +241,7 @@ class LikelihoodMaximization(Purifier):
         step: γ; None for budget/iterations, or Adam's 0.05 of [0, 1] pixels for AUTHORS.
         momentum: μ.
         variant: see Variant; AUTHORS has a loss of its own and takes neither momentum nor what follows.
-        sigmas: the loss's noise levels, ascending, in [0, 1] pixels; None for the denoiser's own.
+        sigmas: the loss's noise levels, see DiffusionLoss; None for the denoiser's own.
         timesteps: those that are summed; see DiffusionLoss.
         weighting: their weights; see DiffusionLoss.
         samples: draws of noise at each level, at least 1.
@@ -267,7 +267,7 @@ class LikelihoodMaximization(Purifier):
         step: float | None = None,
         momentum: float = 1.0,
         variant: Variant | str = Variant.PAPER,
-        sigmas: Sequence[float] | Tensor | None = None,
+        sigmas: Sequence[float] | Tensor | str | None = None,
         timesteps: str = "all",
         weighting: Weighting | str = Weighting.SIMPLE,
         samples: int = 1,

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from diffproof.attacks.base import Job
+from diffproof.attacks.base import Attack, Job
 from diffproof.attacks.evaluation import Evaluated
 from diffproof.attacks.expectation import Expectation
 from diffproof.attacks.losses import Loss
@@ -138,8 +138,9 @@ def attack_costs(job: AttackRun, loading: float, importing: float = 0.0) -> Cost
     look = calls.kind(calls.look, most_looks) if another else label
     gradient = calls.kind(calls.gradient, most) if attack.needs_gradient else look
 
-    def attacks(images: int, times: int = 1) -> Spent:
-        rows = min(at_once, images * attack.repeats)
+    def attacks(images: int, times: int = 1, by: Attack = attack) -> Spent:
+        rows = min(at_once, images * by.repeats)
+        forwards, backwards = by.most_evaluations(job.view.num_classes)
         return gradient(times * images * backwards, rows) + look(
             times * images * (forwards - backwards), rows
         )
@@ -149,6 +150,10 @@ def attack_costs(job: AttackRun, loading: float, importing: float = 0.0) -> Cost
 
     clean, share = labels(group, scored), calls.share
     attacked = attacks(group) + labels(group, scored + isinstance(defense, Purifier))
+    if s.fixed_noise:
+        # The answers to clean images and to those of an attack that knows their noise.
+        clean += labels(group, 1)
+        attacked += attacks(group, by=attack.of_fixed_noise()) + labels(group, 1)
     image = (clean + attacked * share) * (1 / group) + look(looks, min(at_once, looks)) * share
     most_of_an_image = (clean + attacked) * (1 / group) + look(looks, min(at_once, looks))
     first = Spent(0.0, Range(0.0, 0.0, 0.0))

@@ -26,7 +26,7 @@ from diffproof.runs.settings import AttackSettings
 from diffproof.wording import part_of, unfinished
 
 # Settings that change what is found and that the names of defence and attack do not hold.
-_FURTHER = ("protocol", "draws", "majority_of", "fixed_noise", "seed", "precision", "compile")
+_FURTHER = ("protocol", "draws", "majority_of", "fixed_noise", "seed", "precision")
 
 
 @dataclass(frozen=True)

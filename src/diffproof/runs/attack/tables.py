@@ -10,13 +10,27 @@ from diffproof.intervals import Share
 from diffproof.runs.attack.report import AttackReport, AttackRow
 from diffproof.runs.latex import escaped, tabular
 
-HEADER = ("defence", "attack", "images", "scored", "one draw", "majority", "worst", "while optimising")
+_HEADER = ("defence", "attack", "images", "scored", "one draw", "majority", "worst", "while optimising")
+# A score of those runs alone that attacked once more.
+_FIXED = "fixed noise"
+
+
+def header(report: AttackReport) -> tuple[str, ...]:
+    """Names of the columns; that of fixed noise where a run has it."""
+    return (*_HEADER, *((_FIXED,) if _has_fixed(report) else ()))
+
+
+def _has_fixed(report: AttackReport) -> bool:
+    return any(row.attacked.fixed is not None for row in report.rows)
 
 
 def table_cells(report: AttackReport, row: AttackRow) -> list[str]:
     """A run in the table as people read it: the scores in two lines, clean images above attacked ones."""
     columns = zip(_shares(row.clean), _shares(row.attacked), strict=True)
     scores = [f"{_cell(clean)}\n{_cell(attacked)}" for clean, attacked in columns]
+    if _has_fixed(report):
+        known = [_cell(one.fixed) for one in (row.clean, row.attacked) if one.fixed is not None]
+        scores.append("\n".join(known) or "–")
     head = [report.label(row), row.settings.describe_attack(), str(len(row.results))]
     return [*head, "clean\nattacked", *scores]
 
@@ -58,9 +72,10 @@ def write_attack_table(report: AttackReport, path: Path) -> None:
 
 def write_attack_latex(report: AttackReport, path: Path) -> None:
     """The table as LaTeX: clean images above attacked ones, in percent, and remarks as comments."""
-    scores = HEADER[4:]
+    columns = header(report)
+    scores = columns[4:]
     over = rf"\multicolumn{{{len(scores)}}}{{c}}{{accuracy (\%), 95\% Clopper--Pearson interval}}"
-    heads = [["", "", "", "", over], [rf"\cmidrule(lr){{5-{4 + len(scores)}}}"], list(HEADER)]
+    heads = [["", "", "", "", over], [rf"\cmidrule(lr){{5-{4 + len(scores)}}}"], list(columns)]
     sections: dict[str, list[list[str]]] = {}
     for row in report.rows:
         lines = [cell.split("\n") for cell in table_cells(report, row)]

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from diffproof.attacks.scoring import draw_labels
 from diffproof.attacks.threat import PixelThreat, Threat, load_threat
+from diffproof.attacks.views import FixedNoise
 from diffproof.errors import ArgumentError
 from diffproof.noise import Stream
 from diffproof.runs.attack.job import AttackRun, prepare
@@ -32,6 +33,7 @@ from diffproof.wording import counted, unfinished
 
 # A norm above the budget by this much may be rounding: of pixels in float32, 0.5 + 0.1 − 0.5 is above 0.1.
 _ROUNDING = 1e-5
+_UNCHECKED = "what withstands the attack that knows the noise, whose images are not kept"
 
 
 def verify_attack(
@@ -41,8 +43,9 @@ def verify_attack(
 
     Measures each perturbation of pixels again, compares images and labels with the data as they are now and
     the weights with those of the run, and draws the labels of `resample` attacked images again, spread
-    evenly. The attack itself is not repeated; nor is the movement of StAdv measured, which the image does not
-    show.
+    evenly; of a run with fixed noise that of their clean images under it, too. The attack itself is not
+    repeated, so that what withstands the one that knows the noise stays unchecked; nor is the movement of
+    StAdv measured, which the image does not show.
 
     Args:
         folder: the run folder.
@@ -75,6 +78,7 @@ def verify_attack(
         )
         covered = "perturbations, budgets, numbers of labels, hashes of the stored images"
         left = "images, true labels, weights, code; whether the defence gives these labels"
+        left += f"; {_UNCHECKED}" * settings.fixed_noise
         return Verification(len(results), [], failures, remarks, covered, left)
     places.check(settings, folder)
     try:
@@ -97,6 +101,8 @@ def verify_attack(
     wrong, ties = _scored_again(chosen, job)
     covered = "perturbations, budgets, images, true labels, weights" + ", code" * bool(identity.code)
     left = left_out(len(chosen), len(attacked_images), "labels after the attack")
+    if settings.fixed_noise:
+        left = f"{left}; {_UNCHECKED}".removeprefix("; ")
     drawn = [image.evaluated.image_index for image in chosen]
     return Verification(len(results), drawn, failures + wrong, found + remarks + ties, covered, left)
 
@@ -120,6 +126,13 @@ def _scored_again(chosen: list[AttackedImage], job: AttackRun) -> tuple[list[str
     if not wrong and fell > most_flips(near, precision):
         what = f"{counted(len(chosen), 'image')} scored again: {fell} labels fell otherwise"
         wrong.append(f"{what}, {explained(near, precision)}")
+    known = [image for image in chosen if image.evaluated.fixed_clean is not None]
+    fell = sum(_fixed_again(image, job) is not image.evaluated.fixed_clean for image in known)
+    if fell:
+        of = counted(len(known), "clean image")
+        found = f"fixed noise: {fell} of the labels of {of} fell otherwise"
+        # At worst each of them is on the boundary.
+        (wrong if fell > most_flips(len(known), precision) else ties).append(found)
     return wrong, ties
 
 
@@ -130,6 +143,8 @@ def failures_in_store(image: AttackedImage, threat: Threat, identity: Identity) 
         found.append("the run has no such image")
     if image.image_hash != hash_tensors({"image": image.clean}):
         found.append("the stored image is not the one that was attacked")
+    if one.fixed_right and (one.result is None or not one.fixed_clean):
+        found.append("it withstands the attack that knows the noise, but is wrong before it")
     if one.result is not None:
         adversarial = one.result.adversarial
         if not _in_range(image):
@@ -180,3 +195,11 @@ def _labels_again(image: AttackedImage, job: AttackRun) -> Tensor:
         stream=Stream.SCORING,
     )
     return labels[0]
+
+
+def _fixed_again(image: AttackedImage, job: AttackRun) -> bool:
+    """Whether the clean image is right under the draw of fixed noise as it is labelled now."""
+    index = torch.tensor([image.evaluated.image_index])
+    clean = image.clean[None].to(job.device)
+    answer = FixedNoise(job.view, job.settings.seed).answers(clean, index)
+    return int(answer) == image.evaluated.true_label

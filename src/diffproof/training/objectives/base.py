@@ -117,6 +117,22 @@ class Objective:
         return {"name": getattr(self, "name", type(self).__name__), **vars(self)}
 
 
+# The commands that take objectives, by the words of Method.can.
+_COMMANDS = {"train": "train classifier", "finetune": "finetune", "denoiser": "train denoiser"}
+
+
+def check_can(objective: Objective, command: str) -> None:
+    """Raise ValueError for an objective of another command.
+
+    Args:
+        objective: the one that was asked for.
+        command: a word of Method.can.
+    """
+    if command not in objective.can:
+        others = [f"diffproof {told}" for word, told in _COMMANDS.items() if word in objective.can]
+        raise ArgumentError("objective", f"{objective.name!r} is for {' and '.join(others)}")
+
+
 def loss_of_batches(
     objective: Objective, sigma: float, denoise: Callable[[Tensor], Tensor] | None = None
 ) -> Callable[[nn.Module, Batch, torch.Generator], Tensor]:

@@ -10,12 +10,13 @@ from diffproof.web.report.names import names
 from diffproof.web.report.shares import interval, percent
 from diffproof.web.report.table import scrolling
 
-# What the scores are called in the terminal's report.
+# What the scores are called in the terminal's report, by their names in Scores.
 _SCORES = {
-    Score.FRESH: "one draw",
-    Score.MAJORITY: "majority",
-    Score.WORST: "worst",
-    Score.OPTIMISATION: "while optimising",
+    Score.FRESH.value: "one draw",
+    Score.MAJORITY.value: "majority",
+    Score.WORST.value: "worst",
+    Score.OPTIMISATION.value: "while optimising",
+    "fixed": "fixed noise",
 }
 _HIGH = 16
 
@@ -25,10 +26,11 @@ def bars(report: AttackReport) -> Html:
     choices = [
         tag(
             "label",
-            tag("input", type="checkbox", checked=True, data_score=score.value),
-            tag("span", _SCORES[score]),
+            tag("input", type="checkbox", checked=True, data_score=score),
+            tag("span", called),
         )
-        for score in Score
+        for score, called in _SCORES.items()
+        if any(_share(row.attacked, score) is not None for row in report.rows)
     ]
     clean = tag(
         "label", tag("input", type="checkbox", checked=True, data_clean=True), tag("span", "clean images")
@@ -48,17 +50,20 @@ def bars(report: AttackReport) -> Html:
 def _run(name: str, row: AttackRow) -> Html:
     title = tag("code", name), " under ", tag("code", row.settings.describe_attack())
     head = tag("tr", tag("th", title, colspan=3, scope="rowgroup"))
-    return tag("tbody", head, [_score(score, row.clean, row.attacked) for score in Score])
+    return tag("tbody", head, [_score(score, row.clean, row.attacked) for score in _SCORES])
 
 
-def _score(score: Score, clean: Scores, attacked: Scores) -> Html:
+def _score(score: str, clean: Scores, attacked: Scores) -> Html | None:
+    """Its line; None where the run does not have it."""
     before, after = (_share(scores, score) for scores in (clean, attacked))
+    if before is None or after is None:
+        return None
     return tag(
         "tr",
         tag("th", _SCORES[score], scope="row"),
         tag("td", _bar(_SCORES[score], before, after), class_="bar"),
         tag("td", _told(after), tag("small", f"clean {_told(before)}")),
-        data_score_row=score.value,
+        data_score_row=score,
     )
 
 
@@ -66,8 +71,8 @@ def _told(share: Share) -> str:
     return f"{percent(share.value)} ({interval(share)})"
 
 
-def _share(scores: Scores, score: Score) -> Share:
-    share: Share = getattr(scores, score.value)
+def _share(scores: Scores, score: str) -> Share | None:
+    share: Share | None = getattr(scores, score)
     return share
 
 

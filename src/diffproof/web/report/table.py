@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from diffproof.runs import comparison
+from diffproof.runs.attack import tables as attacks
 from diffproof.runs.attack.report import AttackReport, AttackRow
-from diffproof.runs.attack.tables import HEADER, table_cells
 from diffproof.runs.certify.report import Report, Row
 from diffproof.runs.certify.tables import best_cells, best_header, cells, header
 from diffproof.runs.comparison import Comparisons
@@ -29,7 +29,7 @@ def results_table(report: Report | AttackReport) -> Html:
         )
         made = sortable(caption, header(report), rows, _CERTIFIED_TEXTS)
         return markup(made, _best(report), _compared(report.comparisons))
-    columns = [name for name in HEADER if name != "scored"]
+    columns = [name for name in attacks.header(report) if name != "scored"]
     lines = [[name, *_attacked(report, row)] for name, row in zip(names(report), report.rows, strict=True)]
     caption = "Accuracy in % after the attack, below it on clean images; 95% intervals in brackets"
     return markup(sortable(caption, columns, lines, _ATTACK_TEXTS), _compared(report.comparisons))
@@ -66,7 +66,7 @@ def _certified(report: Report, row: Row) -> list[Child]:
 
 def _attacked(report: AttackReport, row: AttackRow) -> list[Child]:
     """All cells but the name."""
-    pairs = zip(table_cells(report, row), HEADER, strict=True)
+    pairs = zip(attacks.table_cells(report, row), attacks.header(report), strict=True)
     texts = [cell for cell, name in pairs if name not in ("defence", "scored")]
     # The clean score stands above the attacked one there.
     lines = [text.partition("\n") for text in texts]
