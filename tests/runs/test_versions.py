@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sqlite3
 from pathlib import Path
@@ -97,6 +98,13 @@ def test_a_store_with_a_log_is_refused(refused: Refused) -> None:
     told = "the store in run is corrupt: expected a rollback journal, got a write-ahead log"
     assert refused(["report", "run"]) == f"run: {told}"
     assert refused(commanded(CERTIFY, "0:2")) == f"--out: {told}"
+
+
+def test_a_pipe_is_not_waited_for(refused: Refused) -> None:
+    assert run(commanded(CERTIFY, "0:1")) == 0
+    Path("run/results.sqlite").unlink()
+    os.mkfifo("run/results.sqlite")
+    assert "run" in refused(commanded(CERTIFY, "0:2"))
 
 
 @pytest.mark.parametrize("folder", ["certified", "attacked"])

@@ -185,7 +185,9 @@ def has_table(connection: sqlite3.Connection, table: str) -> bool:
 
 def _check_journal(store: Path) -> None:
     """Raise ValueError where a store has a write-ahead log: SQLite writes beside it even to read it."""
-    # What cannot be read SQLite tells of.
+    # A pipe would be waited for. What cannot be read SQLite tells of.
+    if not store.is_file():
+        return
     with suppress(OSError), store.open("rb") as file:
         begin = file.read(20)
         if begin.startswith(_MAGIC) and begin[18:] != _WITH_JOURNAL:
