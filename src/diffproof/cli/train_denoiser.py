@@ -94,12 +94,13 @@ def denoiser(
     options.warn_of_shared(held_out, images, extra)
     data = Mixture(images, extra, extra_share=extra_share, flip=options.flip)
     description = description or _described(images, **size)
-    if description["schedule"]["name"] == "single":
+    single = description["schedule"]["name"] == "single"
+    if single:
         refuse_given("label_dropout", "is not for a single noise level")
     aims: dict[str, Any] = {"label_dropout": label_dropout, "objective": aim, "classifier": behind}
     train_it = partial(train_denoiser, data, description, settings, **aims, start=start)
     trained, losses = fit_with_progress(options, images, train_it)
-    measured = _measured(options, trained, held_out)
+    measured = _measured(options, trained, held_out, single=single)
     told = options.told(record, start=denoiser, extra=extra)
     metrics = {f"rms_error_at_{at:g}": round(error, 6) for at, error in measured.items()}
     write_weights(options, trained.network.state_dict(), description, losses, metrics, told, objective)
@@ -189,7 +190,7 @@ def _described(
 
 
 def _measured(
-    options: TrainingOptions, trained: NetworkDenoiser, held_out: ImageData | None
+    options: TrainingOptions, trained: NetworkDenoiser, held_out: ImageData | None, *, single: bool
 ) -> dict[float, float]:
     """The errors at some noise levels, if there is anything to measure on; a sheet of samples on the way."""
     from diffproof.pictures import save_grid
@@ -197,10 +198,10 @@ def _measured(
     from diffproof.training.sheets import draw_samples
 
     sigmas = [sigma for sigma in _HELD_OUT_SIGMAS if trained.sigma_min <= sigma <= trained.sigma_max]
-    if trained.sigma_min < trained.sigma_max:
-        save_grid(options.out.with_suffix(".samples.png"), draw_samples(trained, options.seed))
-    else:
+    if single:
         sigmas = [round(trained.sigma_max, 12)]
+    else:
+        save_grid(options.out.with_suffix(".samples.png"), draw_samples(trained, options.seed))
     if held_out is None:
         return {}
     errors = denoising_errors(trained, held_out.fitting(trained), sigmas, options.seed)
