@@ -322,6 +322,17 @@ def test_surveys_and_bars_are_safe(
     assert "\x1b[31mred" not in captured.out + captured.err
 
 
+def with_room(more: int, words: list[str]) -> tuple[int, str]:
+    """How a command ends in a child with so many bytes of addresses more, and what it says of errors."""
+
+    def work() -> int:
+        used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_AS, (used + more, resource.RLIM_INFINITY))
+        return run(words)
+
+    return outcome(work)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["w.pt", "w.safetensors"])
 def test_a_sound_file_without_room_is_not_called_damaged(tmp_path: Path, name: str) -> None:
@@ -331,10 +342,14 @@ def test_a_sound_file_without_room_is_not_called_damaged(tmp_path: Path, name: s
     else:
         save_weights(path, tensors, {})
 
-    def work() -> int:
-        used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-        resource.setrlimit(resource.RLIMIT_AS, (used + 2**26, resource.RLIM_INFINITY))
-        return run(["convert", str(path), str(tmp_path / "o.safetensors")])
-
     told = f"no memory for {path}, which has {path.stat().st_size:,} bytes"
-    assert outcome(work) == (2, f"diffproof: error: {told}\n")
+    words = ["convert", str(path), str(tmp_path / "o.safetensors")]
+    assert with_room(2**26, words) == (2, f"diffproof: error: {told}\n")
+
+
+@pytest.mark.slow
+def test_a_picture_without_room_is_named(tmp_path: Path) -> None:
+    Image.new("RGB", (8000, 8000)).save(tmp_path / "a.png")
+    words = ["purify", str(tmp_path / "a.png"), "--denoiser", "digits", "--image-size", "8"]
+    words += ["--defense", "diffpure:t_star=0.01", "--out", str(tmp_path / "out")]
+    assert with_room(2**26, words) == (2, f"diffproof: error: no memory for {tmp_path / 'a.png'}\n")

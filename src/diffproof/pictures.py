@@ -138,8 +138,10 @@ def _opened(source: Path | bytes, name: str) -> Iterator[Any]:
             opening = open_image(source, _FORMATS)
         with opening as opened:
             yield opened
-    except (MemoryError, UnreadableError):
+    except UnreadableError:
         raise
+    except MemoryError:
+        raise MemoryError(f"no memory for {name}") from None
     except ArgumentError as error:
         raise UnreadableError("pictures", error.problem) from None
     except Exception as error:  # whatever a decoder meets in a damaged file

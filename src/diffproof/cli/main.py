@@ -163,7 +163,7 @@ def _status_of(work: Callable[[], object]) -> int:
     except click.ClickException as error:
         return _complain(error.format_message() + _place_of(error, error.__cause__))
     except (ArgumentError, OSError, MemoryError) as error:
-        text = str(error) or type(error).__name__
+        text = str(error) or ("no memory" if isinstance(error, MemoryError) else type(error).__name__)
         return _complain(_stream_of(error) + text + _place_of(error, error))
     except UnfinishedError as error:
         _complain(str(error))
