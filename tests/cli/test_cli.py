@@ -111,7 +111,7 @@ def test_certify_needs_out(refused: Refused) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("sigmas: 0.5", "config: unknown name 'sigmas'; did you mean sigma or image_size?"),
+        ("sigmas: 0.5", "config: unknown name 'sigmas'; did you mean sigma or scales or image_size?"),
         ("help: 1", "config: unknown name 'help'; did you mean ship or held_out?"),
         ("- sigma", "config: expected names and values in c.yaml, got list"),
         ("", "config: expected names and values in c.yaml, got"),

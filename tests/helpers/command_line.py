@@ -19,7 +19,7 @@ _OTHER_NAMES = {
     "likelihood_iterations": "iterations",
     "likelihood_norm": "norm",
 }
-_SHARED = {"iterations", "step", "budget", "norm", "sigma"}
+_SHARED = {"iterations", "step", "budget", "norm", "sigma", "levels"}
 _SETTINGS = {
     kind: {one.name for method in table.values() for one in method.settings}
     for kind, table in (("defense", DEFENSES), ("attack", ATTACKS))

@@ -252,7 +252,8 @@ def on_a_terminal(line: list[str], act: Callable[[int], None]) -> tuple[int, str
         if first:
             act(pid)
     os.close(screen)
-    return exit_status(pid), written.decode()
+    # An interrupt may cut a letter in two.
+    return exit_status(pid), written.decode(errors="replace")
 
 
 def child(line: list[str]) -> int:

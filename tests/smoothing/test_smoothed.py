@@ -373,7 +373,7 @@ def test_images_that_are_refused(image: Tensor, message: str) -> None:
         ({"seed": 2**64}, r"seed: expected 0 ≤ seed < 2\^64"),
         ({"image_index": -1}, "image_index: expected 0 ≤ image_index ≤ 268435455, got -1"),
         ({"image_index": 2**28}, "image_index: expected 0 ≤ image_index ≤ 268435455"),
-        ({"bound": "best"}, "bound: expected one of one-sided, two-sided, got 'best'"),
+        ({"bound": "best"}, "bound: expected one of one-sided, two-sided, pixeldp, got 'best'"),
     ],
 )
 def test_arguments_that_are_refused(arguments: dict[str, Any], message: str) -> None:

@@ -354,7 +354,7 @@ def test_processes_share_adversarial_training(tmp_path: Path, command: str) -> N
         ("guide --inner-step-size 1e300", "--inner-step-size: expected a number in (0, 1e+30], got 1e+300"),
         ("guide --trades-weight -1", "--trades-weight: expected a number in (0, 1e+30], got -1.0"),
         ("guide --trades-weight 1e300", "--trades-weight: expected a number in (0, 1e+30], got 1e+300"),
-        ("classifier --adversarial fgsm", "--adversarial: expected one of pgd, trades, got 'fgsm'"),
+        ("classifier --adversarial fgsm", "--adversarial: expected one of pgd, trades, pat, got 'fgsm'"),
         ("classifier --adversarial pgd --trades-weight 2", "--trades-weight: needs --adversarial trades"),
         ("classifier --norm l2", "--norm: needs --adversarial"),
         ("classifier --budget 8/255", "--budget: needs --adversarial"),

@@ -229,7 +229,7 @@ def test_a_budget_that_allows_almost_any_image_warns(
             {**ALONE, "attack": "diffattack"},
             "attack: diffattack needs the exact gradient of a defence that purifies",
         ),
-        ({**ALONE, "t-star": 0.1}, "t_star: no setting of the defense 'none', which takes sigma"),
+        ({**ALONE, "t-star": 0.1}, "t_star: no setting of the defense 'none', which takes votes, sigma"),
         ({"defense": "diffpur"}, "defense: unknown name 'diffpur'; did you mean diffpure"),
         ({"defense": "agdm"}, "guide: the method 'agdm' needs one, got None"),
         ({"guide": "digits"}, "guide: the method 'diffpure' takes none"),
