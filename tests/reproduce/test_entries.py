@@ -169,7 +169,7 @@ def test_members_of_an_ensemble_have_seeds_of_their_own(tmp_path: Path) -> None:
     commands = made.commands(tmp_path, {})
     assert [words[-1] for words, _ in commands] == [str(seed) for seed in range(10)]
     assert made.spec(tmp_path) == "ensemble:" + ",".join(str(path) for _, path in commands)
-    assert training("jem") is None
+    assert training("hybvit") is None
 
 
 def test_unknown_entries_name_the_nearest() -> None:

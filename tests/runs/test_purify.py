@@ -417,7 +417,7 @@ def test_settings_repeat_the_work(tmp_path: Path, pictures: Path, refused: Refus
     [
         (
             {"defense": "dds", "t_star": None, "steps": None},
-            "--defense: expected one that purifies (diffpure, gdmp, gradual, adp, coup, agdm, likelihood, rdc)",
+            "--defense: expected one that purifies (diffpure, gdmp, gradual, adp, coup, agdm, likelihood,",
         ),
         ({"defense": "difpure"}, "--defense: unknown name 'difpure'; did you mean diffpure or densepure?"),
         ({"defense": None}, "Missing option '--defense'."),

@@ -79,6 +79,11 @@ def training(role: str) -> Training | None:
         method, norm, budget = _ADVERSARIAL[role]
         words = ("train", "classifier", "--adversarial", method, "--norm", norm, "--budget", budget)
         return Training(role, words)
+    if role == "pat":
+        return Training(role, ("train", "classifier", "--adversarial", "pat"))
+    if role == "jem":
+        # Grathwohl et al. add noise of 0.03 to pixels in [−1, 1].
+        return Training(role, _noised("jem", "0.015"))
     if role == "guide":
         return Training(role, ("train", "guide"))
     if found := _GUIDE.fullmatch(role):
