@@ -69,7 +69,7 @@ def test_a_class_map_gives_the_labels_of_a_run(
     # The folder has the map itself.
     (zoo / "map.yaml").unlink()
     assert run(["verify", "a", "--trust", "--resample", "2"]) == 0
-    assert run(["certify", "--config", "a/settings.yaml", "--out", "b"]) == 0
+    assert run(["certify", "--config", "a/settings.yaml", "--trust", "--out", "b"]) == 0
     stores = []
     for name in "ab":
         with CertifyStore.reading(zoo / name) as store:

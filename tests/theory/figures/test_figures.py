@@ -58,7 +58,7 @@ def drawn(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, str
         patch.setattr(theory_results, "_CHAIN_STEPS", [8, 32, 128])
         patch.setattr(theory_results, "_GRID_STEPS", [8, 32])
         patch.setattr(theory_results, "load_digits", few)
-        patch.setattr("click.echo", lines.append)
+        patch.setattr("click.echo", lambda text, **_: lines.append(text))
         arguments = ["--out", str(folder / "out"), "--density", str(folder / "p.json"), "--points", "9"]
         assert run(["theory", *arguments, "--seed", "4"]) == 0
     assert len(lines) == 8

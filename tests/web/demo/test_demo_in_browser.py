@@ -96,8 +96,11 @@ class Page:
         sync_api.expect(self.page.get_by_role("option").filter(visible=True)).to_have_count(0)
 
     def pick(self, label: str, option: str) -> None:
-        self.page.get_by_label(label, exact=True).click()
+        field = self.page.get_by_label(label, exact=True)
+        field.click()
         self.page.get_by_role("option", name=option, exact=True).click()
+        sync_api.expect(field).to_have_value(option)
+        field.blur()
         sync_api.expect(self.page.get_by_role("option").filter(visible=True)).to_have_count(0)
 
     def click(self, button: str) -> None:
