@@ -273,7 +273,9 @@ def test_networks_are_chosen_among(browser: Any, tmp_path: Path) -> None:
         page.number("Noise t*", 0.4)
         page.click("Purify step by step")
         page.says("In the end the classifier calls it 3")
-        last = page.panel.locator("img").nth(page.panel.locator("img").count() - 1)
+        # The picture, and of each of the nine states and the end what it is and what is seen in it.
+        sync_api.expect(page.panel.locator("img")).to_have_count(19, timeout=30_000)
+        last = page.panel.locator("img").nth(18)
         unguided = last.get_attribute("src")
         assert unguided is not None
         # A guide that always answers the same has no gradient, another moves the picture.

@@ -112,13 +112,14 @@ def shown_stages(stages: Sequence[Stage], picture: Picture, named: Named) -> Htm
         if left_out
         else ""
     )
+    when = "So far" if stages[-1].sigma else "In the end"
     return markup(
         tag("div", columns, class_="strip stages"),
         sentence(
             "Above: the state, from the diffused picture to the purified one. Below: the clean picture that"
             f" the denoiser sees in it, and what the classifier calls that.{more}"
         ),
-        sentence(f"In the end the classifier calls it {named(stages[-1].label)}.", kind="result"),
+        sentence(f"{when} the classifier calls it {named(stages[-1].label)}.", kind="result"),
     )
 
 
