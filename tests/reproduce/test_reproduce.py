@@ -39,6 +39,7 @@ def results(out: Path) -> dict[Path, list[object]]:
     return found
 
 
+@pytest.mark.slow
 def test_a_table_of_certificates(out: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert reproduce("densepure:tableA", out) == 0
     told = capsys.readouterr()
@@ -112,6 +113,7 @@ def test_every_entry_runs_on_digits(name: str, out: Path, capsys: pytest.Capture
     assert any(line["runs"] for line in lines) == (name not in left_out)
 
 
+@pytest.mark.slow
 def test_a_row_by_another_bound(out: Path) -> None:
     given = ("--network", "gaussian@0.25=digits", "--n", "400", "--limit", "4")
     assert reproduce("densepure:table1", out, *given) == 1
