@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 from diffproof.reproduce import attacked
 from diffproof.reproduce.attacked import GUIDED, PURIFYING, AttackedTable, Clean, Row, Threat
@@ -19,11 +20,11 @@ _PAPER = "agdm:variant=paper,t_star={t_star}"
 _GRADUAL = "gradual"
 
 
-def _agdm(t_star: str, printed: str = "", **more: object) -> tuple[Row, ...]:
+def _agdm(t_star: str, printed: str = "", **more: Any) -> tuple[Row, ...]:
     """The paper's algorithm, and the choices that diffproof makes where it is better."""
     return (
-        Row("AGDM", _PAPER.format(t_star=t_star), GUIDED, printed, **more),  # type: ignore[arg-type]
-        Row("AGDM", f"agdm:t_star={t_star}", GUIDED, label="diffproof's choices", **more),  # type: ignore[arg-type]
+        Row("AGDM", _PAPER.format(t_star=t_star), GUIDED, printed, **more),
+        Row("AGDM", f"agdm:t_star={t_star}", GUIDED, label="diffproof's choices", **more),
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 from diffproof.reproduce.attacked import L2, LINF, PURIFYING, STADV, AttackedTable, Clean, Row, Threat
 from diffproof.reproduce.entry import Entry, Unavailable
@@ -29,8 +30,8 @@ def _diffusion(printed: str, likelihood: str = "") -> tuple[Row, ...]:
     )
 
 
-def _rdc(settings: str, label: str, **more: object) -> Row:
-    return Row("RDC", f"rdc:{settings}", _DC, label=label, gradient="bpda", **more)  # type: ignore[arg-type]
+def _rdc(settings: str, label: str, **more: Any) -> Row:
+    return Row("RDC", f"rdc:{settings}", _DC, label=label, gradient="bpda", **more)
 
 
 _ONE = Threat("linf 8/255", "linf", "8/255", "pgd:iterations=80,eot=10", protocol="rdc")
