@@ -224,13 +224,13 @@ def _contestants(report: AttackReport) -> list[Contestant]:
                 one.evaluated.image_index: (one.evaluated.true_label, one.image_hash, "")
                 for one in row.results
             },
-            _right(row, first),
+            right_by_accuracy(row, first),
         )
         for row in report.rows
     ]
 
 
-def _right(row: AttackRow, first: AttackSettings) -> dict[Measure, dict[int, bool] | None]:
+def right_by_accuracy(row: AttackRow, first: AttackSettings) -> dict[Measure, dict[int, bool] | None]:
     """What a run is right in by accuracy; None of draws or votes that are not as many as of the first run.
 
     One fresh draw is right in a share of an image's draws: no outcome to pair.
