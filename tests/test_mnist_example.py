@@ -1,4 +1,4 @@
-"""The example of a published network that diffproof has no family for, against its authors' outputs."""
+"""The examples of published networks without a family here, against their authors' outputs."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import diffproof as dp
 from helpers.paths import EXAMPLES, SHARED
 
 WEIGHTS = SHARED / "models" / "mnist" / "ddpm-unet-unconditional.safetensors"
+CONDITIONAL = SHARED / "models" / "mnist" / "edm-dit-class-conditional.safetensors"
 
 
 @pytest.fixture
@@ -18,6 +19,14 @@ def denoiser(monkeypatch: pytest.MonkeyPatch) -> dp.Denoiser:
         pytest.skip(f"no weights at {WEIGHTS}")
     monkeypatch.chdir(EXAMPLES)
     return dp.load_denoiser(f"mnist_ddpm:denoiser@{WEIGHTS}")
+
+
+@pytest.fixture
+def conditional(monkeypatch: pytest.MonkeyPatch) -> dp.Denoiser:
+    if not CONDITIONAL.is_file():
+        pytest.skip(f"no weights at {CONDITIONAL}")
+    monkeypatch.chdir(EXAMPLES)
+    return dp.load_denoiser(f"mnist_edm:denoiser@{CONDITIONAL}")
 
 
 @pytest.mark.parametrize("timestep", [0, 50, 200, 600])
@@ -41,3 +50,19 @@ def test_it_takes_noise_off_digits_it_has_not_seen(denoiser: dp.Denoiser) -> Non
     with torch.no_grad():
         left = denoiser(images + 0.5 * noise, 0.5) - images
     assert float(left.square().mean().sqrt()) < 0.15
+
+
+@pytest.mark.parametrize("sigma", [0.1, 0.5, 2.0])
+def test_the_conditional_denoiser_is_the_authors_network(conditional: dp.Denoiser, sigma: float) -> None:
+    """Of [−1, 1] pixels, at the noise level that the authors' code was given."""
+    golden = {
+        name: torch.from_numpy(value) for name, value in np.load(CONDITIONAL.parent / "golden.npz").items()
+    }
+    noisy = (golden["images"] + sigma * golden["noise"] + 1) / 2
+    with torch.no_grad():
+        clean = conditional(noisy, sigma / 2, golden["labels"]) * 2 - 1
+        levels = torch.full((4,), sigma / 2)
+        by_image = conditional(noisy, levels, golden["labels"]) * 2 - 1
+    expected = golden[f"edm_denoised_sigma_{sigma}"]
+    assert float((clean - expected).norm() / expected.norm()) < 1e-5
+    assert float((by_image - expected).norm() / expected.norm()) < 1e-5
