@@ -1,4 +1,4 @@
-"""A published class-conditional diffusion model, EDM's with a transformer: on MNIST by github.com/Franfee (MIT).
+"""A published class-conditional diffusion model, EDM's with a transformer: MNIST by github.com/Franfee (MIT).
 
 Its network written out, and a denoiser of one's own around it; the weights are a state dict in a file. A
 diffusion classifier needs no other network. From the folder of this file:
