@@ -27,7 +27,7 @@ class Frequencies(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.register_buffer("half_emb", torch.zeros(WIDTH // 2))
+        self.half_emb = nn.Buffer(torch.zeros(WIDTH // 2))
 
     def forward(self, level: Tensor) -> Tensor:
         """N numbers to N×64."""
@@ -40,8 +40,8 @@ class Transformer(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        for name in ("gamma1", "beta1", "alpha1", "gamma2", "beta2", "alpha2"):
-            setattr(self, name, nn.Linear(WIDTH, WIDTH))
+        self.gamma1, self.beta1, self.alpha1 = (nn.Linear(WIDTH, WIDTH) for _ in range(3))
+        self.gamma2, self.beta2, self.alpha2 = (nn.Linear(WIDTH, WIDTH) for _ in range(3))
         self.ln1, self.ln2 = nn.LayerNorm(WIDTH), nn.LayerNorm(WIDTH)
         self.wq, self.wk, self.wv = (nn.Linear(WIDTH, HEADS * WIDTH) for _ in range(3))
         self.lv = nn.Linear(HEADS * WIDTH, WIDTH)
@@ -56,7 +56,8 @@ class Transformer(nn.Module):
         mixed = torch.einsum("nhqk,nkhw->nqhw", scores.softmax(3), value).flatten(2)
         x = x + self.alpha1(condition) * self.lv(mixed)
         z = self.ff(self.ln2(x) * (1 + self.gamma2(condition)) + self.beta2(condition))
-        return x + self.alpha2(condition) * z
+        out: Tensor = x + self.alpha2(condition) * z
+        return out
 
 
 class DiT(nn.Module):

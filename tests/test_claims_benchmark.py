@@ -6,6 +6,7 @@ import importlib.util
 import sys
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 import yaml
@@ -28,7 +29,7 @@ def claims() -> ModuleType:
 
 def case(
     claims: ModuleType, first: str, against: str | None, expected: str | None, least: float = 0.0
-) -> object:
+) -> Any:
     """A case of images that are right (1) or wrong (0)."""
     outcomes = [
         None
