@@ -119,6 +119,20 @@ OBJECTIVES: dict[str, Method] = {
             can=frozenset({"train"}),
         ),
         Method(
+            "hybvit",
+            "training.objectives.hybvit:HybViT",
+            "A vision transformer that is a classifier and a denoiser at once (Yang et al. 2022).",
+            (
+                Setting("weight", Real("≥ 0"), 100.0, "The mean absolute error of the noise has this weight, the cross-entropy 1."),
+                Setting("label_smoothing", Real("in [0, 1)"), 0.1, "This share of a label is spread evenly over the classes."),
+                Setting("patch", Integer(1), 4, "The network sees squares of this many pixels a side."),
+                Setting("width", Integer(4), 384, "A token has this many numbers, an even multiple of heads."),
+                Setting("depth", Integer(1), 9, "The network has this many blocks."),
+                Setting("heads", Integer(1), 12, "Attention has this many heads."),
+            ),
+            can=frozenset({"train"}),
+        ),
+        Method(
             "ft-cadis",
             "training.objectives.ft_cadis:FTCADIS",
             "Learns the denoised images that keep their label, and the worst change (Jang et al. 2024).",

@@ -17,7 +17,7 @@ from diffproof.reproduce.entry import Entry, Unavailable
 from diffproof.reproduce.printed import Place, printed
 from diffproof.reproduce.quick import quick
 from diffproof.reproduce.request import Request
-from diffproof.reproduce.trainings import training
+from diffproof.reproduce.trainings import images_seen, training
 
 RUN = [entry for entry in ENTRIES.values() if not isinstance(entry, Unavailable)]
 # Throughput and hours, which are of a machine.
@@ -138,11 +138,70 @@ def test_trainings_come_before_what_they_need(tmp_path: Path) -> None:
 def test_the_denoiser_of_denoised_smoothing_is_trained_for_each_level(tmp_path: Path) -> None:
     entry, networks = find("densepure:table1"), {"classifier": "digits", "denoiser": "digits"}
     steps = entry.steps(Request("digits", networks, tmp_path, training=("--iterations", "5")))
-    (made,) = [step for step in steps if step.words[:4] == ("train", "denoiser", "--single-sigma", "0.5")]
-    assert made.words[4:] == ("--objective", "mse", "--data", "digits", "--iterations", "5")
+    (first,) = [step for step in steps if step.words[:4] == ("train", "denoiser", "--single-sigma", "0.5")]
+    assert first.words[4:] == ("--objective", "mse", "--data", "digits", "--iterations", "5")
+    # The row is that of the classifier's labels, begun with the one of pixels.
+    (made,) = [step for step in steps if str(first.out) in step.words]
+    assert made.words[:4] == ("train", "denoiser", "--objective", "stab")
+    assert made.words[4:8] == ("--denoiser", str(first.out), "--classifier", "digits")
     (asked,) = [step for step in steps if str(made.out) in step.words]
     assert asked.words[asked.words.index("--sigma") + 1] == "0.5"
-    assert steps.index(made) < steps.index(asked)
+    assert steps.index(first) < steps.index(made) < steps.index(asked)
+
+
+def test_adversarial_training_is_on_images_of_a_diffusion_model(tmp_path: Path) -> None:
+    entry, networks = find("rdc:table2"), {"classifier": "digits", "denoiser": "digits"}
+    flags = ("--iterations", "5", "--device", "cpu")
+    steps = entry.steps(Request("digits", networks, tmp_path, training=flags, samples=448))
+    words = [step.words for step in steps]
+    drawn = ("sample", "--denoiser", "digits", "--n", "448", "--device", "cpu")
+    assert words.count(drawn) == 1
+    generated = str(steps[words.index(drawn)].out)
+    assert generated.endswith(".npz")
+    (made,) = [step for step in steps if generated in step.words and "l2" in step.words]
+    told = "--norm l2 --budget 0.5 --trades-weight 5 --label-smoothing 0.1 --extra-share 0.7"
+    assert f"{told} --ema-decay 0.995 --extra-data {generated} --data digits" in " ".join(made.words)
+    assert words.index(drawn) < steps.index(made)
+    # Without EDM's diffusion model its rows are left out, and say what they are trained from.
+    lines = {
+        line.label: line.lacking
+        for line in entry.lines(Request("digits", networks, tmp_path, training=flags))
+    }
+    assert lines["AT-EDM-linf"] == "needs --network edm=SPEC"
+    assert not any("edm" in word for words in steps for word in words.words)
+    lines = {line.label: line.lacking for line in entry.lines(Request("digits", networks, tmp_path))}
+    assert lines["AT-EDM-linf"] == "needs --network at-edm=SPEC, or --train with --network edm=SPEC"
+    assert lines["AT-DDPM-linf"] == "needs --network at-ddpm=SPEC, or --train"
+    given = Request("digits", networks | {"edm": "cifar10"}, tmp_path, training=flags)
+    assert [step for step in entry.steps(given) if step.words[:3] == ("sample", "--denoiser", "cifar10")]
+
+
+def test_no_more_images_are_generated_than_a_training_draws() -> None:
+    assert images_seen(1000) == 89_600
+    assert images_seen(10, 20) == 140
+
+
+def test_small_sizes_are_of_folders_and_trainings_of_their_own(tmp_path: Path) -> None:
+    entry, networks = find("rdc:table1"), {"classifier": "digits", "denoiser": "digits"}
+    flags = ("--iterations", "5", "--device", "cpu")
+    for cut, text, folder in (
+        (True, "jem:steps=2", "networks-quick"),
+        (False, "jem", "networks"),
+    ):
+        steps = entry.steps(Request("digits", networks, tmp_path, training=flags, quick=cut))
+        (made,) = [step for step in steps if text in step.words]
+        assert made.out == tmp_path / folder / "jem.safetensors"
+
+
+def test_trainings_whose_start_is_lacking_are_left_out(tmp_path: Path) -> None:
+    request = Request("digits", {"classifier": "digits"}, tmp_path, training=("--iterations", "5"))
+    assert request.spec("finetuned@0.5") is None
+    assert request.lacking(("finetuned@0.5", "gaussian@0.5")) == ["denoiser"]
+    assert request.lacks(["denoiser"]) == "needs --denoiser SPEC"
+    none = Request("digits", {"classifier": "digits"}, tmp_path)
+    assert none.lacks(none.lacking(("finetuned@0.5",))) == (
+        "needs --network finetuned@0.5=SPEC, or --train with --denoiser SPEC"
+    )
 
 
 def test_another_bound_is_of_a_run_that_makes_all_its_draws(tmp_path: Path) -> None:
@@ -169,7 +228,7 @@ def test_members_of_an_ensemble_have_seeds_of_their_own(tmp_path: Path) -> None:
     commands = made.commands(tmp_path, {})
     assert [words[-1] for words, _ in commands] == [str(seed) for seed in range(10)]
     assert made.spec(tmp_path) == "ensemble:" + ",".join(str(path) for _, path in commands)
-    assert training("hybvit") is None
+    assert training("droppath") is None
 
 
 def test_unknown_entries_name_the_nearest() -> None:

@@ -14,12 +14,16 @@ from torch import Tensor, nn
 
 import diffproof as dp
 from diffproof.cli.main import run
-from diffproof.denoisers.schedules import VariancePreservingSchedule
+from diffproof.denoisers import openai, score_sde
+from diffproof.denoisers.ncsnpp import Architecture
+from diffproof.denoisers.openai import Preset
+from diffproof.denoisers.schedules import DiscreteSchedule, VariancePreservingSchedule
 from diffproof.training.batches import Mixture
 from diffproof.training.denoiser import UNetSettings, describe_denoiser, train_denoiser
 from diffproof.training.denoising.adbm import ADBM, Draw, bridged
 from diffproof.training.loop import Progress, TrainSettings
 from diffproof.weights import hash_tensors, load_weights, packaged
+from helpers.golden_recipe import recipe_state
 from helpers.training import batch
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
@@ -232,6 +236,73 @@ def test_the_bridge_is_trained_from_a_denoiser_and_purifies(tmp_path: Path) -> N
     line = f"attack --data digits --indices 0:2 {networks} {attack} --out {folder}"
     assert run(shlex.split(line)) == 0
     assert run(["verify", str(folder), "--trust"]) == 0
+
+
+def published(family: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The spec of a checkpoint of 8×8 images with three channels, as its authors save it."""
+    if family == "openai":
+        preset = Preset(8, 32, (1, 2), 1, (4,), DiscreteSchedule.cosine(4000), heads=4, timestep_scale=0.25)
+        monkeypatch.setitem(openai.PRESETS, "tiny", preset)
+        shapes = openai.expected_shapes(preset)
+    else:
+        architecture = Architecture(8, 16, (1, 2), 1, (4,))
+        monkeypatch.setitem(score_sde.PRESETS, "tiny", score_sde.Preset(architecture, score_sde.Process.VP))
+        shapes = score_sde.key_shapes(architecture)
+    torch.save(recipe_state(shapes, 0), folder / "checkpoint.pt")
+    return f"{family}:tiny@{folder / 'checkpoint.pt'}"
+
+
+@pytest.mark.parametrize("family", ["openai", "score_sde"])
+def test_published_checkpoints_are_tuned(
+    tmp_path: Path, family: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if family == "openai":
+        pytest.importorskip("diffusers")
+    spec, out = published(family, tmp_path, monkeypatch), tmp_path / "w.safetensors"
+    images = torch.rand((12, 3, 8, 8), generator=torch.Generator().manual_seed(1))
+    np.savez(tmp_path / "data.npz", images=images.numpy(), labels=np.arange(12) % 3)
+    small = f"--data {tmp_path / 'data.npz'} --iterations 1 --batch-size 4"
+    judge = tmp_path / "judge.safetensors"
+    assert run(shlex.split(f"train classifier {small} --width 4 --out {judge}")) == 0
+    words = f"train denoiser {small} --denoiser {spec} --classifier {judge}"
+    # A learning rate of nothing and an average of one step: the file is the checkpoint in our format.
+    still = "--learning-rate 1e-12 --ema-decay 0.001"
+    assert run(shlex.split(f"{words} --objective adbm:steps=1 {still} --out {out}")) == 0
+    before, after = dp.load_denoiser(spec), dp.load_denoiser(str(out))
+    assert load_weights(out).description["checkpoint"] == {"family": family, "preset": "tiny"}
+    noisy = images[:3] + 0.4 * torch.randn((3, 3, 8, 8), generator=torch.Generator().manual_seed(2))
+    with torch.no_grad():
+        torch.testing.assert_close(after(noisy, 0.4), before(noisy, 0.4), rtol=1e-4, atol=1e-4)
+    assert after.describe() == before.describe()
+    # It goes on from its own file, and purifies.
+    again, moved = tmp_path / "again.safetensors", words.replace(spec, str(out))
+    assert run(shlex.split(f"{moved} --objective adbm:steps=1 --out {again}")) == 0
+    with torch.no_grad():
+        assert not torch.equal(dp.load_denoiser(str(again))(noisy, 0.4), after(noisy, 0.4))
+    purify = f"--defense diffpure:t_star=0.1,steps=2,solver=ode --denoiser {again} --classifier {judge}"
+    attack = "--threat linf --budget 8/255 --attack pgd:iterations=1 --diagnose 0 --limit 2"
+    line = f"attack --data {tmp_path / 'data.npz'} {purify} {attack} --out {tmp_path / 'run'}"
+    assert run(shlex.split(line)) == 0
+    capsys.readouterr()
+    for flags, told in (
+        (
+            f"train denoiser {small} --denoiser {spec} --objective mse",
+            "--objective: 'mse' is for denoisers of",
+        ),
+        (
+            f"{words} --objective adbm --extra-data {tmp_path / 'data.npz'}",
+            "--extra-data: is for denoisers of `diffproof train`, not for a published one",
+        ),
+    ):
+        assert run(shlex.split(f"{flags} --out {tmp_path / 'x.safetensors'}")) == 2
+        assert capsys.readouterr().err.startswith(f"diffproof: error: {told}")
+
+
+def test_published_networks_that_ask_for_a_label_are_refused() -> None:
+    _, classifier, *_ = made()
+    denoiser = dp.NetworkDenoiser(Epsilon(), VariancePreservingSchedule(), image_shape=SHAPE, num_classes=3)
+    with pytest.raises(ValueError, match=r"^denoiser: adbm asks it without a label"):
+        ADBM().loss_of_batches(denoiser, classifier, 0.0)
 
 
 def test_its_purification_is_ddim_from_timestep_100() -> None:

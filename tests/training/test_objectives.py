@@ -29,7 +29,7 @@ from diffproof.weights import hash_tensors, load_weights
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 
-OF_CLASSIFIERS = able(OBJECTIVES, "finetune")
+OF_CLASSIFIERS = [*dict.fromkeys(able(OBJECTIVES, "train") + able(OBJECTIVES, "finetune"))]
 
 N, M, CLASSES, SHAPE = 6, 4, 5, (1, 4, 4)
 SMALL = 1e-7
@@ -345,11 +345,13 @@ QUICK = {
     "cat-rs": "cat-rs:budget=0.3,steps=2",
     "ft-cadis": "ft-cadis:steps=2",
     "covariate-shift": "covariate-shift",
+    "jem": "jem:steps=1,step=0.1,noise=0,buffer=9,restart=0",
 }
 
 
 def test_every_objective_is_tested() -> None:
-    assert {*QUICK} == {*OF_CLASSIFIERS}
+    # That one trains a network of its own: test_hybvit.py.
+    assert {*QUICK, "hybvit"} == {*OF_CLASSIFIERS}
 
 
 @pytest.mark.parametrize("text", QUICK.values(), ids=QUICK)
@@ -362,7 +364,8 @@ def test_gradients_are_those_of_the_loss_at_what_was_found(text: str) -> None:
         "ft-cadis:steps=2": "ft-cadis:budget=1e-12",
         "covariate-shift": "covariate-shift:step=1e-12",
     }.get(text, text)
-    net, objective = Net(scale=1), dp.load_objective(text)
+    net = Net(scale=1)
+    objective = dp.load_objective(text).begin(SHAPE, 0, net)
     step = step_of(net, draws=objective.draws_at(0.25))
     (gradient,) = torch.autograd.grad(objective.loss(step), net.second)
     direction = torch.randn(gradient.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
@@ -379,10 +382,12 @@ def test_gradients_are_those_of_the_loss_at_what_was_found(text: str) -> None:
 @pytest.mark.parametrize("text", QUICK.values(), ids=QUICK)
 def test_searches_leave_the_network_as_it_was(text: str) -> None:
     torch.manual_seed(0)
-    net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(16, CLASSES)).double()
-    net[1].eval()
+    # An energy is of an image alone.
+    middle = nn.Dropout(0.1) if text.startswith("jem") else nn.BatchNorm2d(4)
+    net = nn.Sequential(nn.Conv2d(1, 4, 3), middle, nn.Flatten(), nn.Linear(16, CLASSES)).double()
+    middle.eval()
     modes = [module.training for module in net.modules()]
-    objective = dp.load_objective(text)
+    objective = dp.load_objective(text).begin(SHAPE, 0, net)
     found = objective.loss(step_of(net, draws=objective.draws_at(0.25)))
     assert [module.training for module in net.modules()] == modes
     assert all(one.grad is None for one in net.parameters())
@@ -482,6 +487,8 @@ TINY = {
     "cat-rs": "cat-rs:draws=2,steps=1",
     "ft-cadis": "ft-cadis:draws=2,steps=1",
     "covariate-shift": "covariate-shift:steps=1",
+    "jem": "jem:steps=1,buffer=20",
+    "hybvit": "hybvit:patch=2,width=8,depth=1,heads=2",
 }
 
 
@@ -490,9 +497,10 @@ def tiny(text: str, progress: Progress | None = None) -> str:
     data, settings = Mixture(dp.load_data("digits", split="train")), TrainSettings(5, batch_size=4)
     objective = dp.load_objective(text)
     if "train" in objective.can:
-        description = describe_classifier(data.sources[0], 4)
+        description = objective.described(describe_classifier(data.sources[0], 4), new=True)
+        sigma = 0.25 * objective.noisy
         trained = train_classifier(
-            data, description, settings, noise_sigma=0.25, objective=objective, progress=progress
+            data, description, settings, noise_sigma=sigma, objective=objective, progress=progress
         )
     else:
         networks = dp.load_classifier("digits"), dp.load_denoiser("digits")
@@ -531,7 +539,7 @@ def test_another_objective_does_not_continue(tmp_path: Path) -> None:
 def test_what_was_trained_certifies(tmp_path: Path, name: str) -> None:
     out, folder, text = tmp_path / "w.safetensors", tmp_path / "run", TINY.get(name, name)
     small = f"--data digits --limit 40 --iterations 3 --batch-size 4 --objective {text} --out {out}"
-    command = f"train classifier {small} --width 4 --noise-sigma 0.25"
+    command = f"train classifier {small}" + " --width 4 --noise-sigma 0.25" * (name != "hybvit")
     networks = f"--defense none --classifier {out}"
     if "train" not in OBJECTIVES[name].can:
         command = f"finetune {small} --classifier digits --denoiser digits --sigma 0.25"
@@ -551,14 +559,19 @@ def test_what_was_trained_certifies(tmp_path: Path, name: str) -> None:
 def test_mixed_precision_trains(name: str) -> None:
     data = dp.load_data("digits", split="train")
     # With the papers' weights and budgets these learn little in so few steps.
-    gentle = {"smoothadv": "smoothadv:draws=2,steps=1,budget=0.1", "stability": "stability:weight=0.2"}
-    objective = gentle.get(name, TINY.get(name, name))
+    gentle = {
+        "smoothadv": "smoothadv:draws=2,steps=1,budget=0.1",
+        "stability": "stability:weight=0.2",
+        "jem": "jem:steps=1,buffer=20,weight=0.1",
+        "hybvit": "hybvit:patch=2,width=32,depth=1,heads=2,weight=1",
+    }
+    objective = dp.load_objective(gentle.get(name, TINY.get(name, name)))
     trained = train_classifier(
         Mixture(data),
-        describe_classifier(data, 8),
+        objective.described(describe_classifier(data, 8), new=True),
         TrainSettings(40, 32, 0.02, 0.9, precision="bfloat16"),
-        noise_sigma=0.1,
-        objective=dp.load_objective(objective),
+        noise_sigma=0.1 * objective.noisy,
+        objective=objective,
     )
     # The losses of some grow with what is learned, as radii or perturbations then count.
     assert accuracy(trained, dp.load_data("digits"), 0.1) > 0.3

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from diffproof.checks import check_at_least, check_class_names, check_flag, renamed
-from diffproof.classifiers import huggingface, resnet
+from diffproof.classifiers import huggingface, hybrid, resnet
 from diffproof.classifiers.base import Classifier
 from diffproof.classifiers.cnn import SmallCNN
 from diffproof.classifiers.libraries import LIBRARIES
@@ -21,8 +21,8 @@ def build_classifier(description: dict[str, Any]) -> Classifier:
 
     Args:
         description: "kind" must be "classifier". With "base", the spec of another classifier, that one is
-            loaded; with "architecture", a CIFAR ResNet is built; otherwise a SmallCNN. "class_names"
-            name its classes, where it has them.
+            loaded; with "architecture", a CIFAR ResNet or a HybridViT is built; otherwise a SmallCNN.
+            "class_names" name its classes, where it has them.
 
     Raises:
         ValueError: the description is of something else, or incomplete, or its base is not to be had.
@@ -47,15 +47,17 @@ _MOST = 2**20
 def _build_own(description: dict[str, Any]) -> Classifier:
     try:
         num_classes = check_at_least("num_classes", description["num_classes"], 2, _MOST)
+        if description.get("architecture") == hybrid.NAME:
+            network, size = hybrid.build(description)
+            return hybrid.HybridClassifier(network, num_classes, description["image_shape"], size)
         if "architecture" in description:
             return resnet.build(description["architecture"], num_classes)
         channels, height, width = description["image_shape"]
         first = check_at_least("width", description["width"], 1, _MOST)
         batch_norm = check_flag("batch_norm", description.get("batch_norm", True))
         depth = check_at_least("channels", channels, 1, _MOST)
-        network = SmallCNN(depth, num_classes, first, batch_norm=batch_norm)
         return Classifier(
-            network,
+            SmallCNN(depth, num_classes, first, batch_norm=batch_norm),
             num_classes,
             image_shape=(channels, height, width),
             mean=description["mean"],
@@ -125,7 +127,7 @@ def describe_base(spec: str) -> dict[str, Any]:
 
 _STRUCTURE = (
     *("kind", "base", "files", "architecture", "image_shape"),
-    *("num_classes", "class_names", "width", "mean", "std"),
+    *("num_classes", "class_names", "width", "mean", "std", "batch_norm", "patch", "depth", "heads"),
 )
 
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from diffproof.classifiers.base import Classifier
     from diffproof.data.images import ImageData
     from diffproof.training.adversarial import Adversary
+    from diffproof.training.objectives.base import Objective
     from diffproof.training.perceptual import PerceptualAdversary
 
 
@@ -92,8 +93,24 @@ class ClassifierOptions:
             refuse_given(name, f"needs --adversarial{' trades' * (name == 'trades_weight')}")
         for name in ("norm", "inner_step_size") if self.adversarial == "pat" else ():
             refuse_given(name, "is not for --adversarial pat")
-        if self.objective is not None and not self.noise_sigma:
+
+    def loss(self) -> Objective | None:
+        """What is minimised in place of cross-entropy, if anything.
+
+        Raises:
+            ValueError: an objective without the noise that it needs, or an option of another network.
+        """
+        from diffproof.training.objectives.named import load_objective
+
+        if self.objective is None:
+            noisy = self.noise_sigma and self.adversarial is None
+            return load_objective("gaussian") if noisy else None
+        found = load_objective(self.objective)
+        if found.noisy and not self.noise_sigma:
             refuse_given("objective", "needs --noise-sigma, above 0")
+        if "width" in vars(found):
+            refuse_given("width", f"is a setting of --objective {found.name}")
+        return found
 
     def adversary(self) -> Adversary | PerceptualAdversary | None:
         """What the classifier is trained against, if anything."""
@@ -135,21 +152,17 @@ def train_and_write(kind: ClassifierOptions, options: TrainingOptions) -> None:
     """Train, measure, write and report a classifier: a new network, or that of --classifier."""
     from diffproof.training.batches import Mixture
     from diffproof.training.classifier import train_classifier
-    from diffproof.training.objectives.named import load_objective
 
     options.check()
     kind.check()
-    adversary, objective = kind.adversary(), kind.objective
-    if kind.noise_sigma and adversary is None:
-        objective = objective or "gaussian"
+    adversary, loss = kind.adversary(), kind.loss()
     settings = options.settings()
     images, held_out, record = options.images()
     extra = options.extra_images(kind.extra_data)
     options.warn_of_shared(held_out, images, extra)
-    loss = None if objective is None else load_objective(objective)
     start, description, images, others = _begun(kind, options, images, [extra, held_out])
-    if start is None and loss is not None and not loss.batch_norm:
-        description["batch_norm"] = False
+    if loss is not None:
+        description = loss.described(description, new=start is None)
     extra, held_out = others
     data = Mixture(images, extra, extra_share=kind.extra_share, flip=options.flip)
     train_it = partial(
@@ -166,9 +179,14 @@ def train_and_write(kind: ClassifierOptions, options: TrainingOptions) -> None:
     held_out = held_out and held_out.fitting(trained)
     metrics = {} if held_out is None else _measured(trained, held_out, kind, adversary, options.seed)
     told, tensors = options.told(record, start=kind.classifier, extra=extra), trained.network.state_dict()
-    write_weights(options, tensors, description, losses, metrics, told, objective)
+    write_weights(options, tensors, description, losses, metrics, told, _text(kind, loss))
     if held_out is not None:
         _tell(metrics, len(held_out), kind.noise_sigma, adversary)
+
+
+def _text(kind: ClassifierOptions, loss: Objective | None) -> str | None:
+    """The objective as the weights file names it."""
+    return kind.objective or (None if loss is None else loss.name)
 
 
 def _begun(

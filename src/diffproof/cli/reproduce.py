@@ -18,6 +18,7 @@ from diffproof.cli.paths import PATH
 from diffproof.cli.plan import plan
 from diffproof.cli.report import report
 from diffproof.cli.run_options import WorkerCount
+from diffproof.cli.sample import sample
 from diffproof.cli.screen import Rows, echo, printed, said, screen_width, show
 from diffproof.cli.theory import theory
 from diffproof.cli.train import train
@@ -32,9 +33,13 @@ _COMMANDS: Mapping[str, click.Command] = {
     "attack": attack,
     "train": train,
     "finetune": finetune,
+    "sample": sample,
     "report": report,
     "theory": theory,
 }
+
+# Images that Wang et al. 2023 generate, and steps of `diffproof train classifier` by default.
+_SAMPLES, _STEPS = 1_000_000, 1000
 
 
 def _entries(ctx: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
@@ -93,7 +98,8 @@ def reproduce(entry: str, only_plan: bool, **flags: Any) -> int:
     Every row is a run of `diffproof certify` or `diffproof attack` with the paper's settings, whose command
     is printed before it runs. The same command goes on where it was interrupted; entries with one --out share
     runs. A row whose network is not given is left out, and the table says what it needs; --train trains
-    those that diffproof can. Intervals are 95% Clopper–Pearson.
+    those that diffproof can. Without any row the command ends with status 2. Intervals are 95%
+    Clopper–Pearson.
 
     \b
       diffproof reproduce densepure:table1 --data cifar10 --classifier FILE \\
@@ -111,7 +117,11 @@ def reproduce(entry: str, only_plan: bool, **flags: Any) -> int:
     if isinstance(found, Unavailable):
         raise ArgumentError("entry", f"{found.name} is not run: {found.why}")
     request = _request(found, **flags)
+    if found.columns():
+        _check_data(request.data, flags["split"])
     steps = found.steps(request)
+    if not steps:
+        raise ArgumentError("entry", f"{found.name} has no row to run: it takes {_takes(found)}")
     if only_plan:
         _plan(steps)
         _print(found, found.lines(request), request, {})
@@ -140,6 +150,23 @@ def _list() -> None:
         rows.append((entry.name, told))
     pages.write_dl(rows)
     echo(pages.getvalue(), nl=False)
+
+
+def _check_data(data: str, split: str | None) -> None:
+    """Raise ValueError for data that cannot be read, before anything else is asked for."""
+    from diffproof.data.named import load_data
+
+    load_data(data, split)
+
+
+def _takes(entry: Entry) -> str:
+    """The flags of an entry's networks, those of several noise levels together."""
+    from diffproof.reproduce.request import flag
+    from diffproof.reproduce.trainings import training
+
+    flags = ", ".join(map(flag, _roles(entry.needs)))
+    trained = any(training(role) is not None for role in entry.needs)
+    return flags + "; --train makes those that diffproof can" * trained
 
 
 def _roles(needs: Sequence[str]) -> list[str]:
@@ -172,6 +199,7 @@ def _request(
 ) -> Request:
     """What the flags say; ValueError where something is lacking or idle."""
     from diffproof.reproduce.request import Request
+    from diffproof.reproduce.trainings import images_seen
 
     if out is None:
         raise ArgumentError("out", "expected a folder for the runs, got none")
@@ -193,6 +221,7 @@ def _request(
         chosen,
         (*_given(split=split, workers=workers), *on, "--precision", precision),
         (*_given(iterations=20 if quick and iterations is None else iterations), *on) if trains else None,
+        20 if quick else min(_SAMPLES, images_seen(iterations or _STEPS)),
         n,
         stop,
         quick,
@@ -207,12 +236,14 @@ def _given(**flags: object) -> tuple[str, ...]:
 
 def _further(entry: Entry, further: Sequence[str]) -> dict[str, str]:
     """The networks of --network by their roles."""
+    from diffproof.reproduce.trainings import with_starts
+
     given: dict[str, str] = {}
     for text in further:
         role, equals, spec = text.partition("=")
         if not equals or not spec:
             raise ArgumentError("network", f"expected ROLE=SPEC, got {text!r}")
-        if role not in entry.needs:
+        if role not in with_starts(entry.needs):
             raise ArgumentError("network", f"{entry.name} has no {role!r}; it takes {', '.join(entry.needs)}")
         given[role] = spec
     return given

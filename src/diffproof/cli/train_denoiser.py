@@ -35,7 +35,11 @@ _LEVELS = ("schedule", "timesteps", "single_sigma")
 @command()
 @training_options(iterations=10_000, learning_rate=0.001)
 @extra_options
-@click.option("--denoiser", help="Train this one further, no new network: a file of this command.")
+@click.option(
+    "--denoiser",
+    help="Train this one further, no new network: a file of this command, or for adbm openai:PRESET@FILE or"
+    " score_sde:PRESET@FILE.",
+)
 @click.option("--channels", default="16,32,48", help="Give the resolutions these channels, multiples of 8.")
 @click.option("--layers", default=1, help="Give each resolution this many residual blocks, ≥ 1.")
 @click.option("--patch", default=1, help="Feed squares of this many pixels a side as channels, ≥ 1.")
@@ -94,7 +98,7 @@ def denoiser(
     options.warn_of_shared(held_out, images, extra)
     data = Mixture(images, extra, extra_share=extra_share, flip=options.flip)
     description = description or _described(images, **size)
-    single = description["schedule"]["name"] == "single"
+    single = description.get("schedule", {}).get("name") == "single"
     if single:
         refuse_given("label_dropout", "is not for a single noise level")
     aims: dict[str, Any] = {"label_dropout": label_dropout, "objective": aim, "classifier": behind}

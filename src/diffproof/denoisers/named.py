@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from diffproof.checks import check_at_least, check_source, unknown_name
 from diffproof.data.classes import PACKAGED
 from diffproof.data.images import ONE_SIZE
 from diffproof.data.named import load_data
-from diffproof.denoisers import diffusers, edm, factory, openai, saved, score_sde
+from diffproof.denoisers import diffusers, factory, saved
 from diffproof.denoisers.base import Denoiser
 from diffproof.denoisers.empirical import EmpiricalDenoiser
+from diffproof.denoisers.families import FAMILIES
 from diffproof.denoisers.network import NetworkDenoiser
 from diffproof.denoisers.schedules import named_schedule
 from diffproof.errors import ArgumentError
@@ -20,21 +20,6 @@ from diffproof.files import expanded_spec, named, warn_of_path
 from diffproof.own_code import Address, address, exists, plugin
 from diffproof.pictures import UnreadableError
 from diffproof.weights import load_weights, packaged
-
-
-class Family(NamedTuple):
-    """Checkpoints whose architecture a preset names."""
-
-    presets: Iterable[str]
-    load: Callable[[str, Path], NetworkDenoiser]
-
-
-FAMILIES: dict[str, Family] = {
-    "openai": Family(openai.PRESETS, openai.load),
-    "score_sde": Family(score_sde.PRESETS, score_sde.load),
-    "edm": Family(edm.PRESETS, edm.load),
-}
-
 
 _EMPIRICAL = "empirical"
 # What `diffproof train denoiser` trains at by itself.
@@ -84,21 +69,30 @@ def load_denoiser(spec: str) -> Denoiser:
 
 
 def load_described(spec: str) -> tuple[NetworkDenoiser, dict[str, Any]]:
-    """A denoiser of `diffproof train denoiser`, to train further, and what its file says of the network.
+    """A denoiser to train further, and what a file is to say of the network.
 
     Args:
-        spec: a packaged name or such a file, see `load_denoiser`.
+        spec: a packaged name, a file of `diffproof train denoiser`, or a published checkpoint that predicts
+            ε, "openai:PRESET@FILE" or "score_sde:PRESET@FILE"; see `load_denoiser`.
 
     Raises:
         ValueError: as `load_denoiser`, or it is another kind of denoiser.
     """
     denoiser = load_denoiser(spec)
+    family, colon, rest = spec.partition(":")
+    if colon and family in FAMILIES and isinstance(denoiser, NetworkDenoiser):
+        if FAMILIES[family].build is None:
+            raise ArgumentError("denoiser", f"{family}'s networks, which predict v, are not trained further")
+        preset = rest.partition("@")[0]
+        return denoiser, {"kind": "denoiser", "checkpoint": {"family": family, "preset": preset}}
     path = packaged("denoiser").get(spec, Path(expanded_spec(spec)))
-    if not isinstance(denoiser, NetworkDenoiser) or not path.is_file():
+    description = load_weights(path).description if path.is_file() else {}
+    if not isinstance(denoiser, NetworkDenoiser) or description.get("kind") != "denoiser":
         raise ArgumentError(
-            "denoiser", f"expected a file of `diffproof train denoiser` to train further, got {spec!r}"
+            "denoiser",
+            "expected a file of `diffproof train denoiser`, or openai:PRESET@FILE or score_sde:PRESET@FILE,"
+            f" to train further, got {spec!r}",
         )
-    description = load_weights(path).description
     return denoiser, {name: value for name, value in description.items() if name != "training"}
 
 

@@ -284,6 +284,20 @@ def load_checkpoint(path: Path, preset: Preset, name: str) -> NetworkDenoiser:
     tensors = without_wrapper(tensors, expected)
     check_keys(tensors, expected, source=str(path), preset=name, others=others)
     unet.load_state_dict(_converted(preset, unet, tensors), assign=True)
+    return _adapted(unet, preset)
+
+
+def build(preset: str) -> NetworkDenoiser:
+    """A preset's denoiser with fresh weights.
+
+    Raises:
+        ValueError: unknown preset.
+    """
+    known = check_known("preset", preset, PRESETS)
+    return _adapted(build_unet(known), known)
+
+
+def _adapted(unet: nn.Module, preset: Preset) -> NetworkDenoiser:
     size = preset.image_size
     return NetworkDenoiser(
         RescaledUNet(unet, preset.timestep_scale),

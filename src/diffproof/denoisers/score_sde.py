@@ -96,6 +96,21 @@ def denoiser(
     """A denoiser from weights under the authors' keys, all of them there and of the right shape."""
     network = NCSNpp(architecture)
     load_into(network, dict(_renamed(network, tensors)), source)
+    return _adapted(network, process)
+
+
+def build(preset: str) -> NetworkDenoiser:
+    """A preset's denoiser with fresh weights.
+
+    Raises:
+        ValueError: unknown preset.
+    """
+    architecture, process = check_known("preset", preset, PRESETS)
+    return _adapted(NCSNpp(architecture), process)
+
+
+def _adapted(network: NCSNpp, process: Process) -> NetworkDenoiser:
+    architecture = network.architecture
     schedule: Schedule
     if process is Process.DISCRETE:
         schedule = DiscreteSchedule.linear()

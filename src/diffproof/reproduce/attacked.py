@@ -220,7 +220,7 @@ def _run(folder: Path) -> Run | None:
     from diffproof.runs.attack.report import load_attack_report
     from diffproof.runs.attack.store import AttackStore
 
-    if not AttackStore.holds(folder):
+    if not folder.is_dir() or not AttackStore.holds(folder):
         return None
     with AttackStore.reading(folder) as store:
         if not store.results():

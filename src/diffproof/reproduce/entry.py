@@ -9,7 +9,7 @@ from pathlib import Path
 
 from diffproof.catalog import DEFENSES
 from diffproof.reproduce.printed import Place, number
-from diffproof.reproduce.request import Request, Step, lacks
+from diffproof.reproduce.request import Request, Step
 
 # The papers' data sets by ours.
 _NAMES = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100", "imagenet": "ImageNet"}
@@ -153,8 +153,8 @@ def missing(defense: str, roles: Sequence[str], request: Request) -> str:
     name = defense.partition(":")[0]
     if name not in DEFENSES:
         return f"diffproof has no {name}"
-    lacking = request.lacking(tuple(roles))
-    return lacks(lacking) if lacking else ""
+    lacking = request.lacking(roles)
+    return request.lacks(lacking) if lacking else ""
 
 
 def slug(*parts: object) -> str:

@@ -8,7 +8,7 @@ from diffproof.methods import MethodSpec, describe, parse
 
 # Images of a quick run; draws of noise of its certificates, and of their choices of a class.
 IMAGES, DRAWS, CHOICE = 2, 40, 10
-_MOST = {"votes": 3, "consensus": 2, "steps": 2, "iterations": 2, "eot": 2, "rounds": 1}
+_MOST = {"votes": 3, "consensus": 2, "steps": 2, "iterations": 2, "eot": 2, "rounds": 1, "depth": 1}
 _LEVELS = "uniform:2"
 
 
@@ -16,7 +16,7 @@ def quick(kind: str, text: str) -> str:
     """A method with few steps, votes, levels and iterations.
 
     Args:
-        kind: "defense" or "attack".
+        kind: "defense", "attack" or "objective".
         text: the method with its settings.
     """
     if kind == "attack" and text.partition(":")[0] == "autoattack":

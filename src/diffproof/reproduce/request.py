@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from diffproof.reproduce.quick import IMAGES
-from diffproof.reproduce.trainings import training
+from diffproof.reproduce.quick import IMAGES, quick
+from diffproof.reproduce.trainings import training, with_starts
 from diffproof.wording import counted
 
 # Test images that the papers take, of the data sets that they take them of.
@@ -25,6 +25,7 @@ class Request:
         images: flags that choose images; () for as many as the paper takes.
         common: further flags of every certification and attack.
         training: flags of every training; None trains nothing.
+        samples: images that are generated for the trainings on such.
         n: draws of a certificate; None for the paper's.
         stop: when draws end, see `diffproof certify --stop`.
         quick: whether sizes are cut down to try a table out.
@@ -36,6 +37,7 @@ class Request:
     images: tuple[str, ...] = ()
     common: tuple[str, ...] = ()
     training: tuple[str, ...] | None = None
+    samples: int = 1_000_000
     n: int | None = None
     stop: str = "fixed"
     quick: bool = False
@@ -51,31 +53,65 @@ class Request:
             return ("--indices", f"0:{images}:{images // count}")
         return ("--limit", str(count))
 
+    @property
+    def made(self) -> Path:
+        """Where networks are written; those of small sizes are not taken for others."""
+        return self.out / ("networks-quick" if self.quick else "networks")
+
     def spec(self, role: str) -> str | None:
         """The network of a role: the user's, or where its training writes it; None where there is neither."""
         if role in self.networks:
             return self.networks[role]
-        if self.training is None:
-            return None
         made = training(role)
-        return None if made is None else made.spec(self.out / "networks")
+        return None if made is None or self.lacking((role,)) else made.spec(self.made)
 
-    def lacking(self, roles: tuple[str, ...]) -> list[str]:
-        """Those of the roles that nothing fills."""
-        return [role for role in roles if self.spec(role) is None]
+    def lacking(self, roles: Iterable[str]) -> list[str]:
+        """Those of the roles, and of what their trainings start from, that nothing fills."""
+        found: list[str] = []
+        for role in roles:
+            made = training(role)
+            if role in self.networks:
+                continue
+            found += [role] if made is None or self.training is None else self.lacking(made.needs.values())
+        return list(dict.fromkeys(found))
 
-    def trainings(self, roles: tuple[str, ...]) -> list[Step]:
+    def lacks(self, roles: Sequence[str]) -> str:
+        """What is said of a row whose networks are not there.
+
+        Args:
+            roles: of these.
+        """
+        told = [flag(role) for role in roles]
+        some = " and ".join(told) if len(told) <= 3 else f"{counted(len(told), 'network')}: {', '.join(told)}"
+        if any(training(role) is None for role in roles):
+            return f"needs {some}"
+        starts = [role for role in with_starts(roles) if training(role) is None and role not in self.networks]
+        return f"needs {some}, or --train" + f" with {' and '.join(map(flag, starts))}" * bool(starts)
+
+    def trainings(self, roles: Iterable[str]) -> list[Step]:
         """The commands that make the networks of these roles that the user does not bring."""
         steps: list[Step] = []
         for role in roles:
             made = None if role in self.networks or self.training is None else training(role)
             if made is None:
                 continue
-            steps.extend(self.trainings(made.needs))
-            given = {name: self.spec(name) or "" for name in made.needs}
-            for words, path in made.commands(self.out / "networks", given):
-                steps.append(Step((*words, "--data", self.data, *(self.training or ())), path))
+            steps.extend(self.trainings(made.needs.values()))
+            given = {name: self.spec(start) or "" for name, start in made.needs.items()}
+            for words, path in made.commands(self.made, given):
+                steps.append(Step(self._sized(words), path))
         return list(dict.fromkeys(steps))
+
+    def _sized(self, words: tuple[str, ...]) -> tuple[str, ...]:
+        """The words of a training with its data and sizes."""
+        assert self.training is not None
+        if words[0] == "sample":
+            at = self.training.index("--device")
+            steps = ("--steps", "2") if self.quick else ()
+            return (*words, "--n", str(self.samples), *steps, *self.training[at : at + 2])
+        if self.quick and words[1] == "classifier" and "--objective" in words:
+            at = words.index("--objective") + 1
+            words = (*words[:at], quick("objective", words[at]), *words[at + 1 :])
+        return (*words, "--data", self.data, *self.training)
 
 
 @dataclass(frozen=True)
@@ -92,8 +128,8 @@ class Step:
 
     @property
     def trains(self) -> bool:
-        """Whether it makes weights, which are not made again."""
-        return self.words[0] in ("train", "finetune")
+        """Whether it makes weights, or images for them, which are not made again."""
+        return self.words[0] in ("train", "finetune", "sample")
 
     @property
     def line(self) -> tuple[str, ...]:
@@ -101,14 +137,6 @@ class Step:
         return (*self.words, "--out", str(self.out))
 
 
-def lacks(roles: list[str]) -> str:
-    """What is said of a row whose networks are not there."""
-    flags = {"classifier", "denoiser", "guide"}
-    told = [f"--{role} SPEC" if role in flags else f"--network {role}=SPEC" for role in roles]
-    trained = all(training(role) is not None for role in roles)
-    need = (
-        f"needs {' and '.join(told)}"
-        if len(told) <= 3
-        else f"needs {counted(len(told), 'network')}: {', '.join(told)}"
-    )
-    return need + ", or --train" * trained
+def flag(role: str) -> str:
+    """The flag that gives the network of a role."""
+    return f"--{role} SPEC" if role in ("classifier", "denoiser", "guide") else f"--network {role}=SPEC"

@@ -91,7 +91,8 @@ def train_classifier(
         settings: see TrainSettings.
         noise_sigma: standard deviation of the Gaussian noise added to each image, in [0, 1] pixels; 0 for
             none. With it the classifier is one for plain randomized smoothing.
-        objective: what is minimised under noise, which it needs; None for Gaussian.
+        objective: what is minimised, most of them under noise, which those need; None for Gaussian. Its
+            `described` tells which description a new network for it has.
         adversary: what to train against, in place of noise; None for ordinary training.
         start: a classifier to train further, in place; None for a new one of the description.
         progress: see Progress.

@@ -171,13 +171,15 @@ def train_denoiser(
         raise ArgumentError("label_dropout", f"expected a number in [0, 1], got {label_dropout}")
     chosen = denoiser_objective(objective)
     chosen.check_classifier(classifier is not None)
-    per_label = "out_channels" if description.get("multi_head") else "num_class_embeds"
-    labels = description["network"][per_label]
-    network = description["network"] | {per_label: labels and labels * len(data.sources)}
+    if "checkpoint" in description and not chosen.published:
+        raise ArgumentError(
+            "objective", f"{chosen.name!r} is for denoisers of `diffproof train`; a published one takes adbm"
+        )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
         denoiser = build_denoiser(description)
-        trained = build_denoiser(description | {"network": network}) if len(data.sources) > 1 else denoiser
+        several = _for_sources(description, len(data.sources))
+        trained = denoiser if several is None else build_denoiser(several)
     identity: dict[str, Any] = {"description": description, "label_dropout": label_dropout}
     identity["objective"] = chosen.describe()
     if classifier is not None:
@@ -193,6 +195,22 @@ def train_denoiser(
     own = denoiser.network.state_dict()
     denoiser.network.load_state_dict({name: state[name][: len(own[name])] for name in own})
     return denoiser.eval()
+
+
+def _for_sources(description: dict[str, Any], sources: int) -> dict[str, Any] | None:
+    """What describes the network with labels of each data set of its own; None for a single one.
+
+    Raises:
+        ValueError: it is a published one, whose labels are fixed.
+    """
+    if sources == 1:
+        return None
+    if "checkpoint" in description:
+        raise ArgumentError("extra_data", "is for denoisers of `diffproof train`, not for a published one")
+    per_label = "out_channels" if description.get("multi_head") else "num_class_embeds"
+    labels = description["network"][per_label]
+    network = description["network"] | {per_label: labels and labels * sources}
+    return description | {"network": network}
 
 
 def denoising_errors(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
 
 from diffproof.reproduce.attacked import L2, LINF, PURIFYING, STADV, AttackedTable, Clean, Row, Threat
 from diffproof.reproduce.entry import Entry, Unavailable
@@ -30,8 +29,12 @@ def _diffusion(printed: str, likelihood: str = "") -> tuple[Row, ...]:
     )
 
 
-def _rdc(settings: str, label: str, **more: Any) -> Row:
-    return Row("RDC", f"rdc:{settings}", _DC, label=label, gradient="bpda", **more)
+def _diffused(settings: str, denoiser: str, label: str) -> Row:
+    return Row("RDC", f"rdc:{settings}", {"denoiser": denoiser}, label=label, gradient="bpda")
+
+
+def _rdc(settings: str, label: str) -> Row:
+    return _diffused(settings, "denoiser", label)
 
 
 _ONE = Threat("linf 8/255", "linf", "8/255", "pgd:iterations=80,eot=10", protocol="rdc")
@@ -123,6 +126,20 @@ ENTRIES: tuple[Entry, ...] = (
         rows=[Row("Optimal diffusion classifier", "dc", {"denoiser": "optimal"})],
         threats=(LINF, L2),
         clean=(),
+    ),
+    _table(
+        "text",
+        "The second version's RDC: EDM's networks and noise levels, and a network with a head a class",
+        part="-v2",
+        rows=[
+            _diffused("variant=authors", "multi-head", "version 2, multi-head"),
+            _diffused(
+                "variant=authors,sigmas=edm:125,weighting=edm-authors,reduction=mean",
+                "edm",
+                "version 2, EDM",
+            ),
+        ],
+        threats=(LINF, L2),
     ),
     Unavailable("RDC", "figure1", "The pipeline", why="a drawing without numbers"),
     _table(

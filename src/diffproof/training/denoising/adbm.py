@@ -57,6 +57,7 @@ class ADBM(DenoiserObjective):
 
     name = "adbm"
     labelled = True
+    published = True
     t_star: Sequence[float] = (0.1, 0.2)
     budget: float = 8 / 255
     steps: int = 3
@@ -82,6 +83,8 @@ class ADBM(DenoiserObjective):
     ) -> LossOfBatch:
         """See DenoiserObjective."""
         behind = frozen(classifier)
+        if denoiser.num_classes is not None and denoiser.null_label is None:
+            raise ArgumentError("denoiser", "adbm asks it without a label, which it was never trained for")
         ends = _PROCESS.sigma(torch.tensor([self.t_star[0], self.t_star[-1]], dtype=torch.float64)) / WIDTH
         lowest, highest = ends.tolist()
         if not denoiser.sigma_min < lowest <= highest <= denoiser.sigma_max:
@@ -140,5 +143,6 @@ def bridged(
     if denoiser.null_label is not None:
         label = torch.full((len(images),), denoiser.null_label, device=images.device)
     data = noisy * (high - low) + low
-    predicted = network(data * scale, denoiser.schedule.timestep(level), label)
+    # Behind ε there may be a learned variance, which stays what it is.
+    predicted = network(data * scale, denoiser.schedule.timestep(level), label)[:, : data.shape[1]]
     return noisy, predicted if predicted.dtype == torch.float64 else predicted.float()

@@ -26,6 +26,8 @@ class DenoiserObjective(Objective):
     # Whether it is for a classifier behind the denoiser, and needs it; whether it needs true labels.
     classified: ClassVar[bool] = True
     labelled: ClassVar[bool] = False
+    # Whether it trains networks of published checkpoints, too.
+    published: ClassVar[bool] = False
 
     def loss_of_batches(
         self, denoiser: NetworkDenoiser, classifier: Classifier | None, label_dropout: float

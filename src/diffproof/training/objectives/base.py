@@ -31,7 +31,8 @@ class Step:
         sigma: standard deviation of the noise, in [0, 1] pixels.
         done: share of the training's steps that lie behind, in [0, 1).
         network: what is trained, as a search for perturbations calls it.
-        forward: what the loss calls, the same network shared with other processes: images → logits.
+        forward: what the loss calls, the same network shared with other processes: images → logits, and
+            whatever else the network can be asked.
         denoise: noisy images → the images that the network is to see.
     """
 
@@ -42,12 +43,12 @@ class Step:
     sigma: float
     done: float
     network: nn.Module
-    forward: Callable[[Tensor], Tensor]
+    forward: Callable[..., Tensor]
     denoise: Callable[[Tensor], Tensor]
 
     def classify(self, images: Tensor) -> Tensor:
         """N×num_classes logits of images as they are, float32 whatever the network runs in."""
-        logits = self.forward(images)
+        logits: Tensor = self.forward(images)
         return logits if logits.dtype == torch.float64 else logits.float()
 
     def noisy(self, images: Tensor) -> Tensor:
@@ -70,7 +71,7 @@ class Step:
 
 
 class Objective:
-    """A loss of noisy images that a smoothed classifier is trained with. Subclasses write `loss`.
+    """A loss that a classifier is trained with, most of them of noisy images. Subclasses write `loss`.
 
     Raises:
         ValueError: a setting out of range.
@@ -82,8 +83,8 @@ class Objective:
     name: ClassVar[str]
     # Whether the loss draws uniform numbers, too.
     uniform: ClassVar[bool] = False
-    # Whether new networks for it have batch normalisation.
-    batch_norm: ClassVar[bool] = True
+    # Whether it is a loss under the noise that --noise-sigma says; others get sigma = 0.
+    noisy: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         # The catalog says once what each setting takes.
@@ -99,6 +100,15 @@ class Objective:
             network: what is trained.
         """
         return self
+
+    def described(self, description: Mapping[str, Any], *, new: bool) -> dict[str, Any]:
+        """What the weights file is to say of the network; most change nothing.
+
+        Args:
+            description: of a usual new network for the data, or of the one that is trained further.
+            new: which of them.
+        """
+        return dict(description)
 
     def parts(self) -> dict[str, Part]:
         """What it keeps from step to step, for checkpoints, by name."""
@@ -140,13 +150,15 @@ def loss_of_batches(
 
     Args:
         objective: the loss.
-        sigma: standard deviation of the noise, in [0, 1] pixels, > 0.
+        sigma: standard deviation of the noise, in [0, 1] pixels, > 0; 0 for an objective that has none.
         denoise: noisy images → denoised ones; None where the network sees the noise.
 
     Raises:
         ValueError: sigma is out of range.
     """
-    if not 0 < sigma <= LARGEST:
+    if sigma and not objective.noisy:
+        raise ArgumentError("noise_sigma", f"is not for {objective.name}, which adds its own noise")
+    if objective.noisy and not 0 < sigma <= LARGEST:
         raise ArgumentError(
             "noise_sigma",
             f"an objective is one under noise: expected a number in (0, {LARGEST:g}], got {sigma}",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,7 +39,6 @@ class JEM(Objective):
 
     can = frozenset({"train"})
     name = "jem"
-    batch_norm = False
     uniform = True
     weight: float = 1.0
     steps: int = 20
@@ -62,6 +61,10 @@ class JEM(Objective):
         if not is_alone():
             raise ArgumentError("objective", "jem keeps one buffer of samples and trains in one process")
         return _Training(**vars(self), samples=Buffer(self.buffer, image_shape, seed))
+
+    def described(self, description: Mapping[str, Any], *, new: bool) -> dict[str, Any]:
+        """See Objective; new networks have no batch normalisation."""
+        return {**description, **({"batch_norm": False} if new else {})}
 
     def draws_at(self, sigma: float) -> int:
         """The noise of the image, that of each Langevin step, and what samples begin as."""
