@@ -16,7 +16,7 @@ import yaml
 from diffproof.classifiers.libraries import LIBRARIES
 from diffproof.cli.main import diffproof as command_group
 from diffproof.cli.main import run
-from diffproof.denoisers.named import FAMILIES
+from diffproof.denoisers.families import FAMILIES
 from helpers.paths import ROOT
 from helpers.runs import contents
 from helpers.scripts import commands_of

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import diffproof as dp
-from diffproof.denoisers import named
+from diffproof.denoisers.families import FAMILIES
 from diffproof.weights import load_weights, packaged, save_weights
 
 
@@ -50,11 +50,11 @@ def test_bad_specs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, spec: str, m
     assert "\n" not in str(raised.value)
 
 
-@pytest.mark.parametrize("family", sorted(named.FAMILIES))
+@pytest.mark.parametrize("family", sorted(FAMILIES))
 def test_a_spec_reaches_its_family(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, family: str) -> None:
     """The preset and the path arrive as they were written, an "@" in the path included."""
     seen: list[tuple[str, Path]] = []
-    preset = next(iter(named.FAMILIES[family].presets))
+    preset = next(iter(FAMILIES[family].presets))
     digits = dp.load_denoiser("digits")
     assert isinstance(digits, dp.NetworkDenoiser)
 
@@ -62,7 +62,7 @@ def test_a_spec_reaches_its_family(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         seen.append((name, path))
         return digits
 
-    monkeypatch.setitem(named.FAMILIES, family, named.FAMILIES[family]._replace(load=load))
+    monkeypatch.setitem(FAMILIES, family, FAMILIES[family]._replace(load=load))
     assert dp.load_denoiser(f"{family}:{preset}@some/weights@2.pt") is digits
     assert seen == [(preset, Path("some/weights@2.pt"))]
 

@@ -21,7 +21,7 @@ from torch import Tensor
 
 import diffproof as dp
 from diffproof.cli.main import run
-from diffproof.denoisers import named, score_sde
+from diffproof.denoisers import families, score_sde
 from diffproof.denoisers.families import Family
 from diffproof.denoisers.ncsnpp import Architecture
 from diffproof.denoisers.network import NetworkDenoiser
@@ -205,7 +205,7 @@ def test_the_row_of_lee_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     """One-shot denoising by a variance-exploding network, from its file to a certificate."""
     grey = Architecture(8, 16, (1, 2), 1, (4,), smooth=True, fourier=True, image_channels=1)
     monkeypatch.setitem(score_sde.PRESETS, "grey", Preset(grey, Process.VE))
-    monkeypatch.setitem(named.FAMILIES, "score_sde", Family(score_sde.PRESETS, load))
+    monkeypatch.setitem(families.FAMILIES, "score_sde", Family(score_sde.PRESETS, load))
     state = recipe_state(key_shapes(grey), 0)
     torch.save(checkpoint(state, state), tmp_path / "checkpoint.pth")
     spec, folder = f"score_sde:grey@{tmp_path / 'checkpoint.pth'}", tmp_path / "run"

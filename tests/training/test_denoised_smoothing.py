@@ -170,8 +170,8 @@ def test_it_certifies_at_its_level_alone(
         ("--denoiser digits --single-sigma 0.5", "--single-sigma: is for a new network, not with --denoiser"),
         (
             "--denoiser empirical:digits",
-            "--denoiser: expected a file of `diffproof train denoiser` to train further, got"
-            " 'empirical:digits'",
+            "--denoiser: expected a file of `diffproof train denoiser`, or openai:PRESET@FILE or"
+            " score_sde:PRESET@FILE, to train further, got 'empirical:digits'",
         ),
         (
             "--denoiser cifar10",
