@@ -187,10 +187,14 @@ def check_out_file(path: Path, *, force: bool) -> None:
     """Refuse to write a file into a folder that must be there, as `check_out` does.
 
     Raises:
-        ValueError: no such folder, or something is in the way.
+        ValueError: no such folder, or something is in the way, such as a link to a file.
     """
     if not path.parent.is_dir():
         raise ArgumentError("out", f"no such folder: {path.parent}")
+    _check_leads_somewhere(path)
+    # One to a pipe or a terminal, as /dev/stdout, overwrites nothing.
+    if path.is_file():
+        check_no_link(path)
     _check_target(path, force)
 
 
@@ -201,7 +205,7 @@ def _check_no_link(folder: Path, name: str) -> None:
 
 
 def check_no_link(path: Path) -> None:
-    """Raise ValueError where a link is in the place of a file to write that the user did not name."""
+    """Raise ValueError where a link is in the place of a file to write."""
     if path.is_symlink():
         raise ArgumentError("out", f"{path} is a link, which is not followed")
 

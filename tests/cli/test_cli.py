@@ -420,26 +420,29 @@ def test_export_refuses(refused: Refused, small_run: Path) -> None:
     assert refused(arguments) == "--out: folder is a folder, expected to write a file there"
 
 
-def test_export_writes_through_links_and_pipes(
-    tmp_path: Path, small_run: Path, capsys: pytest.CaptureFixture[str]
+def test_export_writes_into_pipes_and_not_through_links_to_files(
+    refused: Refused, tmp_path: Path, small_run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run(["export", str(small_run)]) == 0
     expected = capsys.readouterr().out
-    (tmp_path / "target.tsv").write_text("old")
-    (tmp_path / "link.tsv").symlink_to("target.tsv")
-    assert run(["export", str(small_run), "--out", str(tmp_path / "link.tsv"), "--force"]) == 0
-    assert (tmp_path / "link.tsv").is_symlink()
-    assert (tmp_path / "target.tsv").read_text() == expected
-    pipe = tmp_path / "pipe"
+    Path("target.tsv").write_text("precious")
+    Path("link.tsv").symlink_to("target.tsv")
+    for force in ([], ["--force"]):
+        line = refused(["export", str(small_run), "--out", "link.tsv", *force])
+        assert line == "--out: link.tsv is a link, which is not followed"
+    assert Path("target.tsv").read_text() == "precious"
+    pipe, link = tmp_path / "pipe", tmp_path / "led"
     os.mkfifo(pipe)
+    link.symlink_to("pipe")
     reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
     try:
-        assert run(["export", str(small_run), "--out", str(pipe), "--force"]) == 0
-        assert os.read(reader, 1 << 16).decode() == expected
+        for out in (pipe, link):
+            assert run(["export", str(small_run), "--out", str(out), "--force"]) == 0
+            assert os.read(reader, 1 << 16).decode() == expected
     finally:
         os.close(reader)
     assert pipe.is_fifo()
-    assert {path.name for path in tmp_path.iterdir()} == {"target.tsv", "link.tsv", "pipe"}
+    assert {path.name for path in tmp_path.iterdir()} == {"target.tsv", "link.tsv", "pipe", "led"}
 
 
 @pytest.mark.parametrize("there", ["table.csv", "curve.png"])

@@ -286,10 +286,15 @@ def test_the_command_ends_when_it_is_told_to(
     assert tree(copy) == before
 
 
-def test_what_cannot_be_served_is_one_line(refused: Refused, runs: Path) -> None:
+def test_what_cannot_be_served_is_one_line(
+    refused: Refused, runs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder = str(runs / "none")
-    with socket.create_server(("127.0.0.1", 0)) as other:
+    with socket.create_server(("127.0.0.1", 0)) as other, monkeypatch.context() as patch:
         port = other.getsockname()[1]
+        # Nothing that loads torch is imported before.
+        for module in ("runs.places", "web.live.board"):
+            patch.setitem(sys.modules, f"diffproof.{module}", None)
         said = refused(["serve", folder, "--port", str(port)])
     assert said == f"--port: {port} of 127.0.0.1 cannot be had: Address already in use; --port takes another"
     assert refused(["serve", folder, "--port", "65536"]).startswith("Invalid value for '--port'")

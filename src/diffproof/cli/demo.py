@@ -70,13 +70,15 @@ def demo(
       diffproof demo
       diffproof demo --data images/ --classifier hf:my-vit --denoiser cifar10
     """
+    from diffproof.web.ports import check_port
+
+    # Before torch and gradio are loaded.
+    check_port(host, port)
     from diffproof.runs.prepare import resolve_device
     from diffproof.web.demo.actions import Actions
     from diffproof.web.demo.serve import served, silent_gradio, wait
     from diffproof.web.demo.studio import Studio
-    from diffproof.web.ports import check_port
 
-    check_port(host, port)
     with silent_gradio() as gr:
         studio = Studio.load(
             data,

@@ -29,12 +29,14 @@ def serve(runs: tuple[Path, ...], host: str, port: int, every: float, data: str 
     for. The page can only be read, nothing is written to RUNS, and it is served to this machine alone unless
     --host says otherwise; --data and --trust are those of report. Ctrl-C ends it.
     """
+    from diffproof.web.ports import check_port
+
+    # Before torch is loaded.
+    check_port(host, port)
     from diffproof.runs.places import Places
     from diffproof.web.live.board import Board
     from diffproof.web.live.server import serving
-    from diffproof.web.ports import check_port
 
-    check_port(host, port)
     board = Board(runs, Places({} if data is None else {"data": data}, trust), every)
     with serving(board, host, port) as (address, local):
         others = "" if local else "; without a password, to all who reach this machine"

@@ -18,6 +18,7 @@ from diffproof.data.images import ImageData
 from diffproof.reverse.levels import vp_sigmas
 from diffproof.theory.densities import GaussianMixture
 from diffproof.theory.figures import bound as theory_bound
+from diffproof.theory.figures import converging as theory_converging
 from diffproof.theory.figures import draw as theory_draw
 from diffproof.theory.figures import planes as theory_planes
 from diffproof.theory.figures import results as theory_results
@@ -55,8 +56,8 @@ def drawn(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, str
         patch.setattr(theory_bound, "_ITERATIONS", (10, 40, 120))
         patch.setattr(theory_results, "_CELLS", CELLS)
         patch.setattr(theory_results, "_PER_BIN", PER_BIN)
-        patch.setattr(theory_results, "_CHAIN_STEPS", [8, 32, 128])
-        patch.setattr(theory_results, "_GRID_STEPS", [8, 32])
+        patch.setattr(theory_converging, "_CHAIN_STEPS", [8, 32, 128])
+        patch.setattr(theory_converging, "_GRID_STEPS", [8, 32])
         patch.setattr(theory_results, "load_digits", few)
         patch.setattr("click.echo", lambda text, **_: lines.append(text))
         arguments = ["--out", str(folder / "out"), "--density", str(folder / "p.json"), "--points", "9"]
@@ -278,6 +279,19 @@ def test_refuses_densities(refused: Refused, text: str | None, message: str) -> 
 )
 def test_refuses_flags(refused: Refused, flags: str, message: str) -> None:
     assert refused(["theory", "--out", "out", *flags.split()]).startswith(message)
+
+
+def test_a_noise_level_that_rounding_hides_is_refused_before_the_work(
+    refused: Refused, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The distance of its finest steps is below 0 there."""
+
+    def late(*_: object) -> None:
+        raise AssertionError
+
+    monkeypatch.setattr(theory_draw, "bounds", late)
+    said = refused(["theory", "--out", "out", "--t-star", "1e-6"])
+    assert said.startswith("--t-star: rounding hides how far Euler–Maruyama misses")
 
 
 def test_overwrites_nothing(refused: Refused) -> None:

@@ -166,7 +166,10 @@ def test_the_diffusion_classifier_is_asked(actions: Actions, networks: Networks)
 def test_the_command_says_in_one_line_what_is_wrong(
     refused: Refused, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with socket.socket() as taken:
+    with socket.socket() as taken, monkeypatch.context() as patch:
+        # Nothing that loads torch or gradio is imported before.
+        for module in ("runs.prepare", "web.demo.actions", "web.demo.serve"):
+            patch.setitem(sys.modules, f"diffproof.{module}", None)
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = str(taken.getsockname()[1])

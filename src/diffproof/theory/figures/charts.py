@@ -10,7 +10,8 @@ from matplotlib.lines import Line2D
 
 from diffproof.theory.divergences import total_variation_bound
 from diffproof.theory.figures.bound import CONFIDENCE, Bounds
-from diffproof.theory.figures.results import AGREEMENT_VOTES, Agreement, Convergence, DigitRadii
+from diffproof.theory.figures.converging import Convergence
+from diffproof.theory.figures.results import AGREEMENT_VOTES, Agreement, DigitRadii
 
 # Of Okabe & Ito's palette, told apart with every form of colour blindness; lines and marks differ, too.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")

@@ -11,11 +11,11 @@ from matplotlib.figure import Figure
 from diffproof.files import check_out, replacing
 from diffproof.theory.figures.bound import bounds
 from diffproof.theory.figures.charts import draw_agreement, draw_bounds, draw_convergence, draw_digits
+from diffproof.theory.figures.converging import converge
 from diffproof.theory.figures.planes import draw_attack, draw_decisions, draw_overlap, draw_regions
 from diffproof.theory.figures.results import (
     agreement,
     attack,
-    converge,
     decisions,
     digit_radii,
     overlap,
@@ -50,7 +50,7 @@ def draw_theory(setting: Setting, points: int, out: Path, *, force: bool) -> lis
         Each file and what it shows.
 
     Raises:
-        ValueError: a picture is there already and `force` is not given, or as `regions`.
+        ValueError: a picture is there already and `force` is not given, or as `regions` and `converge`.
         OSError: the folder cannot be written.
     """
     check_out(out, PICTURES, force=force)
@@ -58,6 +58,7 @@ def draw_theory(setting: Setting, points: int, out: Path, *, force: bool) -> lis
     drawn_regions = regions(setting, points)
     attacked = attack(setting)
     noisy = attacked.points[1]
+    converged = converge(setting, noisy)
     bounded = bounds(setting.marginal(), float(noisy[0]), setting.sigma, setting.generator(7))
     pictures: list[tuple[str, Figure]] = [
         _drawn(overlap(setting), draw_overlap),
@@ -65,7 +66,7 @@ def draw_theory(setting: Setting, points: int, out: Path, *, force: bool) -> lis
         _drawn(drawn_regions, draw_regions),
         _drawn(decisions(setting), draw_decisions),
         _drawn(agreement(setting), draw_agreement),
-        _drawn(converge(setting, noisy), draw_convergence),
+        _drawn(converged, draw_convergence),
         _drawn(bounded, draw_bounds),
         _drawn(digit_radii(), draw_digits),
     ]

@@ -18,13 +18,11 @@ from diffproof.checks import check_at_least
 from diffproof.data.digits import load_digits
 from diffproof.errors import ArgumentError
 from diffproof.intervals import Share
-from diffproof.reverse.solvers import Solver
 from diffproof.theory.densities import GaussianMixture
 from diffproof.theory.figures.setting import Setting
 from diffproof.theory.finite_support import FiniteSupport
 from diffproof.theory.high_density import HighDensityPurifier
 from diffproof.theory.mixed_integer import MAX_PAIRS, union_radius_mip
-from diffproof.theory.reverse_sde import Distance, convergence, order
 from diffproof.theory.robust_regions import Nearest, Radii, nearest_outside, radii
 
 # Cells along a side of the plane of decision regions, and how far it goes beyond [0, 1].
@@ -35,8 +33,6 @@ _VOTES = (1, 5, 40)
 AGREEMENT_VOTES = (1, 3, 5, 11, 21, 41)
 _BINS = (0.5, 0.6, 0.75, 0.9, 1.0)
 _PER_BIN = 100
-# Steps whose error is drawn: of chains in closed form, and of those on a grid.
-_CHAIN_STEPS, _GRID_STEPS = ([2**i for i in range(2, end)] for end in (11, 8))
 # Kernel bandwidth and noise level of the digits' picture, in pixels.
 _DIGITS = (0.5, 1.0)
 
@@ -314,44 +310,6 @@ def agreement(setting: Setting) -> Agreement:
         )
         result.same.append(float((top[rows] == dense[part]).double().mean()))
     return result
-
-
-@dataclass(frozen=True)
-class Convergence:
-    """The reverse process's distance to the posterior by its steps, by what it is of."""
-
-    setting: Setting
-    noisy: Tensor
-    distances: dict[str, list[Distance]]
-
-    def order(self, name: str) -> float:
-        """That of KL in 1/steps, measured at the four finest."""
-        return order(self.distances[name][-4:])
-
-    def __str__(self) -> str:
-        parts = [
-            f"{name} {self.order(name):.2f} (KL {found[-1].kl:.1e} after {found[-1].steps} steps)"
-            for name, found in self.distances.items()
-        ]
-        return f"KL(posterior ‖ reverse process) ∝ steps^-order, order measured: {', '.join(parts)}"
-
-
-def converge(setting: Setting, noisy: Tensor) -> Convergence:
-    """From one noisy point 2: of the density's heaviest component alone, and of pixel 1 alone."""
-    heaviest = int(setting.density.log_weights.argmax())
-    one = GaussianMixture(
-        setting.density.means[[heaviest]], setting.density.covariances[[heaviest]], labels=[0]
-    )
-    marginal, first = setting.marginal(), noisy[:1]
-    return Convergence(
-        setting,
-        noisy,
-        {
-            "one Gaussian, ancestral": convergence(one, noisy, setting.sigma, _CHAIN_STEPS),
-            "pixel 1, ancestral": convergence(marginal, first, setting.sigma, _GRID_STEPS),
-            "pixel 1, Euler–Maruyama": convergence(marginal, first, setting.sigma, _GRID_STEPS, Solver.SDE),
-        },
-    )
 
 
 @dataclass(frozen=True)
