@@ -41,6 +41,7 @@ SETTINGS: dict[str, Any] = {
     "indices": "0:40:2",
     "n": 1000,
     "batch_size": 128,
+    "seed": 0,
 }
 
 

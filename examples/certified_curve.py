@@ -29,6 +29,7 @@ def main() -> None:
     for sigma in SIGMAS:
         for defense in DEFENSES:
             settings = CertifySettings(
+                seed=0,
                 data="digits",
                 indices="0:500:10",
                 denoiser=None if defense == "none" else "digits",

@@ -54,6 +54,14 @@ def short_samples() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="session", autouse=True)
+def fixed_seeds() -> Iterator[None]:
+    """What a test gives no seed gets 0 as if it had been drawn, so that its numbers are always the same."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("diffproof.seeds.drawn_seed", lambda: 0)
+        yield
+
+
 @pytest.fixture(scope="session")
 def denoiser(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A denoiser good enough to certify something, trained in seconds by the real command.

@@ -36,7 +36,7 @@ COMMANDS: dict[str, str] = {
     "attack diffpure": f"{_ATTACK} {NETWORKS} {DENOISER} --defense diffpure:t_star=0.01,steps=1",
     "purify": f"purify pictures {DENOISER} --defense diffpure:t_star=0.01,steps=1 --out out",
     "sample": f"sample {DENOISER} --n 4 --steps 1 --out out.npz",
-    "certify shard": f"{_CERTIFY} {NETWORKS} --defense none --shard 1/2",
+    "certify shard": f"{_CERTIFY} {NETWORKS} --defense none --seed 0 --shard 1/2",
     "merge": "merge out run-0 run-1",
     "report": "report run-a --out out",
     "report attack": "report run-b --out out",

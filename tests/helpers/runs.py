@@ -35,6 +35,7 @@ TOLD: dict[str, Any] = {
     "n0": 10,
     "n": 30,
     "batch_size": 20,
+    "seed": 0,
 }
 
 

@@ -135,7 +135,9 @@ def test_runs_with_other_classes_are_refused(
 @pytest.mark.slow
 def test_settings_in_python_take_a_class_map(zoo: Path) -> None:
     job = prepare(
-        CertifySettings(data="some", defense="none", classifier="zoo:backwards", sigma=0.1, class_map=SUBSET)
+        CertifySettings(
+            seed=0, data="some", defense="none", classifier="zoo:backwards", sigma=0.1, class_map=SUBSET
+        )
     )
     assert job.data.labels.tolist() == [0, 0, 1, 1, 2, 2]
     assert job.settings.class_map == SUBSET

@@ -41,6 +41,7 @@ CERTIFY: dict[str, Any] = {
     "batch_size": 32,
 }
 ATTACK: dict[str, Any] = {
+    "seed": 0,
     "data": "digits",
     "indices": "0:70:10",
     "classifier": "digits",

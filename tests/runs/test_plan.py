@@ -28,6 +28,7 @@ from helpers.command_line import composed
 from helpers.runs import PLAIN, SMALL_RUN
 
 ATTACK: dict[str, Any] = {
+    "seed": 0,
     "data": "digits",
     "indices": "0:6:2",
     "denoiser": "digits",

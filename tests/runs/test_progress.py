@@ -31,6 +31,7 @@ pytestmark = pytest.mark.usefixtures("often")
 
 A_RUN = 6 * 40
 ATTACK: dict[str, Any] = {
+    "seed": 0,
     "data": "digits",
     "indices": "0:6:2",
     "classifier": "digits",

@@ -31,7 +31,7 @@ from helpers.command_line import Refused, composed, words
 from helpers.files import tree
 from helpers.processes import exit_status, forked, outcome, until
 
-FAST: dict[str, object] = {"denoiser": "digits", "defense": "diffpure", "t_star": 0.15, "steps": 4}
+FAST: dict[str, object] = {"seed": 0, "denoiser": "digits", "defense": "diffpure", "t_star": 0.15, "steps": 4}
 NAMES = ["a.png", "b.png", "c.png", "deep/a.png", "deep/er/d.png"]
 
 
@@ -177,14 +177,14 @@ def test_coup_needs_a_classifier(tmp_path: Path, pictures: Path, refused: Refuse
 
 
 def test_a_defence_without_classifier_cannot_be_called() -> None:
-    settings = PurifySettings(defense="diffpure:t_star=0.1,steps=1", denoiser="digits")
+    settings = PurifySettings(seed=0, defense="diffpure:t_star=0.1,steps=1", denoiser="digits")
     defense = load_networks_and_defense(settings, torch.device("cpu"))
     with pytest.raises(ValueError, match="classifier: this defence only purifies; expected a classifier"):
         defense(digits(1))
 
 
 def test_a_worker_tells_whether_a_picture_fails_or_all_do() -> None:
-    settings = PurifySettings(defense="diffpure:t_star=0.1,steps=2", denoiser="digits")
+    settings = PurifySettings(seed=0, defense="diffpure:t_star=0.1,steps=2", denoiser="digits")
     purifier: Any = load_networks_and_defense(settings, torch.device("cpu"))
     images, gone = digits(3), False
     worker = worker_of(purifier, settings, torch.device("cpu"))

@@ -36,6 +36,7 @@ from helpers.runs import PLAIN, certify_flags, contents, rows
 
 # Five images, two in a group.
 ATTACK: dict[str, Any] = {
+    "seed": 0,
     "data": "digits",
     "indices": "0:25:5",
     "classifier": "digits",
@@ -222,7 +223,14 @@ def test_groups_are_cut_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 @pytest.mark.parametrize("softly", [True, False])
 def test_a_shard_that_was_stopped_continues_to_the_same_results(tmp_path: Path, softly: bool) -> None:
     settings = CertifySettings(
-        data="digits", indices="0:24:4", classifier="digits", defense="none", sigma=0.25, n=24, shard="1/2"
+        seed=0,
+        data="digits",
+        indices="0:24:4",
+        classifier="digits",
+        defense="none",
+        sigma=0.25,
+        n=24,
+        shard="1/2",
     )
     job = prepare(replace(settings, n0=8, batch_size=8))
     assert job.part == [4, 12, 20]
@@ -274,6 +282,7 @@ def test_progress_and_plans_are_of_the_part(
 
     monkeypatch.setattr(progress, "shown_once_started", shown)
     fields: dict[str, Any] = {
+        "seed": 0,
         "data": "digits",
         "indices": "0:20:4",
         "classifier": "digits",
@@ -290,27 +299,3 @@ def test_progress_and_plans_are_of_the_part(
     costs = attack_costs(attack, 0.0)
     assert (costs.images, costs.units) == (images, images)
     assert (costs.first_evaluations > 0) == is_first(shard)
-
-
-def test_a_random_seed_is_drawn_once_a_run(
-    tmp_path: Path, refused: Refused, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """Nobody knows it before; the run keeps it, and what continues or repeats the run has it."""
-    few: dict[str, object] = {**PLAIN, "seed": "random", "n0": 2, "n": 10}
-    assert "--seed: shards of a run have one seed" in refused(
-        certify_flags(tmp_path / "s", **few, shard="0/2")
-    )
-    seeds = []
-    for name in ("a", "b"):
-        assert run(certify_flags(tmp_path / name, **few, indices="0:2")) == 0
-        seeds.append(yaml.safe_load((tmp_path / name / "settings.yaml").read_text())["seed"])
-        assert f"seed: {seeds[-1]}, drawn for this run" in capsys.readouterr().err
-    assert seeds[0] != seeds[1]
-    assert run(certify_flags(tmp_path / "a", **few, indices="0:4")) == 0
-    assert capsys.readouterr().err == ""
-    config = ["--config", str(tmp_path / "a" / "settings.yaml"), "--out"]
-    assert run(["certify", *config, str(tmp_path / "c")]) == 0
-    assert run(certify_flags(tmp_path / "d", **{**few, "seed": seeds[0]}, indices="0:4")) == 0
-    assert rows(tmp_path / "a") == rows(tmp_path / "c") == rows(tmp_path / "d")
-    assert run(["verify", str(tmp_path / "a"), "--trust", "--resample", "2"]) == 0
-    assert run(["plan", *certify_flags(tmp_path, **few)[:-2]]) == 0

@@ -26,6 +26,7 @@ from helpers.runs import change, rows
 pytestmark = pytest.mark.usefixtures("often")
 
 ATTACK: dict[str, Any] = {
+    "seed": 0,
     "data": "digits",
     "indices": "0:2",
     "classifier": "digits",

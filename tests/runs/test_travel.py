@@ -454,7 +454,9 @@ def test_an_attack_has_no_format_of_cohen(tmp_path: Path, capsys: pytest.Capture
 def test_a_folder_that_is_deleted_under_a_run_is_one_line(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     job = prepare(
-        CertifySettings(data="digits", classifier="digits", defense="none", sigma=0.25, n0=5, n=50, limit=2)
+        CertifySettings(
+            seed=0, data="digits", classifier="digits", defense="none", sigma=0.25, n0=5, n=50, limit=2
+        )
     )
 
     def vanish(evaluations: int) -> None:

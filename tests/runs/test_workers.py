@@ -85,6 +85,7 @@ def test_a_busy_folder_is_named_before_networks_are_loaded(kind: str, refused: R
 
 def attack_of(**changes: object) -> AttackRun:
     request: dict[str, Any] = {
+        "seed": 0,
         "data": "digits",
         "indices": "0:12:2",
         "denoiser": "digits",

@@ -217,7 +217,9 @@ def test_it_goes_on_from_any_network_call_and_repeats_none(name: str, tmp_path: 
     places = {before for *_, before in snapshots}
     several_calls = name in ("dc in a race", "own vote")
     assert (places == set(range(1, len(calls) + 1))) == (not several_calls)
-    settings = CertifySettings(data="digits", defense="none", classifier="digits", sigma=SIGMA, n0=N0, n=N)
+    settings = CertifySettings(
+        seed=0, data="digits", defense="none", classifier="digits", sigma=SIGMA, n0=N0, n=N
+    )
     identity = Identity(weights_hash="", data_hash="", planned=3, code={}, indices=(2, 5, 9))
     for counted, snapshot, before in snapshots[:: max(1, len(snapshots) // 4)]:
         work = snapshot()

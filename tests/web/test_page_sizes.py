@@ -18,6 +18,7 @@ from helpers.pages import read_page
 
 IMAGES = 1_000
 SETTINGS = AttackSettings(
+    seed=0,
     data="elsewhere.npz",
     classifier="digits",
     defense="none",

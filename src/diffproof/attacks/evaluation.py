@@ -60,11 +60,13 @@ class Evaluation:
         images: what was found for each image, in their order.
         clean: the scores without an attack.
         attacked: the scores after it.
+        seed: of all noise.
     """
 
     images: tuple[Evaluated, ...]
     clean: Scores
     attacked: Scores
+    seed: int
 
     def _repr_html_(self) -> str:
         """The scores before and after, for notebooks."""
@@ -85,7 +87,7 @@ def evaluate(
     draws: int = 10,
     votes: int = 10,
     fixed_noise: bool = False,
-    seed: int = 0,
+    seed: int,
     image_indices: Sequence[int] | None = None,
     batch_size: int = 64,
 ) -> Evaluation:
@@ -152,7 +154,7 @@ def evaluate(
         one = Evaluated(index, int(labels[row]), before, result, tuple(after.tolist()), wrong, *known)
         made.append(one)
     clean_scores, attacked_scores = scores(made, view.num_classes, draws=draws, votes=votes)
-    return Evaluation(tuple(made), clean_scores, attacked_scores)
+    return Evaluation(tuple(made), clean_scores, attacked_scores, seed)
 
 
 # What sees the defence itself, so that a wrong answer that the attack saw is one of the defence.

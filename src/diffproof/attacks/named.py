@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, TypeVar
 
 from torch import Tensor
@@ -18,6 +19,7 @@ from diffproof.checks import check_flag, shown
 from diffproof.defenses.base import Defense
 from diffproof.errors import ArgumentError, Fitting
 from diffproof.methods import MethodSpec, build, parse
+from diffproof.seeds import settled_seed
 
 Found = TypeVar("Found")
 
@@ -49,7 +51,7 @@ def attack(
     budget: str | float | None = None,
     gradient: GradientMode | str = GradientMode.EXACT,
     surrogate_share: float | None = None,
-    seed: int = 0,
+    seed: int | None = None,
     image_indices: Sequence[int] | None = None,
     batch_size: int = 64,
     progress: bool = False,
@@ -66,7 +68,8 @@ def attack(
         budget: the largest norm of a perturbation, as a number or like "8/255", where `threat` is a name.
         gradient: the gradient that the attack gets; see GradientMode.
         surrogate_share: share of the steps that the gradient "surrogate" takes, in (0, 1]; 0.1 by default.
-        seed: see Attack.run.
+        seed: see Attack.run; None draws one, which the results state. A defence that knows the seed can be
+            ready for just these draws.
         image_indices: see Attack.run; None for 0, 1, ….
         batch_size: see Attack.run. When memory runs out it is halved, with a warning.
         progress: show a bar that counts images, which needs diffproof[notebook].
@@ -81,18 +84,20 @@ def attack(
     """
     view, chosen, within = _resolved(defense, attack, threat, budget, gradient, surrogate_share, settings)
     chosen.check(view, within)
+    seed, _ = settled_seed(seed)
     indices = check_arguments(view, images, labels, within, image_indices, batch_size, seed).tolist()
 
-    def found(some: slice, size: int) -> list[AttackResult]:
+    def do(some: slice, size: int) -> list[AttackResult]:
         given: dict[str, Any] = {
             "threat": within,
             "seed": seed,
             "image_indices": indices[some],
             "batch_size": size,
         }
-        return chosen.run(view, images[some], labels[some], **given)
+        found = chosen.run(view, images[some], labels[some], **given)
+        return [replace(one, seed=seed) for one in found]
 
-    return _in_batches(view, chosen, len(images), batch_size, progress, found)
+    return _in_batches(view, chosen, len(images), batch_size, progress, do)
 
 
 def evaluate(
@@ -108,7 +113,7 @@ def evaluate(
     draws: int = 10,
     votes: int = 10,
     fixed_noise: bool = False,
-    seed: int = 0,
+    seed: int | None = None,
     image_indices: Sequence[int] | None = None,
     batch_size: int = 64,
     progress: bool = False,
@@ -139,6 +144,7 @@ def evaluate(
     """
     view, chosen, within = _resolved(defense, attack, threat, budget, gradient, surrogate_share, settings)
     chosen.check(view, within)
+    seed, _ = settled_seed(seed)
     indices = check_arguments(view, images, labels, within, image_indices, batch_size, seed).tolist()
     how: dict[str, Any] = {"attack": chosen, "threat": within, "draws": draws, "votes": votes, "seed": seed}
     how["fixed_noise"] = check_flag("fixed_noise", fixed_noise)
@@ -148,7 +154,8 @@ def evaluate(
         return list(evaluation.evaluate(view, images[some], labels[some], **own).images)
 
     every = _in_batches(view, chosen, len(images), batch_size, progress, found)
-    return Evaluation(tuple(every), *scores(every, view.num_classes, draws=draws, votes=votes))
+    clean, attacked = scores(every, view.num_classes, draws=draws, votes=votes)
+    return Evaluation(tuple(every), clean, attacked, seed)
 
 
 def _in_batches(

@@ -24,6 +24,7 @@ class AttackResult:
             is not.
         draws: draws of noise that the attack saw, each once; a draw may be evaluated several times.
         zero_gradients: share of the iterations whose gradient was exactly zero; None if it asked for none.
+        seed: of all noise that the attack saw; None in a run, whose settings state it.
     """
 
     image_index: int
@@ -35,6 +36,7 @@ class AttackResult:
     backwards: int
     draws: int
     zero_gradients: float | None
+    seed: int | None = None
 
     @property
     def success(self) -> bool:

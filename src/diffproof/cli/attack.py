@@ -15,7 +15,7 @@ from diffproof.cli.run_options import (
     applied,
     data_options,
     run_options,
-    settled_seed,
+    settle_seed,
     shard_option,
     tell_layout,
     tell_shard,
@@ -122,7 +122,7 @@ def attack(out: Path, **flags: Any) -> None:
     from diffproof.runs.settings import AttackRequest
 
     asked = workforce(flags)
-    flags["seed"] = settled_seed(flags["seed"], flags["shard"], out, AttackStore)
+    settle_seed(flags, out, AttackStore)
     job = prepare(AttackRequest(**flags), here=asked is None)
     tell_layout(job.data)
     try:

@@ -14,7 +14,7 @@ from diffproof.cli.flags import Names, command
 from diffproof.cli.run_options import (
     data_options,
     run_options,
-    settled_seed,
+    settle_seed,
     shard_option,
     tell_layout,
     tell_shard,
@@ -149,7 +149,7 @@ def certify(out: Path, **flags: Any) -> None:
     from diffproof.runs.settings import CertifySettings
 
     asked = workforce(flags)
-    flags["seed"] = settled_seed(flags["seed"], flags["shard"], out, CertifyStore)
+    settle_seed(flags, out, CertifyStore)
     settings = CertifySettings(**flags)
     job = prepare(settings, here=asked is None)
     tell_layout(job.data)
@@ -174,6 +174,8 @@ def certify(out: Path, **flags: Any) -> None:
         noised, seen = ("×".join(map(str, size)) for size in (first.image_size, first.classifier_size))
         said(f"radii are ℓ2 at {noised}, where noise was added; the classifier works at {seen}")
     said(_held_for(first, sum(result.certificate.moved > _MOVED for result in results)))
+    if not first.seed_drawn:
+        said(f"the {first.seed_told}")
     shares = accuracies({result.image_index: result for result in results}, job.indices, job.settings)
     if shares:
         said(told(shares, len(job.indices)))

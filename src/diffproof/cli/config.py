@@ -53,7 +53,8 @@ def _load(context: click.Context, path: Path, trust: bool) -> None:
     options = (option for option in context.command.params if isinstance(option, click.Option))
     known = {option.name for option in options if option.name} - {"config", "trust", "help"}
     values = {str(name).replace("-", "_"): value for name, value in loaded.items()}
-    values = {name: value for name, value in values.items() if value not in ("null", "~")}
+    # That a seed was drawn is told of one run; who repeats that gives it.
+    values = {name: one for name, one in values.items() if one not in ("null", "~") and name != "seed_drawn"}
     for kind in ("defense", "attack"):
         if isinstance(values.get(kind), dict) and kind in known:
             try:

@@ -11,7 +11,7 @@ import click
 from diffproof.cli.attack import attack
 from diffproof.cli.certify import certify
 from diffproof.cli.flags import Command, Group, json_option
-from diffproof.cli.run_options import WORKER_FLAGS, settled_seed, tell_layout
+from diffproof.cli.run_options import WORKER_FLAGS, settle_seed, tell_layout
 from diffproof.cli.screen import print_json, said
 from diffproof.wording import counted, duration, rounded
 
@@ -68,10 +68,9 @@ def plan_certify(workers: int | str | None, as_json: bool, **flags: Any) -> None
     began = time.perf_counter()
     from diffproof.runs.certify.job import prepare
     from diffproof.runs.certify.plan import certify_costs
-    from diffproof.runs.certify.store import CertifyStore
     from diffproof.runs.settings import CertifySettings
 
-    flags["seed"] = settled_seed(flags["seed"], flags["shard"], None, CertifyStore)
+    settle_seed(flags)
     settings, asked = CertifySettings(**flags), _number(workers, flags["device"])
     started = time.perf_counter()
     job = prepare(settings)
@@ -100,10 +99,9 @@ def plan_attack(workers: int | str | None, as_json: bool, **flags: Any) -> None:
     began = time.perf_counter()
     from diffproof.runs.attack.job import prepare
     from diffproof.runs.attack.plan import attack_costs
-    from diffproof.runs.attack.store import AttackStore
     from diffproof.runs.settings import AttackRequest
 
-    flags["seed"] = settled_seed(flags["seed"], flags["shard"], None, AttackStore)
+    settle_seed(flags)
     request, asked = AttackRequest(**flags), _number(workers, flags["device"])
     started = time.perf_counter()
     job = prepare(request)

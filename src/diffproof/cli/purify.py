@@ -12,7 +12,13 @@ from diffproof.cli.config import config_option
 from diffproof.cli.defense_options import defense_options
 from diffproof.cli.flags import command, device_option, precision_option
 from diffproof.cli.paths import PATH
-from diffproof.cli.run_options import skip_unreadable_option, worker_options, workforce
+from diffproof.cli.run_options import (
+    seed_option,
+    settle_seed,
+    skip_unreadable_option,
+    worker_options,
+    workforce,
+)
 from diffproof.cli.screen import Rows, said, show
 from diffproof.wording import counted
 
@@ -31,7 +37,7 @@ if TYPE_CHECKING:
     help="Resize pictures to this shorter side, then crop a square. [default: no]",
 )
 @skip_unreadable_option
-@click.option("--seed", default=0, help="Seed all noise with this integer, in [0, 2^64).")
+@seed_option
 @click.option(
     "--batch-size", default=64, help="Purify at most this many at once, ≥ 1; this changes no result."
 )
@@ -61,6 +67,7 @@ def purify(pictures: tuple[Path, ...], out: Path, force: bool, **flags: Any) -> 
     from diffproof.runs.purify.job import PurifySettings, prepare_purify
 
     asked = workforce(flags)
+    settle_seed(flags)
     settings = PurifySettings(**flags)
     purified = _purify(prepare_purify(settings, pictures, out, force=force, here=asked is None), asked)
     if settings.classifier is not None:

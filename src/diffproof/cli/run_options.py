@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,7 +20,6 @@ if TYPE_CHECKING:
     from diffproof.runs.store import RunStore
     from diffproof.scale.workforce import Workforce
 
-_RANDOM = "random"
 Command = Callable[..., Any]
 
 
@@ -109,41 +107,43 @@ def class_map_option(command: Command) -> Command:
     )(command)
 
 
-class Seed(click.ParamType[int | str]):
-    """A seed, or random."""
+def seed_option(command: Command) -> Command:
+    """--seed of what is certified, attacked or purified."""
+    return click.option(
+        "--seed",
+        type=Integer(),
+        help="Seed noise, and choices of images, with this integer, in [0, 2^64), to repeat a run. [default:"
+        " drawn for the run and kept in it; images chosen by 0]",
+    )(command)
 
-    name = "INTEGER|random"
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | str:
-        """See click."""
-        return _RANDOM if value == _RANDOM else int(Integer().convert(value, param, ctx))
-
-
-def settled_seed(seed: int | str, shard: str | None, out: Path | None, store: type[RunStore[Any]]) -> int:
-    """The seed that --seed means: of random that of the run in the folder, else one that is drawn, and told.
+def settle_seed(
+    flags: dict[str, Any], out: Path | None = None, store: type[RunStore[Any]] | None = None
+) -> None:
+    """Put the seed among the flags, and whether it was drawn: given, that of the run in the folder, or drawn.
 
     Args:
-        seed: an integer, or random.
-        shard: which, if any: those of a run have one seed.
-        out: the folder, None for none.
-        store: of the runs that the command makes.
+        flags: of the command, which are changed.
+        out: the run folder, None for a command that makes none.
+        store: of the runs that it makes.
 
     Raises:
-        ValueError: random for a new shard; or the folder's run cannot be read.
+        ValueError: a new shard without a seed; or the folder's run cannot be read.
     """
+    from diffproof.checks import renamed
     from diffproof.runs.folder import is_there
+    from diffproof.seeds import settled_seed
 
-    if isinstance(seed, int):
-        return seed
-    if out is not None and is_there(out):
-        with store.reading(out) as found:
-            return int(found.settings.seed)
-    if shard is not None:
-        raise ArgumentError("seed", "shards of a run have one seed; expected the same integer for each")
-    # Of the operating system: no other seed tells anything of it.
-    drawn = secrets.randbits(64)
-    printed(f"seed: {drawn}, drawn for this run", err=True)
-    return drawn
+    seed = flags["seed"]
+    if out is not None and store is not None and is_there(out):
+        with renamed({"run": "out"}), store.reading(out) as found:
+            stored = found.settings
+        if seed in (None, stored.seed):
+            flags.update(seed=stored.seed, seed_drawn=stored.seed_drawn)
+            return
+    if seed is None and out is not None and flags.get("shard") is not None:
+        raise ArgumentError("seed", "shards of a run share one; expected the same integer for each of them")
+    flags["seed"], flags["seed_drawn"] = settled_seed(seed)
 
 
 def run_options(batch_size: int) -> Callable[[Command], Command]:
@@ -153,13 +153,7 @@ def run_options(batch_size: int) -> Callable[[Command], Command]:
         return applied(
             command,
             [
-                click.option(
-                    "--seed",
-                    type=Seed(),
-                    default=0,
-                    help="Seed noise and choices of images with this integer, in [0, 2^64); random: with one"
-                    " that nobody knows before, drawn for this run and kept in it.",
-                ),
+                seed_option,
                 click.option(
                     "--batch-size",
                     default=batch_size,

@@ -17,7 +17,9 @@ from diffproof.wording import counted
 @click.option("--denoiser", required=True, help="Use this diffusion model; see diffproof certify --help.")
 @click.option("--n", required=True, type=int, help="Draw this many samples, ≥ 1.")
 @click.option("--steps", default=50, help="Take this many denoiser evaluations a sample, ≥ 1.")
-@click.option("--seed", default=0, help="Seed all noise with this integer, in [0, 2^64).")
+@click.option(
+    "--seed", default=0, help="Seed all noise with this integer, in [0, 2^64): the same samples every time."
+)
 @click.option("--batch-size", default=64, help="Draw at most this many at once, ≥ 1.")
 @device_option
 @click.option("--out", required=True, type=PATH, help="Write them to this .npz file.")

@@ -23,7 +23,9 @@ from diffproof.cli.screen import said
     default=12,
     help="Draw regions of this many points, at least one a class.",
 )
-@click.option("--seed", default=0, help="Seed all noise with this integer, in [0, 2^64).")
+@click.option(
+    "--seed", default=0, help="Seed all noise with this integer, in [0, 2^64): the same pictures every time."
+)
 @click.option("--out", required=True, type=PATH, help="Write the pictures to this folder.")
 @click.option("--force", is_flag=True, help="Overwrite what is there.")
 def theory(density: Path | None, t_star: float, points: int, seed: int, out: Path, force: bool) -> None:

@@ -103,7 +103,8 @@ def training_options(*, iterations: int, learning_rate: float) -> Callable[[Comm
         click.option(
             "--seed",
             default=0,
-            help="Seed initialisation, batches, noise and choices of images with this integer, in [0, 2^32).",
+            help="Seed initialisation, batches, noise and choices of images with this integer, in [0, 2^32):"
+            " the same training every time.",
         ),
         device_option,
         click.option(

@@ -176,7 +176,7 @@ class AttackedTable(Entry):
         sizes += ["--draws", "2", "--majority-of", "2"] if request.quick else []
         chosen = request.chosen(self.images)
         words = ("attack", "--data", request.data, *chosen, *flags, "--defense", defense, *how, *sizes)
-        return Step((*words, *request.common), self._folder(row, threat, request))
+        return Step((*words, *request.seeded), self._folder(row, threat, request))
 
     def _line(self, row: Row, request: Request) -> Line:
         lacking = self._lacking(row, request)

@@ -168,7 +168,7 @@ class CertifiedTable(Entry):
         votes = ("--keep-ballots",) if self.over == "votes" else ()
         about = ("--defense", self._defense(row, request), "--sigma", f"{sigma:g}")
         chosen = request.chosen(self.images)
-        words = ("certify", "--data", request.data, *chosen, *flags, *about, *sizes, *votes, *request.common)
+        words = ("certify", "--data", request.data, *chosen, *flags, *about, *sizes, *votes, *request.seeded)
         return Step(words, self._folder(row, sigma, request))
 
     def _label(self, row: Row, sigma: float | None) -> str:

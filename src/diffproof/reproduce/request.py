@@ -23,7 +23,7 @@ class Request:
         networks: specs by role: "classifier", "denoiser", "guide", or another that a table names.
         out: the folder of all runs.
         images: flags that choose images; () for as many as the paper takes.
-        common: further flags of every certification and attack.
+        common: those that every certification and attack gets besides.
         training: flags of every training; None trains nothing.
         samples: images that are generated for the trainings on such.
         n: draws of a certificate; None for the paper's.
@@ -41,6 +41,11 @@ class Request:
     n: int | None = None
     stop: str = "fixed"
     quick: bool = False
+
+    @property
+    def seeded(self) -> tuple[str, ...]:
+        """Flags of every certification and attack; of one seed, so that images see the same noise in all."""
+        return ("--seed", "0", *self.common)
 
     def chosen(self, count: int) -> tuple[str, ...]:
         """Flags that choose the images of a run: those asked for, or evenly as many as the paper takes."""

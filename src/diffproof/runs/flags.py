@@ -24,12 +24,15 @@ def check_device(name: str) -> None:
 class Flags:
     """What every command is asked for that runs networks on images; the fields are its flags.
 
+    But for `seed_drawn`: whether the seed was drawn for the run, rather than given.
+
     Raises:
         ValueError: a field out of range.
     """
 
     image_size: int | None = None
-    seed: int = 0
+    seed: int
+    seed_drawn: bool = False
     precision: str = "float32"
     batch_size: int = 256
     device: str = "auto"

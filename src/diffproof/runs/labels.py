@@ -24,9 +24,13 @@ def short_source(data: str) -> str:
 
 
 def differing(settings: object, twins: Sequence[object], names: Iterable[str]) -> list[str]:
-    """What tells settings from those of runs that are called the same: "n = 500"; nothing where all agree."""
-    return [
-        f"{name} = {getattr(settings, name)}"
-        for name in names
-        if len({getattr(other, name) for other in twins}) > 1
-    ]
+    """What tells settings from those of runs that are called the same: "n = 500"; nothing where all agree.
+
+    Drawn seeds always differ, and are named only where nothing else tells these runs apart.
+    """
+    found = [name for name in names if len({getattr(other, name) for other in twins}) > 1]
+    if all(getattr(other, "seed_drawn", False) for other in twins):
+        rest = [name for name in found if name != "seed"]
+        if len({tuple(getattr(other, name) for name in rest) for other in twins}) == len(twins):
+            found = rest
+    return [f"{name} = {getattr(settings, name)}" for name in found]

@@ -120,7 +120,7 @@ class AttackedRun(OpenedRun):
     def evaluation(self) -> Evaluation:
         """What was found for each finished image, and the report's scores."""
         found = tuple(one.evaluated for one in self._row.results)
-        return Evaluation(found, self._row.clean, self._row.attacked)
+        return Evaluation(found, self._row.clean, self._row.attacked, self.settings.seed)
 
     def plot(self, axes: Axes | None = None) -> Axes:
         """Accuracy of the majority without and after the attack, drawn as `diffproof report` draws it.

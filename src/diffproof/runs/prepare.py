@@ -49,7 +49,7 @@ def load_images(settings: S) -> tuple[S, ImageData, list[int]]:
         indices=settings.indices,
         per_class=settings.per_class,
         limit=settings.limit,
-        seed=settings.seed,
+        seed=settings.choice_seed,
         without=trained if settings.held_out else (),
     )
     if not indices:
@@ -62,6 +62,9 @@ def load_images(settings: S) -> tuple[S, ImageData, list[int]]:
             " --held-out leaves them out",
             stacklevel=3,
         )
+    if settings.seed_drawn and (settings.per_class or settings.limit):
+        # By their numbers: who repeats the run gives its seed, which would choose others.
+        settings = settings.of_images(indices)
     if settings.skip_unreadable:
         data, indices = data.skipping(indices)
     check_images(settings.shard, len(indices))

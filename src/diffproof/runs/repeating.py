@@ -18,6 +18,8 @@ def command(settings: RunSettings, folder: Path) -> str:
     """
     words = ["diffproof", "certify" if isinstance(settings, CertifySettings) else "attack"]
     given = settings.as_dict()
+    # Who repeats a run gives its seed.
+    del given["seed_drawn"]
     if given.pop("class_map", None) is not None:
         words += ["--config", str(folder / "settings.yaml")]
         # Code that a file names runs only where it is named here, too.

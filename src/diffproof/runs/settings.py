@@ -116,6 +116,11 @@ class RunSettings(Flags):
         return told(name, value) if methods else value
 
     @property
+    def choice_seed(self) -> int:
+        """What chooses images at random: of a drawn seed 0, so that runs without --seed have the same."""
+        return 0 if self.seed_drawn else self.seed
+
+    @property
     def method(self) -> MethodSpec:
         """The defence with its settings."""
         return parse("defense", self.defense)

@@ -50,7 +50,7 @@ class Certificate:
     covers: the base classifier without smoothing. A draw's label may flip with the shape of its batch, by
     rounding in the networks: in float32 at most 300 in a million did (95% confidence), in bfloat16 far more
     (`benchmarks/flips.py`). And the draws must be news to the base classifier: one whose makers knew the seed
-    can remember them. Of a base that one does not trust, certify with a seed drawn afterwards.
+    can remember them. A drawn seed was not known; with a given one, it holds if the base does not know it.
 
     Attributes:
         label: the certified class, None if abstained.
@@ -95,6 +95,8 @@ class Certificate:
         scales: of classifiers that smooth at several noise levels: what `Rule.stated` says, and `scale`, the
             index among `sigmas` of the level that answers. Counts are those of the rule's blocks one after
             another, and `sigma` is the largest level, or that of the choice. None for one level.
+        seed_drawn: whether the seed was drawn for it or its run, when the classifier was made already; False
+            for one that was given.
     """
 
     label: int | None
@@ -132,11 +134,19 @@ class Certificate:
     moved: float = 0.0
     sequential: dict[str, Any] | None = field(default=None, hash=False)
     scales: dict[str, Any] | None = field(default=None, hash=False)
+    seed_drawn: bool = False
 
     @property
     def stopped(self) -> str | None:
         """Why its draws ended before all were made, value of a Stop; None for a fixed number of them."""
         return None if self.sequential is None else str(self.sequential["stopped"])
+
+    @property
+    def seed_told(self) -> str:
+        """Where its seed came from, and what that asks of the base classifier."""
+        if self.seed_drawn:
+            return f"seed {self.seed} was drawn: nobody knew it before"
+        return f"seed {self.seed} was given: what is certified holds if the base classifier does not know it"
 
     @property
     def abstained(self) -> bool:
@@ -216,6 +226,7 @@ class Certificate:
             f"draws of class {self.selected}": f"{self.hits:,} of {self.bounded:,}",
             "its probability": f"at least {self.p_a_lower:.4f}, with confidence 1 − {self.alpha:g}",
             "evaluations": f"denoiser {spent}",
+            "seed": self.seed_told.removeprefix("seed "),
         }
         return table("abstained: no class is certified" if self.abstained else title, rows.items())
 

@@ -13,6 +13,7 @@ from diffproof.checks import check_at_least, check_pixels, check_probability, re
 from diffproof.classifiers.base import check_labels
 from diffproof.defenses.base import CertifiableDefense
 from diffproof.noise import MAX_DRAW, check_image_indices
+from diffproof.seeds import settled_seed
 from diffproof.smoothing.bounds import Bound, as_bound
 from diffproof.smoothing.certificate import Certificate
 from diffproof.smoothing.certification import Certification
@@ -40,8 +41,9 @@ class Certifier:
         n: see `Smoothed.certify`.
         alpha: see `Smoothed.certify`.
         bound: see `Smoothed.certify`.
-        seed: see `Smoothed.certify`.
+        seed: of all noise, in [0, 2^64).
         batch_size: see `Smoothed.packing`.
+        seed_drawn: whether the seed was drawn.
     """
 
     smoothed: Smoothed
@@ -53,6 +55,7 @@ class Certifier:
     bound: Bound | str
     seed: int
     batch_size: int
+    seed_drawn: bool = False
 
     def test_of(self, image: Tensor) -> SequentialTest | None:
         """What ends the draws of an image, None for a fixed number of them."""
@@ -110,6 +113,7 @@ class Certifier:
             alpha=self.alpha,
             seed=self.seed,
             image_index=index,
+            seed_drawn=self.seed_drawn,
             bound=self.bound,
             test=self.test_of(image),
             computed=computed,
@@ -149,7 +153,7 @@ def certify(
     n0: int = 100,
     n: int = 10_000,
     alpha: float = 0.001,
-    seed: int = 0,
+    seed: int | None = None,
     image_indices: Sequence[int] | None = None,
     batch_size: int = BATCH_SIZE,
     bound: Bound | str = Bound.ONE_SIDED,
@@ -176,7 +180,7 @@ def certify(
         n0: see `Smoothed.certify`.
         n: see `Smoothed.certify`.
         alpha: see `Smoothed.certify`; of each image.
-        seed: see `Smoothed.certify`.
+        seed: see `Smoothed.certify`; one for all images.
         image_indices: N different integers in [0, 2^28), the images' indices in their data set; None for
             0, 1, ….
         batch_size: see `Smoothed.certify`.
@@ -200,6 +204,7 @@ def certify(
     check_labels(labels, len(images), smoothed.num_classes)
     indices = check_image_indices(image_indices, len(images))
     places = {index: place for place, index in enumerate(indices)}
+    seed, drawn = settled_seed(seed)
     asked = {"radii": radii, "tolerance": tolerance, "futility": futility, "n": n, "alpha": alpha}
     certifier = Certifier(
         smoothed,
@@ -211,6 +216,7 @@ def certify(
         as_bound(bound),
         seed,
         batch_size,
+        drawn,
     )
     with bar(progress, "certify", len(images) * certifier.evaluations_per_image, "evaluations") as advance:
         found = {one.image_index: one for one in certifier.certify(indices, advance)}

@@ -23,6 +23,7 @@ from diffproof.defenses.labelling import Batches, Labeller
 from diffproof.defenses.repeatability import check_repeatable, check_unchanged
 from diffproof.errors import ArgumentError
 from diffproof.noise import MAX_DRAW, Stream, check_image_index, check_seed
+from diffproof.seeds import settled_seed
 from diffproof.smoothing.arithmetic import arithmetic
 from diffproof.smoothing.bounds import Bound, RadiusBound, as_bound, prediction, radius_bound
 from diffproof.smoothing.certificate import Certificate, certifies
@@ -83,7 +84,7 @@ class Smoothed:
         n0: int = 100,
         n: int = 10_000,
         alpha: float = 0.001,
-        seed: int = 0,
+        seed: int | None = None,
         image_index: int = 0,
         batch_size: int = BATCH_SIZE,
         bound: Bound | str = Bound.ONE_SIDED,
@@ -101,7 +102,8 @@ class Smoothed:
             n0: draws that select the class, ≥ 1.
             n: draws that bound its probability, ≥ 1.
             alpha: probability, over the draws, that the certificate is wrong, in (0, 1).
-            seed: in [0, 2^64); fixes the noise, with the image's index.
+            seed: in [0, 2^64); fixes the noise, with the image's index. None draws one, as a base classifier
+                that knows the seed can remember the draws; the certificate states it.
             image_index: the image's index in its data set, in [0, 2^28).
             batch_size: most images that go through a network at once; the result does not depend on it.
             bound: see Bound.
@@ -127,9 +129,10 @@ class Smoothed:
         failures = self.noise.failure_mass(check_tensor("image", image).numel())
         asked = {"radii": radii, "tolerance": tolerance, "futility": futility, "n": n}
         test = stopping_test(stop, bound, **asked, sigma=self.sigma, alpha=alpha, failure_mass=failures)
-        address: dict[str, Any] = {"seed": seed, "image_index": image_index}
+        seed, drawn = settled_seed(seed)
         counting = Counting(check_image_index(image_index), n0, test or Looks((n,)), self.num_classes)
         counted = self.count(image, counting, seed=seed, batch_size=batch_size)
+        address: dict[str, Any] = {"seed": seed, "seed_drawn": drawn, "image_index": image_index}
         return self.certificate(image, counted, alpha=alpha, bound=bound, test=test, **address)
 
     def predict(
@@ -138,7 +141,7 @@ class Smoothed:
         *,
         n: int = 1_000,
         alpha: float = 0.001,
-        seed: int = 0,
+        seed: int | None = None,
         image_index: int = 0,
         batch_size: int = BATCH_SIZE,
     ) -> int | None:
@@ -157,9 +160,8 @@ class Smoothed:
             ValueError, MemoryError: as in `certify`.
         """
         check_probability("alpha", alpha)
-        tally = self.tally(
-            image, n, stream=Stream.PREDICTION, seed=seed, image_index=image_index, batch_size=batch_size
-        )
+        stream, (seed, _) = Stream.PREDICTION, settled_seed(seed)
+        tally = self.tally(image, n, stream=stream, seed=seed, image_index=image_index, batch_size=batch_size)
         return prediction(tally.counts, alpha)
 
     def tally(
@@ -280,6 +282,7 @@ class Smoothed:
         alpha: float,
         seed: int,
         image_index: int,
+        seed_drawn: bool = False,
         bound: Bound | str = Bound.ONE_SIDED,
         test: SequentialTest | None = None,
         computed: Mapping[str, Any] | None = None,
@@ -292,6 +295,7 @@ class Smoothed:
             alpha: see `certify`.
             seed: see `certify`.
             image_index: see `certify`.
+            seed_drawn: whether the seed was drawn.
             bound: see Bound.
             test: what ended the estimation draws; None for a fixed number of them.
             computed: the arithmetic of who labelled the draws; None for this process.
@@ -345,6 +349,7 @@ class Smoothed:
             moved=self.noise.moved(image),
             sequential=asked,
             scales=scales,
+            seed_drawn=seed_drawn,
         )
 
     def _settled(

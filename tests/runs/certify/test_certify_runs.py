@@ -292,7 +292,7 @@ def test_an_error_without_words_is_named(monkeypatch: pytest.MonkeyPatch) -> Non
 
     monkeypatch.setattr("diffproof.classifiers.base.Classifier.forward", fail)
     with pytest.raises(ValueError, match=r"the networks cannot label digits: RuntimeError$"):
-        prepare(CertifySettings(data="digits", classifier="digits", defense="none", sigma=0.5))
+        prepare(CertifySettings(seed=0, data="digits", classifier="digits", defense="none", sigma=0.5))
 
 
 @pytest.mark.slow
@@ -458,7 +458,13 @@ def test_other_weights_under_the_same_name_are_refused(
 
 
 def test_settings_say_what_is_wrong() -> None:
-    good: dict[str, Any] = {"data": "digits", "classifier": "digits", "defense": "none", "sigma": 0.5}
+    good: dict[str, Any] = {
+        "seed": 0,
+        "data": "digits",
+        "classifier": "digits",
+        "defense": "none",
+        "sigma": 0.5,
+    }
     assert CertifySettings.from_dict(good).as_dict().items() >= good.items()
     with pytest.raises(
         ValueError, match=r"^settings: unknown name 'sigmas'; did you mean sigma or scales or image_size\?"
@@ -486,6 +492,7 @@ def test_settings_say_what_is_wrong() -> None:
 )
 def test_methods_are_told_apart(changes: dict[str, Any], name: str) -> None:
     fields: dict[str, Any] = {
+        "seed": 0,
         "data": "digits",
         "classifier": "digits",
         "denoiser": "digits",
@@ -919,6 +926,6 @@ def test_a_classifier_of_other_classes_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "seven.safetensors"
     cut = {name: t[:7] if name.startswith("head") else t for name, t in tensors.items()}
     save_weights(path, cut, {**description, "num_classes": 7})
-    settings = CertifySettings(data="digits", classifier=str(path), defense="none", sigma=0.5)
+    settings = CertifySettings(seed=0, data="digits", classifier=str(path), defense="none", sigma=0.5)
     with pytest.raises(ValueError, match="classifier: has 7 classes, but digits has 10"):
         prepare(settings)

@@ -372,7 +372,9 @@ def test_memory_that_runs_out_on_one_worker_halves_its_batch_alone(
 def test_workers_of_another_run_are_refused_by_name(kinds: Callable[[str], Kind]) -> None:
     one = kinds("fixed")
     other = prepare(
-        CertifySettings(data="digits", classifier="digits", defense="none", sigma=0.25, indices="0:8:4")
+        CertifySettings(
+            seed=0, data="digits", classifier="digits", defense="none", sigma=0.25, indices="0:8:4"
+        )
     )
     fleet = started(one.job, 3, make=lambda number: CertifyWorker(other if number == 1 else one.job))
     for _ in range(3):

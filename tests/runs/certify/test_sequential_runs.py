@@ -38,7 +38,15 @@ def flags(out: Path, **changes: object) -> list[str]:
 
 
 def settings(**changes: Any) -> CertifySettings:
-    given = {"indices": "8:40:16", "n0": 6, "n": 90, "sigma": 0.25, "stop": "sequential", **changes}
+    given = {
+        "seed": 0,
+        "indices": "8:40:16",
+        "n0": 6,
+        "n": 90,
+        "sigma": 0.25,
+        "stop": "sequential",
+        **changes,
+    }
     return CertifySettings(data="digits", classifier="digits", defense="none", **given)
 
 

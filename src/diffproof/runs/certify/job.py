@@ -75,7 +75,8 @@ class CertifyRun:
     def certifier(self) -> Certifier:
         """What is drawn of its images, and what comes of it."""
         s = self.settings
-        return Certifier(self.smoothed, self.image, s.test, s.n0, s.n, s.alpha, s.bound, s.seed, s.batch_size)
+        fixed = (s.n0, s.n, s.alpha, s.bound, s.seed, s.batch_size, s.seed_drawn)
+        return Certifier(self.smoothed, self.image, s.test, *fixed)
 
     def image(self, index: int) -> Tensor:
         """The image of an index, on the networks' device."""

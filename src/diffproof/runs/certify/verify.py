@@ -80,6 +80,7 @@ def verify(
     failures += mixed
     shares = accuracies({one.image_index: one for one in results}, identity.indices, settings)
     remarks += untaken(shares, len(results), identity.planned, settings)
+    remarks += [f"the {results[0].certificate.seed_told}"] if not settings.seed_drawn else []
     if places is None:
         row = Row((folder,), settings, identity.weights_hash, results, identity.planned)
         remarks.append(
@@ -156,7 +157,17 @@ def changed_code(identity: Identity, settings: RunSettings) -> list[str]:
 def failures_of_counts(result: ImageResult, settings: CertifySettings, identity: Identity) -> list[str]:
     """What is wrong with one result in itself and beside the run's settings, a line each."""
     certificate, sequential = result.certificate, result.certificate.sequential is not None
-    fixed = ("sigma", "n0", *(() if sequential else ("n",)), "alpha", "bound", "seed", "noise", "levels")
+    fixed = (
+        "sigma",
+        "n0",
+        *(() if sequential else ("n",)),
+        "alpha",
+        "bound",
+        "seed",
+        "seed_drawn",
+        "noise",
+        "levels",
+    )
     found = [
         f"{name} is {getattr(certificate, name)}, the run's is {getattr(settings, name)}"
         for name in fixed

@@ -66,7 +66,7 @@ def compared(
             if isinstance(defense, CertifiableDefense) and defense.sigma is not None:
                 smoothed = Smoothed(defense, defense.sigma, levels=picture.levels)
                 certificate = smoothed.certify(
-                    picture.image, n0=50, n=n, image_index=picture.index, stop="sequential"
+                    picture.image, n0=50, n=n, seed=0, image_index=picture.index, stop="sequential"
                 )
         except ArgumentError as error:
             yield Compared(text, None, None, time.monotonic() - start, str(error))

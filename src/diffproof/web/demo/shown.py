@@ -229,6 +229,7 @@ def _meaning(certificate: Certificate, picture: Picture, named: Named) -> Html:
             f" classifier says {named(certificate.label)} to every picture within that distance: no attack of"
             " that size changes it."
         )
+        means.append(f"Its {certificate.seed_told}.")
         if picture.label not in (None, certificate.label):
             means.append(
                 f"The true class is {named(picture.label or 0)}: a certificate does not say that its label is"
