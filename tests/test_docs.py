@@ -159,7 +159,7 @@ def test_recipes_of_shards_make_the_run_without(
     # The last of a flag's values counts.
     small = ["--n0", "5", "--n", "20", "--indices", "0:40:10"]
     for number in (1, 0):
-        (command,) = commands_of(shard, tmp_path, {variable: number}, "bash")
+        (command,) = commands_of(shard, tmp_path, {variable: number, "SEED": 5}, "bash")
         assert run([*command, *small]) == 0
     for merge in commands_of(merging, tmp_path, {}, "bash"):
         assert run(merge) == 0
