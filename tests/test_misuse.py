@@ -1097,6 +1097,52 @@ def test_networks_that_are_no_function_of_an_image_are_refused(name: str) -> Non
             calls(defense)[call]()
 
 
+class Held:
+    """A plain object that holds a module."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self.module = module
+
+    def __call__(self, rows: Tensor) -> Tensor:
+        held: Tensor = self.module(rows)
+        return held
+
+
+class Reaching(nn.Module):
+    """A network that calls a module which is none of its children."""
+
+    def __init__(self, held: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.hold = (held,)
+
+    def forward(self, images: Tensor, *_: Tensor | None) -> Tensor:
+        return self.hold[0](images + 0.25)
+
+
+@pytest.mark.parametrize("inner", [nn.Dropout(0.5), nn.BatchNorm2d(1)], ids=["dropout", "batch norm"])
+@pytest.mark.parametrize("closure", [False, True], ids=["object", "closure"])
+def test_a_module_in_training_mode_that_is_reached_through_an_object(inner: nn.Module, closure: bool) -> None:
+    held: Callable[[Tensor], Tensor] = (lambda rows: inner(rows)) if closure else Held(inner)
+    image = torch.rand(2, 1, 4, 4, generator=torch.Generator().manual_seed(1))
+
+    def defended() -> dp.DiffPure:
+        denoiser = dp.NetworkDenoiser(Reaching(held), dp.DiscreteSchedule.linear()).eval()
+        return dp.DiffPure(denoiser, CLASSIFIER, t_star=0.01, steps=1)
+
+    inner.train()
+    network = nn.Sequential(Reaching(held), nn.Flatten(), nn.Linear(16, 3)).eval()
+    for ask in ("predict_proba", "predict_labels"):
+        defense = dp.Undefended(dp.Classifier(network, 3)).eval()
+        with pytest.raises(dp.ArgumentError, match=r"^classifier: gives one image other answers"):
+            getattr(defense, ask)(image)
+    for ask in ("purify", "predict_proba"):
+        with pytest.raises(dp.ArgumentError, match=r"^denoiser: gives one image other answers"):
+            getattr(defended(), ask)(image)
+    inner.eval()
+    assert defended().purify(image).shape == image.shape
+    assert dp.Undefended(dp.Classifier(network, 3)).predict_proba(image).shape == (2, 3)
+
+
 class NoisyNetwork(nn.Module):
     def forward(self, x: Tensor, timestep: Tensor, label: Tensor | None) -> Tensor:
         return x + 0.1 * torch.rand_like(x)

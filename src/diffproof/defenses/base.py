@@ -19,6 +19,7 @@ from diffproof.checks import (
 )
 from diffproof.classifiers.base import Classifier, check_logits, predicted_labels
 from diffproof.defenses.labelling import Batches, Labelled, Labeller
+from diffproof.defenses.repeatability import check_repeatable
 from diffproof.denoisers.base import Denoiser, check_denoiser
 from diffproof.errors import ArgumentError, failing_network
 from diffproof.modes import check_evaluation_mode
@@ -108,8 +109,12 @@ class Defense(nn.Module):
         return self.respond(images, noise_for(images, noise))
 
     def predict_proba(self, images: Tensor, noise: Noise | None = None) -> Tensor:
-        """Class probabilities, N×num_classes; arguments as in calling the defence."""
-        check_evaluation_mode(self)
+        """Class probabilities, N×num_classes; arguments and errors as in calling the defence.
+
+        Raises:
+            ValueError: see `check_networks`.
+        """
+        self.check_networks(images)
         logits: Tensor = self(images, noise)
         return logits.softmax(1)
 
@@ -127,9 +132,9 @@ class Defense(nn.Module):
             N int64 labels, without gradient.
 
         Raises:
-            ValueError: as calling the defence, or batch_size < 1.
+            ValueError: as calling the defence, see `check_networks`, or batch_size < 1.
         """
-        check_evaluation_mode(self)
+        self.check_networks(images)
         noise = noise_for(images, noise)
         size = len(images) if batch_size is None else check_at_least("batch_size", batch_size, 1, MOST_ROWS)
         at_once = max(1, len(images) if batch_size is None else self.images_at_once(size))
@@ -160,6 +165,21 @@ class Defense(nn.Module):
     def check_evaluation_mode(self) -> None:
         """Raise ValueError for a module in training mode that would make labels depend on batch or chance."""
         check_evaluation_mode(self)
+
+    def check_networks(self, images: Tensor) -> None:
+        """Raise ValueError where a network is in training mode, or is no function of an image.
+
+        Modules are looked through, with what they call by name. What they reach otherwise, as a module that a
+        plain object holds, shows where a network answers an image in two ways: each is asked once in its
+        life. Not seen are chance so rare that it does not show in six answers, what changes after that, and
+        what a network does that takes other images than these.
+
+        Args:
+            images: N×C×H×W that the defence takes.
+        """
+        self.check_evaluation_mode()
+        if len(images):
+            check_repeatable(self, images)
 
     def describe(self) -> str:
         """What defines the function besides its tensors and settings, for the hash in results."""

@@ -79,6 +79,7 @@ class ADP(Purifier):
     def purify(self, images: Tensor, noise: Noise | None = None) -> Tensor:
         """As any purifier's: one purification of each image."""
         noise = noise_for(images, noise)
+        self.check_networks(images)
 
         def begin(state: Tensor, images: Tensor) -> Tensor:
             return (state + self.sigma * noise.normal(state.shape[1:], 0, state.dtype)).clamp(0.0, 1.0)

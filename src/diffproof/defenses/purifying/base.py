@@ -47,7 +47,7 @@ class Purifier(Defense):
             noise: one row an image; None draws afresh.
 
         Raises:
-            ValueError: as calling the defence.
+            ValueError: as calling the defence, or see `check_networks`.
         """
         raise TypeError(f"{type(self).__name__} does not define purify()")
 
@@ -57,7 +57,7 @@ class Purifier(Defense):
         """As any defence's; a classifier that is a defence labels the purified images its own way."""
         if not isinstance(self.classifier, Defense):
             return super().predict_labels(images, noise, batch_size)
-        self.check_evaluation_mode()
+        self.check_networks(images)
         noise = noise_for(images, noise)
         size = (
             max(1, len(images))

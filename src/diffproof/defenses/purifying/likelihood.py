@@ -301,6 +301,7 @@ class LikelihoodMaximization(Purifier):
     def purify(self, images: Tensor, noise: Noise | None = None) -> Tensor:
         """As any purifier's: within the budget of the images and within [0, 1]."""
         noise = noise_for(images, noise)
+        self.check_networks(images)
         chain = [self._iteration(number, noise) for number in range(self.iterations)]
         return gradients.checkpointed(images, chain)
 

@@ -153,7 +153,9 @@ class Purification(Purifier):
 
     def purify(self, images: Tensor, noise: Noise | None = None) -> Tensor:
         """As any purifier's: the chain, a state a step kept."""
-        return gradients.checkpointed(images, self.chain(noise_for(images, noise)))
+        noise = noise_for(images, noise)
+        self.check_networks(images)
+        return gradients.checkpointed(images, self.chain(noise))
 
     def settings(self) -> dict[str, Any]:
         """Method, noise levels, steps and solver."""
