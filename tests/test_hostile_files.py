@@ -13,12 +13,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from matplotlib import get_data_path
+from PIL import Image, ImageFont
 
+import diffproof as dp
 from diffproof.cli.main import run
 from diffproof.denoisers.named import load_denoiser
 from diffproof.errors import LONGEST_LINE, drawn, printable
 from diffproof.files import MOST_TEXT, check_array, check_file, read_text, replacing, write_csv
+from diffproof.pictures import save_grid, save_picture
 from diffproof.weights import load_weights, packaged, save_weights
 from helpers.command_line import Refused
 from helpers.processes import outcome
@@ -296,6 +299,52 @@ def test_reports_draw_any_folder_name(small_run: Path, tmp_path: Path) -> None:
         shutil.copytree(small_run, folder)
         change(folder, change_name)
         assert run(["report", str(folder), "--out", str(tmp_path / f"{name}-report")]) == 0
+
+
+@pytest.mark.parametrize("where", ["titles", "labels"])
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("\x1b[31mred\x1b[0m", r"\x1b[31mred\x1b[0m"),
+        ("a\x07b\u202eb", r"a\x07b\u202eb"),
+        (os.fsdecode(b"\xff.png"), r"\xff.png"),
+        ("two\nlines\x7f", "two\nlines\\x7f"),
+    ],
+)
+def test_sheets_show_control_characters_by_their_codes(
+    tmp_path: Path, where: str, text: str, shown: str
+) -> None:
+    for name, one in (("given.png", text), ("expected.png", shown)):
+        save_grid(tmp_path / name, torch.zeros(1, 1, 1, 96, 96), **{where: [one]})
+    assert (tmp_path / "given.png").read_bytes() == (tmp_path / "expected.png").read_bytes()
+
+
+@pytest.mark.parametrize("text", ["$x$", r"$\frac$", "_x_", "[red]x[/red]"])
+def test_sheets_show_no_formulas_and_no_markup(tmp_path: Path, text: str) -> None:
+    """The place of a label is as wide as all of its characters, in the font's own measure."""
+    font = ImageFont.truetype(Path(get_data_path(), "fonts", "ttf", "DejaVuSans.ttf"), 100)
+
+    def width(label: str) -> int:
+        save_grid(tmp_path / "sheet.png", torch.zeros(1, 1, 1, 96, 96), labels=[label])
+        with Image.open(tmp_path / "sheet.png") as sheet:
+            return sheet.width
+
+    around = width("")
+    found = (width(text * 20) - around) / (width("m" * 20) - around)
+    assert found == pytest.approx(font.getlength(text) / font.getlength("m"), rel=0.05)
+
+
+def test_purified_pictures_of_hostile_names(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    names = [r"$\frac$.png", "\x1b[31mred.png", "_x.png", "[red].png"]
+    (tmp_path / "in").mkdir()
+    for name in names:
+        save_picture(tmp_path / "in" / name, dp.load_data("digits", indices="0").images[0])
+    words = "--denoiser digits --classifier digits --defense diffpure:t_star=0.01,steps=1 --out"
+    assert run(["purify", str(tmp_path / "in"), *words.split(), str(tmp_path / "out")]) == 0
+    assert {path.name for path in (tmp_path / "out").glob("*.png")} == {*names, "sheet.png"}
+    out = capsys.readouterr().out
+    assert "\x1b" not in out
+    assert all(name.replace("\x1b", r"\x1b") in out for name in names)
 
 
 def test_exported_cells_are_no_formulas(small_run: Path, tmp_path: Path) -> None:

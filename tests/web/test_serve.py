@@ -27,6 +27,7 @@ from diffproof.web.live.server import serving
 from helpers.command_line import Refused
 from helpers.files import tree
 from helpers.pages import Node, hash_in_policy, policy_of, read_page
+from helpers.processes import until
 from helpers.runs import change
 
 HALF = "DELETE FROM images WHERE image_index > 30"
@@ -284,6 +285,30 @@ def test_the_command_ends_when_it_is_told_to(
     out, err = process.communicate(timeout=30)
     assert (process.returncode, out, err) == (0, "", "")
     assert tree(copy) == before
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", ["serve run", "demo"])
+def test_pages_are_served_with_every_stream_closed(command: str, copy: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    line = f'exec "$PYTHON" -m diffproof {command} --port {port} >&- 2>&- <&-'
+    environment = {**os.environ, "PYTHON": sys.executable}
+    process = subprocess.Popen(["sh", "-c", line], cwd=copy.parent, env=environment)
+    try:
+        until(lambda: process.poll() is not None or listens(port))
+        assert Client(f"http://127.0.0.1:{port}/")()[0] == 200
+        process.terminate()
+        assert process.wait(60) == 0
+    finally:
+        process.kill()
+        process.wait()
+
+
+def listens(port: int) -> bool:
+    """Whether somebody does at this port."""
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 def test_what_cannot_be_served_is_one_line(
