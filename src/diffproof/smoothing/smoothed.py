@@ -102,8 +102,8 @@ class Smoothed:
             n0: draws that select the class, ≥ 1.
             n: draws that bound its probability, ≥ 1.
             alpha: probability, over the draws, that the certificate is wrong, in (0, 1).
-            seed: in [0, 2^64); fixes the noise, with the image's index. None draws one, as a base classifier
-                that knows the seed can remember the draws; the certificate states it.
+            seed: in [0, 2^64); fixes the noise, with the image's index. None draws one: a base classifier can
+                remember the draws of a seed that it knows.
             image_index: the image's index in its data set, in [0, 2^28).
             batch_size: most images that go through a network at once; the result does not depend on it.
             bound: see Bound.
