@@ -327,7 +327,7 @@ def test_sheets_show_no_formulas_and_no_markup(tmp_path: Path, text: str) -> Non
     def width(label: str) -> int:
         save_grid(tmp_path / "sheet.png", torch.zeros(1, 1, 1, 96, 96), labels=[label])
         with Image.open(tmp_path / "sheet.png") as sheet:
-            return sheet.width
+            return int(sheet.width)
 
     around = width("")
     found = (width(text * 20) - around) / (width("m" * 20) - around)

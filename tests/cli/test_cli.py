@@ -54,7 +54,7 @@ from helpers.runs import PLAIN, certify_flags, change, rows
         ({"alpha": 0}, "alpha: expected a number in (0, 1), got 0.0"),
         ({"alpha": 1}, "alpha: expected a number in (0, 1), got 1.0"),
         ({"alpha": "nan"}, "alpha: expected a number in (0, 1), got nan"),
-        ({"seed": -1}, "seed: expected an integer ≥ 0, got -1"),
+        ({"seed": -1}, "seed: expected 0 ≤ seed < 2^64, got -1"),
         ({"seed": 2**64}, f"seed: expected 0 ≤ seed < 2^64, got {2**64}"),
         ({"batch_size": 0}, "--batch-size: expected an integer ≥ 1, got 0"),
         ({"data": "digit"}, "data: unknown name 'digit'; did you mean digits?"),
@@ -491,10 +491,11 @@ def test_certify_says_what_it_did(
     assert lines[0].startswith("densepure:steps=2,votes=5, sigma = 0.25: 5 images, certified accuracy ")
     assert lines[0].endswith(f"(n = 100 and alpha = 0.001 allow radii up to {largest:.4f})")
     assert lines[1] == "radii hold for images in steps of 1/240; for any other, less 0.017"
+    assert lines[2] == "the seed 3 was given: what is certified holds if the base classifier does not know it"
     # 5 images of 120 draws: K·b = 10 denoiser and K = 5 classifier evaluations each, had all been made.
-    assert " instead of 6,000 (" in lines[2]
-    assert " instead of 3,000 (" in lines[2]
-    assert lines[3:] == [f"run folder: {folder}"]
+    assert " instead of 6,000 (" in lines[3]
+    assert " instead of 3,000 (" in lines[3]
+    assert lines[4:] == [f"run folder: {folder}"]
 
 
 @pytest.mark.parametrize(("n", "warns"), [(9, True), (10, False)])
@@ -518,7 +519,8 @@ def test_a_failed_verification_has_exit_status_1(
     change(folder, "UPDATE images SET true_label = 9 - true_label WHERE image_index = 16")
     assert run(["verify", str(folder), "--trust"]) == 1
     captured = capsys.readouterr()
-    first, *_, last = captured.out.splitlines()
+    seed, first, *_, last = captured.out.splitlines()
+    assert seed.startswith("the seed 3 was given: ")
     assert (first, last) == ("image 16: the data gives another true label", "1 failure in 5 certificates")
     assert captured.err == ""
 

@@ -45,9 +45,9 @@ def exit_status(pid: int) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
-def until(condition: Callable[[], bool]) -> None:
+def until(condition: Callable[[], bool], seconds: float = 60.0) -> None:
     """Wait for another process; a minute without it is a failure, not a wait for ever."""
-    give_up = time.monotonic() + 60
+    give_up = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < give_up
         time.sleep(0.02)

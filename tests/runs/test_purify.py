@@ -448,7 +448,7 @@ def test_settings_repeat_the_work(tmp_path: Path, pictures: Path, refused: Refus
             {"defense": "gdmp", "t_star": 0.1, "purify_budget": "8/0"},
             "--defense: budget: expected a number > 0, got '8/0' (of defense gdmp)",
         ),
-        ({"seed": -1}, "--seed: expected an integer ≥ 0, got -1"),
+        ({"seed": -1}, "--seed: expected 0 ≤ seed < 2^64, got -1"),
         ({"seed": 2**64}, f"--seed: expected 0 ≤ seed < 2^64, got {2**64}"),
         ({"batch_size": 0}, "--batch-size: expected an integer ≥ 1, got 0"),
         ({"image_size": 0}, "--image-size: expected an integer ≥ 1, got 0"),

@@ -296,7 +296,7 @@ def test_pages_are_served_with_every_stream_closed(command: str, copy: Path) -> 
     environment = {**os.environ, "PYTHON": sys.executable}
     process = subprocess.Popen(["sh", "-c", line], cwd=copy.parent, env=environment)
     try:
-        until(lambda: process.poll() is not None or listens(port))
+        until(lambda: process.poll() is not None or listens(port), 240)
         assert Client(f"http://127.0.0.1:{port}/")()[0] == 200
         process.terminate()
         assert process.wait(60) == 0

@@ -307,8 +307,7 @@ class Smoothed:
         selection, estimation = counted.selection, counted.estimation
         assert selection is not None
         assert estimation is not None
-        naive = self._evaluations_per_draw()
-        failure_mass = self.noise.failure_mass(image.numel())
+        naive, failure_mass = self._evaluations_per_draw(), self.noise.failure_mass(image.numel())
         selected, proved, scales = self._settled(selection, estimation, alpha, bound, failure_mass)
         asked = None
         if test is not None:
