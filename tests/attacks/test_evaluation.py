@@ -200,9 +200,9 @@ def test_a_transfer_attack_is_controlled_by_what_it_saw() -> None:
     view = dp.AttackedDefense(defense, "blind")
     assert not view.random
     assert dp.AttackedDefense(defense).random
-    known: dict[str, int] = {"draws": 10, "votes": 10, "seed": 0}
+    attack = dp.PGD(iterations=3)
     (one,) = evaluate(
-        view, flat(0.55), torch.tensor([1]), attack=dp.PGD(iterations=3), threat=LINF, **known
+        view, flat(0.55), torch.tensor([1]), attack=attack, threat=LINF, draws=10, votes=10, seed=0
     ).images
     assert not one.control_wrong
     assert sum(stream is Stream.CONTROL for stream, *_ in defense.asked) == 10
@@ -238,8 +238,8 @@ class Careless(Defense):
 def test_an_attack_that_does_nothing_finds_what_the_control_finds(attack: dp.PGD, expected: float) -> None:
     images = torch.rand(70, 1, 2, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     labels = torch.zeros(len(images), dtype=torch.int64)
-    view, known = dp.AttackedDefense(Careless()), {"draws": 3, "votes": 3, "seed": 0}
-    found = evaluate(view, images, labels, attack=attack, threat=dp.Linf(0.01), **known).images
+    view, threat = dp.AttackedDefense(Careless()), dp.Linf(0.01)
+    found = evaluate(view, images, labels, attack=attack, threat=threat, draws=3, votes=3, seed=0).images
     attacked = [one for one in found if one.result is not None]
     # Two shares of 70 images about 0.35: 4.5 standard errors are 0.26; false alarm below 1e-5 each. A control
     # that stops where Square does would find 0.76.
