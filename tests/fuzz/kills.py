@@ -32,7 +32,7 @@ from helpers.processes import family
 from helpers.runs import contents
 
 # Long enough that several kills fall into one run, short enough to repeat.
-NETWORKS = "--classifier digits --denoiser digits"
+NETWORKS = "--classifier digits --denoiser digits --seed 0"
 CERTIFY = (
     f"certify --data digits {NETWORKS} --defense densepure:steps=2,votes=5 --sigma 0.5 --indices 0:60:5"
     " --n 1000 --keep-ballots"

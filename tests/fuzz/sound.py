@@ -17,9 +17,9 @@ from diffproof.weights import load_weights, packaged
 
 NETWORKS = "--classifier classifier.safetensors"
 DENOISER = "--denoiser denoiser.safetensors"
-_CERTIFY = "certify --data data.npz --indices 0:2 --sigma 0.25 --n0 4 --n 8 --out out"
+_CERTIFY = "certify --data data.npz --indices 0:2 --sigma 0.25 --n0 4 --n 8 --seed 0 --out out"
 _ATTACK = (
-    "attack --data data.npz --indices 0:2 --threat linf --budget 0.1 --attack pgd:iterations=2,eot=1"
+    "attack --data data.npz --indices 0:2 --seed 0 --threat linf --budget 0.1 --attack pgd:iterations=2,eot=1"
     " --gradient exact --diagnose 0 --draws 2 --majority-of 2 --out out"
 )
 _TRAIN = "--data data.npz --test-data data.npz --iterations 2 --batch-size 4 --out out.safetensors"
@@ -36,7 +36,7 @@ COMMANDS: dict[str, str] = {
     "attack diffpure": f"{_ATTACK} {NETWORKS} {DENOISER} --defense diffpure:t_star=0.01,steps=1",
     "purify": f"purify pictures {DENOISER} --defense diffpure:t_star=0.01,steps=1 --out out",
     "sample": f"sample {DENOISER} --n 4 --steps 1 --out out.npz",
-    "certify shard": f"{_CERTIFY} {NETWORKS} --defense none --seed 0 --shard 1/2",
+    "certify shard": f"{_CERTIFY} {NETWORKS} --defense none --shard 1/2",
     "merge": "merge out run-0 run-1",
     "report": "report run-a --out out",
     "report attack": "report run-b --out out",
