@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 import diffproof as dp
 from diffproof.cli.main import run
+from diffproof.defenses.repeatability import checking
 from diffproof.denoisers.network import NetworkDenoiser
 from diffproof.noise import Noise, Stream
 from diffproof.pictures import read_picture, save_grid, save_picture
@@ -521,7 +522,8 @@ def test_a_batch_too_large_for_memory_is_halved(tmp_path: Path, pictures: Path) 
     sizes = []
 
     def small_memory(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        sizes.append(len(inputs[0]))
+        if not checking():
+            sizes.append(len(inputs[0]))
         if len(inputs[0]) > limit:
             raise torch.OutOfMemoryError("tried to allocate too much")
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from diffproof.denoisers.base import Denoiser
 from diffproof.denoisers.empirical import EmpiricalDenoiser
 from diffproof.denoisers.gaussian_mixture import GaussianMixtureDenoiser
-from diffproof.errors import ArgumentError
+from diffproof.errors import ArgumentError, is_out_of_memory
 
 # Noise level at which a denoiser is tried, where it takes that.
 _SIGMA = 0.25
@@ -62,7 +62,7 @@ def check_repeatable(owner: nn.Module, images: Tensor) -> None:
 
     Asked about an image alone (or a pair, if it takes no single one), then about copies of it beside another:
     an answer that changes depends on chance, on earlier calls, or on what else is in the batch. Each network
-    is asked once in its life, if it takes such images; see `check_unchanged`.
+    is asked once in its life, if it takes such images and memory so many; see `check_unchanged`.
 
     Args:
         owner: a defence.
@@ -78,7 +78,10 @@ def check_repeatable(owner: nn.Module, images: Tensor) -> None:
             if alone is None:
                 # The defence may change images first; what else is wrong shows when it asks itself.
                 continue
-            change = _change(part, _question(part)(rows)[1:], alone.said)
+            beside = _fitting(part, rows)
+            if beside is None:
+                continue
+            change = _change(part, beside[1:], alone.said)
         if change is not None:
             raise not_repeatable(
                 name, f"gives one image other answers when asked again ({change:.1%} of their size)"
@@ -159,6 +162,17 @@ def _few(part: nn.Module, rows: Tensor) -> _Answer | None:
             return _Answer(few.clone(), _question(part)(few)[:1].clone(), _weights(part))
         except (ValueError, RuntimeError):
             pass
+    return None
+
+
+def _fitting(part: nn.Module, rows: Tensor) -> Tensor | None:
+    """The answers to all rows, or to the first two where memory has no room for more; None for those either."""
+    for some in (rows, rows[:2]):
+        try:
+            return _question(part)(some)
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
     return None
 
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from diffproof.classifiers.base import predicted_labels
 from diffproof.defenses.purifying.base import Purifier
+from diffproof.defenses.repeatability import checking
 from diffproof.denoisers.network import NetworkDenoiser
 from diffproof.errors import ArgumentError
 from diffproof.noise import Noise, Stream
@@ -59,12 +60,12 @@ def purified(defense: Purifier, settings: PurifySettings, images: Tensor, places
 
 @contextmanager
 def counting(defense: Purifier, on_evaluations: Callable[[int], None]) -> Iterator[None]:
-    """Tell of every image that goes through the denoiser's network, if it has one."""
+    """Tell of every image that goes through the denoiser's network for the pictures, if it has one."""
     if not isinstance(defense.denoiser, NetworkDenoiser):
         yield
         return
     hook = defense.denoiser.network.register_forward_hook(
-        lambda _, inputs, __: on_evaluations(len(inputs[0]))
+        lambda _, inputs, __: None if checking() else on_evaluations(len(inputs[0]))
     )
     try:
         yield
