@@ -166,7 +166,7 @@ def _few(part: nn.Module, rows: Tensor) -> _Answer | None:
 
 
 def _fitting(part: nn.Module, rows: Tensor) -> Tensor | None:
-    """The answers to all rows, or to the first two where memory has no room for more; None for those either."""
+    """The answers to all rows, or to the first two where memory lacks; None where it lacks for them, too."""
     for some in (rows, rows[:2]):
         try:
             return _question(part)(some)
