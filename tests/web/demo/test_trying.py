@@ -187,7 +187,7 @@ def test_a_certificate_grows_to_the_librarys(studio: Studio, networks: Networks,
     defense = studio.defense("dds", networks)
     seen = list(growing(defense, picture, sigma=0.25, n=150, n0=20, alpha=0.01, batch_size=32))
     expected = dp.Smoothed(defense, 0.25, levels=picture.levels).certify(
-        picture.image, n0=20, n=150, alpha=0.01, image_index=8, stop="sequential"
+        picture.image, n0=20, n=150, alpha=0.01, seed=0, image_index=8, stop="sequential"
     )
     last = seen[-1]
     assert last.certificate == expected
@@ -216,7 +216,7 @@ def test_defences_are_compared_each_by_itself(studio: Studio, networks: Networks
         studio.defense("none:sigma=0.1", networks),
         0.1,
         levels=picture.levels,
-    ).certify(picture.image, n0=50, n=60, image_index=8, stop="sequential")
+    ).certify(picture.image, n0=50, n=60, seed=0, image_index=8, stop="sequential")
     assert guided.attack is None
     assert guided.problem == "guide: the method 'agdm' needs one, got None"
     assert unknown.problem.startswith("defense: unknown name 'nothing'")
