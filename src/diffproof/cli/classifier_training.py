@@ -11,7 +11,7 @@ import click
 
 from diffproof.catalog import NORMS
 from diffproof.cli.flags import Names, refuse_given
-from diffproof.cli.run_options import class_map_option
+from diffproof.cli.run_options import applied, class_map_option
 from diffproof.cli.screen import printed
 from diffproof.cli.training_options import TrainingOptions, fit_with_progress, write_weights
 from diffproof.errors import ArgumentError
@@ -52,9 +52,7 @@ def classifier_options(command: Callable[..., Any]) -> Callable[..., Any]:
             help="Give such a step this length, > 0, in that norm. [default: a quarter of the budget]",
         ),
     ]
-    for option in reversed(options):
-        command = option(command)
-    return command
+    return applied(command, options)
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -15,7 +15,7 @@ from diffproof.catalog import PRECISIONS
 from diffproof.checks import check_positive
 from diffproof.cli.flags import MethodText, Names, device_option, refuse_given
 from diffproof.cli.paths import PATH
-from diffproof.cli.run_options import choice_options, skip_unreadable_option, tell_layout
+from diffproof.cli.run_options import Command, applied, choice_options, skip_unreadable_option, tell_layout
 from diffproof.cli.screen import printed
 from diffproof.cli.training_output import claim
 from diffproof.errors import ArgumentError
@@ -28,8 +28,6 @@ if TYPE_CHECKING:
     from diffproof.data.images import ImageData
     from diffproof.data.trained_on import TrainedOn
     from diffproof.training.loop import TrainSettings
-
-Command = TypeVar("Command", bound=Callable[..., Any])
 
 # Most held-out images that a training is measured on.
 _MEASURED = 2000
@@ -114,24 +112,20 @@ def training_options(*, iterations: int, learning_rate: float) -> Callable[[Comm
     ]
 
     def decorate(command: Command) -> Command:
-        for option in reversed(options):
-            command = option(command)
-        return command
+        return applied(command, options)
 
     return decorate
 
 
 def extra_options(command: Command) -> Command:
     """The options of a second set of training images."""
-    options = (
+    options: list[Callable[[Command], Command]] = [
         click.option("--extra-data", help="Train on a second set of images, too, with the same classes."),
         click.option(
             "--extra-share", default=0.5, help="Draw this share of images from --extra-data, in (0, 1)."
         ),
-    )
-    for option in reversed(options):
-        command = option(command)
-    return command
+    ]
+    return applied(command, options)
 
 
 @dataclass(frozen=True)

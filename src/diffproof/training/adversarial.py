@@ -221,19 +221,39 @@ def robust_accuracy(classifier: nn.Module, data: ImageData, ascent: Ascent, seed
 
     The search starts at random; a stronger attack finds more.
     """
+
+    def search(images: Tensor, labels: Tensor, generator: torch.Generator) -> Tensor:
+        normal = torch.randn(images.shape, generator=generator).to(images.device)
+        uniform = torch.rand(len(images), generator=generator).to(images.device)
+
+        def objective(point: Tensor) -> Tensor:
+            return nn.functional.cross_entropy(classifier(point), labels, reduction="none")
+
+        return ascent.maximise(objective, images, ascent.start(images, normal, uniform))
+
+    return accuracy_after(search, classifier, data, seed)
+
+
+def accuracy_after(
+    search: Callable[[Tensor, Tensor, torch.Generator], Tensor],
+    classifier: nn.Module,
+    data: ImageData,
+    seed: int,
+) -> float:
+    """Share of images still classified correctly after a search.
+
+    Args:
+        search: images and labels, both where the classifier is, and what draws to adversarial images.
+        classifier: in evaluation mode.
+        data: the images.
+        seed: of what draws.
+    """
     generator = torch.Generator().manual_seed(seed)
     device = next(classifier.parameters()).device
     correct = 0
     for chosen in measured_together(data):
-        images = data.batch(chosen)
-        normal = torch.randn(images.shape, generator=generator).to(device)
-        uniform = torch.rand(len(images), generator=generator).to(device)
-        images, labels = images.to(device), data.labels[chosen.start : chosen.stop].to(device)
-
-        def objective(point: Tensor, labels: Tensor = labels) -> Tensor:
-            return nn.functional.cross_entropy(classifier(point), labels, reduction="none")
-
-        found = ascent.maximise(objective, images, ascent.start(images, normal, uniform))
+        labels = data.labels[chosen.start : chosen.stop].to(device)
+        found = search(data.batch(chosen).to(device), labels, generator)
         with torch.no_grad():
             correct += int((classifier(found).argmax(1) == labels).sum())
     return correct / len(data)

@@ -16,8 +16,8 @@ from diffproof.checks import check_at_least, check_number
 from diffproof.data.images import ImageData
 from diffproof.errors import ArgumentError
 from diffproof.modes import evaluation_mode
-from diffproof.training.adversarial import LARGEST, Logits
-from diffproof.training.batches import Batch, measured_together
+from diffproof.training.adversarial import LARGEST, Logits, accuracy_after
+from diffproof.training.batches import Batch
 from diffproof.wording import counted
 
 # Of the authors' Fast-LPA: the deviation of the start, where the features' rate of change is measured, what
@@ -85,19 +85,14 @@ class PerceptualAdversary:
 
     def accuracy(self, classifier: nn.Module, data: ImageData, seed: int = 0) -> float:
         """Share of images still classified correctly after the same search, which may pass its budget."""
-        generator = torch.Generator().manual_seed(seed)
-        device = next(classifier.parameters()).device
-        correct = 0
-        for chosen in measured_together(data):
-            images = data.batch(chosen)
-            normal = torch.randn(images.shape, generator=generator).to(device)
-            labels = data.labels[chosen.start : chosen.stop].to(device)
+
+        def search(images: Tensor, labels: Tensor, generator: torch.Generator) -> Tensor:
+            normal = torch.randn(images.shape, generator=generator).to(images.device)
             rows = torch.arange(len(images))
-            batch = Batch(images.to(device), labels, torch.zeros_like(labels), len(images), rows)
-            found = self.search(classifier, classifier, batch, normal, normal)
-            with torch.no_grad():
-                correct += int((classifier(found).argmax(1) == labels).sum())
-        return correct / len(data)
+            batch = Batch(images, labels, torch.zeros_like(labels), len(images), rows)
+            return self.search(classifier, classifier, batch, normal, normal)
+
+        return accuracy_after(search, classifier, data, seed)
 
     def told(self) -> str:
         """The search in words."""
