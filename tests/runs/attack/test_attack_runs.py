@@ -462,6 +462,7 @@ def test_a_corrupt_store_is_named(
 
 def test_settings_say_what_they_lack() -> None:
     good: dict[str, Any] = {
+        "seed": 0,
         "data": "digits",
         "classifier": "digits",
         "defense": "none",
