@@ -44,6 +44,15 @@ ATTACKS: dict[str, Method] = {
             ),
         ),
         Method(
+            "fast-lpa",
+            "attacks.fast_lpa:FastLPA",
+            "Far in pixels, near in the classifier's features (Laidlaw et al. 2021).",
+            (
+                Setting("iterations", Integer(1), 10, "The attack takes this many gradient steps."),
+                _EOT,
+            ),
+        ),
+        Method(
             "diffattack",
             "attacks.diffattack:DiffAttack",
             "PGD on the loss and on the deviation of the states (Kang et al. 2023).",

@@ -9,15 +9,15 @@ import torch
 
 import diffproof as dp
 from diffproof.attacks.scoring import draw_labels
-from diffproof.attacks.threat import Flow, Linf
-from helpers.attacks import SETTINGS, adversarials, short_package
+from helpers.attacks import SETTINGS, adversarials, short_package, threat_of
 from helpers.defenses import JitteryGradient
 from helpers.denoisers import CountingMixture, mixture_around
 from helpers.images import inner_pictures
 from helpers.noise import attack_noise
 
 CLASSES = 4
-NAMES = [name for name in SETTINGS if name != "diffattack"]
+# Features are of a classifier, which these defences have none of.
+NAMES = [name for name in SETTINGS if name not in ("diffattack", "fast-lpa")]
 
 
 def defense_of(name: str) -> dp.Defense:
@@ -40,7 +40,7 @@ def test_results_do_not_depend_on_batches(name: str, method: str, monkeypatch: p
     count = 1 if name == "autoattack" else 3
     images = inner_pictures(3)[:count]
     labels = defense_of(method)(images, attack_noise(count, 0)).argmax(1)
-    threat = Flow(0.2) if name == "stadv" else Linf(0.02)
+    threat = threat_of(name)
     found = {}
     for batch_size in (9, 64):
         defense = defense_of(method)

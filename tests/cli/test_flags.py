@@ -49,7 +49,10 @@ PURIFY = "purify a.png --denoiser digits --out o"
         (f"{DENSEPURE} dss", "--defense: unknown name 'dss'; did you mean dds?"),
         (f"{DENSEPURE} dds --bound two", "--bound: expected one of one-sided, two-sided, pixeldp, got 'two'"),
         (f"{DENSEPURE} dds --denoiser a/b.pt", "--denoiser: weights: no such file: a/b.pt"),
-        (f"{DIFFPURE} --threat l2f", "--threat: expected one of linf, l2, stadv, got 'l2f'; did you mean l2"),
+        (
+            f"{DIFFPURE} --threat l2f",
+            "--threat: expected one of linf, l2, stadv, perceptual, got 'l2f'; did you mean l2",
+        ),
         (f"{DIFFPURE} --gradient bdpa", "got 'bdpa'; did you mean bpda?"),
         (f"{DIFFPURE} --protocol lee", f"--protocol: expected one of {', '.join(PROTOCOLS)}, got 'lee'"),
         (f"{DIFFPURE} --majority-of 0", "--majority-of: expected an integer ≥ 1"),
@@ -147,5 +150,10 @@ def test_choices_are_those_that_there_are() -> None:
 def test_help_shows_choices() -> None:
     certify, attack = command_group.commands["certify"], command_group.commands["attack"]
     shown = certify.get_help(click.Context(certify)) + attack.get_help(click.Context(attack))
-    for choice in ("|two-sided|pixeldp]", "[float32|bfloat16]", "[linf|l2|stadv]", "lee-kim|diffbreak|"):
+    for choice in (
+        "|two-sided|pixeldp]",
+        "[float32|bfloat16]",
+        "[linf|l2|stadv|perceptual]",
+        "lee-kim|diffbreak|",
+    ):
         assert choice in shown

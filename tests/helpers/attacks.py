@@ -10,6 +10,7 @@ from torch import Tensor
 
 import diffproof as dp
 from diffproof.attacks.base import Job
+from diffproof.attacks.threat import Flow, Linf, Perceptual, Threat
 from helpers.classifiers import curved_classifier
 from helpers.denoisers import mixture_around
 from helpers.images import inner_pictures
@@ -22,15 +23,23 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "low-frequency": {"iterations": 3, "eot": 3, "share": 0.5},
     "selective": {"iterations": 3, "eot": 3, "share": 0.5},
     "stadv": {"iterations": 3, "eot": 3},
+    "fast-lpa": {"iterations": 3, "eot": 3},
     "square": {"queries": 6},
     "autoattack": {"version": "rand", "eot": 3},
 }
 
 
-def purifier(**settings: Any) -> dp.DiffPure:
+def purifier(classifier: dp.Classifier | None = None, **settings: Any) -> dp.DiffPure:
     settings = {"t_star": 0.05, "steps": 4, **settings}
     # The package warns where there are only three classes.
-    return dp.DiffPure(mixture_around(inner_pictures(4, seed=3)), curved_classifier(seed=2), **settings)
+    behind = classifier or curved_classifier(seed=2)
+    return dp.DiffPure(mixture_around(inner_pictures(4, seed=3)), behind, **settings)
+
+
+def threat_of(name: str) -> Threat:
+    """A threat that an attack stays within."""
+    own: dict[str, Threat] = {"stadv": Flow(0.2), "fast-lpa": Perceptual(0.3)}
+    return own.get(name, Linf(0.02))
 
 
 def short_package(patch: pytest.MonkeyPatch, iterations: int = 12) -> None:

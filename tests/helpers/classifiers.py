@@ -50,6 +50,22 @@ def curved_classifier(*after: nn.Module, classes: int = 4, seed: int = 0, gain: 
     return dp.Classifier(network, classes, image_shape=(1, 4, 4)).requires_grad_(False)
 
 
+def mapped_classifier(classes: int = 4) -> dp.Classifier:
+    """A smooth one of 1×4×4 images with maps of features at two resolutions."""
+    torch.manual_seed(3)
+    network = nn.Sequential(
+        nn.Conv2d(1, 3, 3, padding=1),
+        nn.Tanh(),
+        nn.Conv2d(3, 4, 2),
+        nn.Tanh(),
+        nn.Flatten(),
+        nn.Linear(36, classes),
+    )
+    with torch.no_grad():
+        network[-1].weight *= 8
+    return dp.Classifier(network.double(), classes, image_shape=(1, 4, 4)).requires_grad_(False)
+
+
 class SmoothClassifier(nn.Module):
     """A classifier without kinks."""
 

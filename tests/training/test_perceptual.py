@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, nn
 
 import diffproof as dp
+from diffproof.attacks.features import classified
 from diffproof.cli.main import run
-from diffproof.training.perceptual import PerceptualAdversary, classified
+from diffproof.training.perceptual import PerceptualAdversary
 from diffproof.weights import load_weights
 from helpers.classifiers import linear_classifier
 from helpers.training import batch, losses_of
@@ -119,8 +120,12 @@ def test_the_search_against_a_plain_loop() -> None:
 
 
 def test_networks_without_maps_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"^adversarial: pat needs a network with maps of features"):
-        classified(linear_classifier(), torch.rand(1, 1, 3, 3).double())
+    images, labels = torch.rand(1, 1, 3, 3).double(), torch.zeros(1, dtype=torch.int64)
+    with pytest.raises(ValueError, match=r"^network: expected one with maps of features, got one without"):
+        classified(linear_classifier(), images)
+    network = linear_classifier()
+    with pytest.raises(ValueError, match=r"^adversarial: expected one with maps of features"):
+        PerceptualAdversary().search(network, network, batch(images, labels), images, images)
 
 
 FLAGS = "--data digits --limit 60 --width 4 --batch-size 8 --adversarial pat --inner-steps 2 --iterations 4"

@@ -64,7 +64,7 @@ def attack(
         images: N×C×H×W in [0, 1].
         labels: N int64, the true ones.
         attack: an attack, or a text for `load_attack`.
-        threat: a threat model, or the name of one: "linf", "l2" or "stadv".
+        threat: a threat model, or the name of one: "linf", "l2", "stadv" or "perceptual".
         budget: the largest norm of a perturbation, as a number or like "8/255", where `threat` is a name.
         gradient: the gradient that the attack gets; see GradientMode.
         surrogate_share: share of the steps that the gradient "surrogate" takes, in (0, 1]; 0.1 by default.

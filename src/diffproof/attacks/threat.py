@@ -35,7 +35,8 @@ class Threat:
 
     Args:
         budget: the largest norm of a perturbation, > 0, of [0, 1] pixels; of Flow in halves of the image's
-            width or height. At most 1, or for L2 the norm of a change from black to white.
+            width or height, of Perceptual a distance of features. At most 1, but
+            for L2 the norm of a change from black to white, and for Perceptual any.
 
     Raises:
         ValueError: the budget is not a finite number above 0, or larger than the threat can mean.
@@ -161,18 +162,29 @@ class Flow(Threat):
         return flow.flatten(1).abs().amax(1)
 
 
+class Perceptual(Threat):
+    """The features of the defence's classifier change by at most the budget (Laidlaw et al. 2021).
+
+    Their distance is that of `attacks.features`, whose budget 0.5 is the authors' on CIFAR-10. It is one of
+    two images and a network, so the attack that stays within it says how far it went.
+    """
+
+    name = "perceptual"
+    largest = None
+
+
 def _column(values: Tensor) -> Tensor:
     return values[:, None, None, None]
 
 
-THREATS: dict[str, type[Threat]] = {cls.name: cls for cls in (Linf, L2, Flow)}
+THREATS: dict[str, type[Threat]] = {cls.name: cls for cls in (Linf, L2, Flow, Perceptual)}
 
 
 def load_threat(name: str, budget: str | float) -> Threat:
     """A threat model by name.
 
     Args:
-        name: "linf", "l2" or "stadv".
+        name: "linf", "l2", "stadv" or "perceptual".
         budget: see Threat; a number, or a text like "8/255".
 
     Raises:

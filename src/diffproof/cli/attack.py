@@ -34,12 +34,13 @@ def attack_options(command: Any) -> Any:
                 "--threat",
                 type=Names(THREATS),
                 required=True,
-                help="Let pixels change (linf, l2) or move (stadv).",
+                help="Let pixels change (linf, l2) or move (stadv), or features change (perceptual).",
             ),
             click.option(
                 "--budget",
                 required=True,
-                help="Allow at most this, > 0: 8/255 of [0, 1] pixels, or of half the width for stadv.",
+                help="Allow at most this, > 0: 8/255 of [0, 1] pixels, of half the width for stadv, or a"
+                " distance of features for perceptual.",
             ),
             click.option(
                 "--attack",

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,18 +10,15 @@ import torch
 from torch import Tensor, nn
 
 from diffproof.attacks.base import MOST_GRADIENTS
+from diffproof.attacks.fast_lpa import START, descend, excess
+from diffproof.attacks.features import classified
 from diffproof.attacks.losses import Loss, loss_values
-from diffproof.checks import check_at_least, check_number
+from diffproof.checks import check_at_least, check_number, renamed
 from diffproof.data.images import ImageData
-from diffproof.errors import ArgumentError
 from diffproof.modes import evaluation_mode
 from diffproof.training.adversarial import LARGEST, Logits, accuracy_after
 from diffproof.training.batches import Batch
 from diffproof.wording import counted
-
-# Of the authors' Fast-LPA: the deviation of the start, where the features' rate of change is measured, what
-# keeps divisions finite, and the weight of what is beyond the budget, which rises tenfold.
-_START, _PROBE, _RATE_FLOOR, _NORM_FLOOR, _LAST_WEIGHT = 0.01, 0.1, 1e-4, 1e-10, 10.0
 
 
 @dataclass(frozen=True)
@@ -63,13 +59,12 @@ class PerceptualAdversary:
             normal: like the images, standard normal.
             uniform: not used.
         """
-        with evaluation_mode(network), torch.no_grad():
+        with evaluation_mode(network), torch.no_grad(), renamed({"network": "adversarial"}):
             answers, features = classified(network, batch.images)
             found = fast_lpa(
                 lambda points: classified(network, points),
-                batch.images,
                 batch.labels,
-                batch.images + _START * normal,
+                batch.images + START * normal,
                 features,
                 budget=self.budget,
                 steps=self.steps,
@@ -106,49 +101,8 @@ class PerceptualAdversary:
         return {"method": "pat", **vars(self)}
 
 
-def classified(network: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
-    """The logits N×K of images and their features φ(x), N×D, float32 or float64.
-
-    φ puts together the last map of each resolution, each divided by its norm over channels at every place and
-    by the root of the number of places: what AlexNet's five layers are to LPIPS.
-
-    Raises:
-        ValueError: the network has no maps.
-    """
-    with _maps(network, len(images)) as maps:
-        logits = network(images)
-    if not maps:
-        raise ArgumentError("adversarial", "pat needs a network with maps of features, got one without")
-    parts = []
-    for one in maps.values():
-        wide = one if one.dtype == torch.float64 else one.float()
-        unit = wide / (torch.linalg.vector_norm(wide, dim=1, keepdim=True) + _NORM_FLOOR)
-        parts.append((unit / one[0, 0].numel() ** 0.5).flatten(1))
-    return logits if logits.dtype == torch.float64 else logits.float(), torch.cat(parts, 1)
-
-
-@contextmanager
-def _maps(network: nn.Module, count: int) -> Iterator[dict[tuple[int, int], Tensor]]:
-    """The last N×C×H×W that a part of the network gives at each resolution, of one call within."""
-    maps: dict[tuple[int, int], Tensor] = {}
-
-    def keep(module: nn.Module, given: Any, output: Any) -> None:
-        if isinstance(output, Tensor) and output.dim() == 4 and len(output) == count:
-            height, width = output.shape[2:]
-            if height * width > 1:
-                maps[height, width] = output
-
-    hooks = [part.register_forward_hook(keep) for part in network.modules() if part is not network]
-    try:
-        yield maps
-    finally:
-        for hook in hooks:
-            hook.remove()
-
-
 def fast_lpa(
     answer: Callable[[Tensor], tuple[Tensor, Tensor]],
-    images: Tensor,
     labels: Tensor,
     start: Tensor,
     features: Tensor,
@@ -156,16 +110,13 @@ def fast_lpa(
     budget: float,
     steps: int,
 ) -> Tensor:
-    """Fast Lagrangian perceptual attack: descend −margin + λ_k·max(0, ‖φ(x + δ) − φ(x)‖ − ε).
-
-    A step along the unit gradient is as long as changes the features by ε·0.1^{k/T}, measured at 0.1 from
-    where it starts; λ_k rises from 1 to 10. What is found is not projected, as in the authors' training.
+    """What Fast-LPA finds for a network whose logits and features come of one pass; not projected, as in the
+    authors' training.
 
     Args:
         answer: images → logits N×K and features N×D.
-        images: N×C×H×W in [0, 1].
         labels: N integers.
-        start: like images, where it begins.
+        start: N×C×H×W, where it begins.
         features: N×D of the images.
         budget: ε.
         steps: T.
@@ -173,22 +124,13 @@ def fast_lpa(
     Returns:
         N×C×H×W in [0, 1], without a graph.
     """
-    found = start.detach()
-    for k in range(steps):
-        weight, change = _LAST_WEIGHT * 0.1 ** (1 - k / steps), budget * 0.1 ** (k / steps)
+
+    def slope(step: int, points: Tensor, weight: float) -> tuple[Tensor, Tensor]:
         with torch.enable_grad():
-            point = found.clone().requires_grad_()
-            logits, here = answer(point)
-            distance = torch.linalg.vector_norm(here - features, dim=1)
-            beyond = (distance - budget).clamp(min=0.0)
-            (gradient,) = torch.autograd.grad(
-                (weight * beyond - loss_values(Loss.MARGIN, logits, labels)).sum(), point
-            )
-        norm = torch.linalg.vector_norm(gradient.flatten(1), dim=1)
-        unit = gradient / torch.where(norm > 0, norm, 1.0)[:, None, None, None]
-        with torch.no_grad():
-            there = answer(found - _PROBE * unit)[1]
-        rate = torch.linalg.vector_norm(there - here.detach(), dim=1) / _PROBE
-        length = change / (rate + _RATE_FLOOR)
-        found = (found - length[:, None, None, None] * unit).clamp(0.0, 1.0)
-    return found
+            some = points.clone().requires_grad_()
+            logits, here = answer(some)
+            loss = weight * excess(here, features, budget) - loss_values(Loss.MARGIN, logits, labels)
+            (gradient,) = torch.autograd.grad(loss.sum(), some)
+        return gradient, here.detach()
+
+    return descend(slope, lambda points: answer(points)[1], start, budget=budget, steps=steps)

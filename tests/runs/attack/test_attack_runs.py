@@ -221,7 +221,10 @@ def test_a_budget_that_allows_almost_any_image_warns(
         ({"budget": "eight"}, "budget: expected a number or a fraction like 8/255, got 'eight'"),
         ({"budget": "8/0"}, "budget: expected a number or a fraction like 8/255, got '8/0'"),
         ({"threat": "l2", "budget": "128"}, "budget: expected l2 in (0, 8], got 128; does 128 mean 128/255?"),
-        ({"threat": "l1"}, "--threat: expected one of linf, l2, stadv, got 'l1'; did you mean l2?"),
+        (
+            {"threat": "l1"},
+            "--threat: expected one of linf, l2, stadv, perceptual, got 'l1'; did you mean l2?",
+        ),
         ({"attack": "fgsm"}, "attack: unknown name 'fgsm'"),
         ({"attack": "stadv"}, "threat: stadv attacks within stadv, got linf"),
         ({"threat": "stadv", "budget": "0.05"}, "threat: pgd attacks within l2, linf, got stadv"),

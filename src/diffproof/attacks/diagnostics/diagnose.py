@@ -16,7 +16,7 @@ from diffproof.attacks.base import Attack, Job, Traits, check_arguments
 from diffproof.attacks.diagnostics.finding import Finding
 from diffproof.attacks.diagnostics.gradient_checks import gradient_agreement, vanishing_gradient
 from diffproof.attacks.diagnostics.probe import ANOTHER, FROZEN, Probe
-from diffproof.attacks.threat import L2, Threat
+from diffproof.attacks.threat import L2, Perceptual, Threat
 from diffproof.attacks.views import AttackedDefense
 from diffproof.intervals import sign_test
 
@@ -199,6 +199,9 @@ def black_box(probe: Probe, traits: Traits, attacked: Tensor) -> Finding | None:
 
 def _whole(probe: Probe) -> float:
     """The budget that allows any image; of StAdv, any pixel to come from anywhere within half an image."""
+    if isinstance(probe.threat, Perceptual):
+        # Features of any image are as long as those of another, but for maps that are 0.
+        return 2.0 * probe.longest_features()
     return math.sqrt(probe.job.images[0].numel()) if isinstance(probe.threat, L2) else 1.0
 
 

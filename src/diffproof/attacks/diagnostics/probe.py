@@ -12,10 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from diffproof.attacks.base import Attack, Job
+from diffproof.attacks.features import features_of, pulled
 from diffproof.attacks.losses import Loss, loss_values
 from diffproof.attacks.scoring import draw_labels
 from diffproof.attacks.stadv import identity_grid, warp
-from diffproof.attacks.threat import Flow, PixelThreat, Threat
+from diffproof.attacks.threat import Flow, Perceptual, PixelThreat, Threat
 from diffproof.noise import MAX_DRAW, Noise, Stream
 
 # Fresh draws of noise that an adversarial image of a random defence is scored under.
@@ -76,6 +77,11 @@ class Probe:
         if isinstance(threat, PixelThreat):
             normals = self.normals(number, images.shape[1:], step=0)
             edge = [threat.clip(images + threat.budget * threat.steepest(n), images) for n in normals]
+        elif isinstance(threat, Perceptual):
+            features = features_of(self.job.view.defense)
+            # Grey noise has no features of the image left.
+            far = [0.5 + 0.5 * n for n in self.normals(number, images.shape[1:], step=0)]
+            edge = [pulled(features, one.clamp(0.0, 1.0), images, threat.budget)[0] for one in far]
         else:
             assert isinstance(threat, Flow)
             grid = identity_grid(images)
@@ -84,6 +90,12 @@ class Probe:
             flows = [(grid + threat.budget * s).clamp(-1.0, 1.0) - grid for s in signs]
             edge = [warp(images, flow).clamp(0.0, 1.0) for flow in flows]
         return torch.stack(edge)
+
+    def longest_features(self) -> float:
+        """The largest norm of the images' features, whose distances a threat may bound."""
+        features = features_of(self.job.view.defense)
+        with torch.no_grad():  # only its size is asked for
+            return float(torch.linalg.vector_norm(features(self.job.images), dim=1).max())
 
     def beside(self, distance: float) -> Tensor:
         """The images with each pixel moved at random by less than a distance, and as far from 0 and 1."""

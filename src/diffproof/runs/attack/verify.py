@@ -8,8 +8,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from diffproof.attacks.features import distances, features_of
 from diffproof.attacks.scoring import draw_labels
-from diffproof.attacks.threat import PixelThreat, Threat, load_threat
+from diffproof.attacks.threat import Flow, Perceptual, PixelThreat, Threat, load_threat
 from diffproof.attacks.views import FixedNoise
 from diffproof.errors import ArgumentError
 from diffproof.noise import Stream
@@ -33,6 +34,8 @@ from diffproof.wording import counted, unfinished
 
 # A norm above the budget by this much may be rounding: of pixels in float32, 0.5 + 0.1 − 0.5 is above 0.1.
 _ROUNDING = 1e-5
+# Distances of features that may be rounding, as shares, by the precision of the networks.
+_OF_FEATURES = {"float32": 1e-3, "bfloat16": 0.1}
 _UNCHECKED = "what withstands the attack that knows the noise, whose images are not kept"
 
 
@@ -45,7 +48,7 @@ def verify_attack(
     the weights with those of the run, and draws the labels of `resample` attacked images again, spread
     evenly; of a run with fixed noise that of their clean images under it, too. The attack itself is not
     repeated, so that what withstands the one that knows the noise stays unchecked; nor is the movement of
-    StAdv measured, which the image does not show.
+    StAdv measured, which the image does not show. Distances of features are, by the defence's classifier.
 
     Args:
         folder: the run folder.
@@ -67,8 +70,10 @@ def verify_attack(
     mixed, remarks = told_versions({image.version for image in results})
     failures += mixed
     remarks += unfinished(len(results), identity.planned)
-    if not isinstance(threat, PixelThreat):
+    if isinstance(threat, Flow):
         remarks.append(f"{threat.name}: how far pixels moved cannot be measured again")
+    elif isinstance(threat, Perceptual) and places is None:
+        remarks.append(f"{threat.name}: how far features moved takes the classifier, which is not loaded")
     if places is None:
         _, clean, attacked = scored(results, settings)
         remarks.append(
@@ -178,6 +183,11 @@ def failures_of(image: AttackedImage, job: AttackRun, identity: Identity) -> lis
         found.append("the image is not the one that was attacked")
     if int(job.data.labels[index]) != one.true_label:
         found.append("the data gives another true label")
+    if one.result is not None and isinstance(job.threat, Perceptual) and _in_range(image):
+        pair = (one.result.adversarial[None].to(job.device), image.clean[None].to(job.device))
+        norm = float(distances(features_of(job.view.defense), *pair))
+        if abs(norm - one.result.norm) > _OF_FEATURES[job.settings.precision] * (1 + norm):
+            found.append(f"its features are {norm:.4g} away, the result says {one.result.norm:.4g}")
     return [f"image {index}: {what}" for what in found]
 
 
