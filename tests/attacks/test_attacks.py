@@ -289,8 +289,9 @@ def test_gradient_of_mean_logits() -> None:
 
 
 def run(name: str, images: Tensor, labels: Tensor, **changes: Any) -> list[dp.AttackResult]:
-    own = {"lagrange": diffusing, "fast-lpa": lambda: purifier(mapped_classifier(), steps=2)}
-    defense = changes.pop("defense", None) or own.get(name, lambda: purifier(steps=2))()
+    classifier = mapped_classifier() if name == "fast-lpa" else None
+    usual = diffusing() if name == "lagrange" else purifier(classifier, steps=2)
+    defense = changes.pop("defense", None) or usual
     return dp.attack(
         defense, images, labels, attack=name, threat=threat_of(name), **SETTINGS[name], **changes
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 import sqlite3
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -57,13 +58,9 @@ def alone(defense: dp.Defense, image: Tensor, label: int, number: int, budget: f
         unit = slope / slope.norm()
         rate = float((features(at) - features(at - 0.1 * unit)).norm()) / 0.1
         at = (at - unit * length / (rate + 1e-4)).clamp(0, 1)
-    share = torch.linspace(0, 1, 4001, dtype=torch.float64)
-    near = [
-        one
-        for one in share
-        if float((features(image + one * (at - image)) - features(image)).norm()) <= budget
-    ]
-    return image + max(near) * (at - image)
+    way = [image + share * (at - image) for share in torch.linspace(0, 1, 4001, dtype=torch.float64)]
+    near: list[Tensor] = [one for one in way if float((features(one) - features(image)).norm()) <= budget]
+    return near[-1]
 
 
 @pytest.mark.parametrize("budget", [0.05, 0.4])
@@ -119,7 +116,7 @@ def test_it_breaks_a_classifier_and_more_with_more() -> None:
 def test_what_is_refused() -> None:
     images = inner_pictures(1)
     labels = torch.zeros(1, dtype=torch.int64)
-    given = {"attack": "fast-lpa", "threat": "perceptual", "budget": 0.3}
+    given: dict[str, Any] = {"attack": "fast-lpa", "threat": "perceptual", "budget": 0.3}
     with pytest.raises(ValueError, match=r"^network: expected one with maps of features"):
         dp.attack(purifier(curved_classifier(seed=2)), images, labels, **given)
     with pytest.raises(ValueError, match=r"^threat: fast-lpa attacks within perceptual, got linf"):

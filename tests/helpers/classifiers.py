@@ -53,16 +53,10 @@ def curved_classifier(*after: nn.Module, classes: int = 4, seed: int = 0, gain: 
 def mapped_classifier(classes: int = 4) -> dp.Classifier:
     """A smooth one of 1×4×4 images with maps of features at two resolutions."""
     torch.manual_seed(3)
-    network = nn.Sequential(
-        nn.Conv2d(1, 3, 3, padding=1),
-        nn.Tanh(),
-        nn.Conv2d(3, 4, 2),
-        nn.Tanh(),
-        nn.Flatten(),
-        nn.Linear(36, classes),
-    )
+    first, second, last = nn.Conv2d(1, 3, 3, padding=1), nn.Conv2d(3, 4, 2), nn.Linear(36, classes)
     with torch.no_grad():
-        network[-1].weight *= 8
+        last.weight *= 8
+    network = nn.Sequential(first, nn.Tanh(), second, nn.Tanh(), nn.Flatten(), last)
     return dp.Classifier(network.double(), classes, image_shape=(1, 4, 4)).requires_grad_(False)
 
 

@@ -40,6 +40,7 @@ class Evaluated:
             that was not asked for.
         fixed_right: whether it stays right when that noise is known: the attack, run again, sees no other,
             and neither does the answer.
+        fixed_adversarial: what that attack found, C×H×W in [0, 1]; None where it did not run.
     """
 
     image_index: int
@@ -50,6 +51,7 @@ class Evaluated:
     control_wrong: bool
     fixed_clean: bool | None = None
     fixed_right: bool | None = None
+    fixed_adversarial: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -142,7 +144,7 @@ def evaluate(
             looks = attack.most_draws(results[i], view.num_classes) if view.random else 1
             wrong = _wrong_within(view, images[row], results[i], looks, seed, batch_size)
             found[row] = (results[i], after[i], wrong)
-    fixed: dict[int, tuple[bool, bool]] = {}
+    fixed: dict[int, _Known] = {}
     if fixed_noise:
         own: dict[str, Any] = {"attack": attack, "threat": threat, "seed": seed, "batch_size": batch_size}
         fixed = _under_fixed_noise(view, images, labels, attacked, indices, **own)
@@ -150,7 +152,7 @@ def evaluate(
     made = []
     for row, index in enumerate(indices):
         result, after, wrong = found.get(row, (None, torch.empty(0, dtype=torch.int64), True))
-        before, known = tuple(clean[row].tolist()), fixed.get(row, (None, None))
+        before, known = tuple(clean[row].tolist()), fixed.get(row, ())
         one = Evaluated(index, int(labels[row]), before, result, tuple(after.tolist()), wrong, *known)
         made.append(one)
     clean_scores, attacked_scores = scores(made, view.num_classes, draws=draws, votes=votes)
@@ -159,6 +161,10 @@ def evaluate(
 
 # What sees the defence itself, so that a wrong answer that the attack saw is one of the defence.
 _SEES = (GradientMode.EXACT, GradientMode.BPDA, GradientMode.ADJOINT)
+
+
+# Of an image under fixed noise, see Evaluated: right before, right after, and what was found.
+_Known = tuple[bool, bool, Tensor | None]
 
 
 def _under_fixed_noise(
@@ -172,8 +178,9 @@ def _under_fixed_noise(
     threat: Threat,
     seed: int,
     batch_size: int,
-) -> dict[int, tuple[bool, bool]]:
-    """By row, whether the clean image and the attacked one are right under one draw that the attack knows.
+) -> dict[int, _Known]:
+    """By row, whether the clean image and the attacked one are right under one draw that the attack knows,
+    and the attacked one.
 
     Rows that are not attacked count as wrong after it.
     """
@@ -185,7 +192,7 @@ def _under_fixed_noise(
         for part in torch.arange(len(images)).split(at_once)
     ]
     right = torch.cat(clean).tolist()
-    found = {row: (right[row], False) for row in range(len(images))}
+    found: dict[int, _Known] = {row: (right[row], False, None) for row in range(len(images))}
     left = [row for row in attacked if right[row]]
     if not left:
         return found
@@ -202,7 +209,7 @@ def _under_fixed_noise(
     for row, index, result in zip(left, chosen, results, strict=True):
         answer = known.answers(result.adversarial[None].to(images.device), torch.tensor([index]))
         seen = result.success and view.gradient in _SEES
-        found[row] = (True, not seen and int(answer) == int(labels[row]))
+        found[row] = (True, not seen and int(answer) == int(labels[row]), result.adversarial)
     return found
 
 

@@ -59,7 +59,8 @@ def descend(
 
 def excess(here: Tensor, clean: Tensor, budget: float) -> Tensor:
     """max(0, ‖φ(x′) − φ(x)‖₂ − ε), N values."""
-    return (torch.linalg.vector_norm(here - clean, dim=1) - budget).clamp(min=0.0)
+    far: Tensor = torch.linalg.vector_norm(here - clean, dim=1)
+    return (far - budget).clamp(min=0.0)
 
 
 @dataclass(frozen=True)

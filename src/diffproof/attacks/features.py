@@ -77,7 +77,8 @@ def features_of(defense: Defense) -> Callable[[Tensor], Tensor]:
 def distances(features: Callable[[Tensor], Tensor], points: Tensor, images: Tensor) -> Tensor:
     """‖φ(x) − φ(x′)‖₂ of each pair, N values, without a graph."""
     with torch.no_grad():  # only its size is asked for
-        return torch.linalg.vector_norm(features(points) - features(images), dim=1)
+        far: Tensor = torch.linalg.vector_norm(features(points) - features(images), dim=1)
+    return far
 
 
 def pulled(

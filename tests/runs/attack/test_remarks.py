@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import sqlite3
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
 import diffproof as dp
 from diffproof.cli.main import run
@@ -60,12 +63,41 @@ def test_how_much_is_randomness(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert float(row["attacked_fixed"]) == pytest.approx(found.attacked.fixed.value, abs=1e-6)
     capsys.readouterr()
     assert run(["verify", str(folder), "--counts"]) == 0
-    unchecked = "what withstands the attack that knows the noise, whose images are not kept"
+    unchecked = "whether the attack that knows the noise finds no more"
     assert unchecked in " ".join(capsys.readouterr().out.split())
     again = ["verify", str(folder), "--trust", "--resample", "3"]
     assert run(again) == 0
     assert unchecked in " ".join(capsys.readouterr().out.split())
+    # What that attack found is kept, and scored again where it did not succeed.
+    for one, other in zip(stored, found.images, strict=True):
+        assert (one.fixed_adversarial is None) == (other.fixed_adversarial is None)
+        if one.fixed_adversarial is not None:
+            assert other.fixed_adversarial is not None
+            assert torch.equal(one.fixed_adversarial, other.fixed_adversarial)
+    withstood = [one for one in stored if one.fixed_right]
+    assert withstood
+    known = withstood[0].image_index
     with sqlite3.connect(folder / "results.sqlite") as connection:
+        (kept,) = connection.execute(
+            "SELECT adversarial FROM known_noise WHERE image_index = ?", (known,)
+        ).fetchone()
+        change = "UPDATE known_noise SET adversarial = ? WHERE image_index = ?"
+        # An image of another class, within the budget of 1 that nobody had: told from labels and from norms.
+        other = np.load(io.BytesIO(kept))
+        other[...] = dp.load_data("digits", indices="1:2").images[0]
+        file = io.BytesIO()
+        np.save(file, other)
+        connection.execute(change, (file.getvalue(), known))
+    assert run(again) == 1
+    told = " ".join(capsys.readouterr().out.split())
+    assert f"image {known}: what the attack that knows the noise found has norm" in told
+    assert f"fixed noise: 1 of the labels of {len(withstood)} attacked image" in told
+    with sqlite3.connect(folder / "results.sqlite") as connection:
+        connection.execute("DELETE FROM known_noise WHERE image_index = ?", (known,))
+    assert run(again) == 1
+    assert "the attack that knows the noise, whose image is not there" in capsys.readouterr().out
+    with sqlite3.connect(folder / "results.sqlite") as connection:
+        connection.execute("INSERT INTO known_noise VALUES (?, ?)", (known, kept))
         (text,) = connection.execute("SELECT result FROM attacked WHERE image_index = 0").fetchone()
         fields = json.loads(text) | {"fixed_clean": False, "fixed_right": True}
         connection.execute("UPDATE attacked SET result = ? WHERE image_index = 0", (json.dumps(fields),))

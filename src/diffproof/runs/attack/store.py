@@ -54,12 +54,13 @@ class AttackStore(RunStore[AttackSettings]):
     settings_type = AttackSettings
     table = "attacked"
     stamped = "result"
-    merged = ("attacked", "findings")
+    merged = ("attacked", "known_noise", "findings")
     tables = """
 CREATE TABLE IF NOT EXISTS attacked (
     image_index INTEGER PRIMARY KEY, true_label INTEGER NOT NULL, result TEXT NOT NULL,
     clean BLOB NOT NULL, adversarial BLOB, purified BLOB, seconds REAL NOT NULL
 );
+CREATE TABLE IF NOT EXISTS known_noise (image_index INTEGER PRIMARY KEY, adversarial BLOB NOT NULL);
 CREATE TABLE IF NOT EXISTS findings (json TEXT NOT NULL);
 """
 
@@ -74,14 +75,27 @@ CREATE TABLE IF NOT EXISTS findings (json TEXT NOT NULL);
                 "SELECT image_index, true_label, result, clean, adversarial, purified, seconds FROM attacked"
                 " ORDER BY image_index"
             ).fetchall()
+            known: dict[int, bytes] = {}
+            if self.settings.fixed_noise and self._has("known_noise"):
+                known = dict(self._connection.execute("SELECT image_index, adversarial FROM known_noise"))
             drawn = max(self.settings.draws, self.settings.majority_of)
-            return [_attacked(*row, drawn=drawn) for row in rows]
+            return [_attacked(*row, known=known.get(row[0]), drawn=drawn) for row in rows]
+
+    def _has(self, table: str) -> bool:
+        """Whether the store has a table, which those of earlier versions may lack."""
+        asked = "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = ?"
+        return self._connection.execute(asked, (table,)).fetchone() is not None
 
     def save_results(self, results: Sequence[AttackedImage]) -> None:
         """Record finished images and make them survive a crash."""
         with reporting(self.folder):
             self._connection.executemany(
                 "INSERT INTO attacked VALUES (?, ?, ?, ?, ?, ?, ?)", [_row(result) for result in results]
+            )
+            found = {one.evaluated.image_index: one.evaluated.fixed_adversarial for one in results}
+            self._connection.executemany(
+                "INSERT INTO known_noise VALUES (?, ?)",
+                [(index, _to_bytes(image)) for index, image in found.items() if image is not None],
             )
         self.commit()
 
@@ -145,6 +159,7 @@ def _attacked(
     purified: bytes | None,
     seconds: float,
     *,
+    known: bytes | None,
     drawn: int,
 ) -> AttackedImage:
     """A row of the table of attacked images.
@@ -166,6 +181,8 @@ def _attacked(
             given = {**(result or {}), "image_index": index, "label": label, "adversarial": found}
             result = AttackResult(**check_fields(AttackResult, given))
         one |= {"image_index": index, "true_label": label, "result": result}
+        if known is not None:
+            one["fixed_adversarial"] = _to_tensor("known_noise", known)
         evaluated = Evaluated(**check_fields(Evaluated, one))
         values = {**fields, **pictures, "evaluated": evaluated, "seconds": seconds}
         image = AttackedImage(**check_fields(AttackedImage, values))
@@ -185,7 +202,12 @@ def _check_image(image: AttackedImage, drawn: int) -> None:
         raise ValueError("a label is negative")
     check_seconds(image.seconds)
     adversarial = None if one.result is None else one.result.adversarial
-    for name, pixels in (("purified", image.purified), ("adversarial", adversarial)):
+    pictures = {
+        "purified": image.purified,
+        "adversarial": adversarial,
+        "known_noise": one.fixed_adversarial,
+    }
+    for name, pixels in pictures.items():
         if pixels is not None and pixels.shape != image.clean.shape:
             shapes = tuple(image.clean.shape), tuple(pixels.shape)
             raise ValueError(f"{name}: expected the shape {shapes[0]}, got {shapes[1]}")

@@ -36,7 +36,7 @@ from diffproof.wording import counted, unfinished
 _ROUNDING = 1e-5
 # Distances of features that may be rounding, as shares, by the precision of the networks.
 _OF_FEATURES = {"float32": 1e-3, "bfloat16": 0.1}
-_UNCHECKED = "what withstands the attack that knows the noise, whose images are not kept"
+_UNCHECKED = "whether the attack that knows the noise finds no more"
 
 
 def verify_attack(
@@ -46,9 +46,9 @@ def verify_attack(
 
     Measures each perturbation of pixels again, compares images and labels with the data as they are now and
     the weights with those of the run, and draws the labels of `resample` attacked images again, spread
-    evenly; of a run with fixed noise that of their clean images under it, too. The attack itself is not
-    repeated, so that what withstands the one that knows the noise stays unchecked; nor is the movement of
-    StAdv measured, which the image does not show. Distances of features are, by the defence's classifier.
+    evenly; of a run with fixed noise those of their clean images and of what the attack that knows it found
+    under it, too. The attacks themselves are not repeated; nor is the movement of StAdv measured, which the
+    image does not show. Distances of features are, by the defence's classifier.
 
     Args:
         folder: the run folder.
@@ -131,13 +131,15 @@ def _scored_again(chosen: list[AttackedImage], job: AttackRun) -> tuple[list[str
     if not wrong and fell > most_flips(near, precision):
         what = f"{counted(len(chosen), 'image')} scored again: {fell} labels fell otherwise"
         wrong.append(f"{what}, {explained(near, precision)}")
-    known = [image for image in chosen if image.evaluated.fixed_clean is not None]
-    fell = sum(_fixed_again(image, job) is not image.evaluated.fixed_clean for image in known)
-    if fell:
-        of = counted(len(known), "clean image")
-        found = f"fixed noise: {fell} of the labels of {of} fell otherwise"
-        # At worst each of them is on the boundary.
-        (wrong if fell > most_flips(len(known), precision) else ties).append(found)
+    for what, fallen in (("clean", _clean_again), ("attacked", _attacked_again)):
+        told = [answer for image in chosen for answer in fallen(image, job)]
+        fell = sum(told)
+        if fell:
+            found = (
+                f"fixed noise: {fell} of the labels of {counted(len(told), f'{what} image')} fell otherwise"
+            )
+            # At worst each of them is on the boundary.
+            (wrong if fell > most_flips(len(told), precision) else ties).append(found)
     return wrong, ties
 
 
@@ -150,6 +152,17 @@ def failures_in_store(image: AttackedImage, threat: Threat, identity: Identity) 
         found.append("the stored image is not the one that was attacked")
     if one.fixed_right and (one.result is None or not one.fixed_clean):
         found.append("it withstands the attack that knows the noise, but is wrong before it")
+    elif one.fixed_right and one.fixed_adversarial is None:
+        found.append("it withstands the attack that knows the noise, whose image is not there")
+    if one.fixed_adversarial is not None:
+        known = one.fixed_adversarial
+        if not bool(((known >= 0) & (known <= 1)).all()):
+            found.append("what the attack that knows the noise found leaves [0, 1]")
+        if isinstance(threat, PixelThreat):
+            norm = float(threat.norm((known - image.clean)[None]))
+            if norm > threat.budget + _ROUNDING:
+                told = f"norm {norm:.6g}, the budget is {threat.budget:.6g}"
+                found.append(f"what the attack that knows the noise found has {told}")
     if one.result is not None:
         adversarial = one.result.adversarial
         if not _in_range(image):
@@ -207,9 +220,24 @@ def _labels_again(image: AttackedImage, job: AttackRun) -> Tensor:
     return labels[0]
 
 
-def _fixed_again(image: AttackedImage, job: AttackRun) -> bool:
-    """Whether the clean image is right under the draw of fixed noise as it is labelled now."""
+def _clean_again(image: AttackedImage, job: AttackRun) -> list[bool]:
+    """Whether the clean image's answer under the fixed noise is another one now; [] where none was kept."""
+    right = image.evaluated.fixed_clean
+    return [] if right is None else [_is_right(image, image.clean, job) is not right]
+
+
+def _attacked_again(image: AttackedImage, job: AttackRun) -> list[bool]:
+    """Whether what the attack that knows the noise found is answered wrongly, though it withstood; [] where
+    it did not: a wrong answer may be one that the attack saw before it ended.
+    """
+    found = image.evaluated.fixed_adversarial
+    if found is None or not image.evaluated.fixed_right:
+        return []
+    return [not _is_right(image, found, job)]
+
+
+def _is_right(image: AttackedImage, pixels: Tensor, job: AttackRun) -> bool:
+    """Whether pixels are labelled as the image is, under the fixed noise."""
     index = torch.tensor([image.evaluated.image_index])
-    clean = image.clean[None].to(job.device)
-    answer = FixedNoise(job.view, job.settings.seed).answers(clean, index)
+    answer = FixedNoise(job.view, job.settings.seed).answers(pixels[None].to(job.device), index)
     return int(answer) == image.evaluated.true_label
