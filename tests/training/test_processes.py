@@ -35,6 +35,45 @@ def test_processes_share_each_step(tmp_path: Path, count: int) -> None:
         assert float((tensor - theirs[name]).abs().max()) < 1e-3
 
 
+# Losses with draws, with searches, and of a network with two answers.
+LOSSES = [
+    "consistency",
+    "macer:draws=3",
+    "cat-rs:draws=2,steps=1",
+    "smoothmix:steps=1",
+    "hybvit:patch=2,width=8",
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("objective", LOSSES)
+def test_objectives_are_shared_by_processes(tmp_path: Path, objective: str) -> None:
+    own = objective.startswith("hybvit")
+    # Batch statistics are of a process's own images: a start without them has the same loss in both.
+    start, noise = tmp_path / "start.safetensors", " --noise-sigma 0.25"
+    train = f"train classifier {COMMON} --iterations 3"
+    objective, network = (
+        (f"{objective},width=8,depth=1,heads=2", "") if own else (objective, f"--classifier {start}")
+    )
+    if not own:
+        plain = "--width 4 --objective jem:steps=1,buffer=12 --noise-sigma 0.1"
+        assert run(shlex.split(f"{train} {plain} --out {start}")) == 0
+    one, several = tmp_path / "one.safetensors", tmp_path / "several.safetensors"
+    command = f"{train} --objective {objective} {network}{noise * (not own)}"
+    assert run(shlex.split(f"{command} --out {one}")) == 0
+    states, errors = together(f"{command} --out {several}", 2)
+    assert states == [0, 0], errors
+    # Sums in another order, in float32.
+    assert losses_of(several) == pytest.approx(losses_of(one), rel=1e-3)
+
+
+def test_a_buffer_of_samples_is_of_one_process(tmp_path: Path) -> None:
+    command = f"train classifier {COMMON} --width 4 --objective jem --noise-sigma 0.1"
+    states, errors = together(f"{command} --out {tmp_path / 'w.safetensors'}", 2)
+    assert states == [2, 2]
+    assert all("jem keeps one buffer of samples and trains in one process" in error for error in errors)
+
+
 @pytest.mark.slow
 def test_a_shared_training_resumes_exactly(tmp_path: Path) -> None:
     command = f"{DENOISER} --dropout 0.5 --checkpoint-every 1e-9"

@@ -267,7 +267,12 @@ def check_asked(blocks: int, n0: int, n: int, bound: Bound | str, stop: Stopping
     if as_bound(bound) is not Bound.ONE_SIDED:
         raise ArgumentError("bound", f"several noise levels have their own; expected one-sided, got {bound}")
     if Stopping(stop) is not Stopping.FIXED:
-        raise ArgumentError("stop", f"expected fixed with several noise levels, got {stop}")
+        # Its test is of one probability against one radius.
+        raise ArgumentError(
+            "stop",
+            "expected fixed with several noise levels, whose radius is the least of several probabilities',"
+            f" got {stop}",
+        )
     for name, given in (("n0", n0), ("n", n)):
         if given < blocks:
             raise ArgumentError(name, f"{blocks} noise levels share the draws; expected as many, got {given}")
