@@ -632,6 +632,8 @@ CALLS = {
     "Linf": Call(dp.Linf, {"budget": 0.1}, {"budget": (*POSITIVE, 1.5, "8/255", None)}),
     "L2": Call(dp.L2, {"budget": 0.1}, {"budget": (*POSITIVE, "8/255", None)}),
     "Flow": Call(dp.Flow, {"budget": 0.1}, {"budget": (*POSITIVE, 1.5, None)}),
+    "FastLPA": Call(dp.FastLPA, {}, {"iterations": STEPS, "eot": COUNT}),
+    "Perceptual": Call(dp.Perceptual, {"budget": 0.1}, {"budget": (*POSITIVE, "8/255", None)}),
     "load_threat": Call(
         dp.load_threat, {"name": "linf", "budget": "8/255"}, {"name": CHOICE, "budget": BUDGET}
     ),

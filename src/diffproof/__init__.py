@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from diffproof.attacks.evaluation import Evaluation as Evaluation
     from diffproof.attacks.evaluation import scores as scores
     from diffproof.attacks.expectation import Expectation as Expectation
+    from diffproof.attacks.fast_lpa import FastLPA as FastLPA
     from diffproof.attacks.lagrange import Lagrange as Lagrange
     from diffproof.attacks.losses import Loss as Loss
     from diffproof.attacks.low_frequency import LowFrequency as LowFrequency
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from diffproof.attacks.threat import L2 as L2
     from diffproof.attacks.threat import Flow as Flow
     from diffproof.attacks.threat import Linf as Linf
+    from diffproof.attacks.threat import Perceptual as Perceptual
     from diffproof.attacks.threat import PixelThreat as PixelThreat
     from diffproof.attacks.threat import Threat as Threat
     from diffproof.attacks.threat import load_threat as load_threat
@@ -136,6 +138,7 @@ _HOMES = {
     "Evaluated": "attacks.evaluation",
     "Evaluation": "attacks.evaluation",
     "Expectation": "attacks.expectation",
+    "FastLPA": "attacks.fast_lpa",
     "Finding": "attacks.diagnostics.finding",
     "Flow": "attacks.threat",
     "GDMP": "defenses.purifying.gdmp",
@@ -157,6 +160,7 @@ _HOMES = {
     "Noise": "noise",
     "Objective": "training.objectives.base",
     "PGD": "attacks.pgd",
+    "Perceptual": "attacks.threat",
     "PixelThreat": "attacks.threat",
     "Purification": "defenses.purifying.reverse_process",
     "Purifier": "defenses.purifying.base",

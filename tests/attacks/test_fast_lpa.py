@@ -46,7 +46,8 @@ def alone(defense: dp.Defense, image: Tensor, label: int, number: int, budget: f
         far = float((features(point) - features(image)).norm())
         return -sum(margins) / 2 + weight * max(0.0, far - budget)
 
-    at = image + 0.01 * noise_of(number, MAX_DRAW).normal(image.shape, 0, torch.float64)[0]
+    start = 0.01 * noise_of(number, MAX_DRAW).normal(image.shape, 0, torch.float64)[0]
+    at = (image + start).clamp(0, 1)
     for k in range(steps):
         length, weight = budget * 0.1 ** (k / steps), 10 * 0.1 ** (1 - k / steps)
         slope = torch.stack(
@@ -105,11 +106,11 @@ def test_it_breaks_a_classifier_and_more_with_more() -> None:
     images, labels = dp.load_data("digits", indices="0:24")
     defense = dp.load_defense("none", classifier=dp.load_classifier("digits"))
     wrong = []
-    for budget in (0.05, 0.3, 1.0):
+    for budget in (0.3, 0.6, 1.0):
         found = dp.attack(defense, images, labels, attack="fast-lpa", threat="perceptual", budget=budget)
         assert all(one.norm <= budget for one in found)
         wrong.append(sum(one.success for one in found))
-    assert wrong[0] < wrong[1] <= wrong[2]
+    assert wrong[0] < wrong[1] < wrong[2]
     assert wrong[2] >= 22
 
 
@@ -121,7 +122,8 @@ def test_what_is_refused() -> None:
         dp.attack(purifier(curved_classifier(seed=2)), images, labels, **given)
     with pytest.raises(ValueError, match=r"^threat: fast-lpa attacks within perceptual, got linf"):
         dp.attack(purifier(mapped_classifier()), images, labels, **given | {"threat": "linf"})
-    denoiser = mixture_around(inner_pictures(4, seed=3), 0.05, component_labels=list(range(4)))
+    own: dict[str, Any] = {"component_labels": list(range(4)), "sigmas": torch.tensor([0.1, 0.3]).double()}
+    denoiser = mixture_around(inner_pictures(4, seed=3), 0.05, **own)
     with pytest.raises(ValueError, match=r"^threat: perceptual distances are of a classifier's features"):
         dp.attack(dp.load_defense("dc", denoiser=denoiser), images, labels, **given)
 

@@ -340,29 +340,6 @@ def test_a_run_at_several_levels_goes_on_and_is_verified(
     assert "threshold" in capsys.readouterr().err
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("chosen", [False, True], ids=["cascade", "chosen"])
-def test_workers_count_as_one_process_does(tmp_path: Path, chosen: bool) -> None:
-    pytest.importorskip("ray")
-    levels = ["--sigma", "0.5", "--scales", "0.25,0.5"]
-    if chosen:
-        # A classifier of ten classes chooses among ten levels.
-        scales = ",".join(f"{0.1 + 0.02 * one:.2f}" for one in range(10))
-        levels = ["--sigma", "0.2", "--scales", scales, "--chooser", "digits"]
-    alone, shared = tmp_path / "alone", tmp_path / "shared"
-    assert run(certify(alone, *levels)) == 0
-    assert run([*certify(shared, *levels), "--workers", "2"]) == 0
-    mine, theirs = ({row[0]: row for row in certificates(folder)} for folder in (alone, shared))
-    assert len(mine) == 4
-    assert theirs == mine
-    assert run(["verify", str(shared), "--resample", "1", "--trust"]) == 0
-
-
-def certificates(folder: Path) -> list[tuple[Any, ...]]:
-    found = dp.open_run(folder).certification  # type: ignore[union-attr]
-    return [(one.image_index, one.label, one.radius, one.counts, one.scales) for one in found]
-
-
 @pytest.mark.parametrize(
     ("flags", "message"),
     [

@@ -41,7 +41,7 @@ LOSSES = [
     "macer:draws=3",
     "cat-rs:draws=2,steps=1",
     "smoothmix:steps=1",
-    "hybvit:patch=2,width=8",
+    "hybvit:patch=2",
 ]
 
 

@@ -128,7 +128,7 @@ class FastLPA(Attack):
         # The last draw of all belongs to no iteration.
         draw = torch.full_like(job.image_indices, MAX_DRAW)
         noise = Noise.for_rows(job.seed, Stream.ATTACK, job.image_indices, draw).to(job.images.device)
-        start = job.images + START * noise.normal(job.images.shape[1:], 0, job.images.dtype)
+        start = (job.images + START * noise.normal(job.images.shape[1:], 0, job.images.dtype)).clamp(0.0, 1.0)
         found = descend(slope, features, start, budget=threat.budget, steps=self.iterations)
         found, norms = pulled(features, found, job.images, threat.budget)
         # What was seen on the way may have been beyond the budget.

@@ -75,10 +75,11 @@ def features_of(defense: Defense) -> Callable[[Tensor], Tensor]:
 
 
 def distances(features: Callable[[Tensor], Tensor], points: Tensor, images: Tensor) -> Tensor:
-    """‖φ(x) − φ(x′)‖₂ of each pair, N values, without a graph."""
+    """‖φ(x) − φ(x′)‖₂ of each pair, N float64 values, without a graph."""
     with torch.no_grad():  # only its size is asked for
         far: Tensor = torch.linalg.vector_norm(features(points) - features(images), dim=1)
-    return far
+    # Beside float32, a budget would be rounded.
+    return far.double()
 
 
 def pulled(

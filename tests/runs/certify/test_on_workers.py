@@ -34,6 +34,15 @@ KINDS: dict[str, dict[str, Any]] = {
     "fixed": {"n": 40},
     "sequential": {"n": 90, "stop": "sequential", "radii": "0,0.05"},
     "until": {"n": 12, "indices": "0:120:4", "until_half_width": 0.35},
+    "several levels": {"n": 40, "scales": "0.12,0.25"},
+    # A classifier of ten classes chooses among ten levels.
+    "a chosen level": {
+        "n": 44,
+        "n0": 11,
+        "indices": "0:48:16",
+        "scales": ",".join(f"{0.1 + 0.02 * one:.2f}" for one in range(10)),
+        "chooser": "digits",
+    },
     "votes": {"n": 16, "indices": "0:48:16", "keep_ballots": True, **VOTES},
     "votes, sequential": {
         "n": 60,
