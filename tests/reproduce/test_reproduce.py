@@ -125,7 +125,7 @@ def test_every_entry_runs_on_digits(name: str, out: Path, capsys: pytest.Capture
         # All its rows are of networks of their own.
         assert status == 2
         (line,) = told.err.splitlines()
-        assert line.startswith(f"diffproof: error: {name} has no row to run: it takes --")
+        assert line.startswith(f"diffproof: error: entry: {name} has no row to run: it takes --")
         assert not (out / name.replace(":", "-")).exists()
         return
     # The printed ℓ2 budget of 1 is large for digits, and a warning says so.
