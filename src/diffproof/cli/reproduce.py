@@ -121,7 +121,7 @@ def reproduce(entry: str, only_plan: bool, **flags: Any) -> int:
         _check_data(request.data, flags["split"])
     steps = found.steps(request)
     if not steps:
-        raise ArgumentError("entry", f"{found.name} has no row to run: it takes {_takes(found)}")
+        raise ArgumentError("entry", f"{found.name} has no row to run: it lacks {_lacks(found, request)}")
     if only_plan:
         _plan(steps)
         _print(found, found.lines(request), request, {})
@@ -159,13 +159,14 @@ def _check_data(data: str, split: str | None) -> None:
     load_data(data, split)
 
 
-def _takes(entry: Entry) -> str:
-    """The flags of an entry's networks, those of several noise levels together."""
+def _lacks(entry: Entry, request: Request) -> str:
+    """The flags of an entry's networks that are not given, those of several noise levels together."""
     from diffproof.reproduce.request import flag
     from diffproof.reproduce.trainings import training
 
-    flags = ", ".join(map(flag, _roles(entry.needs)))
-    trained = any(training(role) is not None for role in entry.needs)
+    lacking = [role for role in entry.needs if role not in request.networks]
+    flags = ", ".join(map(flag, _roles(lacking)))
+    trained = request.training is None and any(training(role) is not None for role in lacking)
     return flags + "; --train makes those that diffproof can" * trained
 
 

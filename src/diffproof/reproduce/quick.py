@@ -30,6 +30,9 @@ def _cut(kind: str, spec: MethodSpec) -> dict[str, Any]:
     cut: dict[str, Any] = {}
     for setting in describe(kind, spec.name).settings:
         name, value = setting.name, spec.settings.get(setting.name, setting.default)
+        if name == "likelihood_timesteps" and spec.settings.get("variant") == "authors":
+            # It draws one level a step.
+            continue
         if name in ("timesteps", "likelihood_timesteps"):
             cut[name] = _LEVELS
         elif name == "t_star" and isinstance(value, list):
