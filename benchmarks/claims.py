@@ -29,6 +29,7 @@ from typing import Any
 import yaml
 
 from diffproof.cli.main import run
+from diffproof.errors import ArgumentError
 from diffproof.intervals import Share
 from diffproof.paired import PairedDifference, holm
 from diffproof.runs.attack.report import load_attack_report, right_by_accuracy
@@ -65,29 +66,14 @@ def commands(part: Mapping[str, Any], values: Mapping[str, str]) -> dict[str, st
     return made
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """What a run got right, by one measure.
-
-    Args:
-        share: of all its images.
-        right: each image's, by index.
-    """
-
-    share: Share
-    right: Mapping[int, bool]
-
-
-def outcome(out: Path, name: str, at: float | str) -> Outcome:
-    """What a run, or RUN@K, got right at a radius or by an accuracy; an error where it is not there."""
+def outcome(out: Path, name: str, at: float | str) -> dict[int, bool]:
+    """Whether a run, or RUN@K, is right in each image, at a radius or by an accuracy."""
     run_name, _, votes = name.partition("@")
     folder = out / run_name
     if isinstance(at, str):
-        right = _attacked(folder, at)
-    else:
-        row = load_ablation(folder, Over.VOTES, [at]).rows[int(votes)] if votes else load_row(folder)
-        right = {one.image_index: one.certified_at(at) for one in row.results}
-    return Outcome(Share.of(sum(right.values()) / len(right), len(right)), right)
+        return _attacked(folder, at)
+    row = load_ablation(folder, Over.VOTES, [at]).rows[int(votes)] if votes else load_row(folder)
+    return {one.image_index: one.certified_at(at) for one in row.results}
 
 
 def _attacked(folder: Path, accuracy: str) -> dict[int, bool]:
@@ -109,8 +95,8 @@ class Case:
         names: the run and the one it is held against, if any.
         at: the measure.
         paper: the paper's numbers.
-        first: what the run got right.
-        against: what the other did.
+        first: whether the run is right, by image.
+        against: whether the other is.
     """
 
     says: str
@@ -119,24 +105,38 @@ class Case:
     names: tuple[str, str | None]
     at: float | str
     paper: str
-    first: Outcome
-    against: Outcome | None
+    first: Mapping[int, bool]
+    against: Mapping[int, bool] | None
+
+    @property
+    def common(self) -> list[int]:
+        """The images that all its runs have."""
+        both = self.first.keys() if self.against is None else self.first.keys() & self.against.keys()
+        return sorted(both)
+
+    @property
+    def shares(self) -> list[Share]:
+        """What each run got right of these."""
+        hits = [
+            sum(right[index] for index in self.common)
+            for right in (self.first, self.against)
+            if right is not None
+        ]
+        return [Share.of(some / len(self.common), len(self.common)) for some in hits]
 
     @property
     def difference(self) -> PairedDifference | None:
-        """The first run beside the second, on the images of both."""
+        """The first run beside the second, if there is one."""
         if self.against is None:
             return None
-        common = sorted(self.first.right.keys() & self.against.right.keys())
-        return PairedDifference.of(
-            [self.first.right[index] for index in common], [self.against.right[index] for index in common]
-        )
+        first, second = ([right[index] for index in self.common] for right in (self.first, self.against))
+        return PairedDifference.of(first, second)
 
     def verdict(self, corrected: float) -> str:
         """See the file's head."""
         difference = self.difference
         if difference is None:
-            low, high = self.first.share.low, self.first.share.high
+            low, high = self.shares[0].low, self.shares[0].high
             return "holds" if low >= self.least else "reversed" if high < self.least else "not shown"
         apart = corrected <= SIGNIFICANT
         if self.expected == "level":
@@ -151,78 +151,88 @@ def cases(claims: Sequence[Mapping[str, Any]], out: Path) -> Iterator[Case]:
     """All cases whose runs are there; the others are told on stderr."""
     for claim in claims:
         for name, other, at, paper in claim["cases"]:
-            lacking = [one for one in (name, other) if one and not (out / one.partition("@")[0]).exists()]
-            if lacking:
-                print(f"{claim['says']}: no run {' nor '.join(lacking)}", file=sys.stderr)
+            try:
+                first, against = outcome(out, name, at), outcome(out, other, at) if other else None
+            except ArgumentError as error:
+                print(f"{claim['says']}: {error}", file=sys.stderr)
                 continue
-            yield Case(
-                claim["says"],
-                claim.get("expected"),
-                claim.get("least", 0.0),
-                (name, other),
-                at,
-                paper,
-                outcome(out, name, at),
-                outcome(out, other, at) if other else None,
-            )
+            expected, least = claim.get("expected"), claim.get("least", 0.0)
+            yield Case(claim["says"], expected, least, (name, other), at, paper, first, against)
+
+
+def verdicts(found: Sequence[Case]) -> list[tuple[str, float]]:
+    """Of each case its verdict and its corrected p-value."""
+    corrected = iter(holm([one.difference.p_value for one in found if one.difference is not None]))
+    chances = [1.0 if one.difference is None else next(corrected) for one in found]
+    return [(one.verdict(chance), chance) for one, chance in zip(found, chances, strict=True)]
+
+
+def summary(found: Sequence[Case]) -> Iterator[str]:
+    """A line a claim, as Markdown: in how many of its cases it holds."""
+    yield "| claim | holds | not shown | reversed |"
+    yield "|---|---|---|---|"
+    by_claim: dict[str, list[str]] = {}
+    for case, (verdict, _) in zip(found, verdicts(found), strict=True):
+        by_claim.setdefault(case.says, []).append(verdict)
+    for says, all_of_it in by_claim.items():
+        counts = [str(all_of_it.count(one)) for one in ("holds", "not shown", "reversed")]
+        yield f"| {says} | {' | '.join(counts)} |"
 
 
 def table(found: Sequence[Case]) -> Iterator[str]:
     """The cases as Markdown."""
-    differences = [one.difference for one in found]
-    corrected = iter(holm([one.p_value for one in differences if one is not None]))
     yield "| claim | the paper's | runs | at | here | images | points apart | p | verdict |"
     yield "|---|---|---|---|---|---|---|---|---|"
     before = None
-    for case, difference in zip(found, differences, strict=True):
+    for case, (verdict, chance) in zip(found, verdicts(found), strict=True):
         at = case.at if isinstance(case.at, str) else f"ε = {case.at:g}"
-        shares = [one.share for one in (case.first, case.against) if one is not None]
-        here, images, apart, p, chance = (
-            " and ".join(f"{one.value:.1%}" for one in shares),
-            shares[0].images,
-            "",
-            "",
-            1.0,
-        )
-        if difference is None:
-            apart = f"({shares[0].low:.1%} to {shares[0].high:.1%})"
-        else:
-            images, chance = difference.images, next(corrected)
+        shares, p = case.shares, ""
+        here = " and ".join(f"{one.value:.1%}" for one in shares)
+        apart = f"({shares[0].low:.1%} to {shares[0].high:.1%})"
+        if (difference := case.difference) is not None:
             low, high = (f"{100 * end:+.1f}" for end in (difference.low, difference.high))
-            apart = f"{100 * difference.value:+.1f} ({low} to {high})"
+            apart = f"{100 * difference.value:+.1f} ({low} to {high})".replace("-", "−")
             p = "< 0.001" if chance < 0.001 else f"{chance:.3f}"
         runs = " against ".join(f"`{name}`" for name in case.names if name)
         says = case.says if case.says != before else ""
+        cells = [says, case.paper, runs, at, here, len(case.common), apart, p, verdict]
         before = case.says
-        cells = [says, case.paper, runs, at, here, images, apart, p, case.verdict(chance)]
         yield f"| {' | '.join(map(str, cells))} |"
 
 
 def costs(names: Sequence[str], out: Path) -> Iterator[str]:
-    """What each run took, and of certificates what the plain loop would have for all its draws."""
+    """What each run that is there took, and of certificates what the plain loop would have for all draws."""
     yield "| run | images | evaluations | seconds | the plain loop's evaluations | times less |"
     yield "|---|---|---|---|---|---|"
     for name in names:
-        folder = out / name
-        if not folder.exists():
-            continue
-        if AttackStore.holds(folder):
-            with AttackStore.reading(folder) as store:
-                results = store.results()
-            spent = sum(one.evaluated.result.forwards for one in results if one.evaluated.result is not None)
-            seconds = sum(one.seconds for one in results)
-            yield f"| `{name}` | {len(results)} | {spent:,} of the defence | {seconds:,.0f} | | |"
-            continue
-        row = load_row(folder)
-        given = [one.certificate for one in row.results]
-        spent = sum(one.denoiser_evaluations + one.classifier_evaluations for one in given)
-        seconds = sum(one.seconds for one in row.results)
-        draws = row.settings.n0 + row.settings.n
-        plain = sum(
-            (one.naive_denoiser_evaluations + one.naive_classifier_evaluations) / (one.n0 + one.n) * draws
-            for one in given
-        )
-        yield f"| `{name}` | {len(given)} | {spent:,} | {seconds:,.0f} | {plain:,.0f} | {plain / spent:.1f} |"
+        try:
+            cells = (
+                _attack_cost(out / name) if AttackStore.holds(out / name) else _certificate_cost(out / name)
+            )
+        except ArgumentError as error:
+            print(f"no cost of {name}: {error}", file=sys.stderr)
+        else:
+            yield f"| `{name}` | {' | '.join(cells)} |"
+
+
+def _attack_cost(folder: Path) -> list[str]:
+    (row,) = load_attack_report([folder]).rows
+    spent = sum(one.evaluated.result.forwards for one in row.results if one.evaluated.result is not None)
+    seconds = sum(one.seconds for one in row.results)
+    return [str(len(row.results)), f"{spent:,} of the defence", f"{seconds:,.0f}", "", ""]
+
+
+def _certificate_cost(folder: Path) -> list[str]:
+    row = load_row(folder)
+    given = [one.certificate for one in row.results]
+    spent = sum(one.denoiser_evaluations + one.classifier_evaluations for one in given)
+    seconds = sum(one.seconds for one in row.results)
+    a_draw = [
+        (one.naive_denoiser_evaluations + one.naive_classifier_evaluations) / (one.n0 + one.n)
+        for one in given
+    ]
+    plain = sum(a_draw) * (row.settings.n0 + row.settings.n)
+    return [str(len(given)), f"{spent:,}", f"{seconds:,.0f}", f"{plain:,.0f}", f"{plain / spent:.1f}"]
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -239,7 +249,8 @@ def main(arguments: list[str] | None = None) -> None:
     values = {**asked["values"], "out": str(given.out)}
     networks, runs = commands(asked["networks"], values), commands(asked["runs"], values)
     if given.what == "table":
-        print("\n".join([*table(list(cases(asked["claims"], given.out))), "", *costs(list(runs), given.out)]))
+        found = list(cases(asked["claims"], given.out))
+        print("\n".join([*summary(found), "", *table(found), "", *costs(list(runs), given.out)]))
         return
     wanted = {name: line for name, line in runs.items() if name.startswith(tuple(given.only))}
     for name, line in networks.items():

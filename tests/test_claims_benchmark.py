@@ -12,7 +12,6 @@ import pytest
 import yaml
 from scipy.stats import binomtest
 
-from diffproof.intervals import Share
 from helpers.paths import ROOT
 
 
@@ -32,12 +31,7 @@ def case(
 ) -> Any:
     """A case of images that are right (1) or wrong (0)."""
     outcomes = [
-        None
-        if bits is None
-        else claims.Outcome(
-            Share.of(bits.count("1") / len(bits), len(bits)), dict(enumerate(bit == "1" for bit in bits))
-        )
-        for bits in (first, against)
+        None if bits is None else dict(enumerate(bit == "1" for bit in bits)) for bits in (first, against)
     ]
     return claims.Case("a claim", expected, least, ("one", "other"), 0.5, "paper", *outcomes)
 
@@ -88,6 +82,7 @@ def test_what_the_correction_leaves_is_not_shown(claims: ModuleType) -> None:
     # Among ten such cases the smallest p-value is multiplied by ten.
     lines = list(claims.table([found] * 10))
     assert all("not shown" in line and f"{10 * exact:.3f}" in line for line in lines[2:])
+    assert list(claims.summary([found] * 10))[2:] == ["| a claim | 0 | 10 | 0 |"]
 
 
 @pytest.mark.parametrize(("hits", "verdict"), [(100, "holds"), (0, "reversed"), (96, "not shown")])
@@ -99,6 +94,8 @@ def test_a_share_is_held_against_its_interval(claims: ModuleType, hits: int, ver
 def test_images_of_one_run_alone_do_not_count(claims: ModuleType) -> None:
     found = case(claims, "1111", "00", "ahead")
     assert found.difference.images == 2
+    assert [share.value for share in found.shares] == [1.0, 0.0]
+    assert "| 100.0% and 0.0% | 2 |" in list(claims.table([found]))[2]
 
 
 def test_runs_are_made_continued_and_compared(
@@ -138,7 +135,7 @@ def test_runs_are_made_continued_and_compared(
     rows = [line for line in printed.out.splitlines() if "ε = 0.1" in line]
     assert len(rows) == 2
     assert "| one | paper: 1, 2 | `digits/dds` against `digits/none` |" in rows[0]
-    assert "three: no run digits/lacking" in printed.err
+    assert "three: run: " in printed.err
     # Three runs of four images; a plain draw is of denoiser and classifier, of the classifier, of 2·2 and 2.
     costs = [line for line in printed.out.splitlines() if line.startswith("| `digits/")]
     assert [line.split(" | ")[4] for line in costs] == [str(4 * 25 * each) for each in (2, 1, 6)]
