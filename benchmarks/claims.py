@@ -1,7 +1,7 @@
 """The papers' claims on data and networks that run here, each with its numbers, interval, test and verdict.
 
     python benchmarks/claims.py run [--only PREFIX …]   trains and runs what claims.yaml names and lacks
-    python benchmarks/claims.py table                   prints the claims and what the runs cost
+    python benchmarks/claims.py table [--page FILE]     prints the claims and what the runs cost
 
 From the repository's folder. What an interrupted call has begun continues. A claim is tested on the images
 that both runs have: the difference with its 95% score interval (Tango 1998), McNemar's exact test, corrected
@@ -235,6 +235,15 @@ def _certificate_cost(folder: Path) -> list[str]:
     return [str(len(given)), f"{spent:,}", f"{seconds:,.0f}", f"{plain:,.0f}", f"{plain / spent:.1f}"]
 
 
+def filled(page: str, texts: Mapping[str, str]) -> str:
+    """A Markdown page with these texts between <!-- NAME --> and <!-- end -->, in place of what was there."""
+    for name, text in texts.items():
+        head, start, rest = page.partition(f"<!-- {name} -->\n")
+        _, end, tail = rest.partition("<!-- end -->")
+        page = f"{head}{start}\n{text}\n\n{end}{tail}" if end else page
+    return page
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Run, or print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
@@ -242,6 +251,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--claims", type=Path, default=HERE / "claims.yaml", help="the file of claims")
     parser.add_argument("--out", type=Path, default=Path("docs/results"), help="folder of all runs")
     parser.add_argument("--only", nargs="+", default=[""], help="runs whose names begin so")
+    parser.add_argument("--page", type=Path, help="write the tables into this Markdown page, too")
     given = parser.parse_args(arguments)
     # The model of examples/ is found as from its folder.
     sys.path.insert(0, str(HERE.parent / "examples"))
@@ -250,7 +260,11 @@ def main(arguments: list[str] | None = None) -> None:
     networks, runs = commands(asked["networks"], values), commands(asked["runs"], values)
     if given.what == "table":
         found = list(cases(asked["claims"], given.out))
-        print("\n".join([*summary(found), "", *table(found), "", *costs(list(runs), given.out)]))
+        parts = {"summary": summary(found), "table": table(found), "costs": costs(list(runs), given.out)}
+        texts = {name: "\n".join(lines) for name, lines in parts.items()}
+        print("\n\n".join(texts.values()))
+        if given.page is not None:
+            given.page.write_text(filled(given.page.read_text(), texts))
         return
     wanted = {name: line for name, line in runs.items() if name.startswith(tuple(given.only))}
     for name, line in networks.items():

@@ -139,3 +139,18 @@ def test_runs_are_made_continued_and_compared(
     # Three runs of four images; a plain draw is of denoiser and classifier, of the classifier, of 2·2 and 2.
     costs = [line for line in printed.out.splitlines() if line.startswith("| `digits/")]
     assert [line.split(" | ")[4] for line in costs] == [str(4 * 25 * each) for each in (2, 1, 6)]
+
+
+def test_a_page_takes_the_tables(claims: ModuleType) -> None:
+    page = "a\n<!-- one -->\n\nold\n\n<!-- end -->\nb\n<!-- two -->\n\n<!-- end -->\nc\n"
+    made = claims.filled(page, {"one": "new", "two": "newer", "three": "none"})
+    assert made == "a\n<!-- one -->\n\nnew\n\n<!-- end -->\nb\n<!-- two -->\n\nnewer\n\n<!-- end -->\nc\n"
+    assert claims.filled(made, {"one": "new"}) == made
+
+
+@pytest.mark.slow
+def test_the_page_says_what_the_runs_give(claims: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
+    claims.main(["table", "--out", str(ROOT / "docs" / "results")])
+    printed, page = capsys.readouterr().out, (ROOT / "docs" / "claims.md").read_text()
+    assert len(printed.splitlines()) > 60
+    assert all(line in page for line in printed.splitlines())

@@ -49,7 +49,8 @@ POSITIVE = (*NO_NUMBER, 0.0, -1.0, INF)
 SHARE = (*NO_NUMBER, 0.0, -0.5, 1.5)
 PROBABILITY = (*SHARE, 1.0)
 COUNT = (*NO_INTEGER, 0, -1)
-SEED = (*NO_INTEGER, -1, 2**64, None)
+DRAWN = (*NO_INTEGER, -1, 2**64)  # None draws one
+SEED = (*DRAWN, None)
 INDICES = (*lacking(INDEX), [0], [0, 0], [0, -1], [0, 2**28], [0.0, 1.0], ["0", "1"], [False, True], 7)
 TOO_LONG = ("a" * 300, "a" * 5000, "a/" * 3000, f"/{'a' * 300}.safetensors", f"{'a' * 300}.npz")
 CHOICE: tuple[Any, ...] = ("nothing", 3, [], {}, "a" * 5000, "two\nlines", None)
@@ -110,7 +111,7 @@ def smoothed(method: str, wrong: dict[str, tuple[Any, ...]], **right: Any) -> Ca
     common = {
         "sigma": POSITIVE,
         "image": image + shapes,
-        "seed": SEED,
+        "seed": DRAWN,
         "batch_size": COUNT,
         "alpha": PROBABILITY,
     }
@@ -130,7 +131,7 @@ ATTACK: dict[str, Any] = {
 ATTACKED = {
     "images": CLEAN + SHAPES,
     "labels": TRUTH,
-    "seed": SEED,
+    "seed": DRAWN,
     "image_indices": INDICES,
     "batch_size": COUNT,
 }
@@ -245,7 +246,7 @@ CALLS = {
             "n0": (*COUNT, 2**32 + 1),
             "n": (*COUNT, 2**32 + 1),
             "alpha": PROBABILITY,
-            "seed": SEED,
+            "seed": DRAWN,
             "image_indices": INDICES,
             "batch_size": COUNT,
             "bound": CHOICE,

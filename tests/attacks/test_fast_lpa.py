@@ -59,9 +59,9 @@ def alone(defense: dp.Defense, image: Tensor, label: int, number: int, budget: f
         unit = slope / slope.norm()
         rate = float((features(at) - features(at - 0.1 * unit)).norm()) / 0.1
         at = (at - unit * length / (rate + 1e-4)).clamp(0, 1)
-    way = [image + share * (at - image) for share in torch.linspace(0, 1, 4001, dtype=torch.float64)]
-    near: list[Tensor] = [one for one in way if float((features(one) - features(image)).norm()) <= budget]
-    return near[-1]
+    way = image + torch.linspace(0, 1, 4001, dtype=torch.float64)[:, None, None, None] * (at - image)
+    far = (classified(classifier, way)[1] - features(image)).norm(dim=1)
+    return way[far <= budget][-1]
 
 
 @pytest.mark.parametrize("budget", [0.05, 0.4])

@@ -81,6 +81,7 @@ def test_a_table_of_certificates(out: Path, capsys: pytest.CaptureFixture[str]) 
     assert len(found) == 6
 
 
+@pytest.mark.slow
 def test_a_plan_of_attacks_runs_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert reproduce("rdc:text-momentum", tmp_path / "out", "--plan") == 0
     assert "RDC without momentum: not run yet" in capsys.readouterr().out

@@ -114,6 +114,7 @@ class Defense(nn.Module):
         Raises:
             ValueError: see `check_networks`.
         """
+        noise = noise_for(images, noise)
         self.check_networks(images)
         logits: Tensor = self(images, noise)
         return logits.softmax(1)
@@ -134,8 +135,8 @@ class Defense(nn.Module):
         Raises:
             ValueError: as calling the defence, see `check_networks`, or batch_size < 1.
         """
-        self.check_networks(images)
         noise = noise_for(images, noise)
+        self.check_networks(images)
         size = len(images) if batch_size is None else check_at_least("batch_size", batch_size, 1, MOST_ROWS)
         at_once = max(1, len(images) if batch_size is None else self.images_at_once(size))
         with torch.no_grad():  # a label has no gradient

@@ -57,8 +57,8 @@ class Purifier(Defense):
         """As any defence's; a classifier that is a defence labels the purified images its own way."""
         if not isinstance(self.classifier, Defense):
             return super().predict_labels(images, noise, batch_size)
-        self.check_networks(images)
         noise = noise_for(images, noise)
+        self.check_networks(images)
         size = (
             max(1, len(images))
             if batch_size is None
