@@ -1146,6 +1146,31 @@ def test_a_module_in_training_mode_that_is_reached_through_an_object(inner: nn.M
     assert dp.Undefended(dp.Classifier(network, 3)).predict_proba(image).shape == (2, 3)
 
 
+class NoBrightCorner(nn.Module):
+    """Fails for images with a bright corner, as negatives of the others have."""
+
+    def __init__(self, noisy: bool) -> None:
+        super().__init__()
+        self.linear, self.noisy = nn.Linear(16, 3), noisy
+
+    def forward(self, images: Tensor) -> Tensor:
+        if bool((images[:, 0, 0, 0] > 0.9).any()):
+            raise RuntimeError("too bright")
+        logits: Tensor = self.linear(images.flatten(1))
+        return logits + torch.rand_like(logits) if self.noisy else logits
+
+
+def test_a_network_may_fail_for_images_that_nobody_gave() -> None:
+    images = torch.zeros(2, 1, 4, 4)
+    sound = dp.Undefended(dp.Classifier(NoBrightCorner(noisy=False), 3)).eval()
+    assert sound.predict_proba(images).shape == (2, 3)
+    with pytest.raises(dp.ArgumentError, match="too bright"):
+        sound.predict_proba(1 - images)
+    chance = dp.Undefended(dp.Classifier(NoBrightCorner(noisy=True), 3)).eval()
+    with pytest.raises(dp.ArgumentError, match=r"^classifier: gives one image other answers"):
+        chance.predict_proba(images)
+
+
 class NoisyNetwork(nn.Module):
     def forward(self, x: Tensor, timestep: Tensor, label: Tensor | None) -> Tensor:
         return x + 0.1 * torch.rand_like(x)

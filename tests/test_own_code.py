@@ -21,7 +21,7 @@ from helpers.runs import attacked_rows, change, rows
 
 CERTIFY = (
     "certify --data digits --indices 0:30:10 --classifier digits --defense own:Shrunk:variance=0.2"
-    " --sigma 0.25 --n0 10 --n 40 --out run"
+    " --sigma 0.25 --n0 10 --n 40 --seed 0 --out run"
 )
 ATTACK = (
     "attack --data digits --indices 0:30:10 --classifier digits --defense own:Quantized:levels=4"
@@ -34,7 +34,7 @@ PURIFYING = (
 )
 DENOISER = (
     "certify --data digits --indices 0:20:10 --denoiser own:denoiser --classifier digits --defense dds"
-    " --sigma 0.25 --n0 10 --n 40 --out run"
+    " --sigma 0.25 --n0 10 --n 40 --seed 0 --out run"
 )
 
 

@@ -119,8 +119,9 @@ class Classifier(torch.nn.Module):
         self.inner, self.num_classes = load_classifier("digits"), 10
 
     def forward(self, images):
-        # Only one of the pictures has a bright corner.
-        if (images[:, 0, 0, 0] > 0.9).any():
+        # Only one of the pictures has such a corner, and no negative of another.
+        corner = images[:, 0, 0, 0]
+        if ((corner > 0.9) & (corner < 0.99)).any():
             if DEADLY:
                 os._exit(3)
             raise RuntimeError("what a picture")
@@ -143,14 +144,14 @@ def test_a_poisoned_picture_is_named_and_the_others_are_done(
     Path("own.py").write_text(f"DEADLY = {deadly}\n{OWN}")
     images, _ = dp.load_data("digits", indices="0:8")
     sound = images[4].clone()
-    for corner in (1.0, 0.0):
+    for corner in (0.95, 0.0):
         images[4, 0, 0, 0] = corner
         for index, image in enumerate(images):
             path = Path("pictures" if corner else "sound") / f"{index}.png"
             path.parent.mkdir(exist_ok=True)
             save_picture(path, image)
     assert not torch.equal(images[4], sound) or sound[0, 0, 0] == 0.0
-    flags = {"defense": "diffpure:t_star=0.15,steps=2", "denoiser": "digits", "batch_size": 3}
+    flags = {"defense": "diffpure:t_star=0.15,steps=2", "denoiser": "digits", "batch_size": 3, "seed": 0}
     asked = {**flags, "classifier": "own:classifier"}
     assert run(words("purify", "sound", **asked, out="here")) == 0
     status, err = ended(words("purify", "pictures", **asked, out="there", ray=cluster.address, ship=True))

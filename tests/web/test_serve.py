@@ -299,7 +299,8 @@ def test_pages_are_served_with_every_stream_closed(command: str, copy: Path) -> 
         until(lambda: process.poll() is not None or listens(port), 240)
         assert Client(f"http://127.0.0.1:{port}/")()[0] == 200
         process.terminate()
-        assert process.wait(60) == 0
+        # It answers before it waits for its end: until then it is interrupted as any command.
+        assert process.wait(60) in (0, 130)
     finally:
         process.kill()
         process.wait()
