@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -13,20 +15,22 @@ WEIGHTS = SHARED / "models" / "mnist" / "ddpm-unet-unconditional.safetensors"
 CONDITIONAL = SHARED / "models" / "mnist" / "edm-dit-class-conditional.safetensors"
 
 
+def loaded(module: str, weights: Path, monkeypatch: pytest.MonkeyPatch) -> dp.Denoiser:
+    """The denoiser of an example, from its folder; skips without its weights."""
+    if not weights.is_file():
+        pytest.skip(f"no weights at {weights}")
+    monkeypatch.chdir(EXAMPLES)
+    return dp.load_denoiser(f"{module}:denoiser@{weights}")
+
+
 @pytest.fixture
 def denoiser(monkeypatch: pytest.MonkeyPatch) -> dp.Denoiser:
-    if not WEIGHTS.is_file():
-        pytest.skip(f"no weights at {WEIGHTS}")
-    monkeypatch.chdir(EXAMPLES)
-    return dp.load_denoiser(f"mnist_ddpm:denoiser@{WEIGHTS}")
+    return loaded("mnist_ddpm", WEIGHTS, monkeypatch)
 
 
 @pytest.fixture
 def conditional(monkeypatch: pytest.MonkeyPatch) -> dp.Denoiser:
-    if not CONDITIONAL.is_file():
-        pytest.skip(f"no weights at {CONDITIONAL}")
-    monkeypatch.chdir(EXAMPLES)
-    return dp.load_denoiser(f"mnist_edm:denoiser@{CONDITIONAL}")
+    return loaded("mnist_edm", CONDITIONAL, monkeypatch)
 
 
 @pytest.mark.parametrize("timestep", [0, 50, 200, 600])
