@@ -9,6 +9,7 @@ import pytest
 from diffproof.catalog import DEFENSES
 from diffproof.errors import ArgumentError
 from diffproof.methods import parse
+from diffproof.reproduce import certified
 from diffproof.reproduce import entry as beside
 from diffproof.reproduce.attacked import AttackedTable
 from diffproof.reproduce.certified import CertifiedTable
@@ -18,6 +19,8 @@ from diffproof.reproduce.printed import Place, printed
 from diffproof.reproduce.quick import quick
 from diffproof.reproduce.request import Request
 from diffproof.reproduce.trainings import images_seen, training
+from diffproof.runs.certify.report import load_row
+from helpers.paths import ROOT
 
 RUN = [entry for entry in ENTRIES.values() if not isinstance(entry, Unavailable)]
 # Throughput and hours, which are of a machine.
@@ -101,6 +104,8 @@ def test_quick_cuts_every_size() -> None:
 def test_images_are_as_many_as_the_paper_takes_unless_others_are_asked_for(tmp_path: Path) -> None:
     assert Request("cifar10", {}, tmp_path).chosen(500) == ("--indices", "0:10000:20")
     assert Request("imagenet", {}, tmp_path).chosen(100) == ("--indices", "0:50000:500")
+    # 10,000 is no multiple of 512.
+    assert Request("cifar10", {}, tmp_path).chosen(512) == ("--indices", "0:9728:19")
     assert Request("digits", {}, tmp_path).chosen(500) == ("--limit", "500")
     assert Request("cifar10", {}, tmp_path, images=("--limit", "7")).chosen(500) == ("--limit", "7")
 
@@ -174,6 +179,66 @@ def test_adversarial_training_is_on_images_of_a_diffusion_model(tmp_path: Path) 
     assert lines["AT-DDPM-linf"] == "needs --network at-ddpm=SPEC, or --train"
     given = Request("digits", networks | {"edm": "cifar10"}, tmp_path, training=flags)
     assert [step for step in entry.steps(given) if step.words[:3] == ("sample", "--denoiser", "cifar10")]
+
+
+def attacks_of(name: str, networks: dict[str, str], tmp_path: Path) -> list[dict[str, str]]:
+    """The flags of every attack of an entry."""
+    steps = find(name).steps(Request("cifar10", networks, tmp_path))
+    words = [step.words[1:] for step in steps if step.words[0] == "attack"]
+    return [dict(zip(some[::2], some[1::2], strict=True)) for some in words]
+
+
+def test_each_threat_meets_the_model_that_the_paper_has_for_it(tmp_path: Path) -> None:
+    roles = ("at-ddpm", "at-ddpm-l2", "denoiser", "classifier")
+    made = attacks_of("rdc:table1", {role: role for role in roles}, tmp_path)
+    alone = [(one["--threat"], one["--classifier"]) for one in made if one["--defense"] == "none"]
+    assert alone == [("linf", "at-ddpm"), ("l2", "at-ddpm-l2")]
+    # Nie et al. 2022 diffuse to 0.1 for one and to 0.075 for the other.
+    wanted = [("linf", "diffpure:t_star=0.1"), ("l2", "diffpure:t_star=0.075")]
+    both = {"denoiser": "denoiser", "classifier": "classifier"}
+    for name in ("rdc:table1", "agdm:table6", "agdm:table7"):
+        found = attacks_of(name, both, tmp_path)
+        assert [(o["--threat"], o["--defense"]) for o in found if "diffpure" in o["--defense"]] == wanted
+    # A network of one threat alone fills its column, and the line says what the other lacks.
+    request = Request("cifar10", {"at-ddpm": "at-ddpm"}, tmp_path)
+    assert len([step for step in find("rdc:table1").steps(request) if step.words[0] == "attack"]) == 1
+    assert (
+        find("rdc:table1").lines(request)[0].lacking
+        == "needs --network at-ddpm-l2=SPEC, or --train with --denoiser SPEC"
+    )
+    assert "at-ddpm-l2" in find("rdc:table1").needs
+
+
+def test_autoattack_of_random_defences_is_not_for_classifiers_alone(tmp_path: Path) -> None:
+    """Its version rand leaves out the targeted attacks and Square."""
+    networks = {role: role for role in ("classifier", "denoiser", "at-linf", "jem")}
+    for name in ("rdc:table1", "agdm:table5"):
+        made = [one for one in attacks_of(name, networks, tmp_path) if one["--threat"] != "stadv"]
+        assert {one["--attack"] for one in made if one["--defense"] == "none"} == {
+            "autoattack:version=standard"
+        }
+        random = [one for one in made if one["--defense"] != "none"]
+        assert {one.get("--attack", one.get("--protocol")) for one in random} <= {
+            "autoattack:version=rand",
+            "agdm",
+        }
+        assert len(random) > 1
+
+
+def test_where_nothing_is_certified_stands_zero_if_some_sigma_could() -> None:
+    runs = [
+        load_row(ROOT / "docs" / "results" / "digits" / name) for name in ("gaussian-0.25", "figure4-steps-2")
+    ]
+    assert [run.largest_radius > 1.0 for run in runs] == [False, True]
+    assert [run.certified_accuracy(1.0) for run in runs] == [0.0, 0.0]
+    assert (certified._cell(runs, 1.0, 5.0).ours, certified._cell(runs[:1], 1.0, 5.0).ours) == (0.0, None)
+
+
+def test_adversarial_training_is_at_the_budget_of_its_table() -> None:
+    # Laidlaw et al. 2021, whose rows AGDM's table 5 has, train and attack at 1.
+    made = training("at-l2")
+    assert made is not None
+    assert made.words[made.words.index("--budget") + 1] == "1.0"
 
 
 def test_no_more_images_are_generated_than_a_training_draws() -> None:

@@ -238,11 +238,10 @@ def _cell(runs: Sequence[Run], radius: float, printed: float | None, clean: floa
 
     Nothing stands where no run's n allows that radius.
     """
-    if not runs:
+    able = [run for run in runs if run.largest_radius >= radius]
+    if not able:
         return Cell(printed=printed, printed_clean=clean)
-    best = max(runs, key=lambda run: (run.certified_accuracy(radius), run.certified_accuracy(0.0)))
+    best = max(able, key=lambda run: (run.certified_accuracy(radius), run.certified_accuracy(0.0)))
     share = best.certification.certified_accuracy(radius)
-    if best.largest_radius < radius:
-        return Cell(printed=printed, printed_clean=clean)
     at_zero = 100 * best.certified_accuracy(0.0) if len(runs) > 1 else None
     return Cell(100 * share.value, 100 * share.low, 100 * share.high, printed, at_zero, clean)

@@ -54,8 +54,8 @@ class Request:
         if self.quick:
             return ("--limit", str(IMAGES))
         if self.data in _EVERY:
-            images = _EVERY[self.data]
-            return ("--indices", f"0:{images}:{images // count}")
+            step = _EVERY[self.data] // count
+            return ("--indices", f"0:{count * step}:{step}")
         return ("--limit", str(count))
 
     @property

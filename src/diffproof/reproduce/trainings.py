@@ -15,7 +15,8 @@ _NOISED = re.compile(rf"({'|'.join(_OBJECTIVES)}|boosting|finetuned)@([\d.]+)")
 _DENOISED = re.compile(r"(mse|denoised)@([\d.]+)")
 _GUIDE = re.compile(r"guide@([\d.]+)")
 _LINF, _L2 = ("linf", "8/255"), ("l2", "0.5")
-_ADVERSARIAL = {"at-linf": _LINF, "at-l2": _L2}
+# Laidlaw et al. 2021, whose rows AGDM's table 5 has.
+_ADVERSARIAL = {"at-linf": _LINF, "at-l2": ("l2", "1.0")}
 # Wang et al. 2023: from the table's diffusion model, or from EDM's.
 _GENERATED = {
     "at-ddpm": ("generated", *_LINF),

@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any
 
 from diffproof.reproduce import attacked
-from diffproof.reproduce.attacked import GUIDED, PURIFYING, AttackedTable, Clean, Row, Threat
+from diffproof.reproduce.attacked import GUIDED, PURIFYING, AttackedTable, Clean, Row, Threat, diffpure
 from diffproof.reproduce.entry import Entry, Unavailable
 
 LINF, L2, STADV = (replace(one, protocol="agdm") for one in (attacked.LINF, attacked.L2, attacked.STADV))
@@ -39,7 +39,7 @@ def _eot(norm: Threat) -> Threat:
 def _pgd_eot(setting: str) -> list[Row]:
     return [
         Row("ADP", "adp", PURIFYING, setting),
-        _purified("0.1", setting),
+        diffpure(setting),
         Row("Lee & Kim", _GRADUAL, PURIFYING, setting),
         Row("GDMP", "gdmp:variance=large", PURIFYING, setting),
         *_agdm("0.1", setting),

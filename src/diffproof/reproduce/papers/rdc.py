@@ -4,7 +4,17 @@ from __future__ import annotations
 
 from functools import partial
 
-from diffproof.reproduce.attacked import L2, LINF, PURIFYING, STADV, AttackedTable, Clean, Row, Threat
+from diffproof.reproduce.attacked import (
+    L2,
+    LINF,
+    PURIFYING,
+    STADV,
+    AttackedTable,
+    Clean,
+    Row,
+    Threat,
+    diffpure,
+)
 from diffproof.reproduce.entry import Entry, Unavailable
 
 _table = partial(AttackedTable, "RDC")
@@ -17,8 +27,10 @@ _CLEAN = (
 _UNSEEN = "unseen threats"
 
 
-def _trained(method: str, role: str, printed: str) -> Row:
-    return Row(method, "none", {"classifier": role}, printed)
+def _trained(method: str, role: str, printed: str, l2: str = "") -> Row:
+    """A classifier; `l2` is the role of another one under that threat."""
+    own = {L2.at: _trained(method, l2, printed)} if l2 else {}
+    return Row(method, "none", {"classifier": role}, printed, instead=own)
 
 
 def _diffusion(printed: str, likelihood: str = "") -> tuple[Row, ...]:
@@ -44,9 +56,9 @@ ENTRIES: tuple[Entry, ...] = (
         "1",
         "Generative classifiers, purification and adversarial training",
         rows=[
-            _trained("AT-DDPM", "at-ddpm", _AA),
-            _trained("AT-EDM", "at-edm", _AA),
-            Row("DiffPure", "diffpure:t_star=0.1", PURIFYING, _AA),
+            _trained("AT-DDPM", "at-ddpm", _AA, "at-ddpm-l2"),
+            _trained("AT-EDM", "at-edm", _AA, "at-edm-l2"),
+            diffpure(_AA),
             Row("SBGC", "sbgc", _DC, _AA),
             _trained("HybViT", "hybvit", _AA),
             _trained("JEM", "jem", _AA),
