@@ -234,6 +234,12 @@ def test_where_nothing_is_certified_stands_zero_if_some_sigma_could() -> None:
     assert (certified._cell(runs, 1.0, 5.0).ours, certified._cell(runs[:1], 1.0, 5.0).ours) == (0.0, None)
 
 
+def test_a_table_of_the_best_has_the_accuracy_at_0_also_of_a_single_sigma() -> None:
+    run = load_row(ROOT / "docs" / "results" / "digits" / "gaussian-0.25")
+    assert certified._cell([run], 0.25, 5.0, best=True).clean == 100 * run.certified_accuracy(0.0)
+    assert certified._cell([run], 0.25, 5.0).clean is None
+
+
 def test_adversarial_training_is_at_the_budget_of_its_table() -> None:
     # Laidlaw et al. 2021, whose rows AGDM's table 5 has, train and attack at 1.
     made = training("at-l2")

@@ -196,8 +196,8 @@ class AttackedTable(Entry):
     def _line(self, row: Row, request: Request) -> Line:
         reasons = {one.at: self._lacking(row.under(one), request) for one in self.threats}
         lacking = next(filter(None, reasons.values()), "")
-        run = [one for one in self.threats if not reasons[one.at]]
-        folders = {one.at: self._folder(row.under(one), one, request) for one in run}
+        able = [one for one in self.threats if not reasons[one.at]]
+        folders = {one.at: self._folder(row.under(one), one, request) for one in able}
         loaded = {at: _run(folder) for at, folder in folders.items()}
         runs = [loaded.get(threat.at) for threat in self.threats]
         clean = []

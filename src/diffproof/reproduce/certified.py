@@ -205,7 +205,7 @@ class CertifiedTable(Entry):
         cells = []
         for radius in self.radii:
             best, clean = (self.beside(place(metric, _at(radius)), request) for metric in (_METRIC, _CLEAN))
-            cells.append(_cell(runs, radius, best, clean))
+            cells.append(_cell(runs, radius, best, clean, best=True))
         lacking = "" if runs else next(filter(None, reasons), "not run yet")
         return Line(self._label(row, None), cells, [run.folders[0] for run in runs], lacking)
 
@@ -233,15 +233,23 @@ def _run(folder: Path, bound: str | None) -> Run | None:
     return load_row(folder, bound)
 
 
-def _cell(runs: Sequence[Run], radius: float, printed: float | None, clean: float | None = None) -> Cell:
-    """The best of some runs at a radius beside the printed number, each with its accuracy at 0.
+def _cell(
+    runs: Sequence[Run],
+    radius: float,
+    printed: float | None,
+    clean: float | None = None,
+    *,
+    best: bool = False,
+) -> Cell:
+    """The best of some runs at a radius beside the printed number; in a table of the best with its accuracy
+    at 0.
 
     Nothing stands where no run's n allows that radius.
     """
     able = [run for run in runs if run.largest_radius >= radius]
     if not able:
         return Cell(printed=printed, printed_clean=clean)
-    best = max(able, key=lambda run: (run.certified_accuracy(radius), run.certified_accuracy(0.0)))
-    share = best.certification.certified_accuracy(radius)
-    at_zero = 100 * best.certified_accuracy(0.0) if len(runs) > 1 else None
+    chosen = max(able, key=lambda run: (run.certified_accuracy(radius), run.certified_accuracy(0.0)))
+    share = chosen.certification.certified_accuracy(radius)
+    at_zero = 100 * chosen.certified_accuracy(0.0) if best else None
     return Cell(100 * share.value, 100 * share.low, 100 * share.high, printed, at_zero, clean)
