@@ -209,6 +209,13 @@ def test_each_threat_meets_the_model_that_the_paper_has_for_it(tmp_path: Path) -
     assert "at-ddpm-l2" in find("rdc:table1").needs
 
 
+def test_the_second_version_of_rdc_averages_over_pixels_as_its_code_does() -> None:
+    entry = find("rdc:text-v2")
+    assert isinstance(entry, AttackedTable)
+    settings = [parse("defense", row.defense).settings for row in entry.rows]
+    assert [(one["variant"], one["reduction"]) for one in settings] == [("authors", "mean")] * 2
+
+
 def test_autoattack_of_random_defences_is_not_for_classifiers_alone(tmp_path: Path) -> None:
     """Its version rand leaves out the targeted attacks and Square."""
     networks = {role: role for role in ("classifier", "denoiser", "at-linf", "jem")}

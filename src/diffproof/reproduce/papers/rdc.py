@@ -144,7 +144,7 @@ ENTRIES: tuple[Entry, ...] = (
         "The second version's RDC: EDM's networks and noise levels, and a network with a head a class",
         part="-v2",
         rows=[
-            _diffused("variant=authors", "multi-head", "version 2, multi-head"),
+            _diffused("variant=authors,reduction=mean", "multi-head", "version 2, multi-head"),
             _diffused(
                 "variant=authors,sigmas=edm:125,weighting=edm-authors,reduction=mean",
                 "edm",
