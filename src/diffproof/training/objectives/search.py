@@ -52,7 +52,8 @@ def perturbed(
     """Images under changes that were moved, each within an ℓ2 ball, to where the answer differs most.
 
     Every change keeps its mean and standard deviation over the pixels, settled so after each projection, as
-    the authors of CAT-RS do; it can lie outside the ball by what that takes.
+    the authors of CAT-RS do; it can lie outside the ball by what that takes. (Their code takes the root mean
+    square for the deviation, which for noise is the same within its scatter.)
 
     Args:
         changes: N×m×C×H×W, such as noise.
