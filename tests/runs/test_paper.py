@@ -169,6 +169,20 @@ def test_all_sigmas_are_on_one_axis(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert ends == sorted(round(row.largest_radius, 3) for row in load_report(FOLDERS[::2], [0.0]).rows)
 
 
+def test_names_of_bars_end_within_the_frame(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from matplotlib.figure import Figure
+
+    drawn: list[Figure] = []
+    monkeypatch.setattr(Figure, "savefig", lambda figure, *_, **__: drawn.append(figure))
+    monkeypatch.setattr(Path, "replace", lambda *_: None)
+    folders = [str(ROOT / "docs" / "results" / "digits" / f"{name}-linf") for name in ("none", "gdmp")]
+    assert run(["report", *folders, "--figure", str(tmp_path / "figure.png")]) == 0
+    (axis,) = drawn[0].axes
+    short, long = (text.get_window_extent() for text in axis.texts)
+    assert axis.bbox.x0 < short.x0 < short.x1 < axis.bbox.x1
+    assert axis.bbox.x0 < long.x0 < axis.bbox.x0 + 0.8 * axis.bbox.width < long.x1 < axis.bbox.x1
+
+
 # The fields of the files in RobustBench's folder model_info, of November 2026.
 FIELDS = {
     *("link", "name", "authors", "additional_data", "number_forward_passes", "dataset", "venue"),

@@ -66,10 +66,18 @@ def column(path: Path, form: str, height: float = 2.6) -> Iterator[tuple[Figure,
         figure.savefig(path, format=form, dpi=300, metadata=dates[form])
 
 
-def shrink(figure: Figure, artist: Artist, texts: Sequence[Text]) -> None:
-    """Make the texts of an artist smaller until it fits into the picture, with a margin."""
-    while (wide := artist.get_window_extent().width / figure.bbox.width) > _WIDEST:
+def shrink(figure: Figure, artist: Artist, texts: Sequence[Text], room: float | None = None) -> None:
+    """Make the texts of an artist smaller until it fits into a width, with a margin.
+
+    Args:
+        figure: what it is part of.
+        artist: what is to fit.
+        texts: its texts.
+        room: the width in dots; that of the figure by default.
+    """
+    widest = _WIDEST * (figure.bbox.width if room is None else room)
+    while (wide := artist.get_window_extent().width) > widest:
         for text in texts:
             # Glyphs are whole pixels, so a text does not shrink as much as its font.
-            text.set_fontsize(float(text.get_fontsize()) * min(0.9, _WIDEST / wide))
+            text.set_fontsize(float(text.get_fontsize()) * min(0.9, widest / wide))
         figure.draw_without_rendering()

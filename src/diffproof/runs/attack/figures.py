@@ -61,8 +61,8 @@ def draw_bars(report: AttackReport, path: Path, form: str) -> None:
     with column(path, form, height=0.8 + 0.5 * len(report.rows)) as (figure, axis):
         texts = draw_axis(axis, report)
         figure.draw_without_rendering()
-        for text in texts:
-            shrink(figure, text, [text])
+        longest = max(texts, key=lambda text: text.get_window_extent().width)
+        shrink(figure, longest, texts, axis.bbox.width)
 
 
 def draw_axis(axis: Axes, report: AttackReport) -> list[Text]:
@@ -86,7 +86,8 @@ def draw_axis(axis: Axes, report: AttackReport) -> list[Text]:
         )
     # Names stand above their bars: beside them they would take half the column.
     texts = [
-        axis.text(1, place - 0.25, drawn(name), va="bottom", fontsize=7) for place, name in enumerate(names)
+        axis.text(1, place - 0.25, drawn(name), va="bottom", fontsize=7, in_layout=False)
+        for place, name in enumerate(names)
     ]
     axis.set_yticks([])
     axis.set_ylim(-0.6, len(names) - 0.5)
