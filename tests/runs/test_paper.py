@@ -175,7 +175,7 @@ def test_names_of_bars_end_within_the_frame(tmp_path: Path, monkeypatch: pytest.
     drawn: list[Figure] = []
     monkeypatch.setattr(Figure, "savefig", lambda figure, *_, **__: drawn.append(figure))
     monkeypatch.setattr(Path, "replace", lambda *_: None)
-    folders = [str(ROOT / "docs" / "results" / "digits" / f"{name}-linf") for name in ("none", "gdmp")]
+    folders = [str(ROOT / "docs" / "results" / "digits" / f"{name}-linf") for name in ("pgd-at", "gdmp")]
     assert run(["report", *folders, "--figure", str(tmp_path / "figure.png")]) == 0
     (axis,) = drawn[0].axes
     short, long = (text.get_window_extent() for text in axis.texts)
