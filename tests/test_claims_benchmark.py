@@ -151,6 +151,6 @@ def test_a_page_takes_the_tables(claims: ModuleType) -> None:
 @pytest.mark.slow
 def test_the_page_says_what_the_runs_give(claims: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
     claims.main(["table", "--out", str(ROOT / "docs" / "results")])
-    printed, page = capsys.readouterr().out, (ROOT / "docs" / "claims.md").read_text()
+    printed, page = capsys.readouterr().out, (ROOT / "docs" / "results.md").read_text()
     assert len(printed.splitlines()) > 60
     assert all(line in page for line in printed.splitlines())
