@@ -78,8 +78,8 @@ def outcome(out: Path, name: str, at: float | str) -> dict[int, bool]:
 
 def _attacked(folder: Path, accuracy: str) -> dict[int, bool]:
     """Each image's hit or miss by an accuracy of `diffproof report`."""
-    (row,) = load_attack_report([folder]).rows
-    right = right_by_accuracy(row, row.settings)[accuracy]
+    report = load_attack_report([folder])
+    right = right_by_accuracy(report.rows[0], report)[accuracy]
     assert right is not None
     return right
 

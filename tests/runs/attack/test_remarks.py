@@ -14,7 +14,7 @@ import torch
 
 import diffproof as dp
 from diffproof.cli.main import run
-from diffproof.runs.attack.report import load_attack_report, own_words
+from diffproof.runs.attack.report import load_attack_report, own_words, right_by_accuracy
 from diffproof.runs.attack.store import AttackStore
 from diffproof.runs.attack.tables import header, table_cells
 
@@ -125,6 +125,11 @@ def test_fixed_noise_is_a_column_where_a_run_has_it(
     cells = [table_cells(both, row)[-1] for row in both.rows]
     assert cells[0].partition("\n")[2].startswith(f"{100 * known.value:.1f} (")
     assert cells[1] == "–"
+    assert "attacked fixed noise" not in right_by_accuracy(alone.rows[0], alone)
+    right = right_by_accuracy(both.rows[0], both)["attacked fixed noise"]
+    assert right == {one.evaluated.image_index: one.evaluated.fixed_right for one in both.rows[0].results}
+    (pair,) = both.comparisons.pairs
+    assert pair.at["attacked fixed noise"] is None
     latex, page = tmp_path / "table.tex", tmp_path / "page.html"
     capsys.readouterr()
     assert run(["report", str(with_it), str(without), "--latex", str(latex), "--html", str(page)]) == 0

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from diffproof.attacks.diagnostics.finding import Finding
@@ -212,7 +213,6 @@ def _comparable(rows: Sequence[AttackRow]) -> list[str]:
 def _contestants(report: AttackReport) -> list[Contestant]:
     """The rows as comparisons see them."""
     several = len({row.settings.describe_attack() for row in report.rows}) > 1
-    first = report.rows[0].settings
     return [
         Contestant(
             report.label(row),
@@ -224,18 +224,20 @@ def _contestants(report: AttackReport) -> list[Contestant]:
                 one.evaluated.image_index: (one.evaluated.true_label, one.image_hash, "")
                 for one in row.results
             },
-            right_by_accuracy(row, first),
+            right_by_accuracy(row, report),
         )
         for row in report.rows
     ]
 
 
-def right_by_accuracy(row: AttackRow, first: AttackSettings) -> dict[Measure, dict[int, bool] | None]:
-    """What a run is right in by accuracy; None of draws or votes that are not as many as of the first run.
+def right_by_accuracy(row: AttackRow, report: AttackReport) -> dict[Measure, dict[int, bool] | None]:
+    """What a run of a report is right in by accuracy.
 
-    One fresh draw is right in a share of an image's draws: no outcome to pair.
+    One fresh draw is right in a share of an image's draws: no outcome to pair. None of draws or votes that
+    are not as many as of the first run, and under fixed noise of a run that was not attacked so.
     """
     evaluated, settings = [image.evaluated for image in row.results], row.settings
+    first = report.rows[0].settings
     clean, attacked = hits_of(
         evaluated, _classes(evaluated), draws=settings.draws, votes=settings.majority_of
     )
@@ -246,6 +248,9 @@ def right_by_accuracy(row: AttackRow, first: AttackSettings) -> dict[Measure, di
         "attacked worst": attacked.worst if draws else None,
         "attacked while optimising": attacked.optimisation,
     }
+    if any(one.settings.fixed_noise for one in report.rows):
+        known = [bool(one.fixed_right) for one in evaluated]
+        found["attacked fixed noise"] = torch.tensor(known) if settings.fixed_noise else None
     indices = [one.image_index for one in evaluated]
     return {
         name: None if right is None else dict(zip(indices, right.tolist(), strict=True))
