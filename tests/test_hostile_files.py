@@ -19,7 +19,7 @@ from PIL import Image, ImageFont
 import diffproof as dp
 from diffproof.cli.main import run
 from diffproof.denoisers.named import load_denoiser
-from diffproof.errors import LONGEST_LINE, drawn, printable
+from diffproof.errors import LONGEST_LINE, drawn, printable, without_control
 from diffproof.files import MOST_TEXT, check_array, check_file, read_text, replacing, write_csv
 from diffproof.pictures import save_grid, save_picture
 from diffproof.weights import load_weights, packaged, save_weights
@@ -261,10 +261,34 @@ def test_a_full_disk_is_told_with_the_file() -> None:
 
 
 def test_cells_are_no_formulas(tmp_path: Path) -> None:
-    row = ["=1+1", "+a", "-b", "@c", "\td", "-0.5", -0.5, "+1e-3", None, "a=b", Path("=x")]
+    row = ["=1+1", "+a", "-b", "@c", "\t=d", "-0.5", -0.5, "+1e-3", None, "a=b", Path("=x")]
     write_csv(tmp_path / "t.csv", [row])
     (line,) = (tmp_path / "t.csv").read_text().splitlines()
-    assert line == "'=1+1,'+a,'-b,'@c,'\td,-0.5,-0.5,+1e-3,,a=b,'=x"
+    assert line == r"'=1+1,'+a,'-b,'@c,\t=d,-0.5,-0.5,+1e-3,,a=b,'=x"
+
+
+@pytest.mark.parametrize("text", ["\x1b]0;t\x07", "a\x1b[31mb", os.fsdecode(b"\xff")])
+def test_tables_hold_no_control_characters(small_run: Path, tmp_path: Path, text: str) -> None:
+    """Whoever prints a table on a terminal, as `export` does, prints what a file named."""
+    folder, shown = tmp_path / text, without_control(text)
+    shutil.copytree(small_run, folder)
+    csv, latex, made = tmp_path / "t.csv", tmp_path / "t.tex", tmp_path / "made"
+    flags = ["--csv", str(csv), "--latex", str(latex)]
+    assert run(["report", str(folder), str(small_run), *flags]) == 0
+    assert run(["report", str(folder), str(small_run), "--out", str(made)]) == 0
+    for file in (csv, latex, made / "table.csv"):
+        written = file.read_text()
+        assert shown in written
+        assert written.replace("\n", "").isprintable()
+
+
+def test_exports_hold_no_control_characters(small_run: Path, tmp_path: Path) -> None:
+    shutil.copytree(small_run, tmp_path / "a")
+    statement = "UPDATE images SET certificate = json_set(certificate, '$.image_hash', ?)"
+    change(tmp_path / "a", statement, "\x1b]0;t\x07\n")
+    out = tmp_path / "a.csv"
+    assert run(["export", str(tmp_path / "a"), "--format", "csv", "--out", str(out)]) == 0
+    assert out.read_text().splitlines()[1].endswith(r",\x1b]0;t\x07\n")
 
 
 @pytest.mark.parametrize(

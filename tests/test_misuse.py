@@ -1276,6 +1276,44 @@ def test_a_network_that_changes_after_a_while_is_refused(call: str) -> None:
     USES[call](drifting(10_000))
 
 
+class Adapting(nn.Module):
+    """A network that writes to its own weights or statistics, once, when it has seen some images."""
+
+    def __init__(self, change: Callable[[Any], object]) -> None:
+        super().__init__()
+        self.layer = nn.Linear(IMAGES[0].numel(), 3)
+        self.register_buffer("running_calls", torch.zeros(()))
+        self.change, self.left = change, 8
+
+    def forward(self, images: Tensor) -> Tensor:
+        before, self.left = self.left, self.left - len(images)
+        if self.left <= 0 < before:
+            with torch.no_grad():
+                self.change(self)
+        logits: Tensor = self.layer(images.flatten(1))
+        return logits
+
+
+@pytest.mark.parametrize("call", USES)
+@pytest.mark.parametrize(
+    ("change", "name"),
+    [
+        (lambda network: network.layer.weight.mul_(0.99), "weight"),
+        (lambda network: network.layer.weight.data.copy_(network.layer.weight.flip(0)), "weight"),
+        (lambda network: network.layer.bias.data.copy_(network.layer.bias.roll(1)), "bias"),
+        (lambda network: network.running_calls.add_(1), "running_calls"),
+    ],
+    ids=["a step", "swapped rows", "swapped numbers", "a statistic"],
+)
+def test_a_network_that_changes_its_own_weights_is_refused(
+    call: str, change: Callable[[Any], object], name: str
+) -> None:
+    torch.manual_seed(0)
+    defense = dp.Undefended(dp.Classifier(Adapting(change), 3)).eval()
+    with pytest.raises(dp.ArgumentError, match=rf"^classifier: changes its own network\..*{name} while it"):
+        USES[call](defense)
+
+
 @pytest.mark.parametrize("call", USES)
 def test_weights_may_change_between_two_uses(call: str) -> None:
     defense = drifting(10_000)
@@ -1305,6 +1343,30 @@ def test_sources_that_no_system_can_look_for(
     monkeypatch.chdir(tmp_path)
     with pytest.raises(dp.ArgumentError, match="expected a name or a path, got"):
         load(source)
+
+
+@pytest.mark.parametrize("scales", [(), (0.1, 0.25)], ids=["one level", "two"])
+def test_a_function_that_changes_after_a_while_is_refused(scales: tuple[float, ...]) -> None:
+    calls = 0
+
+    def labels(noisy: Tensor) -> Tensor:
+        nonlocal calls
+        calls += 1
+        label = noisy.flatten(1).sum(1) > IMAGES[0].sum()
+        return label.long() if calls < 20 else torch.zeros(len(noisy), dtype=torch.int64)
+
+    smoothed = dp.Smoothed(labels, 0.25, num_classes=2)
+    if scales:
+        smoothed = dp.MultiScale(labels, scales, num_classes=2)
+    with pytest.raises(dp.ArgumentError, match=r"^base: gives an image another label by now than at first"):
+        smoothed.certify(IMAGES[0], n0=20, n=500, seed=0, batch_size=10)
+
+
+def test_a_chooser_that_changes_after_a_while_is_refused() -> None:
+    given: dict[str, Any] = {"chooser": drifting(60), "choice_sigma": 0.25}
+    smoothed = dp.DualSmoothed(drifting(10_000), (0.1, 0.25, 0.5), **given)
+    with pytest.raises(dp.ArgumentError, match=r"^classifier: gives an image another answer by now"):
+        smoothed.certify(IMAGES[0], n0=40, n=400, seed=0)
 
 
 def test_a_function_that_gives_other_labels_is_refused() -> None:

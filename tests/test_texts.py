@@ -63,3 +63,9 @@ def test_a_class_that_is_mapped_twice_is_refused(tmp_path: Path, text: str) -> N
     (tmp_path / "map").write_text(text)
     with pytest.raises(ValueError, match=r"cat'? is given twice"):
         read_class_map(tmp_path / "map")
+
+
+def test_a_class_map_of_more_classes_than_any_data_is_refused() -> None:
+    assert len(read_class_map({str(one): 0 for one in range(2**16)})) == 2**16
+    with pytest.raises(ValueError, match="expected at most 65,536 classes, got 65,537"):
+        read_class_map({str(one): 0 for one in range(2**16 + 1)})

@@ -144,7 +144,8 @@ def _fits(value: object, hint: Any) -> bool:
 
 def shown(value: object) -> str:
     """What came, as errors say it: short, and tensors and arrays by their type and shape."""
-    dtype, shape = getattr(value, "dtype", None), getattr(value, "shape", ())
+    nested = getattr(value, "is_nested", False)  # which have no shape
+    dtype, shape = getattr(value, "dtype", None), () if nested else getattr(value, "shape", ())
     if dtype is not None and len(shape):
         kind = "" if type(value).__name__ == "Tensor" else f"{type(value).__name__} of "
         layout = str(getattr(value, "layout", "")).removeprefix("torch.").replace("strided", "")
@@ -284,7 +285,7 @@ def check_tensor(name: str, value: Tensor, expected: str = "a torch tensor of fl
     from torch import Tensor, strided
 
     check_instance(name, value, Tensor, expected)
-    if value.is_meta or value.layout is not strided:
+    if value.is_meta or value.is_nested or value.layout is not strided:
         raise ArgumentError(name, f"expected {expected} that has all its values, got {shown(value)}")
     return value
 

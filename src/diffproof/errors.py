@@ -49,10 +49,14 @@ def printable(text: object, most: int = LONGEST_LINE) -> str:
     White space is joined, control characters and bytes that are no text are escaped (\\x1b, \\xff), and
     the middle of what is longer than `most` is left out.
     """
-    line = " ".join(str(text).split())
-    line = "".join(c if c.isprintable() else escaped(c) for c in line)
+    line = without_control(" ".join(str(text).split()))
     end = min(_SHOWN_END, most // 3)
     return line if len(line) <= most else f"{line[: most - end - 1]}…{line[-end:]}"
+
+
+def without_control(text: str) -> str:
+    """A text with its control characters, line breaks too, and bytes that are no text escaped."""
+    return text if text.isprintable() else "".join(c if c.isprintable() else escaped(c) for c in text)
 
 
 def drawn(text: object) -> str:

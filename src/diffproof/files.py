@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import IO
 
 from diffproof.checks import shown
-from diffproof.errors import ArgumentError
+from diffproof.errors import ArgumentError, without_control
 
 # What settings, descriptions and other texts have at most, in bytes.
 MOST_TEXT = 2**20
@@ -318,10 +318,15 @@ def write_csv(path: Path, rows: Iterable[Sequence[object]]) -> None:
 
 
 def cell(value: object) -> object:
-    """What a CSV file holds of a value; before a text that a spreadsheet would run comes an apostrophe."""
-    text = str(value)
-    if not isinstance(value, str | Path) or not text.startswith(("=", "+", "-", "@", "\t", "\r")):
+    """What a CSV file holds of a value: texts without control characters, which a terminal would obey.
+
+    Before a text that a spreadsheet would run comes an apostrophe.
+    """
+    if not isinstance(value, str | Path):
         return value
+    text = without_control(str(value))
+    if not text.startswith(("=", "+", "-", "@")):
+        return text
     try:
         float(text)
     except ValueError:

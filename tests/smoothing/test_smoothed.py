@@ -578,6 +578,9 @@ def test_certificates_name_the_weights_that_they_were_drawn_with() -> None:
     # Not even a version counter of torch's tells of `data`.
     next(network.parameters()).data.mul_(1.5)
     assert smoothed.certify(IMAGE, n0=2, n=2).weights_hash == smoothed.weights_hash() != first == again
+    before, weight = smoothed.weights_hash(), next(network.parameters())
+    weight.data.copy_(weight.flip(0))
+    assert smoothed.certify(IMAGE, n0=2, n=2).weights_hash == smoothed.weights_hash() != before
 
 
 def test_certificates_can_be_hashed() -> None:

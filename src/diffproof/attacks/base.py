@@ -21,7 +21,7 @@ from diffproof.checks import (
     check_shape,
 )
 from diffproof.classifiers.base import check_labels
-from diffproof.defenses.repeatability import check_repeatable, check_unchanged
+from diffproof.defenses.repeatability import check_repeatable, check_unchanged, weights_of
 from diffproof.errors import ArgumentError
 from diffproof.noise import check_image_indices, check_seed
 
@@ -158,8 +158,9 @@ class Attack:
         self.check(view, threat)
         indices = check_arguments(view, images, labels, threat, image_indices, batch_size, seed)
         job = Job(view, images.detach(), labels.to(images.device), indices, seed, batch_size)
+        began = weights_of(view.defense)
         found = self.find(job, threat)
-        check_unchanged(view.defense)
+        check_unchanged(view.defense, began)
         return found
 
 

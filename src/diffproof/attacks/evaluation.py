@@ -15,7 +15,7 @@ from diffproof.attacks.scoring import Hits, Scores, draw_labels, hits
 from diffproof.attacks.threat import Threat
 from diffproof.attacks.views import AttackedDefense, FixedNoise, GradientMode
 from diffproof.checks import MOST_DRAWS, check_at_least
-from diffproof.defenses.repeatability import check_unchanged
+from diffproof.defenses.repeatability import check_unchanged, weights_of
 from diffproof.defenses.voting import majority
 from diffproof.noise import Noise, Stream
 from diffproof.notebooks import table
@@ -117,7 +117,7 @@ def evaluate(
     check_at_least("votes", votes, 1, MOST_DRAWS)
     attack.check(view, threat)
     indices = check_arguments(view, images, labels, threat, image_indices, batch_size, seed).tolist()
-    defense, needed = view.defense, max(draws, votes)
+    defense, needed, began = view.defense, max(draws, votes), weights_of(view.defense)
 
     def drawn(rows: Tensor, of: Sequence[int], stream: Stream) -> Tensor:
         return draw_labels(
@@ -148,7 +148,7 @@ def evaluate(
     if fixed_noise:
         own: dict[str, Any] = {"attack": attack, "threat": threat, "seed": seed, "batch_size": batch_size}
         fixed = _under_fixed_noise(view, images, labels, attacked, indices, **own)
-    check_unchanged(defense)
+    check_unchanged(defense, began)
     made = []
     for row, index in enumerate(indices):
         result, after, wrong = found.get(row, (None, torch.empty(0, dtype=torch.int64), True))

@@ -29,6 +29,8 @@ PACKAGED = {
 }
 # A class map of the 21,843 classes of the whole ImageNet takes less than a MiB.
 _LARGEST = 2**22
+# Entries of one, wherever it comes from: writing more as YAML takes minutes.
+_MOST = 2**16
 # The YAML reader takes time that grows with the square of these, and a class map needs none.
 _BRACKETS = 500
 _HINT = "; a class map (--class-map FILE) says which is which"
@@ -209,6 +211,8 @@ def read_class_map(given: str | Path | Mapping[Any, Any]) -> dict[str, str | int
     wanted = "expected the data's classes, each with the name or index of the model's class"
     if not isinstance(loaded, Mapping) or not loaded:
         raise ArgumentError("class_map", f"{wanted}, got {_short(loaded)}")
+    if len(loaded) > _MOST:
+        raise ArgumentError("class_map", f"expected at most {_MOST:,} classes, got {len(loaded):,}")
     for name, value in loaded.items():
         index = isinstance(value, int) and not isinstance(value, bool) and value >= 0
         if not isinstance(name, str | int) or not (index or isinstance(value, str)):

@@ -16,6 +16,7 @@ from diffproof.denoisers.base import Denoiser
 from diffproof.denoisers.empirical import EmpiricalDenoiser
 from diffproof.denoisers.gaussian_mixture import GaussianMixtureDenoiser
 from diffproof.errors import ArgumentError
+from diffproof.weights import checksums
 
 # Noise level at which a denoiser is tried, where it takes that.
 _SIGMA = 0.25
@@ -89,15 +90,25 @@ def check_repeatable(owner: nn.Module, images: Tensor) -> None:
         _answers[part] = alone
 
 
-def check_unchanged(owner: nn.Module) -> None:
-    """Raise ValueError if a network of a defence answers otherwise by now than when it was checked.
+def weights_of(owner: nn.Module) -> tuple[object, ...]:
+    """A short account of all weights and statistics of a defence; see `check_unchanged`."""
+    return checksums(owner.state_dict())
 
-    What was computed with it since then may be of two networks. Those that have other weights by now, or are
-    on another device, are passed over.
+
+def check_unchanged(owner: nn.Module, began: tuple[object, ...] | None = None) -> None:
+    """Raise ValueError if a network of a defence is another by now, or answers otherwise than when checked.
+
+    What was computed with it since then may be of two networks. Those that got other weights before `began`,
+    or are on another device since they were checked, are not asked.
 
     Args:
         owner: a defence, after `check_repeatable`.
+        began: `weights_of` it when the work began; None not to compare weights.
     """
+    for was, now in zip(began or (), weights_of(owner) if began else (), strict=True):
+        if was != now:
+            part, _, tensor = str(now[0]).partition(".")  # type: ignore[index]
+            raise not_repeatable(part, f"changes its own {tensor} while it answers")
     for name, part in _parts(owner):
         known = _answers.get(part)
         if known is None:
@@ -117,10 +128,10 @@ def check_unchanged(owner: nn.Module) -> None:
 
 
 def _weights(part: nn.Module) -> tuple[object, ...]:
-    """A short account of a network's weights and statistics, which others hardly share."""
-    statistics = [tensor for name, tensor in part.named_buffers() if "running_" in name]
-    sums = ((tensor, tensor.detach().double()) for tensor in (*part.parameters(), *statistics))
-    return tuple((of.dtype, of.device, float(exact.sum()), float(exact.square().sum())) for of, exact in sums)
+    """A short account of a network's weights and statistics, and where they are."""
+    statistics = {name: tensor for name, tensor in part.named_buffers() if "running_" in name}
+    tensors = {**dict(part.named_parameters()), **statistics}
+    return *checksums(tensors), *(tensor.device for tensor in tensors.values())
 
 
 def not_repeatable(argument: str, found: str) -> ArgumentError:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 
+from diffproof.errors import without_control
+
 _SPECIAL = {
     "\\": r"\textbackslash{}",
     "~": r"\textasciitilde{}",
@@ -23,8 +25,8 @@ _SPECIAL = {
 
 
 def escaped(text: str) -> str:
-    """A text that LaTeX prints as it is; line breaks become spaces."""
-    plain = " ".join(text.split())
+    """A text that LaTeX prints as it is; line breaks become spaces, control characters are escaped."""
+    plain = without_control(" ".join(text.split()))
     return re.sub("|".join(map(re.escape, _SPECIAL)), lambda sign: _SPECIAL[sign[0]], plain)
 
 
@@ -42,7 +44,9 @@ def tabular(
         sections: of rows of cells in LaTeX; a rule separates them.
         notes: plain texts, comments above it.
     """
-    lines = [f"% {' '.join(note.split())}" for note in ("needs \\usepackage{booktabs}", *notes)]
+    lines = [
+        f"% {without_control(' '.join(note.split()))}" for note in ("needs \\usepackage{booktabs}", *notes)
+    ]
     lines += [f"\\begin{{tabular}}{{{columns}}}", "\\toprule"]
     lines += [head[0] if len(head) == 1 else _line(head) for head in heads]
     for section in sections:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor
@@ -11,7 +11,7 @@ from torch import Tensor
 from diffproof.checks import check_at_least, shown
 from diffproof.defenses.base import CertifiableDefense, Defense
 from diffproof.defenses.labelling import Labelled
-from diffproof.defenses.repeatability import not_repeatable
+from diffproof.defenses.repeatability import check_unchanged, not_repeatable, weights_of
 from diffproof.errors import ArgumentError
 from diffproof.noise import Noise
 from diffproof.wording import kind_of
@@ -30,21 +30,30 @@ class LabelFunction:
 
     def __init__(self, function: Callable[[Tensor], Tensor], num_classes: int) -> None:
         self._function, self._num_classes = function, num_classes
-        # Whether it has proved to give the same labels again.
-        self._repeats = False
+        # Draws that it has proved to give the same labels again, and these.
+        self._proved: tuple[Tensor, Tensor] | None = None
 
     def classify(self, noisy: Tensor, noise: Noise, batch_size: int) -> Labelled:
         """Labels of noisy images by a function."""
-        if self._repeats:
+        if self._proved is not None:
             return Labelled(self._labels_of(noisy), 0, len(noisy))
         # It may change what it gets.
         labels = self._labels_of(noisy.clone())
         # Alone, nothing else decides about a draw's label; among others, chance hardly gives all again.
         for last in (1, _ASKED_AGAIN):
-            if not labels[-last:].equal(self._labels_of(noisy[-last:].flip(0).clone()).flip(0)):
+            again = noisy[-last:].flip(0)
+            said = self._labels_of(again.clone()).clone()
+            if not labels[-last:].equal(said.flip(0)):
                 raise not_repeatable("base", "gives one image another label when asked again")
-        self._repeats = True
+        self._proved = again, said
         return Labelled(labels, 0, len(noisy))
+
+    def check_unchanged(self) -> None:
+        """Raise ValueError if it gives draws other labels by now than at first."""
+        if self._proved is not None:
+            noisy, said = self._proved
+            if not said.equal(self._labels_of(noisy.clone())):
+                raise not_repeatable("base", "gives an image another label by now than at first")
 
     def _labels_of(self, noisy: Tensor) -> Tensor:
         """What a function says of noisy images, checked."""
@@ -60,6 +69,30 @@ class LabelFunction:
             found = f"{int(labels.min())} to {int(labels.max())}"
             raise ArgumentError("base", f"expected labels in [0, {self._num_classes}), got {found}")
         return labels
+
+
+class Constancy:
+    """Whether what labels draws is one function from the first of them to the last.
+
+    Args:
+        labelling: all that labels some.
+    """
+
+    def __init__(self, labelling: Iterable[CertifiableDefense | LabelFunction]) -> None:
+        self._labelling = list(dict.fromkeys(labelling))
+        self._began: list[tuple[object, ...] | None] = [None for _ in self._labelling]
+
+    def begin(self) -> None:
+        """Note the weights, before the first draw."""
+        self._began = [None if isinstance(one, LabelFunction) else weights_of(one) for one in self._labelling]
+
+    def check(self) -> None:
+        """Raise ValueError unless weights and answers are what they were."""
+        for one, began in zip(self._labelling, self._began, strict=True):
+            if isinstance(one, LabelFunction):
+                one.check_unchanged()
+            else:
+                check_unchanged(one, began)
 
 
 def check_base(

@@ -19,7 +19,7 @@ from diffproof.errors import ArgumentError
 from diffproof.noise import Noise
 from diffproof.smoothing.bounds import Bound, RadiusBound
 from diffproof.smoothing.grid_noise import Added, SmoothingNoise, as_noise
-from diffproof.smoothing.label_function import LabelFunction, check_base, trained_level
+from diffproof.smoothing.label_function import Constancy, LabelFunction, check_base, trained_level
 from diffproof.smoothing.rules import Block, Cascade, Chosen, Rule, check_asked
 from diffproof.smoothing.smoothed import Smoothed
 from diffproof.smoothing.stopping import Stopping
@@ -130,7 +130,13 @@ class Scaled(Smoothed):
         self.sigma = sigma
         self.noise = BlockNoise([as_noise(noise, block.sigma, levels) for block in self.blocks])
         self.num_classes = sum(block.labels for block in self.blocks)
-        self._functions = [self._function_of(block) for block in self.blocks]
+        each = [self._labels(block) for block in self.blocks]
+        self._constancy = Constancy(each)
+        self._functions = [
+            # A worker gets it in pieces, which a function without a name does not survive.
+            one.classify if isinstance(one, LabelFunction) else partial(_classified, one, block.sigma)
+            for one, block in zip(each, self.blocks, strict=True)
+        ]
 
     @property
     def evaluations_per_draw(self) -> tuple[int, int]:
@@ -196,12 +202,9 @@ class Scaled(Smoothed):
         assert self.chooser is not None
         return self.chooser
 
-    def _function_of(self, block: Block) -> Callable[[Tensor, Noise, int], Labelled]:
+    def _labels(self, block: Block) -> CertifiableDefense | LabelFunction:
         base = self._labelling(block)
-        if isinstance(base, CertifiableDefense):
-            # A worker gets it in pieces, which a function without a name does not survive.
-            return partial(_classified, base, block.sigma)
-        return LabelFunction(base, block.labels).classify
+        return base if isinstance(base, CertifiableDefense) else LabelFunction(base, block.labels)
 
     def _labeller(self, batch_size: int) -> Labeller:
         return Batches(self._classify, batch_size)

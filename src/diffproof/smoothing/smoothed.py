@@ -20,7 +20,7 @@ from diffproof.checks import (
 )
 from diffproof.defenses.base import CertifiableDefense
 from diffproof.defenses.labelling import Batches, Labeller
-from diffproof.defenses.repeatability import check_repeatable, check_unchanged
+from diffproof.defenses.repeatability import check_repeatable
 from diffproof.errors import ArgumentError
 from diffproof.noise import MAX_DRAW, Stream, check_image_index, check_seed
 from diffproof.seeds import settled_seed
@@ -28,7 +28,7 @@ from diffproof.smoothing.arithmetic import arithmetic
 from diffproof.smoothing.bounds import Bound, RadiusBound, as_bound, prediction, radius_bound
 from diffproof.smoothing.certificate import Certificate, certifies
 from diffproof.smoothing.grid_noise import Added, SmoothingNoise, as_noise
-from diffproof.smoothing.label_function import LabelFunction, check_base, trained_level
+from diffproof.smoothing.label_function import Constancy, LabelFunction, check_base, trained_level
 from diffproof.smoothing.packing import Drawing, OfImage, OnVotes, Packing, SchedulePacking
 from diffproof.smoothing.schedule import Counting, Schedule
 from diffproof.smoothing.sequential import SequentialTest
@@ -74,6 +74,7 @@ class Smoothed:
         self.base = base
         self.noise: Added = as_noise(noise, self.sigma, levels)
         self._function = LabelFunction(base, self.num_classes)
+        self._constancy = Constancy([base if isinstance(base, CertifiableDefense) else self._function])
         # The batch size that memory allowed last, once it ran out.
         self._fitting_batch: int | None = None
 
@@ -243,6 +244,7 @@ class Smoothed:
         """
         batch_size = check_at_least("batch_size", batch_size, 1, MOST_ROWS)
         check_seed(seed)
+        self._constancy.begin()
         return (SchedulePacking if isinstance(draws, Schedule) else Packing)(
             self._labeller(min(batch_size, self._fitting_batch or batch_size)),
             self.noise.added,
@@ -301,13 +303,14 @@ class Smoothed:
             computed: the arithmetic of who labelled the draws; None for this process.
 
         Raises:
-            ValueError: a network of the defence answers otherwise by now than at first.
+            ValueError: see `check_unchanged`.
         """
         alpha = check_probability("alpha", alpha)
         selection, estimation = counted.selection, counted.estimation
         assert selection is not None
         assert estimation is not None
-        naive, failure_mass = self._evaluations_per_draw(), self.noise.failure_mass(image.numel())
+        self.check_unchanged()
+        naive, failure_mass = self.evaluations_per_draw, self.noise.failure_mass(image.numel())
         selected, proved, scales = self._settled(selection, estimation, alpha, bound, failure_mass)
         asked = None
         if test is not None:
@@ -359,11 +362,9 @@ class Smoothed:
         proved = radius_bound(estimation.counts, label, alpha, self.sigma, bound, failure_mass=failure_mass)
         return label, proved, None
 
-    def _evaluations_per_draw(self) -> tuple[int, int]:
-        """Those of a plain implementation, by networks that answer as they did at first."""
-        if isinstance(self.base, CertifiableDefense):
-            check_unchanged(self.base)
-        return self.evaluations_per_draw
+    def check_unchanged(self) -> None:
+        """Raise ValueError where the base changed since labelling began: its draws are of two functions."""
+        self._constancy.check()
 
     @property
     def evaluations_per_draw(self) -> tuple[int, int]:
@@ -377,10 +378,7 @@ class Smoothed:
         return self.base.settings() if isinstance(self.base, CertifiableDefense) else {"method": "function"}
 
     def sizes(self, image: Tensor) -> tuple[tuple[int, int], tuple[int, int] | None]:
-        """(height, width) where noise is added to a C×H×W image, and where the classifier sees it.
-
-        The second is None for a plain function.
-        """
+        """(height, width) where a C×H×W image gets noise, and where a classifier sees it, if one does."""
         size = (image.shape[1], image.shape[2])
         return size, self.base.classifier_size(*size) if isinstance(self.base, CertifiableDefense) else None
 

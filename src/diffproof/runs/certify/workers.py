@@ -10,8 +10,6 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from diffproof.defenses.base import CertifiableDefense
-from diffproof.defenses.repeatability import check_unchanged
 from diffproof.errors import printable
 from diffproof.runs import workers
 from diffproof.runs.certify.job import CertifyRun, label_first, prepare, tried
@@ -158,8 +156,7 @@ class CertifyWorker:
     def _report(self, answer: Answer, inbox: Inbox) -> None:
         """Tell what is done, by networks that are what they were."""
         if inbox.done:
-            assert isinstance(self._job.smoothed.base, CertifiableDefense)
-            check_unchanged(self._job.smoothed.base)
+            self._job.smoothed.check_unchanged()
             answer.done += inbox.done.items()
             inbox.done = {}
 
