@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -70,6 +72,12 @@ def test_purified_pictures(refused: Refused, name: str) -> None:
     assert refused(words.split()) == f"--out: {link} is a link, which is not followed"
 
 
+@pytest.mark.parametrize("suffix", [".checkpoint", ".lock"])
+def test_a_pipe_beside_a_training_is_not_waited_for(refused: Refused, suffix: str) -> None:
+    os.mkfifo(f"w{suffix}")
+    assert refused([*TRAIN.split(), "--force"]) == f"--out: w{suffix} is a pipe, expected a file"
+
+
 @pytest.mark.parametrize("suffix", [".checkpoint", ".samples.png", ".loss.csv", ".loss.png", ".lock"])
 def test_what_a_training_writes_besides(refused: Refused, suffix: str) -> None:
     Path("victim").write_text("precious")
@@ -91,6 +99,19 @@ def test_a_training_has_its_output_alone(refused: Refused) -> None:
     with FileLock("w.lock"):
         assert refused(TRAIN.split()) == "--out: another process is training w.safetensors"
     assert run(TRAIN.split()) == 0
+
+
+@pytest.mark.parametrize("name", ["results.sqlite-journal", "results.sqlite-wal", "lock"])
+def test_a_pipe_in_a_run_folder_is_not_waited_for(refused: Refused, small_run: Path, name: str) -> None:
+    shutil.copytree(small_run, "run")
+    Path("run", name).unlink(missing_ok=True)
+    os.mkfifo(Path("run", name))
+    expected = f"run/{name} is a pipe, expected a file of the run's own"
+    assert refused([*CERTIFY.split(), "--indices", "0:2"]) == f"--out: {expected}"
+    # Who only reads does not open the lock.
+    if name != "lock":
+        for words in (["report", "run"], ["status", "run"], ["verify", "--counts", "run"], ["export", "run"]):
+            assert refused(words) == f"run: {expected}"
 
 
 @pytest.mark.parametrize("name", ["results.sqlite-journal", "results.sqlite-wal", "results.sqlite-shm"])

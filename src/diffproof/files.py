@@ -48,10 +48,26 @@ def check_file(argument: str, path: Path) -> int:
         raise ArgumentError(argument, told) from None
     except ValueError as error:  # a null byte
         raise ArgumentError(argument, f"no such file: {path} ({error})") from None
-    for is_kind, kind in _KINDS:
-        if is_kind(found.st_mode):
-            raise ArgumentError(argument, f"{path} is a {kind}, expected a file")
+    if (kind := _kind(found.st_mode)) is not None:
+        raise ArgumentError(argument, f"{path} is a {kind}, expected a file")
     return found.st_size
+
+
+def _kind(mode: int) -> str | None:
+    """What it is called that is no regular file, by its mode; None for a file."""
+    return next((kind for is_kind, kind in _KINDS if is_kind(mode)), None)
+
+
+def no_own_file(path: Path) -> str | None:
+    """What is in the place of a file that we alone write and read; None for a file, or nothing.
+
+    A link might lead anywhere, and to open a pipe may take forever.
+    """
+    try:
+        mode = path.lstat().st_mode
+    except FileNotFoundError:
+        return None
+    return "link" if stat.S_ISLNK(mode) else _kind(mode)
 
 
 @contextmanager
@@ -205,9 +221,12 @@ def _check_no_link(folder: Path, name: str) -> None:
 
 
 def check_no_link(path: Path) -> None:
-    """Raise ValueError where a link is in the place of a file to write."""
-    if path.is_symlink():
+    """Raise ValueError where a link, a pipe or a device is in the place of a file to write."""
+    kind = no_own_file(path)
+    if kind == "link":
         raise ArgumentError("out", f"{path} is a link, which is not followed")
+    if kind not in (None, "folder"):
+        raise ArgumentError("out", f"{path} is a {kind}, expected a file")
 
 
 def _check_target(path: Path, force: bool) -> None:

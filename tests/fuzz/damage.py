@@ -32,7 +32,16 @@ FILES: dict[str, tuple[str, ...]] = {
     "denoiser.safetensors": ("certify dds", "certify densepure", "purify"),
     "plain.pt": ("convert",),
     "config.yaml": ("certify config",),
-    "run-a/results.sqlite": ("report", "report json", "export", "verify", "status", "certify again"),
+    "run-a/results.sqlite": (
+        "report",
+        "report json",
+        "export",
+        "print",
+        "latex",
+        "verify",
+        "status",
+        "certify again",
+    ),
     "run-b/results.sqlite": ("report attack", "verify attack", "status"),
     "run-1/results.sqlite": ("merge", "certify shard again"),
     "run-a/settings.yaml": ("certify settings",),
@@ -43,6 +52,8 @@ EXTRA = {
     "certify shard again": COMMANDS["certify shard"].replace("--out out", "--out run-1"),
     "certify settings": "certify --config run-a/settings.yaml --out out",
     "theory": "theory --density density.json --points 5 --out out",
+    "print": "export run-a --format csv",
+    "latex": "report run-a --latex out",
 }
 NASTY: tuple[Any, ...] = (
     *(
@@ -319,15 +330,19 @@ _BESIDE = (
 
 
 def link_case(random: Random) -> Case:
-    """A case of a link in the place of what a command writes."""
+    """A case of a link, or a pipe, in the place of what a command writes."""
     name, link = random.choice(list(COMMANDS)), Path(random.choice(_BESIDE))
     words = [*shlex.split(COMMANDS[name]), *["--force"] * random.choice((0, 1))]
-    target = random.choice((VICTIM, "nothing", "classes"))
+    # To one that is named on the command line a command writes.
+    target = random.choice((VICTIM, "nothing", "classes", *["a pipe"] * (link.name != "out")))
 
     def prepare() -> None:
         link.parent.mkdir(exist_ok=True)
         link.unlink(missing_ok=True)
-        link.symlink_to(os.path.relpath(target, link.parent))
+        if target == "a pipe":
+            os.mkfifo(link)
+        else:
+            link.symlink_to(os.path.relpath(target, link.parent))
 
     return Case(f"link {link} to {target}, {name}", words, prepare, out="")
 

@@ -172,8 +172,8 @@ class Defense(nn.Module):
 
         Modules are looked through, with what they call by name. What they reach otherwise, as a module that a
         plain object holds, shows where a network answers an image in two ways: each is asked once in its
-        life. Not seen are chance so rare that it does not show in six answers, what changes after that, and
-        what a network does that takes other images than these.
+        life, and again after it was certified or attacked. Not seen are chance so rare that it does not show
+        in six answers, what changes otherwise after that, and what a network does that takes other images.
 
         Args:
             images: N×C×H×W that the defence takes.

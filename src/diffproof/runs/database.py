@@ -11,6 +11,7 @@ from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 
 from diffproof.errors import ArgumentError
+from diffproof.files import no_own_file
 from diffproof.version import version
 
 SETTINGS = "settings.yaml"
@@ -32,10 +33,10 @@ _LARGEST = 2**28
 
 
 def check_no_links(folder: Path, argument: str, names: set[str]) -> None:
-    """Raise ValueError where a link has the name of one of a run's files: it might lead anywhere."""
+    """Raise ValueError where a link, a pipe or a folder has the name of one of a run's files."""
     for name in sorted(names):
-        if (folder / name).is_symlink():
-            raise ArgumentError(argument, f"{folder / name} is a link, expected a file of the run's own")
+        if (kind := no_own_file(folder / name)) is not None:
+            raise ArgumentError(argument, f"{folder / name} is a {kind}, expected a file of the run's own")
 
 
 def is_locked(folder: Path, pid: int | None) -> bool | None:
