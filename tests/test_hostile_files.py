@@ -15,6 +15,7 @@ import pytest
 import torch
 from matplotlib import get_data_path
 from PIL import Image, ImageFont
+from safetensors.torch import save_file
 
 import diffproof as dp
 from diffproof.cli.main import run
@@ -162,6 +163,21 @@ def test_a_description_cannot_ask_for_more_than_its_file(
     inner[where[-1]] = value
     save_weights(Path("w.safetensors"), tensors, description)
     assert message in refused(READERS[kind]("w.safetensors"))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[" * 10**5, "expected lists and mappings at most 16 deep"),
+        ('{"kind": ' + "9" * 6000 + "}", "Exceeds the limit"),
+        ("{", "Expecting property name"),
+    ],
+)
+def test_a_description_that_is_no_sane_json(refused: Refused, text: str, message: str) -> None:
+    save_file({"a": torch.zeros(1)}, "w.safetensors", metadata={"diffproof": text})
+    line = refused(READERS["classifier"]("w.safetensors"))
+    assert "w.safetensors is unreadable or truncated: " in line
+    assert message in line
 
 
 @pytest.mark.slow

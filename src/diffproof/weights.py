@@ -21,6 +21,7 @@ from diffproof.errors import ArgumentError, is_out_of_memory
 from diffproof.files import check_archive, check_file, replacing
 from diffproof.formats import Format, format_of, is_whole_pickle
 from diffproof.optional import one_line
+from diffproof.texts import parse_json
 
 _ASSETS = Path(__file__).parent / "assets"
 
@@ -157,8 +158,8 @@ def _read_safetensors(path: Path) -> Weights:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        description = json.loads(metadata.get("diffproof", "{}"))
-    except (SafetensorError, OSError, json.JSONDecodeError) as error:
+        description = parse_json(metadata.get("diffproof", "{}"))
+    except (SafetensorError, OSError, ValueError) as error:
         raise ArgumentError("weights", f"{path} is unreadable or truncated: {error}") from None
     if not isinstance(description, dict):
         raise ArgumentError("weights", f"the description in {path} is no table of names and values")

@@ -107,8 +107,8 @@ def check_unchanged(owner: nn.Module, began: tuple[object, ...] | None = None) -
     """
     for was, now in zip(began or (), weights_of(owner) if began else (), strict=True):
         if was != now:
-            part, _, tensor = str(now[0]).partition(".")  # type: ignore[index]
-            raise not_repeatable(part, f"changes its own {tensor} while it answers")
+            owned, _, tensor = str(now[0]).partition(".")  # type: ignore[index]
+            raise not_repeatable(owned, f"changes its own {tensor} while it answers")
     for name, part in _parts(owner):
         known = _answers.get(part)
         if known is None:
