@@ -117,6 +117,8 @@ def test_other_seeds_are_refused_in_one_line(refused: Refused) -> None:
     assert run(certify_flags(Path("run"), **{**FEW, "seed": 3})) == 0
     line = refused(certify_flags(Path("run"), **{**FEW, "seed": 4}))
     assert line == "--out: run holds a run with other settings: seed (3, now 4)"
+    assert run(certify_flags(Path("drawn"), **FEW)) == 0
+    assert refused(certify_flags(Path("drawn"), **{**FEW, "seed": 4})).endswith(", now 4)")
     assert run(certify_flags(Path("run"), **{**FEW, "indices": "0:3"})) == 0
     assert (stored(Path("run"))["seed"], origins(Path("run"))) == (3, {False})
     assert refused(certify_flags(Path("x"), **{**FEW, "seed": "random"})).startswith(

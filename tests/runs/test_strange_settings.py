@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from diffproof.cli.main import run
 from diffproof.own_code import source_hash
@@ -137,3 +138,19 @@ def test_a_folder_without_a_file_of_its_own_is_a_package(strange: Refused) -> No
     Path("outer/middle").mkdir(parents=True)
     Path("outer/middle/code.py").write_text(STRANGE)
     assert source_hash("outer.middle.code") == source_hash("strange")
+
+
+@pytest.mark.parametrize("force", ["true", "yes", "1", "'on'"])
+def test_it_overwrites_nothing_by_itself(strange: Refused, force: str) -> None:
+    for name in ("in.png", "mine/in.png"):
+        Path(name).parent.mkdir(exist_ok=True)
+        Image.new("L", (8, 8), len(name)).save(name)
+    precious = Path("mine/in.png").read_bytes()
+    Path("c.yaml").write_text(f"{PURIFY}denoiser: digits\nout: mine\nforce: {force}\n")
+    words = ["purify", "in.png", "--config", "c.yaml"]
+    assert strange(words).startswith("--config: c.yaml names files to overwrite: --trust")
+    assert Path("mine/in.png").read_bytes() == precious
+    Path("c.yaml").write_text(f"{PURIFY}denoiser: digits\nout: mine\nforce: false\n")
+    assert "mine/in.png exists; --force overwrites it" in strange(words)
+    assert run([*words, "--force"]) == 0
+    assert Path("mine/in.png").read_bytes() != precious

@@ -88,7 +88,7 @@ def _load(context: click.Context, path: Path, trust: bool) -> None:
 
 
 def _refusals(path: Path, values: Mapping[str, str]) -> dict[str, Callable[[], str]]:
-    """In place of values that run code: what click calls where the command line does not say otherwise."""
+    """In place of values that run code or overwrite: what click calls where the command line says nothing."""
     from diffproof.runs.code import own_places
 
     def refusal(name: str, what: str) -> Callable[[], str]:
@@ -109,7 +109,14 @@ def _refusals(path: Path, values: Mapping[str, str]) -> dict[str, Callable[[], s
     # Whoever runs a cluster runs code on all that join it.
     if "ray" in values:
         code["ray"] = f"the cluster {values['ray']}"
+    # The file says where to write, too, and may lie.
+    if values.get("force", "false").lower() not in _NO:
+        code["force"] = "files to overwrite"
     return {name: refusal(name, what) for name, what in code.items()}
+
+
+# What a flag that is not given may be called.
+_NO = ("", "0", "f", "false", "n", "no", "off")
 
 
 def _without_null(method: dict[str, Any]) -> dict[str, Any]:
@@ -143,7 +150,10 @@ def config_option(command: Callable[..., Any]) -> Callable[..., Any]:
         "callback": _when_both_are_read,
     }
     trusting = click.option(
-        "--trust", is_flag=True, help="Run code and join the cluster that --config names.", **shared
+        "--trust",
+        is_flag=True,
+        help="Run code, join the cluster and overwrite the files that --config names.",
+        **shared,
     )
     reading = click.option(
         "--config",

@@ -86,7 +86,9 @@ class RunSettings(Flags):
         return [
             f"{name} ({self._shown(name, mine[name])}, now {self._shown(name, others[name])})"
             for name in mine
-            if name not in (*self.FREE, *self.SELECTION) and not self._same(name, mine[name], others[name])
+            if name not in (*self.FREE, *self.SELECTION)
+            and not (name == "seed_drawn" and self.seed != other.seed)
+            and not self._same(name, mine[name], others[name])
         ]
 
     def _same(self, name: str, value: Any, other: Any) -> bool:

@@ -312,9 +312,7 @@ class Smoothed:
         self.check_unchanged()
         naive, failure_mass = self.evaluations_per_draw, self.noise.failure_mass(image.numel())
         selected, proved, scales = self._settled(selection, estimation, alpha, bound, failure_mass)
-        asked = None
-        if test is not None:
-            proved, asked = test.proved(counted.hits)
+        proved, asked = (proved, None) if test is None else test.proved(counted.hits)
         draws = selection.draws + estimation.draws
         image_size, classifier_size = self.sizes(image)
         return Certificate(
