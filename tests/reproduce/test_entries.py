@@ -95,7 +95,10 @@ def test_quick_cuts_every_size() -> None:
     assert parse("defense", quick("defense", "gradual")).settings == {"t_star": [0.03], "steps": [2]}
     assert parse("defense", quick("defense", "rdc:iterations=1")).settings["iterations"] == 1
     assert parse("defense", quick("defense", "rdc")).settings["timesteps"] == "uniform:2"
-    # What has no value by default stays without one, but for the steps, which are one a timestep then.
+    # What has no value by default stays without one, but for the steps, which are one a timestep then, and
+    # the iterations, which are five or ten.
+    assert parse("defense", quick("defense", "rdc")).settings["iterations"] == 2
+    assert parse("defense", quick("defense", "likelihood:variant=authors")).settings["iterations"] == 2
     assert quick("defense", "none") == "none"
     assert "iterations" not in parse("defense", quick("defense", "gdmp")).settings
     assert quick("attack", "autoattack:version=rand").startswith("pgd:")
@@ -307,6 +310,15 @@ def test_members_of_an_ensemble_have_seeds_of_their_own(tmp_path: Path) -> None:
     assert [words[-1] for words, _ in commands] == [str(seed) for seed in range(10)]
     assert made.spec(tmp_path) == "ensemble:" + ",".join(str(path) for _, path in commands)
     assert training("droppath") is None
+
+
+def test_members_of_an_ensemble_are_two_when_cut_down(tmp_path: Path) -> None:
+    flags = ("--iterations", "5", "--device", "cpu")
+    for cut, count in ((True, 2), (False, 10)):
+        request = Request("digits", {}, tmp_path, training=flags, quick=cut)
+        made = [str(step.out) for step in request.trainings(("boosting@0.5",))]
+        assert len(made) == count
+        assert request.spec("boosting@0.5") == "ensemble:" + ",".join(made)
 
 
 def test_unknown_entries_name_the_nearest() -> None:

@@ -6,8 +6,8 @@ from typing import Any
 
 from diffproof.methods import MethodSpec, describe, parse
 
-# Images of a quick run; draws of noise of its certificates, and of their choices of a class.
-IMAGES, DRAWS, CHOICE = 2, 40, 10
+# Of a quick run: images, draws of noise of a certificate and of its choice of a class; members of ensembles.
+IMAGES, DRAWS, CHOICE, MEMBERS = 2, 40, 10, 2
 _MOST = {"votes": 3, "consensus": 2, "steps": 2, "iterations": 2, "eot": 2, "rounds": 1, "depth": 1}
 _LEVELS = "uniform:2"
 
@@ -41,7 +41,7 @@ def _cut(kind: str, spec: MethodSpec) -> dict[str, Any]:
             cut[name] = [_MOST[name]]
         elif name in _MOST and isinstance(value, int):
             cut[name] = min(value, _MOST[name])
-        elif name == "steps" and value is None:
-            # One a timestep.
+        elif value is None and (name == "steps" or (name == "iterations" and kind == "defense")):
+            # One a timestep; as many as the variant of likelihood maximisation takes.
             cut[name] = _MOST[name]
     return cut

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from diffproof.reproduce.quick import IMAGES, quick
-from diffproof.reproduce.trainings import training, with_starts
+from diffproof.reproduce.quick import IMAGES, MEMBERS, quick
+from diffproof.reproduce.trainings import Training, training, with_starts
 from diffproof.wording import counted
 
 # Test images that the papers take, of the data sets that they take them of.
@@ -67,7 +67,7 @@ class Request:
         """The network of a role: the user's, or where its training writes it; None where there is neither."""
         if role in self.networks:
             return self.networks[role]
-        made = training(role)
+        made = self._training(role)
         return None if made is None or self.lacking((role,)) else made.spec(self.made)
 
     def lacking(self, roles: Iterable[str]) -> list[str]:
@@ -97,7 +97,7 @@ class Request:
         """The commands that make the networks of these roles that the user does not bring."""
         steps: list[Step] = []
         for role in roles:
-            made = None if role in self.networks or self.training is None else training(role)
+            made = None if role in self.networks or self.training is None else self._training(role)
             if made is None:
                 continue
             steps.extend(self.trainings(made.needs.values()))
@@ -105,6 +105,10 @@ class Request:
             for words, path in made.commands(self.made, given):
                 steps.append(Step(self._sized(words), path))
         return list(dict.fromkeys(steps))
+
+    def _training(self, role: str) -> Training | None:
+        made = training(role)
+        return replace(made, members=min(made.members, MEMBERS)) if made and self.quick else made
 
     def _sized(self, words: tuple[str, ...]) -> tuple[str, ...]:
         """The words of a training with its data and sizes."""
