@@ -31,6 +31,7 @@ pytest.register_assert_rewrite("helpers")
 gc.disable()
 
 from diffproof.cli.main import run  # noqa: E402
+from diffproof.weights import packaged  # noqa: E402
 from helpers.command_line import Refused  # noqa: E402
 from helpers.runs import certify_flags  # noqa: E402
 
@@ -80,6 +81,24 @@ def denoiser(tmp_path_factory: pytest.TempPathFactory) -> Path:
             assert run(["train", "denoiser", *flags.split(), "--force", "--out", str(path)]) == 0
             done.touch()
     return path
+
+
+@pytest.fixture(scope="session")
+def assets(tmp_path_factory: pytest.TempPathFactory, denoiser: Path) -> Path:
+    """The folder of the packaged networks as it is, but that the denoiser of digits is `denoiser`."""
+    folder = tmp_path_factory.mktemp("assets")
+    for kind in ("classifier", "denoiser"):
+        for name, path in packaged(kind).items():
+            (folder / path.name).symlink_to(denoiser if (name, kind) == ("digits", "denoiser") else path)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def small_digits(assets: Path) -> Iterator[None]:
+    """The denoiser "digits" is a tenth of itself, for modules whose point is not what it knows."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("diffproof.weights._ASSETS", assets)
+        yield
 
 
 @pytest.fixture(scope="session")

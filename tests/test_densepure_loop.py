@@ -17,6 +17,7 @@ N0, N = 8, 40
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("small_digits")
 def test_both_are_measured_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     main = runpy.run_path(str(ROOT / "benchmarks" / "densepure_loop.py"))["main"]
     out = tmp_path / "loop"

@@ -18,6 +18,8 @@ from diffproof.pictures import save_picture
 from helpers.paths import EXAMPLES
 from helpers.scripts import commands_of
 
+pytestmark = pytest.mark.usefixtures("small_digits")
+
 NETWORK = """
 from torch import nn
 

@@ -21,6 +21,8 @@ from diffproof.runs.labels import short_spec
 from diffproof.weights import load_weights, save_weights
 from helpers.command_line import Refused, words
 
+pytestmark = pytest.mark.usefixtures("small_digits")
+
 CERTIFY = {
     "data": "few.npz",
     "classifier": "c.safetensors",

@@ -30,6 +30,8 @@ from helpers.files import tree
 from helpers.processes import exit_status, forked, outcome
 from helpers.runs import change, contents
 
+pytestmark = pytest.mark.usefixtures("small_digits")
+
 CERTIFY: dict[str, Any] = {
     "data": "digits",
     "classifier": "digits",
@@ -469,7 +471,8 @@ def test_kills_at_any_moment_leave_the_whole_store_or_none(home: Path) -> None:
     # The bound only guards against endless waiting.
     for _ in range(300):
         pid = forked(lambda: run(line))
-        time.sleep(source.uniform(0, 2 * seconds))
+        # Four of five before its end.
+        time.sleep(source.uniform(0, 1.25 * seconds))
         os.kill(pid, signal.SIGKILL)
         exit_status(pid)
         begun += (home / "out").exists()

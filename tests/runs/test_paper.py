@@ -23,6 +23,8 @@ from helpers.command_line import Refused
 from helpers.paths import ROOT
 from helpers.runs import rows
 
+pytestmark = pytest.mark.usefixtures("small_digits")
+
 RESNET = ROOT / "docs" / "results" / "resnet56"
 FOLDERS = [RESNET / f"{name}-{sigma}" for sigma in ("0.25", "0.5") for name in ("none", "dds")]
 REPORT = ["report", *map(str, FOLDERS), "--at", "0,0.25,0.75"]

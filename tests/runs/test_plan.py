@@ -27,6 +27,8 @@ from diffproof.runs.settings import AttackRequest, CertifySettings
 from helpers.command_line import composed
 from helpers.runs import PLAIN, SMALL_RUN
 
+pytestmark = pytest.mark.usefixtures("small_digits")
+
 ATTACK: dict[str, Any] = {
     "seed": 0,
     "data": "digits",

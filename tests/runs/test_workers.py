@@ -26,6 +26,8 @@ from helpers.command_line import Refused, words
 from helpers.fleets import Doer, failing, hiring, order, started
 from helpers.runs import PLAIN, attacked_rows, certify_flags, contents
 
+pytestmark = pytest.mark.usefixtures("small_digits")
+
 # Where no cluster can be.
 NOWHERE = "nowhere.invalid:1"
 ATTACK = words(

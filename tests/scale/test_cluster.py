@@ -80,8 +80,10 @@ def ended(arguments: list[str]) -> tuple[int, str]:
 
 
 @pytest.mark.slow
-def test_a_certification_of_which_a_worker_is_killed(cluster: Cluster, tmp_path: Path) -> None:
-    changes: dict[str, object] = {"denoiser": "digits", "keep_ballots": True, "n": 2000}
+def test_a_certification_of_which_a_worker_is_killed(
+    cluster: Cluster, tmp_path: Path, denoiser: Path
+) -> None:
+    changes: dict[str, object] = {"denoiser": denoiser, "keep_ballots": True, "n": 2000}
     assert run(certify_flags(tmp_path / "here", **changes)) == 0
 
     over = threading.Event()

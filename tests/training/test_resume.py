@@ -30,6 +30,8 @@ from diffproof.weights import hash_tensors, load_nested, load_weights
 from helpers.files import Trap
 from helpers.processes import exit_status, forked, until
 
+pytestmark = pytest.mark.usefixtures("small_digits")
+
 # Tiny, with dropout's and noise's own random numbers; a checkpoint after every step.
 COMMON = "--data digits --batch-size 4 --iterations 30 --checkpoint-every 1e-9 --flip"
 TRAININGS = {

@@ -10,7 +10,6 @@ import shutil
 import signal
 import sqlite3
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +30,8 @@ from diffproof.runs.settings import AttackSettings
 from helpers.command_line import Refused, words
 from helpers.processes import exit_status, forked, until
 from helpers.runs import attacked_rows, certify_flags, change
+
+pytestmark = pytest.mark.usefixtures("small_digits")
 
 BASE: dict[str, object] = {
     "data": "digits",
@@ -61,14 +62,6 @@ def to_bytes(image: torch.Tensor) -> bytes:
     file = io.BytesIO()
     np.save(file, image.numpy())
     return file.getvalue()
-
-
-@pytest.fixture(scope="module", autouse=True)
-def suites_denoiser(denoiser: Path) -> Iterator[None]:
-    """BASE with the denoiser of the suite, which takes half the time of the packaged one."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(BASE, "denoiser", str(denoiser))
-        yield
 
 
 @pytest.fixture(scope="module")

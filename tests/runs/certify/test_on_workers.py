@@ -29,6 +29,8 @@ from diffproof.smoothing.schedule import Unit
 from helpers.fleets import failing, hiring, started
 from helpers.runs import contents, rows
 
+pytestmark = pytest.mark.usefixtures("small_digits")
+
 VOTES: dict[str, Any] = {"defense": "densepure:steps=2,votes=5", "denoiser": "digits"}
 KINDS: dict[str, dict[str, Any]] = {
     "fixed": {"n": 40},
