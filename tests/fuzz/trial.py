@@ -167,7 +167,7 @@ def judged(case: Case, ended: Ended, folder: Path, sound: dict[str, object]) -> 
             found.append(Finding("half written", case.out))
     if ended.status == 0:
         # A file may be called so.
-        if re.search(r"(?<!written: )\bnan\b", ended.stdout, re.IGNORECASE):
+        if re.search(r"^(?!written: ).*\bnan\b", ended.stdout, re.IGNORECASE | re.MULTILINE):
             found.append(Finding("nonsense: NaN", ended.stdout[-300:]))
         other = _other_results(case, folder, sound)
         if other is not None:
