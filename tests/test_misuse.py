@@ -7,6 +7,7 @@ was expected.
 from __future__ import annotations
 
 import gc
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -54,12 +55,16 @@ SEED = (*DRAWN, None)
 INDICES = (*lacking(INDEX), [0], [0, 0], [0, -1], [0, 2**28], [0.0, 1.0], ["0", "1"], [False, True], 7)
 TOO_LONG = ("a" * 300, "a" * 5000, "a/" * 3000, f"/{'a' * 300}.safetensors", f"{'a' * 300}.npz")
 CHOICE: tuple[Any, ...] = ("nothing", 3, [], {}, "a" * 5000, "two\nlines", None)
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # that nested tensors are a prototype
+    NESTED = torch.nested.nested_tensor(list(IMAGES))
 PIXELS = (
     (IMAGES * 255).to(torch.uint8),
     IMAGES.tolist(),
     IMAGES.numpy(),
     IMAGES[0, 0, 0],
     *lacking(IMAGES),
+    NESTED,
     IMAGES * NAN,
     IMAGES / 0,
     None,
@@ -106,7 +111,8 @@ def smoothed(method: str, wrong: dict[str, tuple[Any, ...]], **right: Any) -> Ca
     def call(sigma: float = 0.25, **arguments: Any) -> Any:
         return getattr(dp.Smoothed(DDS, sigma), method)(**arguments)
 
-    image = tuple(value[0] if isinstance(value, Tensor | np.ndarray | list) else value for value in CLEAN)
+    several = [value for value in CLEAN if value is not NESTED]  # each image of it is a plain tensor
+    image = tuple(value[0] if isinstance(value, Tensor | np.ndarray | list) else value for value in several)
     shapes = tuple(value[0] for value in SHAPES)
     common = {
         "sigma": POSITIVE,
