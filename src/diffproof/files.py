@@ -65,7 +65,7 @@ def no_own_file(path: Path) -> str | None:
     """
     try:
         mode = path.lstat().st_mode
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     return "link" if stat.S_ISLNK(mode) else _kind(mode)
 
