@@ -64,6 +64,7 @@ def alone(defense: dp.Defense, image: Tensor, label: int, number: int, budget: f
     return way[far <= budget][-1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("budget", [0.05, 0.4])
 def test_on_a_random_defence_it_is_the_authors_algorithm(budget: float) -> None:
     defense, images = purifier(mapped_classifier(), steps=2), inner_pictures(3)
@@ -128,6 +129,7 @@ def test_what_is_refused() -> None:
         dp.attack(dp.load_defense("dc", denoiser=denoiser), images, labels, **given)
 
 
+@pytest.mark.slow
 def test_a_run_is_verified(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = tmp_path / "run"
     line = "attack --data digits --indices 0:3 --defense none --classifier digits --threat perceptual"

@@ -198,6 +198,7 @@ def test_layers_that_see_other_rows_are_refused() -> None:
         defense.classify(torch.rand(1, 1, 8, 8), 0.25, rows(1), 100)
 
 
+@pytest.mark.slow
 def test_a_defence_or_a_compiled_network_does_not_vote() -> None:
     inner = dp.Undefended(classifier())
     with pytest.raises(ValueError, match=r"^votes: expected a classifier that is no defence"):

@@ -148,6 +148,7 @@ def pixeldp(p_a: float, p_b: float, sigma: float) -> float:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("p_a", "p_b"), [(0.999, 0.0), (0.99, 0.01), (0.9, 0.05), (0.6, 0.3), (0.51, 0.49)])
 def test_pixeldp_radius_is_the_best_of_a_search(p_a: float, p_b: float) -> None:
     found, wanted = pixeldp_radius(p_a, p_b, 0.5), pixeldp(p_a, p_b, 0.5)

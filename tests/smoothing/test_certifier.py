@@ -37,6 +37,7 @@ def as_stored(certification: dp.Certification) -> list[tuple[int, int, str]]:
     return [(one.image_index, label, one.to_json()) for one, label in pairs]
 
 
+@pytest.mark.slow
 def test_it_gives_the_certificates_of_the_command_line(small_run: Path, denoiser: Path) -> None:
     defense = dp.DensePure(dp.load_denoiser(str(denoiser)), dp.load_classifier("digits"), steps=2, votes=5)
     found = certified(defense, batch_size=17)

@@ -252,6 +252,7 @@ def published(family: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> str
     return f"{family}:tiny@{folder / 'checkpoint.pt'}"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["openai", "score_sde"])
 def test_published_checkpoints_are_tuned(
     tmp_path: Path, family: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

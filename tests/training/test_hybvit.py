@@ -140,6 +140,7 @@ def test_what_is_refused() -> None:
 SMALL = "train classifier --data digits --limit 40 --batch-size 4 --iterations 3"
 
 
+@pytest.mark.slow
 def test_one_file_is_a_classifier_and_a_denoiser(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out, folder = tmp_path / "w.safetensors", tmp_path / "run"
     assert run(shlex.split(f"{SMALL} --objective {TEXT} --out {out}")) == 0

@@ -28,6 +28,7 @@ def test_texts_come_out_as_they_are(text: str) -> None:
     assert page.one("p").attributes["title"] == text
 
 
+@pytest.mark.slow
 @settings(max_examples=50)
 @given(st.text())
 def test_any_text_stays_a_text(text: str) -> None:

@@ -163,6 +163,7 @@ def test_what_is_refused(method: str) -> None:
         assert kind(labelled, levels=9).labels(noisy(), TAU, noise_of().after_first()).shape == (2,)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", list(KINDS))
 def test_digits_are_certified_and_verified(
     method: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
