@@ -34,6 +34,7 @@ def row(name: str, defense: dp.Defense, data: dp.ImageData, threat: dp.Linf) -> 
         draws=DRAWS,
         votes=DRAWS,
         batch_size=256,
+        seed=0,
     )
     both = evaluation.clean, evaluation.attacked
     shares = [share.value for scores in both for share in (scores.fresh, scores.majority, scores.worst)]

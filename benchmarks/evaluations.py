@@ -18,7 +18,7 @@ def main() -> None:
     for votes, steps, n in ((40, 10, 50), (10, 2, 500)):
         smoothed = dp.Smoothed(dp.DensePure(denoiser, classifier, steps=steps, votes=votes), SIGMA)
         certificates = [
-            smoothed.certify(images[i], n0=50, n=n, image_index=i, batch_size=512) for i in IMAGES
+            smoothed.certify(images[i], n0=50, n=n, seed=0, image_index=i, batch_size=512) for i in IMAGES
         ]
         spent = torch.tensor([c.denoiser_evaluations for c in certificates]).sum()
         naive = torch.tensor([c.naive_denoiser_evaluations for c in certificates]).sum()

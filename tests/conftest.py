@@ -63,6 +63,16 @@ def fixed_seeds() -> Iterator[None]:
         yield
 
 
+@pytest.fixture
+def all_seeds_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    """To draw a seed fails: what must come out the same again gives its own."""
+
+    def drawn() -> int:
+        raise AssertionError("a seed is drawn")
+
+    monkeypatch.setattr("diffproof.seeds.drawn_seed", drawn)
+
+
 @pytest.fixture(scope="session")
 def denoiser(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A denoiser good enough to certify something, trained in seconds by the real command.

@@ -14,6 +14,7 @@ FLAGS = "--device cpu --networks small --batches 2,4 --draws 2 --votes 3 --steps
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("all_seeds_given")
 def test_lines_are_measured_once(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
