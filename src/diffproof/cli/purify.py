@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     help="Resize pictures to this shorter side, then crop a square. [default: no]",
 )
 @skip_unreadable_option
-@seed_option
+@seed_option(chooses=False)
 @click.option(
     "--batch-size", default=64, help="Purify at most this many at once, ≥ 1; this changes no result."
 )

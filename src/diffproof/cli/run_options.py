@@ -107,14 +107,15 @@ def class_map_option(command: Command) -> Command:
     )(command)
 
 
-def seed_option(command: Command) -> Command:
-    """--seed of what is certified, attacked or purified."""
+def seed_option(*, chooses: bool) -> Callable[[Command], Command]:
+    """--seed of what is certified, attacked or purified, and whether it chooses images, too."""
+    of, otherwise = (", and choices of images,", "; images chosen by 0") if chooses else ("", "")
     return click.option(
         "--seed",
         type=Integer(),
-        help="Seed noise, and choices of images, with this integer, in [0, 2^64), to repeat a run. [default:"
-        " drawn for the run and kept in it; images chosen by 0]",
-    )(command)
+        help=f"Seed noise{of} with this integer, in [0, 2^64), to repeat a run. [default: drawn for the run and"
+        f" kept in it{otherwise}]",
+    )
 
 
 def settle_seed(
@@ -153,7 +154,7 @@ def run_options(batch_size: int) -> Callable[[Command], Command]:
         return applied(
             command,
             [
-                seed_option,
+                seed_option(chooses=True),
                 click.option(
                     "--batch-size",
                     default=batch_size,

@@ -145,8 +145,8 @@ def check_t_star(t_star: float) -> float:
     if 1 < t_star <= 1000:
         raise ArgumentError(
             "t_star",
-            f"expected a time in (0, 1], got {t_star:g}; timestep {t_star:g} of 1000 is"
-            f" t_star = {t_star / 1000:g}",
+            f"expected a time in (0, 1], got {t_star:.12g}; timestep {t_star:.12g} of 1000 is"
+            f" t_star = {t_star / 1000:.12g}",
         )
     if not 0 < t_star <= 1:
         raise ArgumentError("t_star", f"expected a time in (0, 1], got {t_star!r}")
