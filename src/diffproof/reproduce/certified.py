@@ -121,7 +121,7 @@ class CertifiedTable(Entry):
         return ",".join(f"{radius:g}" for radius in self.radii)
 
     def _provable(self, sigma: float, request: Request) -> str:
-        """The table's radii that so many draws can prove, for --radii."""
+        """The radii that a table tells of, 0 too, and that so many draws can prove, for --radii."""
         from diffproof.smoothing.sequential import RadiusTest
 
         def provable(radius: float) -> bool:
@@ -131,7 +131,7 @@ class CertifiedTable(Entry):
                 return False
             return True
 
-        return ",".join(f"{radius:g}" for radius in self.radii if provable(radius))
+        return ",".join(f"{radius:g}" for radius in sorted({0.0, *self.radii}) if provable(radius))
 
     def _lacking(self, row: Row, sigma: float, request: Request) -> str:
         return row.why or missing(row.defense, row.roles(sigma), request)
