@@ -305,6 +305,18 @@ def test_sequential_runs_are_asked_for_what_they_can_prove(name: str, tmp_path: 
     assert asked == {"0.25": "0,0.25,0.5,0.75", "0.5": "0,0.25,0.5,0.75,1", "1": "0,0.25,0.5,0.75,1"}
 
 
+def test_sequential_runs_of_other_radii_are_others(tmp_path: Path) -> None:
+    request = Request(
+        "digits", {"classifier": "digits", "denoiser": "digits"}, tmp_path, n=10_000, stop="sequential"
+    )
+    of = {}
+    for name in ("dds:table2", "dds:table4a", "densepure:tableA"):
+        steps = find(name).steps(request)
+        of[name] = {step.out for step in steps if step.words[0] == "certify" and "dds" in step.words}
+    assert not of["dds:table2"] & of["dds:table4a"]
+    assert of["densepure:tableA"] == of["dds:table4a"]
+
+
 def test_members_of_an_ensemble_have_seeds_of_their_own(tmp_path: Path) -> None:
     made = training("boosting@0.5")
     assert made is not None

@@ -113,8 +113,8 @@ def seed_option(*, chooses: bool) -> Callable[[Command], Command]:
     return click.option(
         "--seed",
         type=Integer(),
-        help=f"Seed noise{of} with this integer, in [0, 2^64), to repeat a run. [default: drawn for the run and"
-        f" kept in it{otherwise}]",
+        help=f"Seed noise{of} with this integer, in [0, 2^64), to repeat a run. [default: drawn for the run"
+        f" and kept in it{otherwise}]",
     )
 
 

@@ -148,8 +148,10 @@ class CertifiedTable(Entry):
 
     def _folder(self, row: Row, sigma: float, request: Request) -> Path:
         networks = (role for role in row.roles(sigma) if role not in ("classifier", "denoiser"))
-        ballots = "ballots" if self.over == "votes" else ""
-        sizes = [f"n{self._n(request)}", self._stop(row, request), ballots, *request.chosen(self.images)[1:]]
+        ballots, stop = "ballots" if self.over == "votes" else "", self._stop(row, request)
+        # A sequential run proves what it is asked for: tables of other radii have runs of their own.
+        radii = "" if stop == "fixed" else self._provable(sigma, request).replace(",", "-")
+        sizes = [f"n{self._n(request)}", stop, radii, ballots, *request.chosen(self.images)[1:]]
         return request.out / slug(self._defense(row, request), f"{sigma:g}", *networks, *sizes)
 
     def _certify(self, row: Row, sigma: float, request: Request) -> Step:
