@@ -306,13 +306,13 @@ def test_sequential_runs_are_asked_for_what_they_can_prove(name: str, tmp_path: 
 
 
 def test_sequential_runs_of_other_radii_are_others(tmp_path: Path) -> None:
-    request = Request(
-        "digits", {"classifier": "digits", "denoiser": "digits"}, tmp_path, n=10_000, stop="sequential"
-    )
+    networks = {"classifier": "digits", "denoiser": "digits"}
+    how = {"n": 10_000, "stop": "sequential", "images": ("--indices", "0:4")}
     of = {}
     for name in ("dds:table2", "dds:table4a", "densepure:tableA"):
-        steps = find(name).steps(request)
+        steps = find(name).steps(Request("digits", networks, tmp_path, **how))  # type: ignore[arg-type]
         of[name] = {step.out for step in steps if step.words[0] == "certify" and "dds" in step.words}
+    assert len(of["dds:table2"]) == 3
     assert not of["dds:table2"] & of["dds:table4a"]
     assert of["densepure:tableA"] == of["dds:table4a"]
 
