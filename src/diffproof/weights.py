@@ -361,15 +361,23 @@ def checksums(tensors: Mapping[str, Tensor]) -> tuple[object, ...]:
     """
     sums = []
     for tensor in tensors.values():
-        bits = torch.view_as_real(tensor) if tensor.is_complex() else tensor
-        numbers = bits.detach().view(_INTEGERS[bits.itemsize])
-        table = numbers.flatten(1) if numbers.ndim > 1 else numbers.reshape(-1, 1)
+        table = _as_integers(tensor.detach())
         sums.append(torch.stack([_by_place(table.sum(1)), _by_place(table.sum(0))]))
     # Devices are waited for once all sums are asked for.
     return tuple(
         (name, one.dtype, one.shape, *total.tolist())
         for (name, one), total in zip(tensors.items(), sums, strict=True)
     )
+
+
+def _as_integers(tensor: Tensor) -> Tensor:
+    """The bits of a tensor as a matrix of integers: a row for each entry of its first dimension."""
+    bits = torch.view_as_real(tensor) if tensor.is_complex() else tensor
+    table = bits.flatten(1) if bits.ndim > 1 else bits.reshape(-1, 1)
+    own = 8 // table.itemsize
+    # Numbers of eight bytes are summed as they are, many times as fast as what is made longer first.
+    whole = table.is_contiguous() and table.shape[1] % own == 0 and table.storage_offset() % own == 0
+    return table.view(torch.int64 if whole else _INTEGERS[table.itemsize])
 
 
 def _by_place(sums: Tensor) -> Tensor:
