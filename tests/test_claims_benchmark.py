@@ -98,6 +98,7 @@ def test_images_of_one_run_alone_do_not_count(claims: ModuleType) -> None:
     assert "| 100.0% and 0.0% | 2 |" in list(claims.table([found]))[2]
 
 
+@pytest.mark.slow
 def test_runs_are_made_continued_and_compared(
     claims: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

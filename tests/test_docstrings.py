@@ -114,6 +114,7 @@ def problems(node: Function | ast.ClassDef, docstring: str) -> Iterator[str]:
             yield f"{section}: expected {', '.join(needed)}, got {', '.join(named)}"
 
 
+@pytest.mark.slow
 def test_docstrings_name_every_parameter_on_a_line_of_its_own() -> None:
     found = [
         f"{path.relative_to(SOURCE)}:{node.lineno} {name}: {problem}"

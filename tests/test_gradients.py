@@ -57,6 +57,7 @@ def test_logits_have_the_gradient_of_the_full_graph(kind: type[dp.Purification],
     assert error(got[1], full[1]) < 1e-12
 
 
+@pytest.mark.slow
 def test_guidance_changes_value_and_gradient() -> None:
     # Each part of the potential counts: its value, its double backward, the path through the images.
     for solver in SOLVERS:

@@ -283,6 +283,7 @@ def test_cells_are_no_formulas(tmp_path: Path) -> None:
     assert line == r"'=1+1,'+a,'-b,'@c,\t=d,-0.5,-0.5,+1e-3,,a=b,'=x"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("text", ["\x1b]0;t\x07", "a\x1b[31mb", os.fsdecode(b"\xff")])
 def test_tables_hold_no_control_characters(small_run: Path, tmp_path: Path, text: str) -> None:
     """Whoever prints a table on a terminal, as `export` does, prints what a file named."""
@@ -332,6 +333,7 @@ def test_figures_show_a_text_as_it_is(text: str, shown: str) -> None:
     assert preprocess(legend.get_text()) == (shown, False)
 
 
+@pytest.mark.slow
 def test_reports_draw_any_folder_name(small_run: Path, tmp_path: Path) -> None:
     for name in (r"$\frac$", "_x"):
         change_name = f"UPDATE settings SET json = json_set(json, '$.data', '{name}', '$.split', '$x$')"

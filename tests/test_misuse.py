@@ -1204,6 +1204,7 @@ async def later(x: Tensor) -> Tensor:
     return x
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("make", "message"),
     [
@@ -1230,6 +1231,7 @@ class Asynchronous(nn.Module):
         return images.flatten(1)
 
 
+@pytest.mark.slow
 def test_async_functions_are_no_networks() -> None:
     with pytest.raises(dp.ArgumentError, match=r"^base: expected a tensor of 2 labels, got coroutine"):
         dp.Smoothed(later, 0.25, num_classes=2).certify(IMAGES[0], n0=2, n=2)  # type: ignore[arg-type]

@@ -118,6 +118,7 @@ def exact_normal(bits: Tensor) -> np.ndarray[Any, np.dtype[np.float64]]:
     return value
 
 
+@pytest.mark.slow
 def test_normal_from_bits_is_the_inverse_of_the_distribution_function() -> None:
     generator = torch.Generator().manual_seed(0)
     anywhere = torch.randint(0, 1 << 32, (1_000_000,), generator=generator)
@@ -251,6 +252,7 @@ def test_to_the_same_device_is_the_same_noise() -> None:
     assert noise.to(torch.device("cpu")) is noise
 
 
+@pytest.mark.slow
 def test_distribution_is_standard_normal() -> None:
     values = Noise.for_draws(123, Stream.ESTIMATION, 7, 0, 16_000).normal((1, 8, 8), 0, torch.float64)
     flat = values.flatten().numpy()

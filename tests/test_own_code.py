@@ -190,6 +190,7 @@ def test_defaults_that_have_no_text_are_left_alone(capsys: pytest.CaptureFixture
     assert run(["verify", "run", "--trust"]) == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("words", [pytest.param(CERTIFY, marks=pytest.mark.slow), ATTACK])
 def test_a_run_is_read_without_its_code(
     words: str, own: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch

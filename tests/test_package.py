@@ -108,6 +108,7 @@ def test_completing_loads_only_click(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not loaded.intersection({*HEAVY, "numpy"} - {"click"})
 
 
+@pytest.mark.slow
 def test_status_loads_no_network_library(tmp_path: Path) -> None:
     line = words("certify", data="digits", classifier="digits", defense="none", sigma=1, indices=0, n0=1, n=1)
     assert run([*line, "--out", str(tmp_path / "run")]) == 0

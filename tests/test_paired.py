@@ -106,6 +106,7 @@ def test_coverage_by_enumeration(chances: tuple[float, float, float, float], ima
     assert 0.94 <= covered <= 0.99
 
 
+@pytest.mark.slow
 def test_holm_against_statsmodels() -> None:
     from statsmodels.stats.multitest import multipletests
 

@@ -103,6 +103,7 @@ def test_points_are_pulled_to_the_edge_and_no_further() -> None:
     assert float(way @ whole) == pytest.approx(float(way.norm() * whole.norm()))
 
 
+@pytest.mark.slow
 def test_it_breaks_a_classifier_and_more_with_more() -> None:
     images, labels = dp.load_data("digits", indices="0:24")
     defense = dp.load_defense("none", classifier=dp.load_classifier("digits"))

@@ -148,6 +148,7 @@ def test_peers_attack_a_random_defence(peer: str, diffpure: dp.DiffPure, data: t
     assert float(torch.nn.functional.cross_entropy(diffpure(found), labels).detach()) > float(before.detach())
 
 
+@pytest.mark.slow
 def test_pyautoattack_attacks_a_random_defence(diffpure: dp.DiffPure, data: tuple[Tensor, Tensor]) -> None:
     pyautoattack = library("pyautoattack")
     adversary = pyautoattack.AutoAttack(diffpure, norm="Linf", eps=0.3, seed=0, version="rand")

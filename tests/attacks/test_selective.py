@@ -70,6 +70,7 @@ def test_a_gradient_is_the_mean_over_the_draws_of_largest_margin(share: float, k
         torch.testing.assert_close(got, plain, rtol=1e-10, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_it_breaks_what_the_mean_does_not() -> None:
     """From the middle the mean gradient is what chance leaves; one of the two ways ends in a wrong answer."""
     images, labels = torch.full((8, *SHAPE), 0.5, dtype=torch.float64), torch.zeros(8, dtype=torch.int64)

@@ -687,6 +687,7 @@ def save_copy(path: Path, spec: str, **extra: Any) -> dp.Classifier:
     return copy
 
 
+@pytest.mark.slow
 def test_changed_copies_load(tmp_path: Path) -> None:
     torch.save(resnet.build("resnet20", 5).network.state_dict(), tmp_path / "r.th")
     save_model(tmp_path / "m", "vit")

@@ -96,6 +96,7 @@ def test_wrong_ensembles_are_refused(tmp_path: Path, spec: str, message: str) ->
     assert message in str(caught.value)
 
 
+@pytest.mark.slow
 def test_what_members_were_trained_on_is_told(tmp_path: Path) -> None:
     out = tmp_path / "w.safetensors"
     small = "--data digits --limit 40 --iterations 1 --batch-size 4 --width 4"

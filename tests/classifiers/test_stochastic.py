@@ -222,6 +222,7 @@ def factory():
 """
 
 
+@pytest.mark.slow
 def test_it_certifies_whatever_the_batch_and_verifies(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

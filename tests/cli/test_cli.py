@@ -398,6 +398,7 @@ def test_verify_refuses(refused: Refused, small_run: Path) -> None:
     assert message == "--device: expected auto, cpu, cuda, cuda:N or mps, got 'gpu'"
 
 
+@pytest.mark.slow
 def test_verify_without_its_weights(refused: Refused, denoiser: Path) -> None:
     shutil.copy(denoiser, "w.safetensors")
     assert run(certify_flags(Path("run"), denoiser="w.safetensors", indices="0", n=10)) == 0

@@ -15,6 +15,7 @@ from diffproof import doctor
 from diffproof.cli.main import run
 
 
+@pytest.mark.slow
 def test_a_sound_installation_passes(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["doctor", "--device", "cpu"]) == 0
     lines = capsys.readouterr().out.splitlines()

@@ -121,6 +121,7 @@ def test_what_has_no_form_is_a_bug(value: object) -> None:
         print_json([value])
 
 
+@pytest.mark.slow
 def test_a_report_of_certifications(runs: Path, printed: Printed, tmp_path: Path) -> None:
     folders = [runs / "plain", runs / "accurate", runs / "kept"]
     given = printed("report", *folders, "--at", "0,0.125,9", "--out", tmp_path / "out")

@@ -45,6 +45,7 @@ def one_pixel(*means: float) -> dp.GaussianMixtureDenoiser:
     )
 
 
+@pytest.mark.slow
 def test_the_likelihood_of_a_mixture_of_one_pixel() -> None:
     denoiser, images = one_pixel(), torch.linspace(0, 1, 9, dtype=torch.float64).reshape(9, 1, 1, 1)
     errors = []
@@ -60,6 +61,7 @@ def test_the_likelihood_of_a_mixture_of_one_pixel() -> None:
     torch.testing.assert_close(found, exact(aside, images), rtol=0, atol=0.05)
 
 
+@pytest.mark.slow
 def test_round_classes_have_no_error_of_the_estimate() -> None:
     means, variances = torch.full((3, *SHAPE), 0.5), torch.tensor([0.01, 0.04, 0.25], dtype=torch.float64)
     denoiser = dp.GaussianMixtureDenoiser(means, variances, component_labels=[0, 1, 2])

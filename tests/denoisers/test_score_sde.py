@@ -201,6 +201,7 @@ def test_a_wrong_preset_names_the_fitting_one(
         loaded(asked, content, tmp_path)
 
 
+@pytest.mark.slow
 def test_the_row_of_lee_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One-shot denoising by a variance-exploding network, from its file to a certificate."""
     grey = Architecture(8, 16, (1, 2), 1, (4,), smooth=True, fourier=True, image_channels=1)

@@ -285,6 +285,7 @@ def test_trainings_whose_start_is_lacking_are_left_out(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.slow
 def test_another_bound_is_of_a_run_that_makes_all_its_draws(tmp_path: Path) -> None:
     networks = {f"gaussian@{sigma}": "digits" for sigma in ("0.25", "0.5", "1")}
     steps = find("densepure:table1").steps(Request("digits", networks, tmp_path, stop="sequential"))
@@ -305,6 +306,7 @@ def test_sequential_runs_are_asked_for_what_they_can_prove(name: str, tmp_path: 
     assert asked == {"0.25": "0,0.25,0.5,0.75", "0.5": "0,0.25,0.5,0.75,1", "1": "0,0.25,0.5,0.75,1"}
 
 
+@pytest.mark.slow
 def test_sequential_runs_of_other_radii_are_others(tmp_path: Path) -> None:
     networks = {"classifier": "digits", "denoiser": "digits"}
     how = {"n": 10_000, "stop": "sequential", "images": ("--indices", "0:4")}

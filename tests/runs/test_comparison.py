@@ -72,6 +72,7 @@ def test_runs_are_paired_on_their_common_images() -> None:
     assert "corrected for all 6 (Holm)" in report.comparisons.remarks[0]
 
 
+@pytest.mark.slow
 def test_what_a_run_is_compared_with() -> None:
     folders = [DDS, NONE, RESNET / "none-0.5", RESNET / "dds-0.5"]
     told = [(pair.folders, pair.against_folders) for pair in load_report(folders, [0.0]).comparisons.pairs]
@@ -156,6 +157,7 @@ def test_runs_without_a_common_image_are_not_compared() -> None:
     assert (made.pairs, made.remarks) == ([], ["b and a have no image in common: not compared"])
 
 
+@pytest.mark.slow
 def test_a_radius_that_was_not_asked_for_is_not_compared(
     small_run: Path, denoiser: Path, tmp_path: Path
 ) -> None:
@@ -231,6 +233,7 @@ def attacks(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     return [folder / name for name in ("plain", "pure", "small")]
 
 
+@pytest.mark.slow
 def test_attacks_are_compared_at_each_budget(attacks: list[Path]) -> None:
     report = load_attack_report(attacks)
     (pair,) = report.comparisons.pairs
@@ -258,6 +261,7 @@ def _right(one: dict[str, Any], label: int) -> dict[str, bool]:
     }
 
 
+@pytest.mark.slow
 def test_the_command_line_compares(
     attacks: list[Path], capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:

@@ -238,6 +238,7 @@ def test_a_killed_run_continues_to_the_same_results(tmp_path: Path, changes: dic
     assert [row[:2] for row in attacked_rows(folder)] == [(index, int(labels[index])) for index in (0, 2, 4)]
 
 
+@pytest.mark.slow
 def test_settings_repeat_a_run_and_others_are_refused(small: Path, tmp_path: Path, refused: Refused) -> None:
     text = (small / "settings.yaml").read_text()
     assert "classifier" not in text

@@ -105,11 +105,13 @@ def test_best_over_sigma_by_hand() -> None:
     assert other.best == []
 
 
+@pytest.mark.slow
 def test_csv_is_the_table_of_the_folder(tmp_path: Path) -> None:
     assert run([*REPORT, "--csv", str(tmp_path / "one.csv"), "--out", str(tmp_path / "out")]) == 0
     assert (tmp_path / "one.csv").read_bytes() == (tmp_path / "out" / "table.csv").read_bytes()
 
 
+@pytest.mark.slow
 def test_no_cell_is_a_formula(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     for name, source in (("=1+1", FOLDERS[0]), ("@cell", FOLDERS[1])):
@@ -152,6 +154,7 @@ def test_figures_are_as_wide_as_a_column(of: str, form: str, tmp_path: Path, att
             assert near.sum() > 100
 
 
+@pytest.mark.slow
 def test_all_sigmas_are_on_one_axis(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from matplotlib.figure import Figure
 
@@ -171,6 +174,7 @@ def test_all_sigmas_are_on_one_axis(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert ends == sorted(round(row.largest_radius, 3) for row in load_report(FOLDERS[::2], [0.0]).rows)
 
 
+@pytest.mark.slow
 def test_names_of_bars_end_within_the_frame(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from matplotlib.figure import Figure
 

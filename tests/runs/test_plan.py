@@ -240,6 +240,7 @@ def certify_job(**changes: Any) -> CertifyRun:
     return prepare(CertifySettings(**{k: v for k, v in settings.items() if v is not None}))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("changes", "exact"),
     [

@@ -109,6 +109,7 @@ def test_a_command_with_nothing_to_do_tells_nothing(told_job: CertifyRun, copy: 
     assert told(copy) == before
 
 
+@pytest.mark.slow
 def test_others_see_a_session_while_it_works_and_when_it_was_killed(
     told_job: CertifyRun, at_work: Callable[[Path, Path], int], tmp_path: Path
 ) -> None:

@@ -79,6 +79,7 @@ def test_a_run_folder_is_left_alone(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert (tmp_path / "run" / "settings.yaml").read_text() == "seed: 1\n"
 
 
+@pytest.mark.slow
 def test_every_picture_is_purified_under_the_noise_of_its_place(tmp_path: Path, pictures: Path) -> None:
     assert run(purify_words(pictures, tmp_path / "out", seed=3)) == 0
     found = written(tmp_path / "out")
@@ -107,6 +108,7 @@ def test_what_it_wrote_is_told_from_a_run(tmp_path: Path, pictures: Path) -> Non
         dp.open_run(tmp_path / "out")
 
 
+@pytest.mark.slow
 def test_noise_goes_away(tmp_path: Path) -> None:
     """Noisy digits come out nearer to the clean ones than they went in."""
     clean = digits(40)
@@ -148,6 +150,7 @@ METHODS: list[dict[str, object]] = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("changes", METHODS, ids=lambda changes: changes["defense"])
 def test_a_classifier_labels_and_changes_no_picture(
     tmp_path: Path, pictures: Path, changes: dict[str, object], capsys: pytest.CaptureFixture[str]
@@ -278,6 +281,7 @@ def test_one_bad_picture_refuses_all_before_anything_is_written(
     assert line.startswith(f"pictures: {bad} {message}")
 
 
+@pytest.mark.slow
 def test_unreadable_pictures_are_left_out_and_said(
     tmp_path: Path, pictures: Path, refused: Refused, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -377,6 +381,7 @@ def test_names_that_clash_or_lie_in_the_way(tmp_path: Path, pictures: Path, refu
     assert refused(purify_words(pictures, out, force=True)) == line
 
 
+@pytest.mark.slow
 def test_nothing_is_overwritten_without_force(tmp_path: Path, pictures: Path, refused: Refused) -> None:
     out = tmp_path / "out"
     (out / "deep").mkdir(parents=True)
@@ -398,6 +403,7 @@ def test_nothing_is_overwritten_without_force(tmp_path: Path, pictures: Path, re
     assert same == {"mine.txt", "deep", "deep/er"}
 
 
+@pytest.mark.slow
 def test_settings_repeat_the_work(tmp_path: Path, pictures: Path, refused: Refused) -> None:
     changes: dict[str, object] = {"defense": "gradual", "t_star": "0.05,0.1", "steps": "2,full"}
     line = refused(purify_words(pictures, tmp_path / "out", **changes))
@@ -509,6 +515,7 @@ def network(job: PurifyRun) -> nn.Module:
     return job.defense.denoiser.network
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("where", ["state", "clean"])
 def test_progress_counts_every_evaluation(tmp_path: Path, pictures: Path, where: str) -> None:
     job = prepared(pictures, tmp_path / "out", defense="agdm", guide="digits", where=where, batch_size=2)
@@ -517,6 +524,7 @@ def test_progress_counts_every_evaluation(tmp_path: Path, pictures: Path, where:
     assert sum(counted) == job.evaluations == 5 * 4 * (2 if where == "clean" else 1)
 
 
+@pytest.mark.slow
 def test_a_batch_too_large_for_memory_is_halved(tmp_path: Path, pictures: Path) -> None:
     assert run(purify_words(pictures, tmp_path / "whole")) == 0
     sizes = []
@@ -593,6 +601,7 @@ def test_an_interrupt_leaves_whole_pictures_and_says_how_many(tmp_path: Path) ->
     assert lines == [f"diffproof: interrupted; {hint}"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("limit", "left"), [(0, None), (1_000, []), (4_000, ["a.png", "deep/b.png"])])
 def test_a_full_disk_ends_in_one_line_without_half_files(
     tmp_path: Path, limit: int, left: list[str] | None

@@ -86,6 +86,7 @@ def test_a_base_that_remembers_the_draws_of_seed_0_gets_no_false_certificate_una
     assert max(drawn_seed() for _ in range(99)) >= 2**60
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("drawn")
 def test_a_seed_is_drawn_once_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The run keeps it; what continues the run has it, and what repeats it gives it."""
@@ -147,6 +148,7 @@ def test_runs_of_before_say_that_their_seed_was_given(
     assert run(["verify", str(tmp_path), "--counts"]) == 0
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("drawn")
 def test_shards_share_a_seed_that_somebody_gives(refused: Refused) -> None:
     told = "--seed: shards of a run share one; expected the same integer for each of them"
@@ -162,6 +164,7 @@ def test_shards_share_a_seed_that_somebody_gives(refused: Refused) -> None:
         assert run(["plan", *planned, *shard]) == 0
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("drawn")
 def test_runs_without_a_seed_have_the_same_random_images(tmp_path: Path) -> None:
     chosen = {**FEW, "indices": "0:99", "limit": 3}
@@ -192,6 +195,7 @@ def test_reports_name_drawn_seeds_only_where_nothing_else_tells_runs_apart(
     assert f"seed = {stored(tmp_path / 'c')['seed']}" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("drawn")
 def test_pictures_are_purified_with_a_drawn_seed(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
@@ -215,6 +219,7 @@ def test_pictures_are_purified_with_a_drawn_seed(tmp_path: Path) -> None:
     assert not stored(tmp_path / "c")["seed_drawn"]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("drawn")
 def test_attacks_state_the_seed_that_was_drawn() -> None:
     images, labels = dp.load_data("digits", split="test", indices="0:2")

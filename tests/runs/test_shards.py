@@ -262,6 +262,7 @@ def test_a_shard_that_was_stopped_continues_to_the_same_results(tmp_path: Path, 
     assert contents(tmp_path / "run") == contents(tmp_path / "whole")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("shard", "images"), [(None, 5), ("0/2", 3), ("1/2", 2)])
 def test_progress_and_plans_are_of_the_part(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shard: str | None, images: int

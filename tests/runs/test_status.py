@@ -113,6 +113,7 @@ def test_an_attack(tmp_path: Path) -> None:
     assert load_status(tmp_path / "run").description == "none, pgd:iterations=2 exact 0.5, linf 8/255"
 
 
+@pytest.mark.slow
 def test_a_run_at_work(at_work: Callable[[Path, Path], int], tmp_path: Path) -> None:
     folder, go_on = tmp_path / "run", tmp_path / "go-on"
     pid = at_work(folder, go_on)

@@ -439,6 +439,7 @@ def test_a_certification_as_csv_and_json(tmp_path: Path, capsys: pytest.CaptureF
         assert int(row["correct"]) == (certificate["label"] == label)
 
 
+@pytest.mark.slow
 def test_an_attack_has_no_format_of_cohen(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run([*ATTACK, "--indices", "0:1", "--out", str(tmp_path / "run")]) == 0
     capsys.readouterr()

@@ -32,6 +32,7 @@ def commanded(line: str, indices: str) -> list[str]:
     return [*line.split(), "--indices", indices]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("line", "table", "column"), [(CERTIFY, "images", "certificate"), (ATTACK, "attacked", "result")]
 )
@@ -50,6 +51,7 @@ def test_another_version_is_not_gone_on_with(
     assert run(["report", "run"]) == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("line", "table", "column"), [(CERTIFY, "images", "certificate"), (ATTACK, "attacked", "result")]
 )
@@ -107,6 +109,7 @@ def test_a_pipe_is_not_waited_for(refused: Refused) -> None:
     assert "run" in refused(commanded(CERTIFY, "0:2"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("folder", ["certified", "attacked"])
 def test_golden_folders_hold_and_go_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], folder: str
@@ -127,6 +130,7 @@ def test_golden_folders_hold_and_go_on(
     connection.close()
 
 
+@pytest.mark.slow
 def test_runs_of_the_documentation_hold(capsys: pytest.CaptureFixture[str]) -> None:
     folders = sorted((Path(__file__).parents[2] / "docs" / "results").rglob("results.sqlite"))
     assert folders
@@ -135,6 +139,7 @@ def test_runs_of_the_documentation_hold(capsys: pytest.CaptureFixture[str]) -> N
 
 
 # What somebody who edits a store might change, and what verification says.
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change_to", "flags", "said"),
     [
@@ -163,6 +168,7 @@ def test_evaluations_are_checked(
     assert said in " ".join(capsys.readouterr().out.split())
 
 
+@pytest.mark.slow
 def test_labels_of_an_attack_may_fall_otherwise_by_rounding_alone(
     refused: Refused, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -189,6 +189,7 @@ def test_readers_leave_what_a_killed_writer_left(
     )
 
 
+@pytest.mark.slow
 def test_a_pipe_gets_every_change_once(
     at_work: Callable[[Path, Path], int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

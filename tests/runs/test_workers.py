@@ -127,6 +127,7 @@ def test_attacks_on_workers_are_those_of_one_process(tmp_path: Path) -> None:
 FEW: dict[str, object] = {"defense": "none", "denoiser": None, "attack": "pgd:iterations=2", "diagnose": 0}
 
 
+@pytest.mark.slow
 def test_a_worker_that_can_attack_nothing_any_more_says_so(
     tmp_path: Path,
 ) -> None:
@@ -148,6 +149,7 @@ def test_a_worker_that_can_attack_nothing_any_more_says_so(
     assert "device-side assert" in fleet.members[0].error
 
 
+@pytest.mark.slow
 def test_an_image_whose_attack_fails_is_named_and_recorded_and_the_others_are_done(tmp_path: Path) -> None:
     job, bad = attack_of(**FEW), 6
     attack_run.run(job, tmp_path / "here")

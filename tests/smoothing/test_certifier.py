@@ -48,6 +48,7 @@ def test_it_gives_the_certificates_of_the_command_line(small_run: Path, denoiser
     assert (found.wrong.value, found.abstained.value) == (row.wrong, row.abstained)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "how",
     [

@@ -187,6 +187,7 @@ def test_counts_are_those_of_each_draw_by_itself_whatever_shares_its_batches(nam
             assert spent == (expected.denoiser_evaluations, expected.classifier_evaluations)
 
 
+@pytest.mark.slow
 def test_what_a_user_s_class_changes_is_not_passed_over() -> None:
     before, after = (Several(DEFENSES[name]()).whole(BATCH) for name in ("densepure", "own vote"))
     pairs = [(before[index].estimation, after[index].estimation) for index in IMAGES]

@@ -241,6 +241,7 @@ def test_draws_have_the_noise_of_their_level() -> None:
         assert torch.equal(own, alone)
 
 
+@pytest.mark.slow
 def test_the_program_certifies_what_the_counts_say() -> None:
     smoothed = dp.MultiScale(by_first_pixel, SIGMAS, num_classes=3, noise="continuous")
     found = smoothed.certify(image(0.35), n0=90, n=900, alpha=0.01, seed=5)
@@ -285,6 +286,7 @@ def test_a_chooser_and_a_base() -> None:
         )
 
 
+@pytest.mark.slow
 def test_it_is_sent_to_workers() -> None:
     defense = dp.Undefended(dp.load_classifier("digits"))
     smoothed = dp.DualSmoothed(

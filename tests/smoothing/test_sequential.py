@@ -67,6 +67,7 @@ def test_unanimous_draws_prove_each_radius_as_soon_as_they_can(three: RadiusTest
     assert decision.draws == decision.hits == 5418
 
 
+@pytest.mark.slow
 def test_a_decision_is_one_of_the_hits_so_far(three: RadiusTest) -> None:
     assert three.decide([]) == Decision(None, 0, 0)
     for p, seed in [(1.0, 0), (0.99, 1), (0.9, 2), (0.6, 3), (0.1, 4)]:

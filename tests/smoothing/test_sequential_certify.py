@@ -81,6 +81,7 @@ def test_the_result_does_not_depend_on_batches(smoothed: dp.Smoothed, asked: dic
     assert made[0] == made[1] == made[2]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "asked", [{"radii": [0, 0.1]}, pytest.param({"tolerance": 0.05}, marks=pytest.mark.slow)]
 )

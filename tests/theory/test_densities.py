@@ -198,6 +198,7 @@ def test_far_points_have_finite_scores_that_point_back() -> None:
         assert float((score[0] * direction).sum()) < 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["mixture", "support"])
 def test_diffusion_is_convolution(kind: str) -> None:
     """In one dimension by scipy: the integral of p(x0)·N(x; x0, σ²), or the sum for a finite support."""

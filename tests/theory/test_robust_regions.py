@@ -374,6 +374,7 @@ def test_equal_weights_make_sigma_irrelevant() -> None:
     )
 
 
+@pytest.mark.slow
 def test_digits() -> None:
     images, labels = dp.load_data("digits", split="train")
     support = FiniteSupport(images.double().flatten(1), None, labels)

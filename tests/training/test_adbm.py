@@ -177,6 +177,7 @@ def test_gradients_are_differences_of_the_loss() -> None:
         assert slope == pytest.approx((ends[0] - ends[1]) / 2e-5, rel=1e-6)
 
 
+@pytest.mark.slow
 def test_times_are_drawn_as_the_paper_says() -> None:
     # Kolmogorov's distance of 2,000 uniform numbers is above 0.0436 once in a thousand times.
     denoiser, _, images, labels = made()

@@ -77,6 +77,7 @@ def test_what_is_refused(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_classifier_is_trained_with_samples_of_the_command(tmp_path: Path) -> None:
     samples, out = tmp_path / "g.npz", tmp_path / "w.safetensors"
     assert run(shlex.split(f"sample --denoiser digits --n 30 --steps 2 --out {samples}")) == 0

@@ -179,6 +179,7 @@ def test_one_file_is_a_classifier_and_a_denoiser(tmp_path: Path, capsys: pytest.
     assert "expected a file of `diffproof train denoiser`, or openai:" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_network_without_batch_normalisation_stays_one(tmp_path: Path) -> None:
     first, second = tmp_path / "a.safetensors", tmp_path / "b.safetensors"
     jem = "--objective jem:steps=1,buffer=5 --noise-sigma 0.01"

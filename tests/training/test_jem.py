@@ -154,6 +154,7 @@ COMMON = "--data digits --limit 60 --width 4 --batch-size 6 --noise-sigma 0.015"
 JEM = "--objective jem:steps=2,buffer=20 --learning-rate 0.001"
 
 
+@pytest.mark.slow
 def test_the_command_trains_one_that_loads_and_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -53,6 +53,7 @@ def trained(out: str, text: str = "own_losses:Focal:gamma=3") -> int:
     return run(shlex.split(f"{TRAIN} --objective {text} --checkpoint-every 1e-9 --out {out}.safetensors"))
 
 
+@pytest.mark.slow
 def test_it_trains_goes_on_and_certifies(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert trained("whole") == 0
     seen = tmp_path / "seen"
@@ -81,6 +82,7 @@ def test_it_trains_goes_on_and_certifies(tmp_path: Path, capsys: pytest.CaptureF
     assert run(shlex.split(f"{line} --n0 5 --n 20 --out run")) == 0
 
 
+@pytest.mark.slow
 def test_it_fine_tunes() -> None:
     small = "--data digits --limit 40 --batch-size 4 --iterations 2 --sigma 0.25"
     line = f"finetune {small} --classifier digits --denoiser digits --objective own_losses:Focal"

@@ -94,6 +94,7 @@ def lpa_alone(net: Net, image: Tensor, label: int, normal: Tensor, budget: float
     return image + perturbation
 
 
+@pytest.mark.slow
 def test_the_search_against_a_plain_loop() -> None:
     net, (images, labels) = Net().train(), pictures()
     labels = labels.clone()
@@ -131,6 +132,7 @@ def test_networks_without_maps_are_refused() -> None:
 FLAGS = "--data digits --limit 60 --width 4 --batch-size 8 --adversarial pat --inner-steps 2 --iterations 4"
 
 
+@pytest.mark.slow
 def test_the_command(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -67,6 +67,7 @@ def test_objectives_are_shared_by_processes(tmp_path: Path, objective: str) -> N
     assert losses_of(several) == pytest.approx(losses_of(one), rel=1e-3)
 
 
+@pytest.mark.slow
 def test_a_buffer_of_samples_is_of_one_process(tmp_path: Path) -> None:
     command = f"train classifier {COMMON} --width 4 --objective jem --noise-sigma 0.1"
     states, errors = together(f"{command} --out {tmp_path / 'w.safetensors'}", 2)
@@ -103,6 +104,7 @@ def test_a_shared_training_resumes_exactly(tmp_path: Path) -> None:
     assert hash_tensors(load_weights(first).tensors) == hash_tensors(load_weights(second).tensors)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("flags", "message"),
     [

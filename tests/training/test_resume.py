@@ -224,6 +224,7 @@ def test_a_full_disk_keeps_the_last_checkpoint(
     assert outcome(out) == outcome(whole)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("every", ["1e-9", "999"])
 def test_a_loss_that_is_not_finite_keeps_the_last_checkpoint(
     tmp_path: Path,

@@ -138,6 +138,7 @@ def test_the_denoiser_command_learns(tmp_path: Path, denoiser: Path) -> None:
         assert error < 0.9 * before[name]
 
 
+@pytest.mark.slow
 def test_the_recorded_errors_are_those_of_the_network(denoiser: Path) -> None:
     recorded = load_weights(denoiser).description["training"]["test"]
     model = dp.load_denoiser(str(denoiser))

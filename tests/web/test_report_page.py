@@ -292,6 +292,7 @@ def own(tmp_path: Path) -> Path:
     return tmp_path / "run"
 
 
+@pytest.mark.slow
 def test_files_are_opened_for_who_trusts_alone(own: Path) -> None:
     page = page_of(own)
     assert page.all("img") == []
@@ -332,6 +333,7 @@ def test_a_run_that_is_going_says_so(runs: Path, tmp_path: Path) -> None:
     assert told.text.startswith(f"{folder} is still going: 7 of 12 images finished.")
 
 
+@pytest.mark.slow
 def test_what_the_command_says(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "report.html"
     assert run(["report", str(runs / "none"), "--html", str(out), "--out", str(tmp_path), "--json"]) == 0

@@ -182,6 +182,7 @@ def test_a_port_that_is_taken_meanwhile(copy: Path) -> None:
             serving(board, "127.0.0.1", port).__enter__()
 
 
+@pytest.mark.slow
 def test_a_page_follows_its_runs(ask: Client, copy: Path, runs: Path) -> None:
     first = ask.state
     assert ask.state == first

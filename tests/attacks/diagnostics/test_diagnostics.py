@@ -215,6 +215,7 @@ def plain_network(pool: nn.Module, bias: bool, seed: int) -> dp.Undefended:
     return dp.Undefended(dp.Classifier(network, 10, image_shape=(1, 8, 8)).eval())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("pool", [nn.MaxPool2d(2), nn.AvgPool2d(2)])
 def test_kinks_are_no_wrong_gradient(pool: nn.Module, bias: bool) -> None:

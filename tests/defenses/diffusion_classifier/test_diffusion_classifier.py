@@ -255,6 +255,7 @@ def test_the_authors_levels_by_name() -> None:
         dp.load_defense("rdc:sigmas=edm:0", denoiser=denoiser)
 
 
+@pytest.mark.slow
 def test_commands_find_levels_for_edm() -> None:
     denoiser = of_edm()
     method = with_levels(parse("defense", "dc:weighting=edm"), denoiser)

@@ -195,6 +195,7 @@ def test_the_unconditional_loss_falls(digits: tuple[dp.Denoiser, Tensor], norm: 
     assert float((after < before).double().mean()) >= 0.95
 
 
+@pytest.mark.slow
 def test_rows_do_not_depend_on_their_batch() -> None:
     images, noise = pixels(5), noise_of_images(5, 5)
     for defense in (settled("linf", 3), settled("l2", 3), settled("authors", 3)):

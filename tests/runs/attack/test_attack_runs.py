@@ -267,6 +267,7 @@ def test_bad_input_is_one_line(refused: Refused, changes: dict[str, object], mes
     assert message in refused(flags("run", **changes))
 
 
+@pytest.mark.slow
 def test_an_attack_needs_a_gradient(refused: Refused, monkeypatch: pytest.MonkeyPatch) -> None:
     Path("labelonly.py").write_text(
         "import torch, diffproof\n"

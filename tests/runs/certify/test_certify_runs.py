@@ -85,6 +85,7 @@ def test_a_run_folder_holds_settings_and_one_row_an_image(small_run: Path, denoi
         assert store.settings.n == SMALL_RUN["n"]
 
 
+@pytest.mark.slow
 def test_stored_certificates_are_the_librarys(small_run: Path, denoiser: Path) -> None:
     images, _ = dp.load_data("digits", split="test")
     defense = dp.DensePure(dp.load_denoiser(str(denoiser)), dp.load_classifier("digits"), steps=2, votes=5)
@@ -123,6 +124,7 @@ def test_settings_yaml_repeats_a_run(tmp_path: Path, denoiser: Path, method: dic
     assert (tmp_path / "again" / "settings.yaml").read_text() == config.read_text()
 
 
+@pytest.mark.slow
 def test_a_config_gives_what_its_flags_give(tmp_path: Path) -> None:
     # 10:30 and 1e-2 are no text to YAML's own rules; null means that a flag is not given.
     (tmp_path / "config.yaml").write_text(
@@ -244,6 +246,7 @@ def test_every_layer_of_a_unet_becomes_part_of_one_graph(
     compiled_beside_plain(tmp_path, denoiser="helpers.denoisers:two_blocks", **TO_COMPILE)
 
 
+@pytest.mark.slow
 def test_a_run_is_compiled_again_only_to_draw_again(
     tmp_path: Path, small_run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

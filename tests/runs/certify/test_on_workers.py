@@ -148,6 +148,7 @@ def test_two_workers_find_what_one_process_finds(kinds: Callable[[str], Kind], t
     assert all(member.units for member in fleet.members.values())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["fixed", "sequential", "until"])
 def test_what_was_done_for_nothing_is_told(name: str, kinds: Callable[[str], Kind], tmp_path: Path) -> None:
     one = kinds(name)
@@ -269,6 +270,7 @@ def broken() -> BaseException:
 FEW: dict[str, Any] = {"sigma": 0.02, "n": 8, "n0": 4, "indices": "0:96:8"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [1, 3])
 @pytest.mark.parametrize("changes", [{}, {"until_half_width": 0.08}])
 def test_poisoned_images_are_named_and_all_others_are_finished(
@@ -291,6 +293,7 @@ def test_poisoned_images_are_named_and_all_others_are_finished(
         ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [1, 3])
 def test_a_poisoned_image_does_not_keep_a_run_from_knowing_enough(workers: int, tmp_path: Path) -> None:
     job, folder = job_of("fixed", **FEW, until_half_width=0.3), tmp_path / "run"
@@ -359,6 +362,7 @@ def test_a_worker_that_can_label_nothing_any_more_says_so_and_its_orders_go_to_o
     assert "device-side assert" in fleet.members[0].error
 
 
+@pytest.mark.slow
 def test_memory_that_runs_out_on_one_worker_halves_its_batch_alone(
     kinds: Callable[[str], Kind], tmp_path: Path
 ) -> None:

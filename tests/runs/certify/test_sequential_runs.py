@@ -63,6 +63,7 @@ def certificates(folder: Path) -> list[tuple[int, dp.Certificate]]:
     return [(label, dp.Certificate.from_json(text)) for _, label, text in rows(folder)]
 
 
+@pytest.mark.slow
 def test_stored_certificates_are_the_librarys(asked: Path) -> None:
     images, _ = dp.load_data("digits", split="test")
     smoothed = dp.Smoothed(dp.Undefended(dp.load_classifier("digits")), sigma=0.25, levels=240)

@@ -281,6 +281,7 @@ def test_refuses_flags(refused: Refused, flags: str, message: str) -> None:
     assert refused(["theory", "--out", "out", *flags.split()]).startswith(message)
 
 
+@pytest.mark.slow
 def test_a_noise_level_that_rounding_hides_is_refused_before_the_work(
     refused: Refused, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -72,6 +72,7 @@ def test_an_attack_is_told_and_kept(actions: Actions, networks: Networks) -> Non
     assert read_page(html).one("h3").text == "none is wrong already"
 
 
+@pytest.mark.slow
 def test_every_step_of_a_purification_is_shown_or_counted(actions: Actions, networks: Networks) -> None:
     visit = actions.start()
     settings = {"t_star": 0.15, "solver": "ddpm", "draw": 0}
@@ -98,6 +99,7 @@ def test_votes_are_counted(actions: Actions, networks: Networks) -> None:
     assert len(last.all("figure")) == 2 + 10
 
 
+@pytest.mark.slow
 def test_a_certificate_says_what_it_means(studio: Studio, actions: Actions, networks: Networks) -> None:
     visit, _ = actions.choose(actions.start(), 0)
     near, far = (visit.picture.image + change for change in (0.01, -0.4))

@@ -39,6 +39,7 @@ def test_defences_have_the_chosen_networks(studio: Studio, networks: Networks) -
     assert studio.defense("none", networks).denoiser is None
 
 
+@pytest.mark.slow
 def test_networks_and_data_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     save_picture(tmp_path / "a.png", torch.rand(1, 9, 9))
     cpu = torch.device("cpu")
@@ -86,6 +87,7 @@ def test_uploads_are_taken_resized_with_a_notice_or_refused(studio: Studio, tmp_
         assert str(error.value) == problem
 
 
+@pytest.mark.slow
 def test_an_attack_is_the_librarys(studio: Studio, networks: Networks, picture: Picture) -> None:
     settings = {"threat": "linf", "budget": 0.25, "iterations": 4}
     for text, eot in (("none", 1), ("diffpure:t_star=0.1,steps=2", 2)):
@@ -158,6 +160,7 @@ def test_only_a_reverse_process_has_stages(studio: Studio, networks: Networks, p
         next(stages(studio.defense("likelihood:iterations=2", networks), picture))
 
 
+@pytest.mark.slow
 def test_votes_are_those_of_the_certificates_draw(
     studio: Studio, networks: Networks, picture: Picture
 ) -> None:
@@ -183,6 +186,7 @@ def test_votes_are_those_of_the_certificates_draw(
         next(ballots(studio.defense("none", networks), picture, sigma=0.5))
 
 
+@pytest.mark.slow
 def test_a_certificate_grows_to_the_librarys(studio: Studio, networks: Networks, picture: Picture) -> None:
     defense = studio.defense("dds", networks)
     seen = list(growing(defense, picture, sigma=0.25, n=150, n0=20, alpha=0.01, batch_size=32))
@@ -205,6 +209,7 @@ def test_a_certificate_grows_to_the_librarys(studio: Studio, networks: Networks,
         next(growing(studio.defense("diffpure:t_star=0.1,steps=2", networks), picture, sigma=0.25, n=100))
 
 
+@pytest.mark.slow
 def test_defences_are_compared_each_by_itself(studio: Studio, networks: Networks, picture: Picture) -> None:
     texts = ["none", "none:sigma=0.1", "agdm", "nothing"]
     rows = list(compared(studio, networks, texts, picture, threat="linf", budget=0.25, iterations=2, n=60))
