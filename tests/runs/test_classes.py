@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -34,8 +33,6 @@ CERTIFY = {"split": None, "defense": "none", "sigma": 0.01, "n0": 4, "n": 20, "a
 def zoo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with data, classifiers in a module, and a class map."""
     monkeypatch.chdir(tmp_path)
-    # Another module of that name may have been imported by then.
-    monkeypatch.delitem(sys.modules, "zoo", raising=False)
     (tmp_path / "zoo.py").write_text(OWN)
     animal_folder(tmp_path / "all", {name: name for name in ANIMALS})
     animal_folder(tmp_path / "some", SUBSET)
