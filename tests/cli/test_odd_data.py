@@ -13,10 +13,10 @@ from diffproof.pictures import save_picture
 from helpers.command_line import Refused
 from helpers.images import pictures
 
-CERTIFY = "certify --defense none --sigma 0.25 --n0 2 --n 4 --classifier stall:make --out o"
+CERTIFY = "certify --defense none --sigma 0.25 --n0 2 --n 4 --classifier pen:make --out o"
 ATTACK = (
     "attack --defense none --threat linf --budget 0.1 --attack pgd:iterations=1,eot=1 --diagnose 0 --draws 1"
-    " --majority-of 1 --classifier stall:make --out o"
+    " --majority-of 1 --classifier pen:make --out o"
 )
 TRAIN = "train classifier --iterations 1 --batch-size 4 --width 2 --out o.safetensors"
 # Takes images of any size and any number of channels.
@@ -42,7 +42,7 @@ def make():
 def place(refused: Refused, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with class folders of pictures of two sizes, of some splits, and damaged."""
     monkeypatch.syspath_prepend(str(refused.folder))
-    Path("stall.py").write_text(ZOO)
+    Path("pen.py").write_text(ZOO)
     for row, image in enumerate(pictures(8, shape=(3, 8, 8))):
         label = "ab"[row % 2]
         for folder in (f"sizes/{label}", f"damaged/{label}", f"parts/train/{label}", f"parts/val/{label}"):
@@ -100,12 +100,12 @@ SIZES = f"--data: sizes/b/5.png is 3×8×6 (channels×height×width), others are
         ),
         # Flags that would not help, of which one is there, are not named.
         (
-            "finetune --data sizes --image-size 8 --classifier stall:make --denoiser empirical:sizes --sigma 1"
+            "finetune --data sizes --image-size 8 --classifier pen:make --denoiser empirical:sizes --sigma 1"
             " --out o.safetensors",
             SIZES.replace("--data", "--denoiser: 'empirical:sizes'").removesuffix(ONE_SIZE),
         ),
         (
-            "finetune --data damaged --skip-unreadable --classifier stall:make --denoiser empirical:damaged"
+            "finetune --data damaged --skip-unreadable --classifier pen:make --denoiser empirical:damaged"
             " --sigma 1 --out o.safetensors",
             "--denoiser: 'empirical:damaged': damaged/a/2.png cannot be decoded: image file is truncated",
         ),
