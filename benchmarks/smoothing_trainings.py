@@ -7,7 +7,8 @@ row whose objective needs more of them a step takes fewer steps. As in the paper
 their draws are the same for all. The rows of denoisers take the one of the data's name, which was trained
 before and is not counted; a fine-tuned classifier gets the passes of a training beyond those it starts from,
 and each member of an ensemble, Gaussian networks of other seeds, gets those of a training. The denoisers of
-denoised smoothing, before a classifier that was trained without noise, get as many passes of their own.
+denoised smoothing, before a classifier that was trained without noise, get as many passes of their own. The
+row multi-scale is dds at σ/2 and σ.
 All that is in DIR already is kept, and an interrupted training or certification continues.
 """
 
@@ -40,7 +41,7 @@ NOISY = 128
 # Members of an ensemble.
 MEMBERS = 3
 # Rows whose classifier stands behind a denoiser: trained without noise, or fine-tuned on denoised images.
-DENOISED = ("dds", "densepure")
+DENOISED = ("dds", "densepure", "multi-scale")
 # Denoised smoothing: denoisers of that level, by what they are trained with.
 SINGLE = ("denoised-mse", "denoised-stab", "denoised-clf")
 FINETUNED = (
@@ -139,6 +140,8 @@ class Bench:
             defense, denoiser = "dds", f" --denoiser {self.given.data}"
         if row == "densepure":
             defense, n = f"densepure:steps={self.given.steps},votes={self.given.votes}", self.given.votes_n
+        if row == "multi-scale":
+            denoiser += f" --scales {sigma / 2:g},{sigma:g}"
         if row in SINGLE:
             defense, denoiser = "dds", f" --denoiser {shlex.quote(str(self.denoiser(row, sigma, seed)))}"
         if row == "ensemble":
