@@ -66,6 +66,18 @@ def commands(part: Mapping[str, Any], values: Mapping[str, str]) -> dict[str, st
     return made
 
 
+def needed(networks: Mapping[str, str], lines: Sequence[str], out: Path) -> list[tuple[Path, str]]:
+    """The files that are lacking, weights where a name has no other ending, with the command of each."""
+    found: list[tuple[Path, str]] = []
+    # What another network is made of stands above it.
+    for name, line in reversed([*networks.items()]):
+        place, _, rest = name.partition("/")
+        path = out / place / "networks" / (rest if rest.endswith(".npz") else f"{rest}.safetensors")
+        if not path.exists() and any(str(path) in one for one in [*lines, *(made for _, made in found)]):
+            found.append((path, line))
+    return found[::-1]
+
+
 def outcome(out: Path, name: str, at: float | str) -> dict[int, bool]:
     """Whether a run, or RUN@K, is right in each image, at a radius or by an accuracy."""
     run_name, _, votes = name.partition("@")
@@ -267,13 +279,10 @@ def main(arguments: list[str] | None = None) -> None:
             given.page.write_text(filled(given.page.read_text(), texts))
         return
     wanted = {name: line for name, line in runs.items() if name.startswith(tuple(given.only))}
-    for name, line in networks.items():
-        place, _, rest = name.partition("/")
-        weights = given.out / place / "networks" / f"{rest}.safetensors"
-        if not weights.exists() and any(str(weights) in one for one in wanted.values()):
-            weights.parent.mkdir(parents=True, exist_ok=True)
-            if status := run([*shlex.split(line), "--out", str(weights)]):
-                sys.exit(f"{name}: status {status}")
+    for weights, line in needed(networks, list(wanted.values()), given.out):
+        weights.parent.mkdir(parents=True, exist_ok=True)
+        if status := run([*shlex.split(line), "--out", str(weights)]):
+            sys.exit(f"{weights}: status {status}")
     for name, line in wanted.items():
         if status := run([*shlex.split(line), "--out", str(given.out / name)]):
             sys.exit(f"{name}: status {status}")

@@ -54,6 +54,25 @@ def test_every_for_is_written_out_and_values_hold_values(claims: ModuleType) -> 
     }
 
 
+def test_what_a_network_is_made_of_is_made_before_it(claims: ModuleType, tmp_path: Path) -> None:
+    here = tmp_path / "digits" / "networks"
+    networks = {
+        "digits/samples.npz": "sample",
+        "digits/robust": f"train --extra-data {here}/samples.npz",
+        "digits/there": "train",
+        "digits/unused": f"train --extra-data {here}/others.npz",
+        "digits/others.npz": "sample",
+    }
+    here.mkdir(parents=True)
+    (here / "there.safetensors").touch()
+    lines = [f"attack --classifier {here}/{name}.safetensors" for name in ("robust", "there")]
+    found = claims.needed(networks, lines, tmp_path)
+    assert [(path.name, line) for path, line in found] == [
+        ("samples.npz", "sample"),
+        ("robust.safetensors", networks["digits/robust"]),
+    ]
+
+
 @pytest.mark.parametrize(
     ("first", "against", "expected", "verdict"),
     [
