@@ -18,6 +18,7 @@ corrected test tells them apart. A claim of a share is held against its 95% Clop
 from __future__ import annotations
 
 import argparse
+import functools
 import itertools
 import shlex
 import sys
@@ -32,10 +33,10 @@ from diffproof.cli.main import run
 from diffproof.errors import ArgumentError
 from diffproof.intervals import Share
 from diffproof.paired import PairedDifference, holm
-from diffproof.runs.attack.report import load_attack_report, right_by_accuracy
+from diffproof.runs.attack.report import AttackRow, load_attack_report, right_by_accuracy
 from diffproof.runs.attack.store import AttackStore
 from diffproof.runs.certify.ablation import Over, load_ablation
-from diffproof.runs.certify.report import load_row
+from diffproof.runs.certify.report import Row, load_row
 
 HERE = Path(__file__).parent
 SIGNIFICANT = 0.05
@@ -78,22 +79,37 @@ def needed(networks: Mapping[str, str], lines: Sequence[str], out: Path) -> list
     return found[::-1]
 
 
-def outcome(out: Path, name: str, at: float | str) -> dict[int, bool]:
-    """Whether a run, or RUN@K, is right in each image, at a radius or by an accuracy."""
-    run_name, _, votes = name.partition("@")
-    folder = out / run_name
-    if isinstance(at, str):
-        return _attacked(folder, at)
-    row = load_ablation(folder, Over.VOTES, [at]).rows[int(votes)] if votes else load_row(folder)
-    return {one.image_index: one.certified_at(at) for one in row.results}
+class Runs:
+    """The runs of a folder by their names, each read once.
 
+    Args:
+        out: the folder of all runs.
+    """
 
-def _attacked(folder: Path, accuracy: str) -> dict[int, bool]:
-    """Each image's hit or miss by an accuracy of `diffproof report`."""
-    report = load_attack_report([folder])
-    right = right_by_accuracy(report.rows[0], report)[accuracy]
-    assert right is not None
-    return right
+    def __init__(self, out: Path) -> None:
+        self._out = out
+        self._certified = functools.cache(load_row)
+        self._attacked = functools.cache(lambda folder: load_attack_report([folder]))
+        self._ablated = functools.cache(lambda folder, at: load_ablation(folder, Over.VOTES, [at]))
+
+    def outcome(self, name: str, at: float | str) -> dict[int, bool]:
+        """Whether a run, or RUN@K, is right in each image, at a radius or by an accuracy of the report."""
+        run_name, _, votes = name.partition("@")
+        folder = self._out / run_name
+        if isinstance(at, str):
+            report = self._attacked(folder)
+            right = right_by_accuracy(report.rows[0], report)[at]
+            assert right is not None
+            return right
+        row = self._ablated(folder, at).rows[int(votes)] if votes else self._certified(folder)
+        return {one.image_index: one.certified_at(at) for one in row.results}
+
+    def cost(self, name: str) -> list[str]:
+        """What a run took: the cells of its row."""
+        folder = self._out / name
+        if AttackStore.holds(folder):
+            return _attack_cost(self._attacked(folder).rows[0])
+        return _certificate_cost(self._certified(folder))
 
 
 @dataclass(frozen=True)
@@ -159,12 +175,12 @@ class Case:
         return "holds" if difference.value * SIGNS[str(self.expected)] > 0 else "reversed"
 
 
-def cases(claims: Sequence[Mapping[str, Any]], out: Path) -> Iterator[Case]:
+def cases(claims: Sequence[Mapping[str, Any]], runs: Runs) -> Iterator[Case]:
     """All cases whose runs are there; the others are told on stderr."""
     for claim in claims:
         for name, other, at, paper in claim["cases"]:
             try:
-                first, against = outcome(out, name, at), outcome(out, other, at) if other else None
+                first, against = runs.outcome(name, at), runs.outcome(other, at) if other else None
             except ArgumentError as error:
                 print(f"{claim['says']}: {error}", file=sys.stderr)
                 continue
@@ -212,30 +228,26 @@ def table(found: Sequence[Case]) -> Iterator[str]:
         yield f"| {' | '.join(map(str, cells))} |"
 
 
-def costs(names: Sequence[str], out: Path) -> Iterator[str]:
+def costs(names: Sequence[str], runs: Runs) -> Iterator[str]:
     """What each run that is there took, and of certificates what the plain loop would have for all draws."""
     yield "| run | images | evaluations | seconds | the plain loop's evaluations | times less |"
     yield "|---|---|---|---|---|---|"
     for name in names:
         try:
-            cells = (
-                _attack_cost(out / name) if AttackStore.holds(out / name) else _certificate_cost(out / name)
-            )
+            cells = runs.cost(name)
         except ArgumentError as error:
             print(f"no cost of {name}: {error}", file=sys.stderr)
         else:
             yield f"| `{name}` | {' | '.join(cells)} |"
 
 
-def _attack_cost(folder: Path) -> list[str]:
-    (row,) = load_attack_report([folder]).rows
+def _attack_cost(row: AttackRow) -> list[str]:
     spent = sum(one.evaluated.result.forwards for one in row.results if one.evaluated.result is not None)
     seconds = sum(one.seconds for one in row.results)
     return [str(len(row.results)), f"{spent:,} of the defence", f"{seconds:,.0f}", "", ""]
 
 
-def _certificate_cost(folder: Path) -> list[str]:
-    row = load_row(folder)
+def _certificate_cost(row: Row) -> list[str]:
     given = [one.certificate for one in row.results]
     spent = sum(one.denoiser_evaluations + one.classifier_evaluations for one in given)
     seconds = sum(one.seconds for one in row.results)
@@ -271,8 +283,9 @@ def main(arguments: list[str] | None = None) -> None:
     values = {**asked["values"], "out": str(given.out)}
     networks, runs = commands(asked["networks"], values), commands(asked["runs"], values)
     if given.what == "table":
-        found = list(cases(asked["claims"], given.out))
-        parts = {"summary": summary(found), "table": table(found), "costs": costs(list(runs), given.out)}
+        there = Runs(given.out)
+        found = list(cases(asked["claims"], there))
+        parts = {"summary": summary(found), "table": table(found), "costs": costs(list(runs), there)}
         texts = {name: "\n".join(lines) for name, lines in parts.items()}
         print("\n\n".join(texts.values()))
         if given.page is not None:

@@ -11,7 +11,7 @@ import numbers
 import operator
 import reprlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import MISSING, fields
+from dataclasses import MISSING, dataclass, fields
 from enum import StrEnum
 from types import UnionType
 from typing import TYPE_CHECKING, Any, TypeVar, cast, get_args, get_origin, get_type_hints
@@ -105,41 +105,61 @@ def check_fields(kind: type[Any], values: object) -> dict[str, Any]:
     """
     if not isinstance(values, dict):
         raise ValueError(f"expected names with values, got {reprlib.repr(values)}")
-    hints = _hints(kind)  # type: ignore[arg-type]
-    if unknown := sorted(map(str, values.keys() - hints.keys())):
-        raise ValueError(unknown_name("field", unknown[0], hints).problem)
-    required = [one.name for one in fields(kind) if one.default is MISSING]
-    if missing := [name for name in required if name not in values]:
+    declared = _declared(kind)  # type: ignore[arg-type]
+    if unknown := sorted(map(str, values.keys() - declared.keys())):
+        raise ValueError(unknown_name("field", unknown[0], declared).problem)
+    if missing := [name for name, one in declared.items() if one.required and name not in values]:
         raise ValueError(f"{missing[0]} is missing")
     for name, value in values.items():
-        if not _fits(value, hints[name]):
-            kinds = get_args(hints[name]) if get_origin(hints[name]) is UnionType else (hints[name],)
+        if not declared[name].fits(value):
+            hint = declared[name].hint
+            kinds = get_args(hint) if get_origin(hint) is UnionType else (hint,)
             wanted = " or ".join(_TYPES.get(get_origin(one) or one, "another value") for one in kinds)
             raise ValueError(f"{name}: expected {wanted}, got {reprlib.repr(value)}")
     return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
 
 
+@dataclass(frozen=True)
+class _Declared:
+    """What a dataclass declares of a field: its type, whether a value is of it, whether there must be one."""
+
+    hint: Any
+    fits: Callable[[object], bool]
+    required: bool
+
+
 @functools.cache
-def _hints(kind: type[Any]) -> dict[str, Any]:
+def _declared(kind: type[Any]) -> dict[str, _Declared]:
     hints = get_type_hints(kind)
-    return {one.name: hints[one.name] for one in fields(kind)}
+    return {
+        one.name: _Declared(hints[one.name], _fits(hints[one.name]), one.default is MISSING)
+        for one in fields(kind)
+    }
 
 
-def _fits(value: object, hint: Any) -> bool:
+def _fits(hint: Any) -> Callable[[object], bool]:
+    """Whether a value is of a type, looked into once for the thousands of values of a run."""
     origin, inner = get_origin(hint) or hint, get_args(hint)
     if origin is UnionType:
-        return any(_fits(value, one) for one in inner)
+        kinds = [_fits(one) for one in inner]
+        return lambda value: any(fits(value) for fits in kinds)
     if origin is tuple:
-        if not isinstance(value, list | tuple) or (inner[-1] is not ... and len(value) != len(inner)):
-            return False
-        return all(_fits(one, inner[0]) for one in value)
+        item, length = _fits(inner[0]), None if inner[-1] is ... else len(inner)
+        return lambda value: (
+            isinstance(value, list | tuple) and length in (None, len(value)) and all(map(item, value))
+        )
     if origin is dict:
-        return isinstance(value, dict) and all(_fits(one, inner[1]) for one in value.values())
+        item = _fits(inner[1])
+        return lambda value: isinstance(value, dict) and all(map(item, value.values()))
     if origin in (int, float):
-        if isinstance(value, bool) or not isinstance(value, int | origin):
-            return False
-        return -(2**63) <= value < 2**64 if isinstance(value, int) else math.isfinite(value)
-    return hint is Any or isinstance(value, hint)
+        return functools.partial(_is_number, kinds=(int, origin))
+    return lambda value: hint is Any or isinstance(value, hint)
+
+
+def _is_number(value: Any, kinds: tuple[type, ...]) -> bool:
+    if isinstance(value, bool) or not isinstance(value, kinds):
+        return False
+    return -(2**63) <= value < 2**64 if isinstance(value, int) else math.isfinite(value)
 
 
 def shown(value: object) -> str:
