@@ -270,11 +270,12 @@ def test_a_denoiser_stored_in_half_precision_loads_as_float(tmp_path: Path, deno
     assert {parameter.dtype for parameter in module.parameters()} == {torch.float32}
 
 
+@pytest.mark.parametrize("size", [2, 400])
 @pytest.mark.parametrize(
     "dtype", [torch.float64, torch.float16, torch.bfloat16, torch.int32, torch.bool, torch.complex128]
 )
-def test_checksums_see_one_changed_number(dtype: torch.dtype) -> None:
-    tensor = torch.tensor([[0, 1], [1, 0]]).to(dtype).T
+def test_checksums_see_one_changed_number(dtype: torch.dtype, size: int) -> None:
+    tensor = torch.eye(size).flip(0).to(dtype).T
     before = checksums({"a": tensor, "b": torch.tensor(0.5)})
     assert checksums({"a": tensor.clone(), "b": torch.tensor(0.5)}) == before
     tensor[1, 1] = 1

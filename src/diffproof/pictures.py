@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -18,6 +18,9 @@ from diffproof.files import check_file, replacing
 from diffproof.formats import in_place_of_file
 from diffproof.missing_parts import load_whole, open_image
 from diffproof.wording import counted, shortened
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 # What Pillow calls the formats that are read; of others it may run programs.
 _FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "BMP", "DIB", "GIF", "TIFF", "PPM", "JPEG2000", "AVIF")
@@ -263,6 +266,26 @@ def save_grid(path: Path, images: Tensor, *, titles: Sequence[str] = (), labels:
         draw.text(place, text, fill="black", font=_font(), anchor="lm")
     with replacing(path) as fresh:
         sheet.save(fresh, format="PNG")
+
+
+def save_chart(path: Path, figure: Figure, dpi: int) -> None:
+    """Write a figure of matplotlib as PNG, laid out once: savefig would do so twice, and draw twice for it.
+
+    Args:
+        path: where to.
+        figure: with constrained layout; it has none any more afterwards.
+        dpi: pixels an inch.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    FigureCanvasAgg(figure)
+    figure.set_dpi(dpi)
+    layout = figure.get_layout_engine()
+    assert layout is not None
+    layout.execute(figure)
+    figure.set_layout_engine(None)
+    with replacing(path) as fresh:
+        figure.savefig(fresh, format="png", dpi=dpi)
 
 
 def _safe(text: str) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from diffproof.calibration.measures import Reliability
 from diffproof.errors import ArgumentError, drawn
-from diffproof.files import replacing
+from diffproof.pictures import save_chart
 
 # Of Okabe & Ito's palette, told apart with every form of colour blindness; lines differ in style, too.
 _MEASURED, _COUNTS = "#0072B2", "#E69F00"
@@ -63,5 +63,4 @@ def save_reliability(path: Path, measured: Mapping[str, Reliability]) -> None:
     axes[1, 0].set_ylabel("images")
     handles = [*axes[0, 0].get_legend_handles_labels()[0], *axes[1, 0].get_legend_handles_labels()[0]]
     figure.legend(handles=handles, loc="outside lower center", ncols=2, frameon=False, fontsize=8)
-    with replacing(path) as fresh:
-        figure.savefig(fresh, format="png", dpi=150)
+    save_chart(path, figure, dpi=150)

@@ -13,6 +13,7 @@ from diffproof.denoisers.base import Denoiser
 from diffproof.errors import ArgumentError
 from diffproof.files import replacing
 from diffproof.noise import Noise, Stream
+from diffproof.pictures import save_chart
 from diffproof.training.generated import STEPS, sample_levels, samples
 
 # Steps of a sample, and samples of a class.
@@ -66,5 +67,4 @@ def save_losses(path: Path, losses: Sequence[float]) -> None:
     axes.plot(steps[window - 1 :], means, color="C0", label=f"mean of {window} steps")
     axes.set(xlabel="iteration", ylabel="loss", yscale="log")
     axes.legend()
-    with replacing(path.with_suffix(".png")) as fresh:
-        figure.savefig(fresh, format="png", dpi=120)
+    save_chart(path.with_suffix(".png"), figure, dpi=120)

@@ -12,8 +12,9 @@ from torch import Tensor
 
 from diffproof.defenses.voting import winner
 from diffproof.errors import ArgumentError, drawn
-from diffproof.files import check_out, replacing, replacing_all, write_csv
+from diffproof.files import check_out, replacing_all, write_csv
 from diffproof.noise import Stream
+from diffproof.pictures import save_chart
 from diffproof.runs.certify.figures import step_of
 from diffproof.runs.certify.report import Row, load_row
 from diffproof.runs.certify.store import CertifyStore, ImageResult
@@ -219,11 +220,9 @@ def write_ablation(ablation: Ablation, folder: Path, *, force: bool) -> tuple[Pa
 
 
 def _draw(ablation: Ablation, path: Path) -> None:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(5.5, 3.8), layout="constrained")
-    FigureCanvasAgg(figure)
     axis = figure.subplots()
     values = list(ablation.rows)
     for place, radius in enumerate(ablation.radii):
@@ -242,5 +241,4 @@ def _draw(ablation: Ablation, path: Path) -> None:
     images = counted(len(last.results), "image")
     title = f"{settings.describe()}, σ = {settings.sigma:g}, {images}"
     axis.set_title(drawn(title), fontsize=10)
-    with replacing(path) as fresh:
-        figure.savefig(fresh, dpi=150, format="png")
+    save_chart(path, figure, dpi=150)

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from diffproof.errors import drawn
-from diffproof.files import replacing, write_files
+from diffproof.files import write_files
+from diffproof.pictures import save_chart
 from diffproof.runs.certify.report import Report, Row
 from diffproof.runs.certify.tables import about, write_table
 from diffproof.runs.columns import column, shrink
@@ -53,7 +54,6 @@ def draw_curves(report: Report, path: Path) -> None:
         legend = figure.legend(
             handles.values(), handles.keys(), loc="outside lower center", ncols=columns, frameon=False
         )
-        figure.draw_without_rendering()
         if legend.get_window_extent().width <= figure.bbox.width:
             break
         if columns > 1:
@@ -62,8 +62,7 @@ def draw_curves(report: Report, path: Path) -> None:
             shrink(figure, legend, legend.get_texts())
     title = figure.suptitle(drawn(about(report)), fontsize=10)
     shrink(figure, title, [title])
-    with replacing(path) as fresh:
-        figure.savefig(fresh, dpi=150, format="png")
+    save_chart(path, figure, dpi=150)
 
 
 def _draw_row(axis: Axes, row: Row, largest: float, **look: Any) -> None:

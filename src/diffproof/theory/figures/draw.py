@@ -8,7 +8,8 @@ from typing import TypeVar
 
 from matplotlib.figure import Figure
 
-from diffproof.files import check_out, replacing
+from diffproof.files import check_out
+from diffproof.pictures import save_chart
 from diffproof.theory.figures.bound import bounds
 from diffproof.theory.figures.charts import draw_agreement, draw_bounds, draw_convergence, draw_digits
 from diffproof.theory.figures.converging import converge
@@ -73,8 +74,7 @@ def draw_theory(setting: Setting, points: int, out: Path, *, force: bool) -> lis
     out.mkdir(parents=True, exist_ok=True)
     written = []
     for name, (shown, figure) in zip(PICTURES, pictures, strict=True):
-        with replacing(out / name) as fresh:
-            figure.savefig(fresh, format="png", dpi=120)
+        save_chart(out / name, figure, dpi=120)
         written.append((out / name, shown))
     return written
 
