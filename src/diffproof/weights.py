@@ -353,7 +353,6 @@ def load_into(module: nn.Module, tensors: Mapping[str, Tensor], source: str) -> 
 # Integers of so many bytes.
 _INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
-
 # Bytes up to which a tensor is hashed sooner than its numbers are summed.
 _SMALL = 100_000
 
