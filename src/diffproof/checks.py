@@ -159,7 +159,7 @@ def _fits(hint: Any) -> Callable[[object], bool]:
 def _is_number(value: Any, kinds: tuple[type, ...]) -> bool:
     if isinstance(value, bool) or not isinstance(value, kinds):
         return False
-    return -(2**63) <= value < 2**64 if isinstance(value, int) else math.isfinite(value)
+    return -(2**63) <= value < 2**64 if isinstance(value, int) else math.isfinite(cast("float", value))
 
 
 def shown(value: object) -> str:
