@@ -352,45 +352,31 @@ def load_into(module: nn.Module, tensors: Mapping[str, Tensor], source: str) -> 
 
 # Integers of so many bytes.
 _INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
-
 # Bytes up to which a tensor is hashed sooner than its numbers are summed.
 _SMALL = 100_000
 
 
 def checksums(tensors: Mapping[str, Tensor]) -> tuple[object, ...]:
-    """A short account of tensors for this process: a number that changes changes it, and two that swap.
+    """A short account of tensors in this process, made where they lie; a number that changes changes it.
 
-    It is made where they lie. Of large tensors, and of those on a device, only what keeps the sums of all
-    rows and columns could go unseen.
+    Of large ones, and those on a device, only what keeps the sums of all rows and columns could go unseen.
     """
-    accounts: list[Tensor | int] = []
-    for tensor in tensors.values():
-        if tensor.is_cpu and tensor.nbytes <= _SMALL:
-            accounts.append(hash(_bits(tensor.detach()).numpy().tobytes()))
-            continue
-        table = _as_integers(tensor.detach())
-        accounts.append(torch.stack([_by_place(table.sum(1)), _by_place(table.sum(0))]))
     # Devices are waited for once all sums are asked for.
-    return tuple(
-        (name, one.dtype, one.shape, account if isinstance(account, int) else tuple(account.tolist()))
-        for (name, one), account in zip(tensors.items(), accounts, strict=True)
-    )
+    made = [(name, one.dtype, one.shape, _account(one.detach())) for name, one in tensors.items()]
+    return tuple((*about, one if isinstance(one, int) else tuple(one.tolist())) for *about, one in made)
 
 
-def _bits(tensor: Tensor) -> Tensor:
-    """The bits of a tensor as integers of its size."""
+def _account(tensor: Tensor) -> int | Tensor:
     parts = torch.view_as_real(tensor) if tensor.is_complex() else tensor
-    return parts.view(_INTEGERS[parts.itemsize])
-
-
-def _as_integers(tensor: Tensor) -> Tensor:
-    """The bits of a tensor as a matrix of integers: a row for each entry of its first dimension."""
-    bits = _bits(tensor)
+    bits = parts.view(_INTEGERS[parts.itemsize])
+    if bits.is_cpu and bits.nbytes <= _SMALL:
+        return hash(bits.numpy().tobytes())
     table = bits.flatten(1) if bits.ndim > 1 else bits.reshape(-1, 1)
     own = 8 // table.itemsize
     # Numbers of eight bytes are summed as they are, many times as fast as what is made longer first.
-    whole = table.is_contiguous() and table.shape[1] % own == 0 and table.storage_offset() % own == 0
-    return table.view(torch.int64) if whole else table
+    if table.is_contiguous() and table.shape[1] % own == 0 and table.storage_offset() % own == 0:
+        table = table.view(torch.int64)
+    return torch.stack([_by_place(table.sum(1)), _by_place(table.sum(0))])
 
 
 def _by_place(sums: Tensor) -> Tensor:

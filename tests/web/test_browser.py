@@ -150,8 +150,10 @@ def test_a_chart_tells_its_values(opened: Any) -> None:
         series = panel.locator(f".series[data-label={label}]")
         assert f"{label}: {series.get_attribute('data-values').split('|')[3]}" in reading.inner_text()
     # By the pointer, a third of the way.
-    box = panel.locator("svg").first.bounding_box()
-    page.mouse.move(box["x"] + box["width"] * (46 + 420 / 3) / 480, box["y"] + box["height"] / 2)
+    chart = panel.locator("svg").first
+    box = chart.bounding_box()
+    # Once the page has come to rest, which scrolls smoothly.
+    chart.hover(position={"x": box["width"] * (46 + 420 / 3) / 480, "y": box["height"] / 2})
     largest = float(panel.locator("svg").first.get_attribute("data-largest"))
     assert float(slider.input_value()) == pytest.approx(largest / 3, abs=step)
     assert panel.locator(".cursor").get_attribute("visibility") == "visible"

@@ -9,10 +9,11 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Self
 
-from diffproof.checks import check_fields, loading
+from diffproof.checks import loading
 from diffproof.data.images import ImageData
 from diffproof.data.indices import choose, hold_out
 from diffproof.errors import ArgumentError
+from diffproof.fields import check_fields
 from diffproof.files import expanded, members
 from diffproof.formats import Format, format_of
 from diffproof.weights import hash_tensors, load_weights

@@ -7,8 +7,9 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any, Self
 
 from diffproof.catalog import PRECISIONS
-from diffproof.checks import MOST_PIXELS, MOST_ROWS, check_at_least, check_fields, unknown_name
+from diffproof.checks import MOST_PIXELS, MOST_ROWS, check_at_least, unknown_name
 from diffproof.errors import ArgumentError
+from diffproof.fields import check_fields
 from diffproof.methods import own_class
 
 _DEVICE = re.compile(r"auto|cpu|mps|cuda(:\d+)?")

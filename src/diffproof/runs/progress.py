@@ -13,7 +13,8 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, TypeVar
 
-from diffproof.checks import check_fields, check_member, check_not_negative
+from diffproof.checks import check_member, check_not_negative
+from diffproof.fields import check_fields
 from diffproof.runs.database import has_table, naming, reporting
 from diffproof.version import version
 

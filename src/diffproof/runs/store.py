@@ -11,8 +11,9 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Self, TypeVar
 
-from diffproof.checks import check_at_least, check_fields, renamed
+from diffproof.checks import check_at_least, renamed
 from diffproof.errors import ArgumentError
+from diffproof.fields import check_fields
 from diffproof.files import created, expanded, replacing
 from diffproof.runs.database import (
     LOCK,

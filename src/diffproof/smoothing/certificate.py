@@ -9,8 +9,9 @@ from typing import Any
 
 from torch import Tensor
 
-from diffproof.checks import check_fields, check_pixels, check_tensor
+from diffproof.checks import check_pixels, check_tensor
 from diffproof.errors import ArgumentError
+from diffproof.fields import check_fields
 from diffproof.notebooks import table
 from diffproof.smoothing.bounds import RadiusBound, radius_bound
 from diffproof.smoothing.grid_noise import as_noise

@@ -15,7 +15,8 @@ from torch import Tensor
 from diffproof.attacks.diagnostics.finding import Finding
 from diffproof.attacks.evaluation import Evaluated
 from diffproof.attacks.result import AttackResult
-from diffproof.checks import check_at_least, check_fields
+from diffproof.checks import check_at_least
+from diffproof.fields import check_fields
 from diffproof.files import check_array
 from diffproof.runs.database import naming, reporting
 from diffproof.runs.settings import AttackSettings

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from diffproof.checks import check_at_least, check_fields
+from diffproof.checks import check_at_least
+from diffproof.fields import check_fields
 from diffproof.noise import MAX_DRAW, Stream
 from diffproof.runs.certify.ballots import Ballots, unpacked
 from diffproof.runs.database import naming, reporting
