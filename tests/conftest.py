@@ -33,6 +33,7 @@ gc.disable()
 from diffproof.cli.main import run  # noqa: E402
 from diffproof.weights import packaged  # noqa: E402
 from helpers.command_line import Refused  # noqa: E402
+from helpers.networks import packaged_again  # noqa: E402
 from helpers.runs import certify_flags  # noqa: E402
 
 
@@ -108,6 +109,13 @@ def small_digits(assets: Path) -> Iterator[None]:
     """The denoiser "digits" is a tenth of itself, for modules whose point is not what it knows."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("diffproof.weights._ASSETS", assets)
+        yield
+
+
+@pytest.fixture
+def packaged_digits(small_digits: None) -> Iterator[None]:
+    """It is the packaged one again, for a test whose point is what that knows."""
+    with packaged_again():
         yield
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-import subprocess
+import runpy
 import sys
 from pathlib import Path
 
@@ -18,6 +18,13 @@ PAGES = [ROOT / "docs" / "index.md", *sorted((ROOT / "docs" / "guides").glob("*.
 _BLOCK = re.compile(r"^```(sh|python)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 
 
+# Writes down that it is called, as `commands_of` does for diffproof.
+_PYTHON = r"""#!/bin/sh
+for word in python "$@"; do printf "%s\n" "$word"; done >> "$RECORD"
+echo >> "$RECORD"
+"""
+
+
 def follow(page: Path, folder: Path) -> int:
     """Do what a page shows, in the current folder, and give how many commands of diffproof that was.
 
@@ -25,7 +32,7 @@ def follow(page: Path, folder: Path) -> int:
     """
     python = folder / "tools" / "python"
     python.parent.mkdir()
-    python.write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
+    python.write_text(_PYTHON)
     python.chmod(0o755)
     names: dict[str, object] = {}
     done = 0
@@ -41,15 +48,16 @@ def follow(page: Path, folder: Path) -> int:
 
 
 def shell(text: str, folder: Path) -> int:
-    """Run a block of shell: commands of diffproof in this process, which has the libraries loaded."""
-    if "diffproof " not in text:
-        environment = {**os.environ, "PATH": f"{folder / 'tools'}:{os.environ['PATH']}"}
-        subprocess.run(["sh", "-ec", text], cwd=folder, env=environment, check=True)
-        return 0
+    """Run a block of shell, its scripts and commands of diffproof in this process, which has all loaded."""
     commands = commands_of(text, folder, {"PYTHONPATH": os.environ.get("PYTHONPATH", "")})
+    scripts = [command for command in commands if command[0] == "python"]
     for command in commands:
-        assert run(command) == 0, command
-    return len(commands)
+        if command in scripts:
+            (script,) = command[1:]
+            runpy.run_path(script, run_name="__main__")
+        else:
+            assert run(command) == 0, command
+    return len(commands) - len(scripts)
 
 
 @pytest.mark.slow

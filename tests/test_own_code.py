@@ -19,6 +19,8 @@ from helpers.files import tree
 from helpers.paths import EXAMPLES
 from helpers.runs import attacked_rows, change, rows
 
+pytestmark = pytest.mark.usefixtures("small_digits")
+
 CERTIFY = (
     "certify --data digits --indices 0:30:10 --classifier digits --defense own:Shrunk:variance=0.2"
     " --sigma 0.25 --n0 10 --n 40 --seed 0 --out run"

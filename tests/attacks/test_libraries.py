@@ -18,6 +18,8 @@ import diffproof as dp
 from diffproof.attacks.threat import PixelThreat
 from helpers.paths import EXAMPLES
 
+pytestmark = pytest.mark.usefixtures("small_digits")
+
 BUDGET = {"linf": 0.08, "l2": 0.5}
 STEPS = 10
 

@@ -13,6 +13,8 @@ from helpers.images import SHAPE, pictures
 from helpers.noise import noise_of
 from helpers.tensors import random
 
+pytestmark = pytest.mark.usefixtures("small_digits")
+
 # σ of the times 1e-5 and 1 of the papers' VP-SDE.
 LOW, HIGH = 5.002488e-4, 76.0835
 
@@ -148,6 +150,7 @@ def test_what_is_refused() -> None:
         dp.SBGC(coarse)
 
 
+@pytest.mark.usefixtures("packaged_digits")
 @pytest.mark.slow
 def test_digits_are_classified_and_attacked() -> None:
     images, labels = dp.load_data("digits", split="test", indices="0:5")

@@ -18,6 +18,8 @@ from diffproof.weights import load_weights
 from helpers.animals import ANIMALS, animal_classifier, animal_folder, grey
 from helpers.command_line import Refused, words
 
+pytestmark = pytest.mark.usefixtures("small_digits")
+
 OWN = """
 from helpers.animals import ANIMALS, animal_classifier
 def backwards(): return animal_classifier(ANIMALS[::-1], ANIMALS[::-1])

@@ -21,8 +21,11 @@ from diffproof.runs.attack.store import AttackStore
 from diffproof.runs.certify.store import CertifyStore
 from diffproof.weights import load_weights, packaged, save_weights
 from helpers.command_line import Refused, words
+from helpers.networks import packaged_again
 from helpers.processes import exit_status, forked, until
 from helpers.runs import attacked_rows, certify_flags, change, rows
+
+pytestmark = pytest.mark.usefixtures("small_digits")
 
 # Few levels of few images: a row of the digits denoiser is an evaluation for each level and class.
 DC: dict[str, object] = {
@@ -104,13 +107,15 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def certified(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished certification run of DC; read only."""
     folder = tmp_path_factory.mktemp("dc") / "certified"
-    assert run(certify_flags(folder, **CERTIFY)) == 0
+    with packaged_again():
+        assert run(certify_flags(folder, **CERTIFY)) == 0
     return folder
 
 
 # Attack runs.
 
 
+@pytest.mark.usefixtures("packaged_digits")
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("changes", "make", "view", "threat", "method"),
@@ -191,6 +196,7 @@ def test_likelihood_before_a_classifier(tmp_path: Path) -> None:
     assert 0 < float(change_made.norm()) <= 0.1 + 1e-5
 
 
+@pytest.mark.usefixtures("packaged_digits")
 @pytest.mark.slow
 def test_a_batch_is_of_rows_and_changes_nothing(tmp_path: Path) -> None:
     largest: list[int] = []
@@ -251,6 +257,7 @@ def test_settings_repeat_a_run_and_others_are_refused(small: Path, tmp_path: Pat
     assert ", now dc:timesteps=uniform:3,weighting=vlb)" in refused(attack(small, weighting="vlb"))
 
 
+@pytest.mark.usefixtures("packaged_digits")
 @pytest.mark.slow
 def test_reports_name_what_differs(small: Path, tmp_path: Path, capsys: Any) -> None:
     other = tmp_path / "lagrange"
@@ -281,6 +288,7 @@ def test_usual_weights_are_not_told(tmp_path: Path, capsys: Any) -> None:
 # Certification runs.
 
 
+@pytest.mark.usefixtures("packaged_digits")
 @pytest.mark.slow
 def test_a_certificate_is_what_the_library_proves(certified: Path) -> None:
     data = dp.load_data("digits")
@@ -304,6 +312,7 @@ def test_a_certificate_is_what_the_library_proves(certified: Path) -> None:
         assert result.certificate.classifier_evaluations == 0
 
 
+@pytest.mark.usefixtures("packaged_digits")
 @pytest.mark.slow
 def test_certification_reports_verifies_and_resumes(certified: Path, tmp_path: Path, capsys: Any) -> None:
     folder = tmp_path / "run"
@@ -323,6 +332,7 @@ def test_certification_reports_verifies_and_resumes(certified: Path, tmp_path: P
     assert "made by a defence with other settings" in capsys.readouterr().out
 
 
+@pytest.mark.usefixtures("packaged_digits")
 @pytest.mark.slow
 def test_racing_saves_evaluations(certified: Path, tmp_path: Path, capsys: Any) -> None:
     folder = tmp_path / "run"
@@ -383,7 +393,7 @@ def others(tmp_path_factory: pytest.TempPathFactory) -> Path:
         kept = {key: tensor for key, tensor in tensors.items() if key != embedding}
         if labels is not None:
             kept[embedding] = tensors[embedding][:labels].contiguous()
-        described = {**description, "network": network, "null_label": None}
+        described = {**description, "network": network, "null_label": None, "class_names": None}
         save_weights(folder / f"{name}.safetensors", kept, described)
     return folder
 

@@ -32,6 +32,8 @@ from helpers.command_line import Refused, composed, words
 from helpers.files import tree
 from helpers.processes import exit_status, forked, outcome, until
 
+pytestmark = pytest.mark.usefixtures("small_digits")
+
 FAST: dict[str, object] = {"seed": 0, "denoiser": "digits", "defense": "diffpure", "t_star": 0.15, "steps": 4}
 NAMES = ["a.png", "b.png", "c.png", "deep/a.png", "deep/er/d.png"]
 
@@ -108,6 +110,7 @@ def test_what_it_wrote_is_told_from_a_run(tmp_path: Path, pictures: Path) -> Non
         dp.open_run(tmp_path / "out")
 
 
+@pytest.mark.usefixtures("packaged_digits")
 @pytest.mark.slow
 def test_noise_goes_away(tmp_path: Path) -> None:
     """Noisy digits come out nearer to the clean ones than they went in."""

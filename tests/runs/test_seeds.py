@@ -20,6 +20,8 @@ from diffproof.seeds import drawn_seed
 from helpers.command_line import Refused
 from helpers.runs import PLAIN, certify_flags, change, rows
 
+pytestmark = pytest.mark.usefixtures("small_digits")
+
 FEW: dict[str, Any] = {**PLAIN, "seed": None, "indices": "0:2", "n0": 2, "n": 10}
 GOLDEN = Path(__file__).parents[1] / "golden" / "runs" / "certified"
 

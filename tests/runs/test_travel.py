@@ -27,6 +27,8 @@ from helpers.files import tree
 from helpers.processes import outcome
 from helpers.runs import attacked_rows, change, rows
 
+pytestmark = pytest.mark.usefixtures("small_digits")
+
 CERTIFY = shlex.split(
     "certify --data digits --classifier digits --defense none --sigma 0.25 --n0 5 --n 20 --seed 3"
 )
@@ -385,6 +387,7 @@ def test_files_of_a_run_folder_have_the_modes_of_other_files(tmp_path: Path, mas
 # Exported
 
 
+@pytest.mark.usefixtures("packaged_digits")
 @pytest.mark.slow
 def test_an_attack_as_csv_and_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = tmp_path / "run"

@@ -17,6 +17,8 @@ from helpers.command_line import Refused
 from helpers.paths import GOLDEN
 from helpers.runs import change, rows
 
+pytestmark = pytest.mark.usefixtures("small_digits")
+
 CERTIFY = (
     "certify --data digits --classifier digits --defense none --sigma 0.25 --n0 5 --n 20 --seed 3 --out run"
 )
@@ -109,6 +111,7 @@ def test_a_pipe_is_not_waited_for(refused: Refused) -> None:
     assert "run" in refused(commanded(CERTIFY, "0:2"))
 
 
+@pytest.mark.usefixtures("packaged_digits")
 @pytest.mark.slow
 @pytest.mark.parametrize("folder", ["certified", "attacked"])
 def test_golden_folders_hold_and_go_on(
@@ -168,6 +171,7 @@ def test_evaluations_are_checked(
     assert said in " ".join(capsys.readouterr().out.split())
 
 
+@pytest.mark.usefixtures("packaged_digits")
 @pytest.mark.slow
 def test_labels_of_an_attack_may_fall_otherwise_by_rounding_alone(
     refused: Refused, capsys: pytest.CaptureFixture[str]

@@ -24,6 +24,8 @@ from diffproof.smoothing.grid_noise import as_noise
 from diffproof.smoothing.rules import Cascade, Chosen, Rule, rule_of
 from diffproof.smoothing.scaled import BlockNoise
 
+pytestmark = pytest.mark.usefixtures("small_digits")
+
 SIGMAS = (0.25, 0.5, 1.0)
 # The share of false certificates is a binomial one: a sound rule fails with this probability, at most.
 FALSE_ALARM = 1e-6

@@ -26,6 +26,8 @@ from diffproof.weights import hash_tensors, load_weights, packaged
 from helpers.golden_recipe import recipe_state
 from helpers.training import batch
 
+pytestmark = pytest.mark.usefixtures("small_digits")
+
 Array = np.ndarray[Any, np.dtype[np.float64]]
 N, SHAPE, CLASSES = 5, (1, 4, 4), 3
 
@@ -195,7 +197,7 @@ def test_times_are_drawn_as_the_paper_says() -> None:
 
 def trained(progress: Progress | None = None, objective: str = "adbm:steps=1") -> str:
     data, start = dp.load_data("digits", split="train"), dp.load_denoiser("digits")
-    description = describe_denoiser(data, UNetSettings((16, 32, 48), dropout=0.1), "cosine", 1000)
+    description = describe_denoiser(data, UNetSettings((8,)), "cosine", 1000)
     made = train_denoiser(
         Mixture(data),
         description,

@@ -21,6 +21,8 @@ from diffproof.training.loop import Progress, TrainSettings
 from diffproof.weights import hash_tensors, load_weights
 from helpers.training import batch
 
+pytestmark = pytest.mark.usefixtures("small_digits")
+
 SMALL = "--data digits --limit 40 --iterations 3 --batch-size 4 --channels 8 --single-sigma 0.25"
 
 

@@ -19,6 +19,8 @@ from diffproof.training.finetune import denoised_accuracy, finetune
 from diffproof.training.loop import Progress, TrainSettings
 from diffproof.weights import hash_tensors, load_weights
 
+pytestmark = pytest.mark.usefixtures("small_digits")
+
 COMMAND = (
     "finetune --data digits --classifier digits --denoiser digits --sigma 0.5 --batch-size 8 --iterations 3"
 )

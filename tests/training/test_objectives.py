@@ -27,6 +27,8 @@ from diffproof.training.objectives.base import Step, at_sigma
 from diffproof.training.objectives.search import ascend, standardised, within
 from diffproof.weights import hash_tensors, load_weights
 
+pytestmark = pytest.mark.usefixtures("small_digits")
+
 Array = np.ndarray[Any, np.dtype[np.float64]]
 
 OF_CLASSIFIERS = [*dict.fromkeys(able(OBJECTIVES, "train") + able(OBJECTIVES, "finetune"))]

@@ -14,6 +14,8 @@ from diffproof.cli.main import run
 from diffproof.weights import load_weights
 from helpers.training import losses_of
 
+pytestmark = pytest.mark.usefixtures("small_digits")
+
 MODULE = '''
 from dataclasses import dataclass
 from pathlib import Path

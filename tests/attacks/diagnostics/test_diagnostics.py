@@ -35,6 +35,8 @@ from helpers.denoisers import mixture_around
 from helpers.images import inner_pictures
 from helpers.tensors import random
 
+pytestmark = pytest.mark.usefixtures("small_digits")
+
 CHECKS = [
     "gradient-agreement",
     "vanishing-gradient",

@@ -19,6 +19,8 @@ from helpers.images import SHAPE, pictures
 from helpers.noise import noise_of
 from helpers.tensors import error
 
+pytestmark = pytest.mark.usefixtures("small_digits")
+
 TAU, LEVELS = 0.25, 12
 KINDS: dict[str, Any] = {"apndc": dp.APNDC, "epndc": dp.EPNDC}
 

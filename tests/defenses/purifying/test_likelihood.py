@@ -23,6 +23,8 @@ from helpers.command_line import Refused
 from helpers.images import SHAPE
 from helpers.noise import noise_of_images
 
+pytestmark = pytest.mark.usefixtures("small_digits")
+
 LEVELS = (0.1, 0.2, 0.25, 0.4)
 FIRST_VOTE = 2**14
 
@@ -416,6 +418,7 @@ def test_labels_and_probabilities_are_those_of_the_call() -> None:
         rdc.predict_labels(images, noise_of_images(3, 5))
 
 
+@pytest.mark.usefixtures("packaged_digits")
 @pytest.mark.slow
 def test_rdc_races() -> None:
     denoiser, noise = dp.load_denoiser("digits"), noise_of_images(2, 5)
