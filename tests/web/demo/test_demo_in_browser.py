@@ -117,12 +117,19 @@ class Page:
         self.page.locator("input[type=file]").set_input_files(path)
 
 
+@pytest.fixture(scope="module")
+def context(browser: Any) -> Iterator[Any]:
+    """Keeps what of gradio is the same for all pages."""
+    made = browser.new_context(viewport={"width": 1280, "height": 900})
+    yield made
+    made.close()
+
+
 @contextmanager
-def visiting(browser: Any, address: str) -> Iterator[Page]:
+def visiting(context: Any, address: str) -> Iterator[Page]:
     """A visit; afterwards the browser must have complained of nothing and asked nobody else."""
     complaints: list[str] = []
     asked: set[str] = set()
-    context = browser.new_context(viewport={"width": 1280, "height": 900})
     made = context.new_page()
     # Gradio's own client warns that it cannot close a stream that has not begun.
     made.on("console", lambda message: complaints.extend([message.text] if message.type == "error" else []))
@@ -132,15 +139,15 @@ def visiting(browser: Any, address: str) -> Iterator[Page]:
     visit = Page(made)
     visit.says("digits 0: true class 0", of="#picture .prose")
     yield visit
-    context.close()
+    made.close()
     assert complaints == []
     assert asked - {""} == {urlsplit(address).netloc}
 
 
 @pytest.fixture
-def page(browser: Any, address: str) -> Iterator[Page]:
+def page(context: Any, address: str) -> Iterator[Page]:
     """A visit to the demo as it is without options."""
-    with visiting(browser, address) as visit:
+    with visiting(context, address) as visit:
         yield visit
 
 
@@ -250,13 +257,13 @@ def without_classes():
 """
 
 
-def test_networks_are_chosen_among(browser: Any, tmp_path: Path) -> None:
+def test_networks_are_chosen_among(context: Any, tmp_path: Path) -> None:
     (tmp_path / "own.py").write_text(OWN)
     given = (
         "--classifier digits --classifier own:AlwaysThree --denoiser digits --denoiser own:without_classes"
     )
     guides = "--guide own:AlwaysThree --guide digits"
-    with serving(*f"{given} {guides}".split(), cwd=tmp_path) as address, visiting(browser, address) as page:
+    with serving(*f"{given} {guides}".split(), cwd=tmp_path) as address, visiting(context, address) as page:
         page.number("Gradient steps", 1)
         page.click("Attack the original")
         page.says("it calls it 0; after, it calls it 5")
