@@ -8,7 +8,7 @@ import torch
 
 import diffproof as dp
 
-images, labels = dp.load_data("digits", split="test", indices="0:240")
+images, labels = dp.load_data("digits", split="test", indices="0:160")
 denoiser = dp.load_denoiser("digits")
 torch.manual_seed(0)  # a defence that is called without noise draws it from torch's global generator
 
@@ -23,13 +23,13 @@ with torch.no_grad():
         print(f"{name}: {right} of 40 test digits right")
     logits = dc(images)
 
-# The temperature is fitted on 120 digits and judged on 120 others. The denoiser saw none of them in training.
-temperature = dp.fit_temperature(logits[:120], labels[:120])
+# The temperature is fitted on 80 digits and judged on 80 others. The denoiser saw none of them in training.
+temperature = dp.fit_temperature(logits[:80], labels[:80])
 calibrated = dp.DiffusionClassifier(denoiser, timesteps="uniform:4", temperature=temperature)
 with torch.no_grad():
-    probabilities = calibrated.predict_proba(images[120:])
-before = dp.reliability(torch.softmax(logits[120:], 1), labels[120:])
-after = dp.reliability(probabilities, labels[120:])
+    probabilities = calibrated.predict_proba(images[80:])
+before = dp.reliability(torch.softmax(logits[80:], 1), labels[80:])
+after = dp.reliability(probabilities, labels[80:])
 for name, measured in {"temperature 1": before, f"temperature {temperature:.2f}": after}.items():
     print(
         f"{name}: accuracy {measured.accuracy:.1%}, mean confidence {measured.confidence:.1%},"
