@@ -272,6 +272,12 @@ def test_small_sizes_are_of_folders_and_trainings_of_their_own(tmp_path: Path) -
         steps = entry.steps(Request("digits", networks, tmp_path, training=flags, quick=cut))
         (made,) = [step for step in steps if text in step.words]
         assert made.out == tmp_path / folder / "jem.safetensors"
+        assert ("--batch-size" in made.words) == cut
+    # A denoiser that is tuned keeps its channels.
+    request = Request("digits", networks, tmp_path, training=flags, quick=True)
+    lines = [step.words for step in find("densepure:table1").steps(request)]
+    small = {"--channels" in words: "--denoiser" in words for words in lines if words[1] == "denoiser"}
+    assert small == {True: False, False: True}
 
 
 def test_trainings_whose_start_is_lacking_are_left_out(tmp_path: Path) -> None:

@@ -8,6 +8,8 @@ from diffproof.methods import MethodSpec, describe, parse
 
 # Of a quick run: images, draws of noise of a certificate and of its choice of a class; members of ensembles.
 IMAGES, DRAWS, CHOICE, MEMBERS = 2, 40, 10, 2
+# Of its trainings: images of a step, channels of a denoiser.
+BATCH, CHANNELS = 16, "8"
 _MOST = {"votes": 3, "consensus": 2, "steps": 2, "iterations": 2, "eot": 2, "rounds": 1, "depth": 1}
 _LEVELS = "uniform:2"
 

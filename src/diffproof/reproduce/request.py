@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from diffproof.reproduce.quick import IMAGES, MEMBERS, quick
+from diffproof.reproduce.quick import BATCH, CHANNELS, IMAGES, MEMBERS, quick
 from diffproof.reproduce.trainings import Training, training, with_starts
 from diffproof.wording import counted
 
@@ -120,7 +120,10 @@ class Request:
         if self.quick and words[1] == "classifier" and "--objective" in words:
             at = words.index("--objective") + 1
             words = (*words[:at], quick("objective", words[at]), *words[at + 1 :])
-        return (*words, "--data", self.data, *self.training)
+        sizes = ("--batch-size", str(BATCH)) if self.quick else ()
+        if self.quick and words[1] == "denoiser" and "--denoiser" not in words:
+            sizes = (*sizes, "--channels", CHANNELS)
+        return (*words, "--data", self.data, *sizes, *self.training)
 
 
 @dataclass(frozen=True)
