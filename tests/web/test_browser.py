@@ -25,14 +25,6 @@ def pages(runs: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Pat
     return {name: folder / f"{name}.html" for name in ("certified", "attacked")}
 
 
-@pytest.fixture(scope="module")
-def tab(browser: Any) -> Iterator[Any]:
-    """A page that one test after the other turns to its own: a new one takes half a second."""
-    page = browser.new_page()
-    yield page
-    page.close()
-
-
 @pytest.fixture
 def opened(browser: Any, tab: Any, pages: dict[str, Path]) -> Iterator[Any]:
     """Opens a report by name; afterwards it must have complained of nothing and asked nobody."""

@@ -27,25 +27,38 @@ CERTIFY = (
 
 
 @pytest.fixture
-def served(browser: Any) -> Iterator[Callable[..., Any]]:
+def served(browser: Any, tab: Any) -> Iterator[Callable[..., Any]]:
     """Opens the served page of folders; it must have complained of nothing and asked its server alone."""
     complaints: list[str] = []
     with ExitStack() as stack:
 
-        def visit(*folders: Path, **options: Any) -> Any:
+        def visit(
+            *folders: Path, color_scheme: str = "light", width: int = 1280, java_script_enabled: bool = True
+        ) -> Any:
             board = Board(folders, Places({}), every=0.2)
             address, _ = stack.enter_context(serving(board, "127.0.0.1", 0))
-            page = stack.enter_context(browser.new_context(**options)).new_page()
-            page.on("console", lambda message: complaints.append(message.text))
-            page.on("pageerror", lambda error: complaints.append(str(error)))
+            # Left before its server ends, of which it would complain.
+            stack.callback(tab.goto, "about:blank")
+            page = tab
+            if not java_script_enabled:
+                page = stack.enter_context(browser.new_context(java_script_enabled=False)).new_page()
+            page.emulate_media(media="screen", color_scheme=color_scheme)
+            page.set_viewport_size({"width": width, "height": 800})
+            page.mouse.move(0, 0)
+            listen(page, "console", lambda message: complaints.append(message.text))
+            listen(page, "pageerror", lambda error: complaints.append(str(error)))
 
             def asked(request: Any) -> None:
                 if not request.url.startswith((address, "data:")):
                     complaints.append(request.url)
 
-            page.on("request", asked)
+            listen(page, "request", asked)
             page.goto(address)
             return page
+
+        def listen(page: Any, event: str, heard: Callable[[Any], None]) -> None:
+            page.on(event, heard)
+            stack.callback(page.remove_listener, event, heard)
 
         yield visit
     assert complaints == []
@@ -164,7 +177,7 @@ def test_all_is_there_without_scripts(served: Any, halves: dict[str, Path]) -> N
 
 @pytest.mark.parametrize("width", [1280, 320])
 def test_a_page_is_as_wide_as_its_screen(served: Any, halves: dict[str, Path], width: int) -> None:
-    page = served(*halves.values(), viewport={"width": width, "height": 800})
+    page = served(*halves.values(), width=width)
     wait_for(page, 7)
     assert page.evaluate("document.documentElement.scrollWidth") == width
     bar = page.locator("#live").bounding_box()

@@ -59,7 +59,7 @@ KINDS: dict[str, dict[str, Any]] = {
 
 def job_of(kind: str, **changes: Any) -> CertifyRun:
     given = {
-        "indices": "0:96:8",
+        "indices": "0:96:16",
         "n0": 6,
         "sigma": 0.25,
         "batch_size": 16,

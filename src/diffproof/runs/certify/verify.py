@@ -102,7 +102,8 @@ def verify(
             raise
         return Verification(0, [], [*code, f"it does not run any more: {error}"], [])
     failures = changed_code(identity, settings) + failures
-    failures += [failure for result in results for failure in failures_of(result, job, identity)]
+    weights = job.smoothed.weights_hash()
+    failures += [line for result in results for line in failures_of(result, job, identity, weights)]
     chosen, again, ties = drawn_again(results, failures, resample, job)
     covered = "counts, radii, images, true labels, weights" + ", code" * bool(identity.code)
     drawn = [result.image_index for result in chosen]
@@ -295,8 +296,8 @@ def same(one: Any, other: Any) -> bool:
     return bool(one == other)
 
 
-def failures_of(result: ImageResult, job: CertifyRun, identity: Identity) -> list[str]:
-    """What one result says of data and networks and is not so, a line each."""
+def failures_of(result: ImageResult, job: CertifyRun, identity: Identity, weights: str | None) -> list[str]:
+    """What one result says of data and networks, with this hash, and is not so, a line each."""
     certificate, found = result.certificate, list[str]()
     if len(certificate.counts) != job.smoothed.num_classes:
         found.append(f"its counts are not those of {job.smoothed.num_classes} classes")
@@ -310,7 +311,7 @@ def failures_of(result: ImageResult, job: CertifyRun, identity: Identity) -> lis
         naive, most = f"naive_{name}_evaluations", each * (certificate.n0 + certificate.n)
         if getattr(certificate, naive) != most:
             found.append(f"{naive} is {getattr(certificate, naive)}, expected {most}")
-    if certificate.weights_hash != job.smoothed.weights_hash():
+    if certificate.weights_hash != weights:
         found.append("the weights are not those it was made with")
     if not 0 <= result.image_index < len(job.data):
         found.append("the data has no such image")
