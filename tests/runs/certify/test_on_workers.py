@@ -33,7 +33,7 @@ pytestmark = pytest.mark.usefixtures("small_digits")
 
 VOTES: dict[str, Any] = {"defense": "densepure:steps=2,votes=5", "denoiser": "digits"}
 KINDS: dict[str, dict[str, Any]] = {
-    "fixed": {"n": 40},
+    "fixed": {"n": 40, "indices": "0:96:8"},
     "sequential": {"n": 90, "stop": "sequential", "radii": "0,0.05"},
     "until": {"n": 12, "indices": "0:120:4", "until_half_width": 0.35},
     "several levels": {"n": 40, "scales": "0.12,0.25"},
