@@ -81,6 +81,7 @@ THREATS = ("linf", "l2", "stadv", "perceptual")
 NORMS = ("linf", "l2")
 ADVERSARIAL = ("pgd", "trades", "pat")
 SCHEDULES = ("cosine", "linear", "scaled_linear")
+PRECONDITIONINGS = ("none", "edm")
 PRECISIONS = ("float32", "bfloat16")
 
 # A row a setting, however long: it is read as a table.

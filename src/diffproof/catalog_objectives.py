@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from diffproof.catalog import Method, Setting
-from diffproof.values import Integer, Numbers, Optional, Real
+from diffproof.values import Choice, Integer, Numbers, Optional, Real
 
 # A row a setting, however long: it is read as a table.
 # fmt: off
@@ -158,7 +158,9 @@ OBJECTIVES: dict[str, Method] = {
             "mse",
             "training.denoising.mse:MSE",
             "A denoiser restores the noise, and so the pixels (Ho et al. 2020).",
-            (),
+            (
+                Setting("levels", Choice("uniform", "log-normal"), "uniform", "Timesteps are uniform on the schedule, or their noise levels of [−1, 1] pixels have a logarithm of mean −1.2 and deviation 1.2 (Karras et al. 2022)."),
+            ),
             can=_DENOISER,
         ),
         Method(

@@ -20,7 +20,7 @@ from diffproof.denoisers.saved import build_denoiser
 from diffproof.denoisers.schedules import DiscreteSchedule
 from diffproof.training.batches import Batch, Mixture
 from diffproof.training.denoiser import UNetSettings, describe_denoiser, train_denoiser
-from diffproof.training.denoising.mse import epsilon_loss
+from diffproof.training.denoising.mse import MSE
 from diffproof.training.loop import TrainSettings
 from diffproof.weights import load_weights
 
@@ -149,7 +149,7 @@ def test_only_the_head_of_the_given_label_learns(drop: float) -> None:
     data = dp.load_data("digits", indices="0:4")
     sources = torch.zeros(4, dtype=torch.int64)
     step = Batch(data.images, torch.tensor([3, 7, 7, 3]), sources, 4, torch.arange(4))
-    epsilon_loss(model, model.network, step, drop, torch.Generator().manual_seed(0)).backward()
+    MSE().loss_of_batches(model, None, drop)(model.network, step, torch.Generator().manual_seed(0)).backward()
     bias: Any = model.network.get_parameter("network.unet.conv_out.bias")
     # Head k holds the 2 × 2 pixels of a patch.
     moved = bias.grad.reshape(11, 4).abs().amax(1).nonzero()[:, 0].tolist()

@@ -29,7 +29,7 @@ from diffproof.training.denoiser import (
     describe_denoiser,
     train_denoiser,
 )
-from diffproof.training.denoising.mse import epsilon_loss
+from diffproof.training.denoising.mse import MSE
 from diffproof.training.loop import Progress, TrainSettings, fit
 from diffproof.weights import hash_tensors, load_weights
 from helpers.training import batch
@@ -209,7 +209,9 @@ def test_the_denoising_loss_against_ddpm() -> None:
             assert torch.equal(label, labels)
             return torch.zeros_like(x)
 
-    loss = epsilon_loss(model, Recorder(), batch(images, labels), 0.0, torch.Generator().manual_seed(1))
+    loss = MSE().loss_of_batches(model, None, 0.0)(
+        Recorder(), batch(images, labels), torch.Generator().manual_seed(1)
+    )
     x, timestep = seen[0]
     bar = bars[timestep].float().reshape(-1, 1, 1, 1)
     # x_t = √ᾱ·x_0 + √(1 − ᾱ)·ε with x_0 in [−1, 1]; a prediction of zero leaves the mean of ε².
@@ -234,7 +236,7 @@ def test_labels_are_dropped_at_the_asked_share(share: float) -> None:
             return torch.zeros_like(x)
 
     whole = batch(data.images, data.labels)
-    epsilon_loss(model, Recorder(), whole, share, torch.Generator().manual_seed(2))
+    MSE().loss_of_batches(model, None, share)(Recorder(), whole, torch.Generator().manual_seed(2))
     dropped = given[0] == 10
     # 1,283 labels: standard deviation at most 0.0128; five sigma, one false alarm in 10^6.
     assert float(dropped.double().mean()) == pytest.approx(
@@ -685,7 +687,7 @@ def test_images_of_the_second_source_have_labels_of_their_own() -> None:
     sources = torch.tensor([0, 1] * 4)
     step = Batch(data.images, data.labels, sources, 8, torch.arange(8))
     for share, labels in ((0.0, data.labels), (1.0, torch.full((8,), 10))):
-        epsilon_loss(model, Recorder(), step, share, torch.Generator().manual_seed(0))
+        MSE().loss_of_batches(model, None, share)(Recorder(), step, torch.Generator().manual_seed(0))
         assert torch.equal(given[-1], labels + 11 * sources)
 
 

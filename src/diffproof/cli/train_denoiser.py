@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from diffproof.catalog import SCHEDULES
+from diffproof.catalog import PRECONDITIONINGS, SCHEDULES
 from diffproof.cli.flags import MethodText, Names, command, refuse_given
 from diffproof.cli.screen import printed
 from diffproof.cli.training_options import (
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 _HELD_OUT_SIGMAS = (0.1, 0.25, 0.5, 1.0)
 # What describes a new network, and its noise levels.
 _NETWORK = ("channels", "layers", "patch", "attention", "multi_head", "dropout")
-_LEVELS = ("schedule", "timesteps", "single_sigma")
+_LEVELS = ("schedule", "timesteps", "single_sigma", "preconditioning")
 
 
 @command()
@@ -47,6 +47,12 @@ _LEVELS = ("schedule", "timesteps", "single_sigma")
 @click.option("--multi-head", is_flag=True, help="Serve all classes in one pass, each by an output head.")
 @click.option("--dropout", default=0.0, help="Drop this share in the residual blocks, in [0, 1).")
 @click.option("--schedule", type=Names(SCHEDULES), default="cosine", help="Add noise on this schedule.")
+@click.option(
+    "--preconditioning",
+    type=Names(PRECONDITIONINGS),
+    default="none",
+    help="Let the network predict the noise (none), or as EDM's (Karras et al. 2022).",
+)
 @click.option("--timesteps", default=1000, help="Divide the schedule into this many timesteps, ≥ 1.")
 @click.option(
     "--label-dropout", default=0.1, help="Replace this share of labels by the null label, in [0, 1]."
@@ -175,13 +181,18 @@ def _fitting(images: ImageData, start: NetworkDenoiser | None) -> ImageData:
 
 
 def _described(
-    images: ImageData, schedule: str, timesteps: int, single_sigma: float | None, **unet: Any
+    images: ImageData,
+    schedule: str,
+    timesteps: int,
+    single_sigma: float | None,
+    preconditioning: str,
+    **unet: Any,
 ) -> dict[str, Any]:
     """What describes a new network."""
     from diffproof.training.denoiser import UNetSettings, describe_denoiser
 
     if single_sigma is not None:
-        for name in ("schedule", "timesteps", "multi_head"):
+        for name in ("schedule", "timesteps", "multi_head", "preconditioning"):
             refuse_given(name, "is not for --single-sigma")
     try:
         widths = [int(width) for width in unet["channels"].split(",")]
@@ -189,7 +200,12 @@ def _described(
         got = unet["channels"]
         raise ArgumentError("channels", f"expected numbers with commas between, got {got!r}") from None
     return describe_denoiser(
-        images, UNetSettings(**unet | {"channels": widths}), schedule, timesteps, single_sigma
+        images,
+        UNetSettings(**unet | {"channels": widths}),
+        schedule,
+        timesteps,
+        single_sigma,
+        preconditioning,
     )
 
 

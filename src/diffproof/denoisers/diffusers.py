@@ -47,17 +47,19 @@ def from_unet(
     schedule: Schedule,
     *,
     prediction: str = "epsilon",
+    data_range: tuple[float, float] = (-1.0, 1.0),
     num_classes: int | None = None,
     null_label: int | None = None,
     patch: int = 1,
     multi_head: bool = False,
 ) -> NetworkDenoiser:
-    """A diffusers.UNet2DModel trained on [−1, 1] pixels as a denoiser.
+    """A diffusers.UNet2DModel as a denoiser.
 
     Args:
         unet: the model; twice as many output as input channels means a learned variance.
         schedule: its noise schedule.
         prediction: "epsilon", "sample" or "v_prediction".
+        data_range: (low, high), the pixel range of its training data.
         num_classes: labels it takes; None reads it off the model (its embeddings or heads, less the null
             label).
         null_label: the label trained as "unconditional".
@@ -101,6 +103,7 @@ def from_unet(
         network,
         schedule,
         prediction=prediction,
+        data_range=data_range,
         image_shape=shape,
         num_classes=num_classes,
         null_label=null_label,

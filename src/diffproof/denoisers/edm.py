@@ -21,7 +21,7 @@ from diffproof.denoisers.network import NetworkDenoiser
 from diffproof.errors import ArgumentError
 from diffproof.weights import load_into, load_weights
 
-_DATA_STD = 0.5
+DATA_STD = 0.5
 
 _CIFAR_VP = (2, 2, 2)
 _LARGE = (1, 2, 2, 2)
@@ -61,15 +61,15 @@ class EDMSchedule:
     @property
     def sigma_range(self) -> tuple[float, float]:
         """The two ends, over σ_data."""
-        return self.sigma_low / _DATA_STD, self.sigma_high / _DATA_STD
+        return self.sigma_low / DATA_STD, self.sigma_high / DATA_STD
 
     def start_timestep(self, sigma: float) -> float:
         """σ in [−1, 1] pixels: EDM's time is the noise level itself."""
-        return sigma * _DATA_STD
+        return sigma * DATA_STD
 
     def timestep(self, sigma: Tensor) -> Tensor:
         """c_noise = ln(σ)/4."""
-        return torch.log(sigma * _DATA_STD) / 4
+        return torch.log(sigma * DATA_STD) / 4
 
     def input_scale(self, sigma: Tensor) -> Tensor:
         """c_in = 1/√(1 + σ'²)."""
@@ -133,7 +133,7 @@ def denoiser(architecture: Architecture, tensors: Mapping[str, Tensor], source: 
             own[ours[0]] = tensor.flatten(1) if ours[0].endswith("attention.out.weight") else tensor
     load_into(network, own, source)
     size, classes = architecture.image_size, architecture.num_classes or None
-    low, high = -1.0 / _DATA_STD, 1.0 / _DATA_STD
+    low, high = -1.0 / DATA_STD, 1.0 / DATA_STD
     return NetworkDenoiser(
         NegativeV(network),
         EDMSchedule(),

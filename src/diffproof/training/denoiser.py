@@ -9,9 +9,11 @@ from typing import Any
 
 import torch
 
-from diffproof.checks import check_at_least, check_positive
+from diffproof.catalog import PRECONDITIONINGS
+from diffproof.checks import check_at_least, check_positive, unknown_name
 from diffproof.classifiers.base import Classifier
 from diffproof.data.images import ImageData
+from diffproof.denoisers.edm import DATA_STD
 from diffproof.denoisers.network import NetworkDenoiser
 from diffproof.denoisers.saved import build_denoiser
 from diffproof.denoisers.schedules import named_schedule
@@ -53,6 +55,7 @@ def describe_denoiser(
     schedule: str,
     timesteps: int,
     single_sigma: float | None = None,
+    preconditioning: str = "none",
 ) -> dict[str, Any]:
     """What a weights file says of the network it holds, enough to build it again.
 
@@ -63,6 +66,8 @@ def describe_denoiser(
         timesteps: of that.
         single_sigma: in place of both the one noise level of [0, 1] pixels that it is for, without labels;
             None for a schedule.
+        preconditioning: "none", and the network predicts ε; or "edm", and it predicts what EDM's does (Karras
+            et al. 2022, table 1), which is v of data in units of its standard deviation, ½ of [−1, 1] pixels.
 
     Raises:
         ValueError: a setting out of range, or images that cannot be halved as often as the U-Net has
@@ -106,7 +111,7 @@ def describe_denoiser(
         "kind": "denoiser",
         "network": network,
         "schedule": levels,
-        "prediction": "epsilon",
+        **_prediction(preconditioning, single_sigma),
         "null_label": num_classes if labelled else None,
     }
     if unet.attention:
@@ -120,6 +125,17 @@ def describe_denoiser(
     if unet.multi_head:
         description["multi_head"] = True
     return description
+
+
+def _prediction(preconditioning: str, single_sigma: float | None) -> dict[str, Any]:
+    """What the network predicts, and of which pixels."""
+    if preconditioning not in PRECONDITIONINGS:
+        raise unknown_name("preconditioning", preconditioning, PRECONDITIONINGS)
+    if preconditioning == "none":
+        return {"prediction": "epsilon"}
+    if single_sigma is not None:
+        raise ArgumentError("preconditioning", "edm is for a schedule, not for a single noise level")
+    return {"prediction": "v_prediction", "data_range": [-1 / DATA_STD, 1 / DATA_STD]}
 
 
 def _levels(schedule: str, timesteps: int, single_sigma: float | None) -> dict[str, Any]:
@@ -147,7 +163,7 @@ def train_denoiser(
     start: NetworkDenoiser | None = None,
     progress: Progress | None = None,
 ) -> NetworkDenoiser:
-    """Train the denoiser that `description` describes, which predicts ε.
+    """Train the denoiser that `description` describes.
 
     The second data set of a mixture has class embeddings or heads of its own, which are dropped in the end:
     it teaches the network, but does not mark what is denoised with the labels of the first. Without labels,
@@ -158,7 +174,7 @@ def train_denoiser(
         description: from `describe_denoiser`; with `start`, what describes that one.
         settings: see TrainSettings.
         label_dropout: probability with which a label is replaced by the null label.
-        objective: what is minimised, one of those of denoisers, or its text; mse draws timesteps uniformly.
+        objective: what is minimised, one of those of denoisers, or its text.
         classifier: what it is trained for, with the objectives that are for one, and only with them.
         start: a denoiser to train further, which is left as it is; None for a new one of the description.
         progress: see Progress.
@@ -180,6 +196,9 @@ def train_denoiser(
         denoiser = build_denoiser(description)
         several = _for_sources(description, len(data.sources))
         trained = denoiser if several is None else build_denoiser(several)
+    if settings.precision == "bfloat16":
+        # Half as long again is what convolutions take otherwise, on a CPU.
+        trained.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     identity: dict[str, Any] = {"description": description, "label_dropout": label_dropout}
     identity["objective"] = chosen.describe()
     if classifier is not None:

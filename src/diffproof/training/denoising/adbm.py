@@ -83,6 +83,7 @@ class ADBM(DenoiserObjective):
     ) -> LossOfBatch:
         """See DenoiserObjective."""
         behind = frozen(classifier)
+        self.check_predicts_noise(denoiser)
         if denoiser.num_classes is not None and denoiser.null_label is None:
             raise ArgumentError("denoiser", "adbm asks it without a label, which it was never trained for")
         ends = _PROCESS.sigma(torch.tensor([self.t_star[0], self.t_star[-1]], dtype=torch.float64)) / WIDTH

@@ -8,7 +8,7 @@ from torch import nn
 
 from diffproof.checks import check_instance
 from diffproof.classifiers.base import Classifier
-from diffproof.denoisers.network import NetworkDenoiser
+from diffproof.denoisers.network import NetworkDenoiser, Prediction
 from diffproof.errors import ArgumentError
 from diffproof.training.loop import LossOfBatch
 from diffproof.training.objectives.base import Objective, check_can
@@ -43,6 +43,11 @@ class DenoiserObjective(Objective):
             ValueError: the objective is for another kind of denoiser.
         """
         raise TypeError(f"{type(self).__name__} does not define loss_of_batches()")
+
+    def check_predicts_noise(self, denoiser: NetworkDenoiser) -> None:
+        """Raise ValueError for a denoiser with EDM's preconditioning, for objectives that train ε."""
+        if denoiser.prediction is not Prediction.EPSILON:
+            raise ArgumentError("objective", f"{self.name!r} is for a denoiser that predicts the noise")
 
     def check_classifier(self, given: bool) -> None:
         """Raise ValueError for a classifier that is lacking, or one too many."""
