@@ -31,7 +31,7 @@ from helpers.runs import contents, rows
 
 pytestmark = pytest.mark.usefixtures("small_digits")
 
-VOTES: dict[str, Any] = {"defense": "densepure:steps=2,votes=5", "denoiser": "digits"}
+VOTES: dict[str, Any] = {"defense": "densepure:steps=2,votes=3", "denoiser": "digits"}
 KINDS: dict[str, dict[str, Any]] = {
     "fixed": {"n": 40, "indices": "0:96:8"},
     "sequential": {"n": 90, "stop": "sequential", "radii": "0,0.05"},
