@@ -33,7 +33,7 @@ SIGMA = 0.5
 N0, N = 2, 7
 IMAGES = [5, 9, 2]
 BATCH = 4
-IMAGES_IN_ALL = 16
+IMAGES_IN_ALL = 8
 
 
 def densepure(**settings: Any) -> dp.DensePure:
