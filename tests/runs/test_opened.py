@@ -16,7 +16,7 @@ from diffproof.cli.main import run
 from diffproof.runs.export import export
 from diffproof.runs.opened import AttackedRun, CertifiedRun
 from helpers.command_line import words
-from helpers.runs import change
+from helpers.runs import PLAIN, certify_flags, change
 
 ATTACK: dict[str, object] = {
     "data": "digits",
@@ -57,9 +57,11 @@ def test_a_certification_run_is_opened(small_run: Path) -> None:
     assert opened._repr_html_().count("<table>") == 2
 
 
-def test_numbers_that_may_be_missing_are_whole(small_run: Path) -> None:
-    frame = dp.open_run(small_run).frame()
+def test_numbers_that_may_be_missing_are_whole(tmp_path: Path) -> None:
+    assert run(certify_flags(tmp_path / "run", **PLAIN)) == 0
+    frame = dp.open_run(tmp_path / "run").frame()
     assert frame.label.isna().any()
+    assert not frame.label.isna().all()
     assert str(frame.label.dtype) == "Int64"
 
 
