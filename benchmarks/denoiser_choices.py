@@ -23,7 +23,6 @@ from typing import Any
 import torch
 
 import diffproof as dp
-from diffproof.catalog import PRECISIONS
 from diffproof.cli.main import run
 from diffproof.data.images import ImageData
 from diffproof.denoisers.saved import build_denoiser
@@ -88,7 +87,6 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--held-out", type=int, default=509, help="images to measure on")
     parser.add_argument("--iterations", type=int, default=250, help="steps of the first choice")
     parser.add_argument("--batch-size", type=int, default=128)
-    parser.add_argument("--precision", choices=PRECISIONS, default="bfloat16")
     parser.add_argument("--choices", nargs="+", choices=list(CHOICES), default=list(CHOICES))
     given = parser.parse_args(arguments)
     data, classifier = dp.load_data(given.data), dp.load_classifier(given.classifier)
@@ -106,8 +104,9 @@ def main(arguments: list[str] | None = None) -> None:
         if widths != CHOICES[given.choices[0]][0]:
             steps = max(1, round(steps * first / seconds_a_step(data, widths, given.batch_size)))
         line = (
-            f"train denoiser --data {given.data} --indices 0:{known} --extra-data {given.extra_data} --flip"
-            f" --extra-share 0.6 --patch 2 --attention --channels {widths} --precision {given.precision}"
+            f"train denoiser --data {shlex.quote(given.data)} --indices 0:{known}"
+            f" --extra-data {shlex.quote(given.extra_data)} --flip"
+            f" --extra-share 0.6 --patch 2 --attention --channels {widths} --precision bfloat16"
             f" {flags} --iterations {steps} --batch-size {given.batch_size} --ema-decay 0.99 --seed 0"
             f" --out {shlex.quote(str(out))}"
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from diffproof.cli.main import run
+from helpers.browser import prepare
 from helpers.contrast import CONTRASTS
 
 pytestmark = pytest.mark.slow
@@ -38,19 +39,10 @@ def opened(browser: Any, tab: Any, pages: dict[str, Path]) -> Iterator[Any]:
             page = tab
             if not java_script_enabled:
                 page = stack.enter_context(browser.new_context(java_script_enabled=False)).new_page()
-            page.emulate_media(media="screen", color_scheme=color_scheme)
-            page.set_viewport_size({"width": width, "height": 800})
-            page.mouse.move(0, 0)
-            listen(page, "console", lambda message: complaints.append(message.text))
-            listen(page, "pageerror", lambda error: complaints.append(str(error)))
-            listen(page, "request", asked)
+            prepare(page, stack, complaints, asked, color_scheme, width)
             addresses.add(pages[name].as_uri())
             page.goto(pages[name].as_uri())
             return page
-
-        def listen(page: Any, event: str, heard: Callable[[Any], None]) -> None:
-            page.on(event, heard)
-            stack.callback(page.remove_listener, event, heard)
 
         def asked(request: Any) -> None:
             if request.url not in {*addresses, "data:,"} and not request.url.startswith(

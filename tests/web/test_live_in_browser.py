@@ -14,6 +14,7 @@ from diffproof.cli.main import run
 from diffproof.runs.places import Places
 from diffproof.web.live.board import Board
 from diffproof.web.live.server import serving
+from helpers.browser import prepare
 from helpers.processes import exit_status, forked
 from helpers.runs import change
 
@@ -42,23 +43,14 @@ def served(browser: Any, tab: Any) -> Iterator[Callable[..., Any]]:
             page = tab
             if not java_script_enabled:
                 page = stack.enter_context(browser.new_context(java_script_enabled=False)).new_page()
-            page.emulate_media(media="screen", color_scheme=color_scheme)
-            page.set_viewport_size({"width": width, "height": 800})
-            page.mouse.move(0, 0)
-            listen(page, "console", lambda message: complaints.append(message.text))
-            listen(page, "pageerror", lambda error: complaints.append(str(error)))
 
             def asked(request: Any) -> None:
                 if not request.url.startswith((address, "data:")):
                     complaints.append(request.url)
 
-            listen(page, "request", asked)
+            prepare(page, stack, complaints, asked, color_scheme, width)
             page.goto(address)
             return page
-
-        def listen(page: Any, event: str, heard: Callable[[Any], None]) -> None:
-            page.on(event, heard)
-            stack.callback(page.remove_listener, event, heard)
 
         yield visit
     assert complaints == []

@@ -40,7 +40,7 @@ def build_denoiser(description: dict[str, Any]) -> NetworkDenoiser:
             unet,
             schedule,
             prediction=description["prediction"],
-            data_range=description.get("data_range", (-1.0, 1.0)),
+            data_range=tuple(description.get("data_range", (-1.0, 1.0))),
             null_label=description["null_label"],
             patch=description.get("patch", 1),
             multi_head=description.get("multi_head", False),

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Mapping
-from functools import lru_cache
 from pathlib import Path
 
 import yaml
@@ -29,13 +27,7 @@ def settings_text(settings: Flags, code: Mapping[str, str | None]) -> str:
     lines = [f"#   {module}: {digest or 'no file'}\n" for module, digest in code.items()]
     if lines:
         lines.insert(0, "# Code that is not diffproof's, by the SHA-256 of its source:\n")
-    return _dumped(json.dumps(settings.as_dict())) + "".join(lines)
-
-
-@lru_cache(maxsize=256)
-def _dumped(settings: str) -> str:
-    """Settings, given as JSON, as YAML: to write it takes most of the opening of a run folder."""
-    return yaml.safe_dump(json.loads(settings), sort_keys=False)
+    return yaml.safe_dump(settings.as_dict(), sort_keys=False) + "".join(lines)
 
 
 def edits(

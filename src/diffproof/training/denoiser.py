@@ -197,7 +197,7 @@ def train_denoiser(
         several = _for_sources(description, len(data.sources))
         trained = denoiser if several is None else build_denoiser(several)
     if settings.precision == "bfloat16":
-        # Half as long again is what convolutions take otherwise, on a CPU.
+        # Convolutions in bfloat16 are faster in this layout.
         trained.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     identity: dict[str, Any] = {"description": description, "label_dropout": label_dropout}
     identity["objective"] = chosen.describe()

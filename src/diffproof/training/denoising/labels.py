@@ -39,6 +39,7 @@ class _Classified(DenoiserObjective):
         self, denoiser: NetworkDenoiser, classifier: Classifier | None, label_dropout: float
     ) -> LossOfBatch:
         """See DenoiserObjective."""
+        self.check_predicts_noise(denoiser)
         behind, levels = frozen(classifier), denoiser.schedule.sigmas
         if levels is None or len(levels) != 1:
             raise ArgumentError("objective", f"{self.name!r} is for a denoiser of one noise level")
