@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import select
 import shlex
+import signal
 import socket
 import sys
 import time
@@ -40,8 +42,12 @@ def outcome(work: Callable[[], int]) -> tuple[int, str]:
     return exit_status(pid), errors
 
 
-def exit_status(pid: int) -> int:
-    """Wait for a child; negative is the signal that ended it."""
+def exit_status(pid: int, seconds: float = 300.0) -> int:
+    """Wait for a child; negative is the signal that ended it, and one that hangs is killed."""
+    child = os.pidfd_open(pid)
+    if not select.select([child], [], [], seconds)[0]:
+        os.kill(pid, signal.SIGKILL)
+    os.close(child)
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 

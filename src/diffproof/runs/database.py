@@ -52,7 +52,9 @@ def is_locked(folder: Path, pid: int | None) -> bool | None:
         None where the system does not tell; processes of other machines and containers are not seen.
     """
     try:
-        held, lock = _HOLDERS.read_text(encoding="utf-8"), (folder / LOCK).stat()
+        # The file first: where there is none, the system, which takes milliseconds, is not asked.
+        lock = (folder / LOCK).stat()
+        held = _HOLDERS.read_text(encoding="utf-8")
     except FileNotFoundError:
         return False if _HOLDERS.exists() else None
     except OSError:

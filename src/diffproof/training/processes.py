@@ -53,6 +53,7 @@ class Processes:
             device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
             torch.cuda.set_device(device)
         distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
+        _kept["group"] = distributed.group.WORLD
         try:
             yield cls(distributed.get_rank(), distributed.get_world_size(), device)
         finally:
@@ -93,11 +94,11 @@ class Processes:
         return [theirs.cpu() for theirs in gathered]
 
 
-# The last exchange. If gloo's thread let go of its tensors itself, it would need Python's lock for it, while
-# this thread may hold that lock, destroy the group and wait for that thread: for ever.
-_kept: list[Any] = []
+# The group and its last exchange, until the process ends. Gloo's threads need Python's lock to let go of an
+# exchange's tensors; this thread may hold it while it destroys the group and waits for them: for ever.
+_kept: dict[str, Any] = {}
 
 
 def _finish(work: Any) -> None:
     work.wait()
-    _kept[:] = [work]
+    _kept["exchange"] = work
