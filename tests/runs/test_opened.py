@@ -63,6 +63,11 @@ def test_numbers_that_may_be_missing_are_whole(tmp_path: Path) -> None:
     assert frame.label.isna().any()
     assert not frame.label.isna().all()
     assert str(frame.label.dtype) == "Int64"
+    # The same types where no image, or each, has one.
+    change(tmp_path / "run", "DELETE FROM images WHERE json_extract(certificate, '$.label') IS NOT NULL")
+    none = dp.open_run(tmp_path / "run").frame()
+    assert none.label.isna().all()
+    assert dict(none.dtypes) == dict(frame.dtypes)
 
 
 def test_an_attack_run_is_opened_and_is_what_the_library_finds(attacked: Path) -> None:
@@ -87,6 +92,10 @@ def test_an_attack_run_is_opened_and_is_what_the_library_finds(attacked: Path) -
     for one, other in zip(found.images, opened.evaluation.images, strict=True):
         assert (one.image_index, one.labels) == (other.image_index, other.labels)
     frame = opened.frame()
+    kinds = {str(kind): list(frame.columns[frame.dtypes == kind]) for kind in frame.dtypes.unique()}
+    assert kinds["boolean"] == ["success"]
+    assert kinds["Int64"] == ["first_success", "forwards", "backwards", "draws"]
+    assert {"norm", "clean_right", "attacked_right", "zero_gradients"} <= set(kinds["float64"])
     assert frame.attacked_right.mean() == pytest.approx(found.attacked.fresh.value)
     page = opened._repr_html_()
     assert "&lt;i&gt;run" in page

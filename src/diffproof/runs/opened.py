@@ -24,6 +24,13 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from pandas import DataFrame
 
+# What pandas would take for floats where some are missing, and for objects where all are.
+_MAY_BE_MISSING = {
+    **dict.fromkeys(("label", "first_success", "forwards", "backwards", "draws"), "Int64"),
+    **dict.fromkeys(("scale", "clean_right", "attacked_right", "norm", "zero_gradients"), "float64"),
+    "success": "boolean",
+}
+
 
 class OpenedRun:
     """What a run folder holds, read once. Subclasses say what kind of run it is.
@@ -51,10 +58,8 @@ class OpenedRun:
             ValueError: pandas is not installed.
         """
         pandas, rows = import_optional("pandas", "notebook"), self.rows()
-        kinds = {name: {type(row[name]) for row in rows} for name in rows[0]}
-        # Otherwise they are floats where a value is missing.
-        whole = [name for name, found in kinds.items() if found == {int, type(None)}]
-        frame: DataFrame = pandas.DataFrame(rows).astype(dict.fromkeys(whole, "Int64"))
+        kinds = {name: kind for name, kind in _MAY_BE_MISSING.items() if name in rows[0]}
+        frame: DataFrame = pandas.DataFrame(rows).astype(kinds)
         return frame.set_index("image_index")
 
 
