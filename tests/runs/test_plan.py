@@ -339,6 +339,13 @@ def test_an_attack_run_spends_what_was_planned(changes: dict[str, Any], tmp_path
     assert planned.seconds.low > 100.0
 
 
+def test_a_run_without_networks_takes_time_all_the_same() -> None:
+    exact = {"defense": "dc:timesteps=first:2", "denoiser": "empirical:digits", "classifier": None}
+    costs = attack_costs(attack_job(**exact), loading=0.0)
+    assert costs.on().evaluations == 0
+    assert 0 < costs.on().seconds.low <= costs.on().seconds.expected
+
+
 def test_images_that_are_wrong_already_are_not_planned_to_be_attacked(tmp_path: Path) -> None:
     images, labels = dp.load_data("digits", indices="0:8")
     wrong = np.where(np.arange(8) % 4 < 3, np.where(labels == 9, 0, 9), labels)

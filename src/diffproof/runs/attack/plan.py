@@ -56,12 +56,13 @@ class _Calls:
             self._counted = 0
             call(self._some(rows))
             rows_run, evaluations = rows_run + rows, evaluations + self._counted
-            return self._counted
+            # A defence without networks, as of a denoiser in closed form, takes time all the same.
+            return self._counted or rows
 
         with watched(self.job.view.defense, self._count):
             pace = measure(counting, most)
         each = evaluations / rows_run
-        return lambda rows, at_once: Spent(rows * each, pace.of(rows, at_once, each))
+        return lambda rows, at_once: Spent(rows * each, pace.of(rows, at_once, each or 1.0))
 
     def _count(self, evaluations: int) -> None:
         self._counted += evaluations
