@@ -574,6 +574,33 @@ def test_networks_that_fail_leave_nothing(
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("late", [True, False])
+@pytest.mark.parametrize("at", [1, 3])
+def test_an_interrupt_counts_what_is_there(
+    tmp_path: Path, pictures: Path, monkeypatch: pytest.MonkeyPatch, at: int, late: bool
+) -> None:
+    """One that comes right before a picture has its place, or right after, before that is remembered."""
+    calls: list[Path] = []
+
+    def interrupted(path: Path, picture: Tensor) -> None:
+        calls.append(path)
+        if len(calls) < at or late:
+            save_picture(path, picture)
+        if len(calls) == at:
+            raise KeyboardInterrupt
+
+    job, there = prepared(pictures, tmp_path / "out"), at - (not late)
+    monkeypatch.setattr("diffproof.runs.purify.run.save_picture", interrupted)
+    with pytest.raises(KeyboardInterrupt) as error:
+        run_purify(job)
+    assert (tmp_path / "out").exists() == bool(there)
+    if there:
+        assert len(list((tmp_path / "out").glob("*.png"))) == there
+        told = f"{there} of {len(job.pictures)} pictures {'is' if there == 1 else 'are'} written"
+        assert str(error.value).startswith(told)
+        assert (tmp_path / "out" / "settings.yaml").exists()
+
+
 @pytest.mark.slow
 def test_an_interrupt_leaves_whole_pictures_and_says_how_many(tmp_path: Path) -> None:
     folder, out = tmp_path / "pictures", tmp_path / "out"

@@ -64,6 +64,7 @@ def run_purify(
             _on_workers(job, fleet, writing, on_evaluations)
         return writing.end()
     except KeyboardInterrupt:
+        writing.settle()
         if not writing.done:
             raise
         told = part_of(len(writing.done), len(job.pictures), "picture")
@@ -90,6 +91,7 @@ class _Writing:
         self._on_sheet = {row * count // min(count, _ROWS) for row in range(min(count, _ROWS))}
         self._rows: dict[int, Tensor] = {}
         self._begun = False
+        self._last: tuple[int, Purified, int | None] | None = None
         self.done: dict[int, Purified] = {}
 
     def write(self, places: Sequence[int], before: Tensor | Sequence[Tensor], outcome: Outcome) -> None:
@@ -102,11 +104,21 @@ class _Writing:
             picture = self._job.pictures[place]
             path = self._job.out / picture.name
             path.parent.mkdir(parents=True, exist_ok=True)
+            became = Purified(picture, *label)
+            self._last = place, became, _inode(path)
             with _told(path):
                 save_picture(path, new)
             if place in self._on_sheet:
                 self._rows[place] = torch.stack([old, new])
-            self.done[place] = Purified(picture, *label)
+            self.done[place] = became
+
+    def settle(self) -> None:
+        """Count, too, a picture that was there and not counted yet when an interrupt came."""
+        if self._last is None:
+            return
+        place, became, before = self._last
+        if _inode(self._job.out / became.picture.name) not in (None, before):
+            self.done[place] = became
 
     def withdraw(self) -> None:
         """Remove the settings: without a picture they would only be in the way of the same command."""
@@ -168,6 +180,14 @@ def _batches(job: PurifyRun) -> Iterator[tuple[int, Tensor, Outcome]]:
             continue
         yield start, images, outcome
         start += len(pictures)
+
+
+def _inode(path: Path) -> int | None:
+    """The file that has this name now, None if none has."""
+    try:
+        return path.stat().st_ino
+    except FileNotFoundError:
+        return None
 
 
 @contextmanager
