@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import select
 import shlex
 import signal
 import socket
@@ -44,11 +43,12 @@ def outcome(work: Callable[[], int]) -> tuple[int, str]:
 
 def exit_status(pid: int, seconds: float = 300.0) -> int:
     """Wait for a child; negative is the signal that ended it, and one that hangs is killed."""
-    child = os.pidfd_open(pid)
-    if not select.select([child], [], [], seconds)[0]:
-        os.kill(pid, signal.SIGKILL)
-    os.close(child)
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    give_up = time.monotonic() + seconds
+    while not (ended := os.waitpid(pid, os.WNOHANG))[0]:
+        if time.monotonic() > give_up:
+            os.kill(pid, signal.SIGKILL)
+        time.sleep(0.005)
+    return os.waitstatus_to_exitcode(ended[1])
 
 
 def until(condition: Callable[[], bool], seconds: float = 60.0) -> None:
