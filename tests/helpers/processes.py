@@ -56,7 +56,7 @@ def until(condition: Callable[[], bool], seconds: float = 60.0) -> None:
     give_up = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < give_up
-        time.sleep(0.02)
+        time.sleep(0.005)
 
 
 def family(root: int) -> dict[int, str]:

@@ -75,18 +75,19 @@ def began(state: Path, out: Path, before: int) -> bool:
 @pytest.mark.slow
 @KINDS
 def test_kills_do_not_change_losses_or_weights(
-    tmp_path: Path, commands: dict[str, list[str]], kind: str
+    tmp_path: Path, commands: dict[str, list[str]], kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def start(folder: str) -> int:
         (tmp_path / folder).mkdir(exist_ok=True)
+        return forked(lambda: run([*commands[kind], "--out", str(tmp_path / folder / "w.safetensors")]))
 
-        def train() -> int:
-            # On a busy machine, it must not be done before the process that kills it wakes.
-            os.nice(19)
-            return run([*commands[kind], "--out", str(tmp_path / folder / "w.safetensors")])
+    def slowly(data: Mixture, *given: Any) -> Batch:
+        time.sleep(0.005)
+        return draw(data, *given)
 
-        return forked(train)
-
+    # Steps of a tenth of a second in all: a kill finds a training at work, however fast the machine is.
+    draw = Mixture.draw
+    monkeypatch.setattr(Mixture, "draw", slowly)
     assert exit_status(start("whole")) == 0
     expected = outcome(tmp_path / "whole" / "w.safetensors")
     names = {path.name for path in (tmp_path / "whole").iterdir()}
