@@ -10,7 +10,8 @@ import numpy as np
 from scipy.special import ndtr, ndtri
 
 from diffproof.smoothing.bounds import radius_bound
-from diffproof.smoothing.sequential import Decision, RadiusTest
+from diffproof.smoothing.decisions import Decision
+from diffproof.smoothing.sequential import RadiusTest
 
 SIGMA, ALPHA, N = 0.25, 0.001, 100_000
 SHARES, P_A = [0.086, 0.1, 0.25, 0.5, 0.75, 0.87], [0.5, 0.637, 0.797, 0.974, 0.9994, 0.99993]

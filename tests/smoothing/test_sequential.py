@@ -10,15 +10,9 @@ import pytest
 from scipy.stats import binom, norm
 
 from diffproof.smoothing.bounds import lower_bound
-from diffproof.smoothing.eprocess import chance_of_reaching, critical_counts
-from diffproof.smoothing.sequential import (
-    Decision,
-    Proof,
-    RadiusSequence,
-    RadiusTest,
-    Stop,
-    checkpoints,
-)
+from diffproof.smoothing.decisions import Decision, Proof, Stop, checkpoints
+from diffproof.smoothing.eprocess import chance_of_reaching, critical_counts, lower_limit
+from diffproof.smoothing.sequential import RadiusSequence, RadiusTest
 
 
 def draw(test: RadiusTest | RadiusSequence, p: float, seed: int) -> tuple[Decision, list[int]]:
@@ -40,7 +34,7 @@ def radii(decision: Decision) -> list[float]:
 
 @pytest.fixture(scope="module")
 def three() -> RadiusTest:
-    return RadiusTest([0.25, 0.5, 0.75], sigma=0.25, alpha=0.001, n=20_000)
+    return RadiusTest([0.25, 0.5, 0.75], sigma=0.25, alpha=0.001, n=20_000, exact_share=0.0)
 
 
 def test_checkpoints_are_fixed_and_geometric() -> None:
@@ -73,7 +67,7 @@ def test_a_decision_is_one_of_the_hits_so_far(three: RadiusTest) -> None:
     for p, seed in [(1.0, 0), (0.99, 1), (0.9, 2), (0.6, 3), (0.1, 4)]:
         decision, hits = draw(three, p, seed)
         # Again, by another object, as after an interruption; before the end none stops.
-        again = RadiusTest([0.25, 0.5, 0.75], sigma=0.25, alpha=0.001, n=20_000)
+        again = RadiusTest([0.25, 0.5, 0.75], sigma=0.25, alpha=0.001, n=20_000, exact_share=0.0)
         assert again.decide(tuple(hits)) == decision
         assert [again.decide(hits[:k]).stop for k in range(len(hits))] == [None] * len(hits)
         # What is proved stays proved, by the same counts, whatever comes after.
@@ -93,7 +87,7 @@ def test_what_is_proved_can_be_proved_again_from_its_counts(three: RadiusTest) -
 
 def test_a_radius_counts_only_after_all_smaller_ones() -> None:
     # 0.3 and 0.31 of sigma are so near that the order in which they pass is a matter of the atom at 1.
-    test = RadiusTest([0.0, 0.25, 0.5], sigma=0.25, alpha=0.001, n=1_000)
+    test = RadiusTest([0.0, 0.25, 0.5], sigma=0.25, alpha=0.001, n=1_000, exact_share=0.0)
     for seed in range(40):
         decision, hits = draw(test, 0.985, seed)
         passed = []
@@ -127,17 +121,17 @@ def test_lost_images_cost_little(p: float, most: int) -> None:
 def test_a_miss_at_the_start_does_not_end_what_takes_thousands_of_draws() -> None:
     # 0.75 takes 5418 hits. One miss in 32 makes it improbable, but 5% of these draws are looked at.
     for n, stop in [(100_000, None), (5_500, Stop.HOPELESS)]:
-        test = RadiusTest([0.75], sigma=0.25, alpha=0.001, n=n)
+        test = RadiusTest([0.75], sigma=0.25, alpha=0.001, n=n, exact_share=0.0)
         assert test.decide([31]).stop is stop
         hits = [look - 1 for look in test.checkpoints if look < 0.05 * 5418]
         assert chance_of_reaching(int(critical_counts(n, norm.cdf(3.0), 0.001)), n, 31, 32) < 0.02
         assert test.decide(hits).stop is stop
-    patient = RadiusTest([0.75], sigma=0.25, alpha=0.001, n=100_000)
+    patient = RadiusTest([0.75], sigma=0.25, alpha=0.001, n=100_000, exact_share=0.0)
     assert patient.decide([look - 5 for look in patient.checkpoints if look < 300]).stop is Stop.HOPELESS
 
 
 def test_without_futility_only_the_impossible_ends() -> None:
-    test = RadiusTest([0.5], sigma=0.25, alpha=0.001, n=2_000, futility=0.0)
+    test = RadiusTest([0.5], sigma=0.25, alpha=0.001, n=2_000, futility=0.0, exact_share=0.0)
     needed = int(critical_counts(2_000, norm.cdf(2.0), 0.001))
     for seed in range(10):
         decision, hits = draw(test, 0.95, seed)
@@ -146,17 +140,77 @@ def test_without_futility_only_the_impossible_ends() -> None:
         before = test.checkpoints[len(hits) - 2]
         assert hits[-2] + 2_000 - before >= needed
     # All misses allowed are made: it ends with all draws.
-    spent = RadiusTest([0.5], sigma=0.25, alpha=0.001, n=400, futility=0.0)
+    spent = RadiusTest([0.5], sigma=0.25, alpha=0.001, n=400, futility=0.0, exact_share=0.0)
     missing = 400 - int(critical_counts(400, norm.cdf(2.0), 0.001))
     decision = spent.decide([max(0, look - missing - 1) for look in spent.checkpoints])
     assert (decision.stop, decision.proofs) == (Stop.SPENT, ())
+
+
+def test_all_draws_are_tested_exactly() -> None:
+    # The fewest hits whose binomial tail at p0 = Φ(1) is half of alpha; the e-process asks for more.
+    n, p0 = 1_000, norm.cdf(1.0)
+    exact = int(binom.isf(0.0005, n, p0)) + 1
+    assert exact < critical_counts(n, p0, 0.001) - 5
+    tests = {
+        share: RadiusTest([0.25], sigma=0.25, alpha=0.001, n=n, futility=0.0, exact_share=share)
+        for share in (0.0, 0.5)
+    }
+    for hits, share, stop in [
+        (exact, 0.5, Stop.PROVED),
+        (exact - 1, 0.5, Stop.SPENT),
+        (exact, 0.0, Stop.SPENT),
+        (int(critical_counts(n, p0, 0.001)), 0.0, Stop.PROVED),
+    ]:
+        # Misses first, as many as there are: no earlier look proves anything.
+        test = tests[share]
+        decision = test.decide([max(0, look - (n - hits)) for look in test.checkpoints])
+        assert (decision.stop, decision.draws) == (stop, n)
+        assert radii(decision) == [0.25] * (stop is Stop.PROVED)
+    # Before n the e-process alone decides, with the other half of alpha.
+    unanimous = [test.decide(test.checkpoints).proofs[0].draws for test in tests.values()]
+    assert unanimous == [43, 47]
+    assert critical_counts(46, p0, 0.0005) == 47
+
+
+def test_what_only_the_exact_test_can_prove_is_no_mistake() -> None:
+    # Of 46 hits of 46: their chance at p0, Φ(1)^46 = 0.00035, is below half of alpha, twice of it is not.
+    test = RadiusTest([0.25], sigma=0.25, alpha=0.001, n=46)
+    assert test.decide(test.checkpoints).stop is Stop.PROVED
+    with pytest.raises(ValueError, match=r"radii: 0.25 cannot be proved"):
+        RadiusTest([0.25], sigma=0.25, alpha=0.001, n=42, exact_share=0.0)
+
+
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
+def test_false_radii_are_as_rare_with_the_exact_test(share: float) -> None:
+    # At the worst p, alpha = 0.1, 100,000 images that are looked at to the end. The exact test alone errs in
+    # share·alpha of them, less its steps; both together in no more than alpha. Were the rate 0.1 itself, it
+    # would come out above 0.1028 once in 1,000 times.
+    test = RadiusTest([0.25], sigma=0.25, alpha=0.1, n=500, futility=0.0, exact_share=share)
+    looks = np.array(test.checkpoints)
+    rng = np.random.default_rng(16)
+    hits = rng.binomial(np.diff([0, *looks]), norm.cdf(1.0), (100_000, len(looks))).cumsum(1)
+    ever = critical_counts(looks, norm.cdf(1.0), 0.1 * (1 - share))
+    exact = int(binom.isf(0.1 * share, 500, norm.cdf(1.0))) + 1
+    false = (hits >= ever).any(1) | (hits[:, -1] >= exact)
+    assert 0.8 * 0.1 * share < false.mean() < 0.1028
+    for row in range(0, 100_000, 500):
+        assert bool(test.decide(hits[row].tolist()).proofs) == false[row]
+
+
+def test_the_sequence_of_radii_ends_with_the_exact_bound() -> None:
+    sequence = RadiusSequence(sigma=0.5, alpha=0.001, n=1_000, tolerance=1e-6, futility=0.0)
+    decision = sequence.decide([round(0.9 * look) for look in sequence.checkpoints])
+    assert decision.proofs[0].p_a_lower == lower_bound(900, 1_000, 0.0005) > lower_limit(900, 1_000, 0.0005)
+    assert sequence.largest == pytest.approx(0.5 * norm.ppf(0.0005**0.001), rel=1e-12)
+    # Below ½ neither proves anything.
+    assert sequence.decide([look // 3 for look in sequence.checkpoints]).radius is None
 
 
 @pytest.mark.slow
 def test_futility_gives_up_what_it_says() -> None:
     # With probabilities from the prediction's prior, an image that it gives up would have been proved at n as
     # often as predicted, 2% at most.
-    test = RadiusTest([0.25], sigma=0.25, alpha=0.001, n=10_000, futility=0.02)
+    test = RadiusTest([0.25], sigma=0.25, alpha=0.001, n=10_000, futility=0.02, exact_share=0.0)
     critical = int(critical_counts(10_000, norm.cdf(1.0), 0.001))
     rng, lost = np.random.default_rng(6), []
     for seed in range(700):
@@ -209,7 +263,7 @@ def test_failures_of_draws_raise_what_is_needed() -> None:
 
 @pytest.fixture(scope="module")
 def growing() -> RadiusSequence:
-    return RadiusSequence(sigma=0.5, alpha=0.001, n=10_000, tolerance=0.02)
+    return RadiusSequence(sigma=0.5, alpha=0.001, n=10_000, tolerance=0.02, exact_share=0.0)
 
 
 @pytest.mark.slow
@@ -249,7 +303,7 @@ def test_abstaining_images_end_soon(growing: RadiusSequence) -> None:
 
 @pytest.mark.slow
 def test_without_futility_the_radius_ends_where_it_cannot_grow() -> None:
-    sequence = RadiusSequence(sigma=0.5, alpha=0.001, n=1_000, tolerance=0.05, futility=0.0)
+    sequence = RadiusSequence(sigma=0.5, alpha=0.001, n=1_000, tolerance=0.05, futility=0.0, exact_share=0.0)
     for seed in range(2):
         decision, hits = draw(sequence, 0.9, seed)
         if decision.stop is Stop.SETTLED:
@@ -265,7 +319,7 @@ def test_without_futility_the_radius_ends_where_it_cannot_grow() -> None:
 @pytest.mark.parametrize("p", [0.6, 0.9])
 def test_the_radius_is_too_large_where_the_test_of_the_true_one_errs(p: float) -> None:
     # So the false alarms of the e-process bound those of the sequence of radii, at any time.
-    sequence = RadiusSequence(sigma=1.0, alpha=0.4, n=400, tolerance=1e-9, futility=0.0)
+    sequence = RadiusSequence(sigma=1.0, alpha=0.4, n=400, tolerance=1e-9, futility=0.0, exact_share=0.0)
     critical = critical_counts(sequence.checkpoints, p, 0.4)
     rng, wrong = np.random.default_rng(8), 0
     for _ in range(80):
@@ -310,6 +364,8 @@ def test_hits_that_no_draws_give(growing: RadiusSequence, hits: Sequence[int], m
         ({"alpha": 0.6}, r"alpha: expected a number in \(0, 0.5\], got 0.6"),
         ({"n": 0}, r"n: expected an integer ≥ 1, got 0"),
         ({"futility": 1.5}, r"futility: expected a number in \[0, 1\], got 1.5"),
+        ({"exact_share": 1.0}, r"exact_share: expected a number in \[0, 1\), got 1.0"),
+        ({"exact_share": -0.1}, r"exact_share: expected a number in \[0, 1\), got -0.1"),
         ({"failure_mass": -1.0}, r"failure_mass: expected a finite number ≥ 0, got -1.0"),
         ({"n": 5}, r"radii: 0.25 cannot be proved: .* 5 draws prove at most 0, if all hit"),
     ],

@@ -11,7 +11,7 @@ from torch import Tensor
 
 import diffproof as dp
 from diffproof.noise import Stream
-from diffproof.smoothing.sequential import Stop
+from diffproof.smoothing.decisions import Stop
 
 SIGMA = 0.2
 WEIGHT = torch.tensor([3.0, -4.0], dtype=torch.float64)

@@ -73,6 +73,12 @@ if TYPE_CHECKING:
     " [default: 0.02]",
 )
 @click.option(
+    "--exact-share",
+    type=float,
+    help="Give this share of alpha to an exact test of all n draws in a sequential run, in [0, 1): more of it"
+    " proves more, with more draws. [default: 0.5, or that of the run in --out]",
+)
+@click.option(
     "--scales",
     help="Smooth at several noise levels, ascending, > 0, as in 0.25,0.5,1 (--sigma the largest): the largest"
     " at which a class is likelier than --threshold answers. Draws are shared between them. [default: one]",
@@ -149,7 +155,10 @@ def certify(out: Path, **flags: Any) -> None:
     from diffproof.runs.settings import CertifySettings
 
     asked = workforce(flags)
-    settle_seed(flags, out, CertifyStore)
+    stored = settle_seed(flags, out, CertifyStore)
+    if flags["exact_share"] is None and flags["stop"] != "fixed" and isinstance(stored, CertifySettings):
+        # Runs that were begun before there was an exact test go on without.
+        flags["exact_share"] = stored.exact_share
     settings = CertifySettings(**flags)
     job = prepare(settings, here=asked is None)
     tell_layout(job.data)

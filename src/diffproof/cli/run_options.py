@@ -17,6 +17,7 @@ from diffproof.wording import counted
 
 if TYPE_CHECKING:
     from diffproof.data.images import ImageData
+    from diffproof.runs.settings import RunSettings
     from diffproof.runs.store import RunStore
     from diffproof.scale.workforce import Workforce
 
@@ -120,13 +121,16 @@ def seed_option(*, chooses: bool) -> Callable[[Command], Command]:
 
 def settle_seed(
     flags: dict[str, Any], out: Path | None = None, store: type[RunStore[Any]] | None = None
-) -> None:
+) -> RunSettings | None:
     """Put the seed among the flags, and whether it was drawn: given, that of the run in the folder, or drawn.
 
     Args:
         flags: of the command, which are changed.
         out: the run folder, None for a command that makes none.
         store: of the runs that it makes.
+
+    Returns:
+        the settings of the run in the folder, None where there is none.
 
     Raises:
         ValueError: a new shard without a seed; or the folder's run cannot be read.
@@ -136,15 +140,17 @@ def settle_seed(
     from diffproof.seeds import settled_seed
 
     seed = flags["seed"]
+    stored: RunSettings | None = None
     if out is not None and store is not None and is_there(out):
         with renamed({"run": "out"}), store.reading(out) as found:
             stored = found.settings
         if seed in (None, stored.seed):
             flags.update(seed=stored.seed, seed_drawn=stored.seed_drawn)
-            return
+            return stored
     if seed is None and out is not None and flags.get("shard") is not None:
         raise ArgumentError("seed", "shards of a run share one; expected the same integer for each of them")
     flags["seed"], flags["seed_drawn"] = settled_seed(seed)
+    return stored
 
 
 def run_options(batch_size: int) -> Callable[[Command], Command]:

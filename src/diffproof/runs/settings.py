@@ -151,6 +151,7 @@ class CertifySettings(RunSettings):
     radii: str | None = None
     tolerance: float | None = None
     futility: float | None = None
+    exact_share: float | None = None
     scales: str | None = None
     threshold: float | None = None
     chooser: str | None = None
@@ -191,6 +192,7 @@ class CertifySettings(RunSettings):
             tolerance = test.tolerance if isinstance(test, RadiusSequence) else None
             object.__setattr__(self, "tolerance", tolerance)
             object.__setattr__(self, "futility", test.futility)
+            object.__setattr__(self, "exact_share", test.exact_share)
 
     def _check_scales(self) -> None:
         rule = self.rule()
@@ -259,6 +261,7 @@ class CertifySettings(RunSettings):
             radii=radii,
             tolerance=self.tolerance,
             futility=self.futility,
+            exact_share=self.exact_share,
             sigma=self.sigma,
             alpha=self.alpha,
             n=self.n,
@@ -276,13 +279,17 @@ class CertifySettings(RunSettings):
 
     @classmethod
     def from_dict(cls, settings: dict[str, Any]) -> Self:
-        """The inverse of `as_dict`; before noise was on a grid, nothing was said of it.
+        """The inverse of `as_dict`; before noise was on a grid, or had an exact test, nothing was said of it.
 
         Raises:
             ValueError: see Flags.
         """
-        earlier = isinstance(settings, dict) and "noise" not in settings
-        return super().from_dict({**settings, "noise": "continuous"} if earlier else settings)
+        if isinstance(settings, dict):
+            before: dict[str, Any] = {"noise": "continuous"}
+            if settings.get("stop") == Stopping.SEQUENTIAL:
+                before["exact_share"] = 0.0
+            settings = before | settings
+        return super().from_dict(settings)
 
 
 def _numbers(name: str, text: str) -> tuple[float, ...]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Sequence
 from enum import StrEnum
 from fractions import Fraction
+from functools import lru_cache
 from math import nextafter
 from typing import NamedTuple
 
@@ -67,6 +69,12 @@ def lower_bound(count: int, n: int, alpha: float) -> float:
     if not 0 <= count <= n:
         raise ArgumentError("count", f"expected 0 ≤ count ≤ n = {n}, got {count}")
     return binomial_bound_below(int(count), n, alpha)
+
+
+@lru_cache(maxsize=4096)
+def fewest_hits(n: int, p0: float, alpha: float) -> int:
+    """The fewest hits of n draws whose `lower_bound` is p0 or more; n + 1 where that of n hits is less."""
+    return bisect_left(range(n + 1), True, key=lambda hits: lower_bound(hits, n, alpha) >= p0)
 
 
 def upper_bound(count: int, n: int, alpha: float) -> float:

@@ -31,6 +31,7 @@ class _Sequential:
     futility: float
     hits: tuple[int, ...]
     stopped: str | None
+    exact_share: float = 0.0
 
 
 def certifies(proved: RadiusBound, sequential: bool) -> bool:
@@ -91,8 +92,9 @@ class Certificate:
             continuous noise.
         moved: ℓ2 distance of the given image from the nearest one of the grid, which was certified.
         sequential: of draws that ended when it was decided: `n`, the most; the asked `radii`, or the
-            `tolerance`; `futility`; `hits` of the selected class at each checkpoint; `stopped`, of a Stop.
-            A proved radius of 0 is a label with radius 0. None for a fixed number of draws.
+            `tolerance`; `futility`; `exact_share`, 0 for tests before there was one; `hits` of the selected
+            class at each checkpoint; `stopped`, of a Stop. A proved radius of 0 is a label with radius 0.
+            None for a fixed number of draws.
         scales: of classifiers that smooth at several noise levels: what `Rule.stated` says, and `scale`, the
             index among `sigmas` of the level that answers. Counts are those of the rule's blocks one after
             another, and `sigma` is the largest level, or that of the choice. None for one level.
@@ -186,7 +188,8 @@ class Certificate:
             return radius_bound(
                 self.counts, self.selected, self.alpha, self.sigma, self.bound, failure_mass=self.failure_mass
             )
-        asked = {name: self.sequential[name] for name in ("radii", "tolerance", "futility", "n")}
+        names = ("radii", "tolerance", "futility", "exact_share", "n")
+        asked = {name: self.sequential[name] for name in names}
         test = sequential_test(**asked, sigma=self.sigma, alpha=self.alpha, failure_mass=self.failure_mass)
         return test.proved(self.sequential["hits"])[0]
 
@@ -248,6 +251,7 @@ class Certificate:
                 if getattr(made, name) < 0:
                     raise ValueError(f"{name} is {getattr(made, name)}")
             if made.sequential is not None:
+                made.sequential.setdefault("exact_share", 0.0)
                 check_fields(_Sequential, made.sequential)
             if made.scales is not None:
                 rule_of(made.scales)

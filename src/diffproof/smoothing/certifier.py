@@ -161,6 +161,7 @@ def certify(
     radii: Sequence[float] | None = None,
     tolerance: float | None = None,
     futility: float | None = None,
+    exact_share: float | None = None,
     num_classes: int | None = None,
     noise: SmoothingNoise | str = SmoothingNoise.GRID,
     levels: int | None = None,
@@ -189,6 +190,7 @@ def certify(
         radii: see `Smoothed.certify`.
         tolerance: see `Smoothed.certify`.
         futility: see `Smoothed.certify`.
+        exact_share: see `Smoothed.certify`.
         num_classes: see `Smoothed`.
         noise: see `Smoothed`.
         levels: see `Smoothed`; the command line takes those of the data, `ImageData.levels`.
@@ -205,11 +207,13 @@ def certify(
     indices = check_image_indices(image_indices, len(images))
     places = {index: place for place, index in enumerate(indices)}
     seed, drawn = settled_seed(seed)
-    asked = {"radii": radii, "tolerance": tolerance, "futility": futility, "n": n, "alpha": alpha}
+    asked = {"radii": radii, "tolerance": tolerance, "futility": futility, "exact_share": exact_share}
     certifier = Certifier(
         smoothed,
         lambda index: images[places[index]],
-        lambda failures: stopping_test(stop, bound, **asked, sigma=smoothed.sigma, failure_mass=failures),
+        lambda failures: stopping_test(
+            stop, bound, **asked, sigma=smoothed.sigma, alpha=alpha, n=n, failure_mass=failures
+        ),
         check_at_least("n0", n0, 1, MAX_DRAW),
         check_at_least("n", n, 1, MAX_DRAW),
         check_probability("alpha", alpha),

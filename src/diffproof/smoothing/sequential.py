@@ -6,11 +6,8 @@ alone: a decision does not depend on batches or interruptions, and can be made a
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from enum import StrEnum
+from collections.abc import Sequence
 from fractions import Fraction
 from functools import lru_cache
 from itertools import pairwise
@@ -25,81 +22,19 @@ from diffproof.checks import (
     check_unit,
 )
 from diffproof.errors import ArgumentError
-from diffproof.smoothing.bounds import RadiusBound
+from diffproof.smoothing.bounds import RadiusBound, fewest_hits, lower_bound
+from diffproof.smoothing.decisions import Decision, Proof, Stop, checkpoints
 from diffproof.smoothing.eprocess import chance_of_reaching, critical_counts, lower_limit
 from diffproof.smoothing.outward import float_above, float_below, normal_above, normal_quantile_below
 
-# Looks from here on, each at so many times the draws of the last. Earlier looks give up images that a miss at
-# the start makes look lost; on Cohen et al.'s CIFAR-10 images a grid of 1.1 costs some 5% more draws.
-FIRST_LOOK, GROWTH = 32, 1.05
 # Before this share of the draws that prove a radius if all hit, it is not given up while it can be proved:
 # one miss among few says little of an image that misses once in thousands. There it costs 5% more draws.
 PATIENCE = 0.05
 # The predictive probability below which draws end, and the growth of a radius that is worth more draws.
 FUTILITY, TOLERANCE = 0.02, 0.01
-
-
-class Stop(StrEnum):
-    """Why the draws of an image end.
-
-    PROVED: every asked radius is.
-    HOPELESS: the next radius will hardly be proved with the draws that are left.
-    SETTLED: the radius will hardly grow by more than the tolerance.
-    SPENT: all n draws are made.
-    """
-
-    PROVED = "proved"
-    HOPELESS = "hopeless"
-    SETTLED = "settled"
-    SPENT = "spent"
-
-
-@dataclass(frozen=True)
-class Proof:
-    """The counts at which a radius was proved, from which it can be proved again.
-
-    Attributes:
-        radius: the certified ℓ2 radius.
-        p_a_lower: what the probability of a hit exceeds.
-        draws: how many draws had been made.
-        hits: how many of them gave the selected class.
-    """
-
-    radius: float
-    p_a_lower: float
-    draws: int
-    hits: int
-
-
-@dataclass(frozen=True)
-class Decision:
-    """What hits at the checkpoints so far prove, and whether to go on.
-
-    Attributes:
-        stop: why no more draws are needed, None where they are.
-        draws: how many draws it rests on.
-        hits: how many of them gave the selected class.
-        proofs: of the proved radii in ascending order; none means abstention.
-    """
-
-    stop: Stop | None
-    draws: int
-    hits: int
-    proofs: tuple[Proof, ...] = ()
-
-    @property
-    def radius(self) -> float | None:
-        """The largest proved radius, None where none is."""
-        return self.proofs[-1].radius if self.proofs else None
-
-
-def checkpoints(n: int, others: Iterable[int] = ()) -> tuple[int, ...]:
-    """The draws at which a test looks: from FIRST_LOOK, each GROWTH times the last; n; and others below n."""
-    looks, look = {n, *(other for other in others if other < n)}, FIRST_LOOK
-    while look < n:
-        looks.add(look)
-        look = math.ceil(look * GROWTH)
-    return tuple(sorted(looks))
+# Of alpha, for the exact test of all n draws. An e-process needs hits there that some five standard errors
+# part from p0, the exact test three: without it 1% of images lose a radius that fixed draws prove.
+EXACT_SHARE = 0.5
 
 
 def check_radii(radii: Sequence[float]) -> tuple[float, ...]:
@@ -135,12 +70,16 @@ def _fewest_hits(count: int, n: int, draws: int, futility: float) -> int:
 class _Sequential(ABC):
     """A test of the selected class's probability that looks at its hits at checkpoints.
 
+    An e-process decides at all of them, and after all n draws Clopper and Pearson's exact test as well. Each
+    has a share of alpha, so that both together are wrong with probability alpha at most.
+
     Args:
         sigma: noise level of the draws, > 0, in the radii's unit.
         alpha: probability, over the draws, that a proved radius is too large, in (0, ½].
         n: most draws, ≥ 1.
         futility: draws end where the predictive probability of what is lacking is at most this, in [0, 1].
         failure_mass: see `bounds.radius_bound`.
+        exact_share: of alpha, what the exact test has, in [0, 1); 0 leaves it out.
     """
 
     checkpoints: tuple[int, ...]
@@ -150,12 +89,35 @@ class _Sequential(ABC):
     def largest(self) -> float:
         """The largest radius that it can prove, 0 where it can prove none."""
 
-    def __init__(self, sigma: float, alpha: float, n: int, futility: float, failure_mass: float) -> None:
+    def __init__(
+        self,
+        sigma: float,
+        alpha: float,
+        n: int,
+        futility: float,
+        failure_mass: float,
+        exact_share: float,
+    ) -> None:
         self.sigma = check_positive("sigma", sigma)
         self.alpha = check_number("alpha", alpha, lambda value: 0.0 < value <= 0.5, "a number in (0, 0.5]")
         self.n = check_at_least("n", n, 1)
         self.futility = check_unit("futility", futility)
         self.failure_mass = check_not_negative("failure_mass", failure_mass)
+        self.exact_share = check_number(
+            "exact_share", exact_share, lambda value: 0.0 <= value < 1.0, "a number in [0, 1)"
+        )
+        self._exact = self.alpha * self.exact_share
+        self._anytime = float_below(Fraction(self.alpha) - Fraction(self._exact))
+
+    def _limit(self, hits: int, draws: int) -> float:
+        """What the probability is proved to exceed by hits at one look."""
+        limit = lower_limit(hits, draws, self._anytime)
+        return max(limit, lower_bound(hits, draws, self._exact)) if draws == self.n and self._exact else limit
+
+    def _fewest_at_n(self, p0: float) -> int:
+        """The fewest hits of all n draws that prove a probability above p0; n + 1 where none do."""
+        fewest = int(critical_counts(self.n, p0, self._anytime))
+        return min(fewest, fewest_hits(self.n, p0, self._exact)) if self._exact else fewest
 
     def _looks(self, hits: Sequence[int]) -> list[tuple[int, int]]:
         """(draws, hits) at each checkpoint so far."""
@@ -196,6 +158,7 @@ class _Sequential(ABC):
             "radii": list(self.radii) if isinstance(self, RadiusTest) else None,
             "tolerance": self.tolerance if isinstance(self, RadiusSequence) else None,
             "futility": self.futility,
+            "exact_share": self.exact_share,
             "n": self.n,
             "hits": list(hits),
             "stopped": None if decision.stop is None else decision.stop.value,
@@ -210,8 +173,9 @@ class _Sequential(ABC):
 class RadiusTest(_Sequential):
     """Tests asked radii one after another, each with an e-process against p_A ≤ Φ(radius / sigma).
 
-    A radius counts only if all smaller ones have passed, too. So a false one needs the smallest false one to
-    pass, and each has the whole alpha (fixed-sequence rule). See `eprocess.log_e`.
+    After all n draws the exact test decides, too, with its share of alpha. A radius counts only if all
+    smaller ones have passed. So a false one needs the smallest false one to pass, and each has the whole
+    alpha (fixed-sequence rule). See `eprocess.log_e`.
 
     Args:
         radii: asked ℓ2 radii, ascending, ≥ 0; 0 asks for p_A > ½.
@@ -221,6 +185,7 @@ class RadiusTest(_Sequential):
         futility: draws end where the predictive probability that the next radius is proved at n is at most
             this, in [0, 1], and PATIENCE is over; 0 ends them where it cannot be any more.
         failure_mass: see `bounds.radius_bound`.
+        exact_share: of alpha, what the exact test of all n draws has, in [0, 1); 0 leaves it out.
 
     Attributes:
         checkpoints: numbers of draws at which it looks at the hits; fixed by the arguments.
@@ -238,24 +203,30 @@ class RadiusTest(_Sequential):
         n: int,
         futility: float = FUTILITY,
         failure_mass: float = 0.0,
+        exact_share: float = EXACT_SHARE,
     ) -> None:
-        super().__init__(sigma, alpha, n, futility, failure_mass)
+        super().__init__(sigma, alpha, n, futility, failure_mass, exact_share)
         self.radii = check_radii(radii)
         self._p0 = [_needed(radius, self.sigma, self.failure_mass) for radius in self.radii]
         unanimous = [self._first_pass(radius, p0) for radius, p0 in zip(self.radii, self._p0, strict=True)]
         self._patience = [PATIENCE * draws for draws in unanimous]
         self.checkpoints = checkpoints(self.n, unanimous)
-        self._critical = [critical_counts(self.checkpoints, p0, self.alpha).tolist() for p0 in self._p0]
+        self._critical = [
+            [*critical_counts(self.checkpoints[:-1], p0, self._anytime).tolist(), self._fewest_at_n(p0)]
+            for p0 in self._p0
+        ]
 
     def _first_pass(self, radius: float, p0: float) -> int:
         """The fewest draws that prove a radius if all hit; ValueError where more than n are needed."""
         low, high = 0, self.n + 1
         while high - low > 1 and p0 < 1:
             middle = (low + high) // 2
-            passed = critical_counts(middle, p0, self.alpha) <= middle
+            passed = critical_counts(middle, p0, self._anytime) <= middle
             low, high = (low, middle) if passed else (middle, high)
+        if high > self.n and self._limit(self.n, self.n) >= p0:
+            return self.n
         if high > self.n:
-            most = _radius(lower_limit(self.n, self.n, self.alpha), self.sigma, self.failure_mass)
+            most = _radius(self._limit(self.n, self.n), self.sigma, self.failure_mass)
             raise ArgumentError(
                 "radii",
                 f"{radius:g} cannot be proved: at sigma {self.sigma:g} and alpha {self.alpha:g}"
@@ -311,8 +282,9 @@ class RadiusTest(_Sequential):
 class RadiusSequence(_Sequential):
     """A lower confidence sequence of the radius, which ends where it will hardly grow any more.
 
-    The radius is that of the largest p0 against which the e-process has ever passed 1/alpha, at a checkpoint;
-    all radii up to it are proved. See `eprocess.lower_limit`.
+    The radius is that of the largest p0 against which the e-process has ever passed its threshold, at a
+    checkpoint, or that the exact test of all n draws excludes; all radii up to it are proved. See
+    `eprocess.lower_limit`.
 
     Args:
         sigma: noise level of the draws, > 0, in the radius's unit.
@@ -322,6 +294,7 @@ class RadiusSequence(_Sequential):
         futility: draws end where the predictive probability of such growth at n is at most this, in [0, 1];
             0 ends them where all further draws hitting would not give it.
         failure_mass: see `bounds.radius_bound`.
+        exact_share: of alpha, what the exact test of all n draws has, in [0, 1); 0 leaves it out.
 
     Attributes:
         checkpoints: numbers of draws at which it looks at the hits; fixed by n.
@@ -339,15 +312,16 @@ class RadiusSequence(_Sequential):
         tolerance: float = TOLERANCE,
         futility: float = FUTILITY,
         failure_mass: float = 0.0,
+        exact_share: float = EXACT_SHARE,
     ) -> None:
-        super().__init__(sigma, alpha, n, futility, failure_mass)
+        super().__init__(sigma, alpha, n, futility, failure_mass, exact_share)
         self.tolerance = check_positive("tolerance", tolerance)
         self.checkpoints = checkpoints(self.n)
 
     @property
     def largest(self) -> float:
         """See `_Sequential.largest`."""
-        return _radius(lower_limit(self.n, self.n, self.alpha), self.sigma, self.failure_mass)
+        return _radius(self._limit(self.n, self.n), self.sigma, self.failure_mass)
 
     def decide(self, hits: Sequence[int]) -> Decision:
         """See `_Sequential.decide`; the proof, if any, is one, of the largest radius so far."""
@@ -355,8 +329,8 @@ class RadiusSequence(_Sequential):
         if not looks:
             return Decision(None, 0, 0)
         # The first of the largest limits.
-        best = max(looks, key=lambda look: lower_limit(look[1], look[0], self.alpha))
-        p_a = lower_limit(best[1], best[0], self.alpha)
+        best = max(looks, key=lambda look: self._limit(look[1], look[0]))
+        p_a = self._limit(best[1], best[0])
         radius = _radius(p_a, self.sigma, self.failure_mass)
         proofs = (Proof(radius, p_a, *best),) if p_a >= _needed(0.0, self.sigma, self.failure_mass) else ()
         draws, now = looks[-1]
@@ -366,7 +340,7 @@ class RadiusSequence(_Sequential):
         if draws == self.n:
             return Stop.SPENT
         p0 = _needed(0.0 if radius is None else radius + self.tolerance, self.sigma, self.failure_mass)
-        count = int(critical_counts(self.n, p0, self.alpha)) if p0 < 1 else self.n + 1
+        count = self._fewest_at_n(p0) if p0 < 1 else self.n + 1
         if chance_of_reaching(count, self.n, hits, draws) > self.futility:
             return None
         return Stop.HOPELESS if radius is None else Stop.SETTLED

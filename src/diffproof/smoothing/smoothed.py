@@ -93,6 +93,7 @@ class Smoothed:
         radii: Sequence[float] | None = None,
         tolerance: float | None = None,
         futility: float | None = None,
+        exact_share: float | None = None,
     ) -> Certificate:
         """Certify one image: n0 draws choose a class, n independent draws bound its probability.
 
@@ -114,6 +115,7 @@ class Smoothed:
             tolerance: growth of the largest radius that is worth more draws; None for 0.01. See
                 RadiusSequence.
             futility: predictive probability of what is lacking at which draws end, in [0, 1]; None for 0.02.
+            exact_share: of alpha, for an exact test of all n draws, in [0, 1); None for 0.5. See RadiusTest.
 
         Returns:
             A Certificate; `label` is None where it abstains.
@@ -128,8 +130,8 @@ class Smoothed:
         n = check_at_least("n", n, 1, MAX_DRAW)
         self.check_asked(n0, n, bound, stop)
         failures = self.noise.failure_mass(check_tensor("image", image).numel())
-        asked = {"radii": radii, "tolerance": tolerance, "futility": futility, "n": n}
-        test = stopping_test(stop, bound, **asked, sigma=self.sigma, alpha=alpha, failure_mass=failures)
+        asked = {"radii": radii, "tolerance": tolerance, "futility": futility, "exact_share": exact_share}
+        test = stopping_test(stop, bound, **asked, n=n, sigma=self.sigma, alpha=alpha, failure_mass=failures)
         seed, drawn = settled_seed(seed)
         counting = Counting(check_image_index(image_index), n0, test or Looks((n,)), self.num_classes)
         counted = self.count(image, counting, seed=seed, batch_size=batch_size)

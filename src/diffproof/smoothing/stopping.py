@@ -10,7 +10,14 @@ from typing import Any
 from diffproof.checks import check_listed, check_member, check_number
 from diffproof.errors import ArgumentError
 from diffproof.smoothing.bounds import Bound, as_bound
-from diffproof.smoothing.sequential import FUTILITY, TOLERANCE, RadiusSequence, RadiusTest, SequentialTest
+from diffproof.smoothing.sequential import (
+    EXACT_SHARE,
+    FUTILITY,
+    TOLERANCE,
+    RadiusSequence,
+    RadiusTest,
+    SequentialTest,
+)
 
 
 class Stopping(StrEnum):
@@ -34,7 +41,7 @@ def stopping_test(stop: Stopping | str, bound: Bound | str, **asked: Any) -> Seq
         if (given := as_bound(bound)) is not Bound.ONE_SIDED:
             raise ArgumentError("bound", f"sequential certificates are {Bound.ONE_SIDED}, got {given}")
         return sequential_test(**asked)
-    for name in ("radii", "tolerance", "futility"):
+    for name in ("radii", "tolerance", "futility", "exact_share"):
         if asked[name] is not None:
             raise ArgumentError(name, f"expected stop {Stopping.SEQUENTIAL} with it, got {stop}")
     return None
@@ -45,6 +52,7 @@ def sequential_test(
     radii: Sequence[float] | None,
     tolerance: float | None,
     futility: float | None,
+    exact_share: float | None,
     sigma: float,
     alpha: float,
     n: int,
@@ -52,28 +60,25 @@ def sequential_test(
 ) -> SequentialTest:
     """The test of asked radii, or, with None, the sequence of radii to a tolerance; kept, for its tables.
 
-    Tolerance and futility are TOLERANCE and FUTILITY where they are None.
+    Tolerance, futility and exact_share are TOLERANCE, FUTILITY and EXACT_SHARE where they are None.
 
     Raises:
         ValueError: an argument is out of range, or a tolerance besides radii.
     """
-    futility = FUTILITY if futility is None else futility
+    given: dict[str, Any] = {"sigma": sigma, "alpha": alpha, "n": n, "failure_mass": failure_mass}
+    given["futility"] = FUTILITY if futility is None else futility
+    given["exact_share"] = EXACT_SHARE if exact_share is None else exact_share
     if radii is None:
         growth = TOLERANCE if tolerance is None else tolerance
-        return RadiusSequence(
-            sigma=sigma, alpha=alpha, n=n, tolerance=growth, futility=futility, failure_mass=failure_mass
-        )
+        return RadiusSequence(tolerance=growth, **given)
     if tolerance is not None:
         raise ArgumentError("tolerance", f"asked radii need none, got {tolerance}")
     # What the numbers must be is the test's to say.
-    given = tuple(
+    asked = tuple(
         check_number("radii", one, lambda number: True, "numbers") for one in check_listed("radii", radii)
     )
-    return _radius_test(given, sigma, alpha, n, futility, failure_mass)
+    return _radius_test(asked, **given)
 
 
-@lru_cache(maxsize=64)
-def _radius_test(
-    radii: tuple[float, ...], sigma: float, alpha: float, n: int, futility: float, failure_mass: float
-) -> RadiusTest:
-    return RadiusTest(radii, sigma=sigma, alpha=alpha, n=n, futility=futility, failure_mass=failure_mass)
+# For its tables.
+_radius_test = lru_cache(maxsize=64)(RadiusTest)

@@ -149,10 +149,48 @@ def test_a_run_of_an_earlier_version_had_fixed_draws(tmp_path: Path) -> None:
     assert run(certify_flags(tmp_path / "run", **fixed)) == 0
 
 
+def test_a_run_before_there_was_an_exact_test_goes_on_without(tmp_path: Path) -> None:
+    old, begun = tmp_path / "old", {"indices": "0:80:16", "exact_share": 0.0}
+    assert run(flags(old, **begun)) == 0
+    change(old, "UPDATE settings SET json = json_remove(json, '$.exact_share')")
+    change(old, "UPDATE images SET certificate = json_remove(certificate, '$.sequential.exact_share')")
+    text = old / "settings.yaml"
+    assert "exact_share: 0.0\n" in text.read_text()
+    text.write_text(text.read_text().replace("exact_share: 0.0\n", ""))
+    assert run(["verify", str(old), "--counts"]) == 0
+    assert run(flags(old)) == 0
+    assert run(["verify", str(old), "--counts"]) == 0
+    assert run(flags(tmp_path / "without", exact_share=0.0)) == 0
+    shares = []
+    for folder in (old, tmp_path / "without"):
+        with CertifyStore.reading(folder) as store:
+            shares.append([one.certificate for one in store.results()])
+    assert [one.sequential for one in shares[0]] == [one.sequential for one in shares[1]]
+    assert run(["certify", "--config", str(text), "--out", str(tmp_path / "again")]) == 0
+    with CertifyStore.reading(tmp_path / "again") as store:
+        assert store.settings.exact_share == 0.0
+
+
+def test_the_exact_test_is_the_default_and_recorded(asked: Path, refused: Refused) -> None:
+    shutil.copytree(asked, "run")
+    with CertifyStore.reading(Path("run")) as store:
+        assert store.settings.exact_share == 0.5
+        stated = [one.certificate.sequential for one in store.results()]
+        assert all(one is not None and one["exact_share"] == 0.5 for one in stated)
+    assert "exact_share (0.5, now 0.2)" in refused(flags(Path("run"), exact_share=0.2))
+    change(
+        Path("run"), "UPDATE images SET certificate = json_set(certificate, '$.sequential.exact_share', 0.2)"
+    )
+    assert run(["verify", "run", "--counts"]) == 1
+
+
 REFUSED = [
     ({"stop": None}, "--radii: expected stop sequential with it, got fixed"),
     ({"stop": None, "radii": None, "tolerance": 0.1}, "--tolerance: expected stop sequential with it"),
     ({"stop": None, "radii": None, "futility": 0.1}, "--futility: expected stop sequential with it"),
+    ({"stop": None, "radii": None, "exact_share": 0.1}, "--exact-share: expected stop sequential with it"),
+    ({"exact_share": 1}, "--exact-share: expected a number in [0, 1), got 1.0"),
+    ({"exact_share": "nan"}, "--exact-share: expected a number in [0, 1), got nan"),
     ({"tolerance": 0.1}, "--tolerance: asked radii need none, got 0.1"),
     ({"bound": "two-sided"}, "--bound: sequential certificates are one-sided, got two-sided"),
     (

@@ -71,7 +71,7 @@ def growing(
         )
     smoothed = Smoothed(defense, sigma, levels=picture.levels)
     failures = smoothed.noise.failure_mass(picture.image.numel())
-    asked = {"radii": None, "tolerance": None, "futility": None}
+    asked = {"radii": None, "tolerance": None, "futility": None, "exact_share": None}
     test = stopping_test(
         Stopping.SEQUENTIAL, Bound.ONE_SIDED, **asked, n=n, sigma=sigma, alpha=alpha, failure_mass=failures
     )

@@ -9,7 +9,7 @@ from importlib.resources import files
 from torch import Tensor
 
 from diffproof.smoothing.certificate import Certificate
-from diffproof.smoothing.sequential import Stop
+from diffproof.smoothing.decisions import Stop
 from diffproof.web.demo.asking import Answer
 from diffproof.web.demo.attacking import DRAWS, Attacked
 from diffproof.web.demo.certifying import Growth
