@@ -184,9 +184,11 @@ def test_adversarial_training_is_on_images_of_a_diffusion_model(tmp_path: Path) 
     assert [step for step in entry.steps(given) if step.words[:3] == ("sample", "--denoiser", "cifar10")]
 
 
-def attacks_of(name: str, networks: dict[str, str], tmp_path: Path) -> list[dict[str, str]]:
+def attacks_of(
+    name: str, networks: dict[str, str], tmp_path: Path, attack: str | None = None
+) -> list[dict[str, str]]:
     """The flags of every attack of an entry."""
-    steps = find(name).steps(Request("cifar10", networks, tmp_path))
+    steps = find(name).steps(Request("cifar10", networks, tmp_path, attack=attack))
     words = [step.words[1:] for step in steps if step.words[0] == "attack"]
     return [dict(zip(some[::2], some[1::2], strict=True)) for some in words]
 
@@ -233,6 +235,33 @@ def test_autoattack_of_random_defences_is_not_for_classifiers_alone(tmp_path: Pa
             "agdm",
         }
         assert len(random) > 1
+
+
+def test_an_attack_in_place_of_the_papers_leaves_those_of_rows_and_stadv(tmp_path: Path) -> None:
+    networks = {role: role for role in ("classifier", "denoiser", "guide")}
+    for name, told in (
+        ("rdc:table3", {"pgd:iterations=2,eot=3", "lagrange:iterations=100"}),
+        ("agdm:table5", {"pgd:iterations=2,eot=3"}),
+        ("agdm:table6", {"pgd:iterations=2,eot=3"}),
+    ):
+        made = attacks_of(name, networks, tmp_path, attack="pgd:iterations=2,eot=3")
+        pixels = [one for one in made if one["--threat"] != "stadv"]
+        assert {one["--attack"] for one in pixels} == told
+        assert not any("--protocol" in one for one in pixels)
+        usual = attacks_of(name, networks, tmp_path)
+        assert [one for one in made if one["--threat"] == "stadv"] == [
+            one for one in usual if one["--threat"] == "stadv"
+        ]
+    # Other attacks are other runs.
+    folders = [
+        {
+            step.out
+            for step in find("agdm:table6").steps(Request("cifar10", networks, tmp_path, attack=attack))
+        }
+        for attack in (None, "pgd:iterations=2,eot=3", "pgd:iterations=2,eot=4")
+    ]
+    assert not (folders[0] & folders[1]) - {tmp_path / "agdm-table6"}
+    assert not (folders[1] & folders[2]) - {tmp_path / "agdm-table6"}
 
 
 def test_where_nothing_is_certified_stands_zero_if_some_sigma_could() -> None:

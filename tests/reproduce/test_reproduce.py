@@ -91,6 +91,14 @@ def test_a_plan_of_attacks_runs_nothing(tmp_path: Path, capsys: pytest.CaptureFi
 
 
 @pytest.mark.slow
+def test_another_attack_is_named_below_the_table(out: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert reproduce("rdc:text-likelihood", out, "--attack", "pgd:iterations=1,eot=1") == 0
+    told = capsys.readouterr().out
+    assert "note: attacked by pgd:iterations=1,eot=1, where the paper's attack is another" in told
+    assert "--attack pgd:iterations=1,eot=1 " in told
+
+
+@pytest.mark.slow
 def test_a_plan_runs_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert reproduce("densepure:tableC", tmp_path / "out", "--plan") == 0
     told = capsys.readouterr().out
@@ -212,6 +220,14 @@ def test_networks_are_trained_and_not_again(out: Path, capsys: pytest.CaptureFix
         (
             ["densepure:tableF", "--data", "digits", "--out", "x", "--plan"],
             "it lacks --network gaussian@0.25/0.5/1=SPEC; --train makes those that diffproof can",
+        ),
+        (
+            ["densepure:tableA", "--data", "digits", "--out", "x", "--attack", "pgd"],
+            "--attack: densepure:tableA has no attack",
+        ),
+        (
+            ["rdc:table1", "--data", "digits", "--out", "x", "--attack", "pgx"],
+            "--attack: unknown name 'pgx'",
         ),
         # The data is looked at before the networks are asked for.
         (["densepure:tableA", "--data", "digitz", "--out", "x"], "--data: unknown name 'digitz'"),

@@ -74,6 +74,12 @@ def _entries(ctx: click.Context, parameter: click.Parameter, incomplete: str) ->
     "--stop", type=Names(STOPS), default="fixed", help="End draws so; see diffproof certify --help."
 )
 @click.option(
+    "--attack",
+    "attacked_by",
+    help="Attack pixels by this in place of the paper's attacks, as in pgd:iterations=20,eot=8; rows of an"
+    " attack of their own keep it.",
+)
+@click.option(
     "--workers", type=WorkerCount(), help="Share each run among so many processes; extra diffproof[ray]."
 )
 @device_option
@@ -191,6 +197,7 @@ def _request(
     iterations: int | None,
     n: int | None,
     stop: str,
+    attacked_by: str | None,
     workers: int | str | None,
     device: str,
     precision: str,
@@ -210,6 +217,8 @@ def _request(
         raise ArgumentError("limit", "chooses images, and so does --indices")
     if iterations is not None and not trains:
         raise ArgumentError("iterations", "is for --train, which is not given")
+    if attacked_by is not None:
+        attacked_by = _attack(entry, attacked_by)
     specs = {role: spec for role, spec in networks.items() if spec is not None}
     specs |= _further(entry, further)
     on = ("--device", device)
@@ -225,8 +234,19 @@ def _request(
         20 if quick else min(_SAMPLES, images_seen(iterations or _STEPS)),
         n,
         stop,
+        attacked_by,
         quick,
     )
+
+
+def _attack(entry: Entry, text: str) -> str:
+    """The attack in place of a table's."""
+    from diffproof.methods import parse
+    from diffproof.reproduce.attacked import AttackedTable
+
+    if not isinstance(entry, AttackedTable):
+        raise ArgumentError("attack", f"{entry.name} has no attack")
+    return str(parse("attack", text))
 
 
 def _given(**flags: object) -> tuple[str, ...]:
@@ -297,6 +317,8 @@ def _print(entry: Entry, lines: Sequence[Line], request: Request, failed: Mappin
             said(f"{line.label}: {line.lacking}")
     for out, why in failed.items():
         said(f"not done: {out}: {why}")
+    if request.attack is not None:
+        said(f"note: attacked by {request.attack}, where the paper's attack is another")
     if request.quick:
         said("note: sizes are cut down (--quick): no number of yours counts")
     said("note: the paper's numbers are of its networks, data and sample sizes")

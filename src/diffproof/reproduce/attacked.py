@@ -160,23 +160,27 @@ class AttackedTable(Entry):
     def _lacking(self, row: Row, request: Request) -> str:
         return row.why or missing(row.defense, tuple(row.networks.values()), request)
 
-    def _text(self, row: Row, threat: Threat) -> str:
-        text = row.attacks.get(threat.at, threat.attack)
-        return _STANDARD if text == AUTOATTACK and row.defense == "none" else text
+    def _texts(self, row: Row, threat: Threat, request: Request) -> tuple[str, str]:
+        """The defence and the attack of a cell."""
+        own = row.attacks.get(threat.at)
+        text = threat.attack if own is None else own
+        if request.attack is not None and own is None and threat.threat != STADV.threat:
+            text = request.attack
+        elif text == AUTOATTACK and row.defense == "none":
+            text = _STANDARD
+        if request.quick:
+            return quick("defense", row.defense), quick("attack", text)
+        return row.defense, text
 
     def _folder(self, row: Row, threat: Threat, request: Request) -> Path:
         roles = (role for flag, role in row.networks.items() if role != flag)
-        defense, attack = row.defense, self._text(row, threat)
-        if request.quick:
-            defense, attack = quick("defense", defense), quick("attack", attack)
+        defense, attack = self._texts(row, threat, request)
         sizes = request.chosen(self.images)[1:]
         budget = threat.budget.replace("/", "over")
         return request.out / slug(defense, *roles, threat.threat, budget, attack, row.gradient or "", *sizes)
 
     def _attack(self, row: Row, threat: Threat, request: Request) -> Step:
-        defense, attack = row.defense, self._text(row, threat)
-        if request.quick:
-            defense, attack = quick("defense", defense), quick("attack", attack)
+        defense, attack = self._texts(row, threat, request)
         flags = [
             word for name, role in row.networks.items() for word in (f"--{name}", request.spec(role) or "")
         ]

@@ -28,6 +28,7 @@ class Request:
         samples: images that are generated for the trainings on such.
         n: draws of a certificate; None for the paper's.
         stop: when draws end, see `diffproof certify --stop`.
+        attack: in place of the paper's attacks on pixels; None for those.
         quick: whether sizes are cut down to try a table out.
     """
 
@@ -40,6 +41,7 @@ class Request:
     samples: int = 1_000_000
     n: int | None = None
     stop: str = "fixed"
+    attack: str | None = None
     quick: bool = False
 
     @property
