@@ -94,7 +94,7 @@ def test_a_plan_of_attacks_runs_nothing(tmp_path: Path, capsys: pytest.CaptureFi
 def test_another_attack_is_named_below_the_table(out: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert reproduce("rdc:text-likelihood", out, "--attack", "pgd:iterations=1,eot=1") == 0
     told = capsys.readouterr().out
-    assert "note: attacked by pgd:iterations=1,eot=1, where the paper's attack is another" in told
+    assert "note: attacked by pgd:iterations=1,eot=1 in place of the paper's attacks on pixels" in told
     assert "--attack pgd:iterations=1,eot=1 " in told
 
 

@@ -12,6 +12,7 @@ from scipy.stats import beta, binom, binomtest, norm
 from diffproof.smoothing.bounds import (
     Bound,
     as_bound,
+    fewest_hits,
     largest_radius,
     lower_bound,
     pixeldp_radius,
@@ -73,6 +74,15 @@ def test_unanimous_draws(n: int, alpha: float) -> None:
         proved = radius_bound([0, n, 0], 1, alpha, sigma)
         assert proved.radius == pytest.approx(radius, rel=1e-9)
         assert largest_radius(n, alpha, sigma) == pytest.approx(radius, rel=1e-9)
+
+
+@pytest.mark.parametrize(("n", "alpha"), [(1, 0.3), (7, 0.05), (40, 0.5), (1_000, 0.0005), (3_000, 1e-12)])
+def test_the_fewest_hits_that_prove_a_probability(n: int, alpha: float) -> None:
+    for p0 in (1e-9, 0.1, 0.5, 0.9, 0.9987, 1 - 1e-12):
+        # P(hits or more) ≤ alpha, by scipy; p0 at no such sum.
+        tails = binom.sf(np.arange(n + 1) - 1, n, p0)
+        expected = int(np.argmax(tails <= alpha)) if tails[-1] <= alpha else n + 1
+        assert fewest_hits(n, p0, alpha) == expected
 
 
 def test_largest_radius_is_the_largest() -> None:

@@ -365,6 +365,7 @@ def test_hits_that_no_draws_give(growing: RadiusSequence, hits: Sequence[int], m
         ({"n": 0}, r"n: expected an integer ≥ 1, got 0"),
         ({"futility": 1.5}, r"futility: expected a number in \[0, 1\], got 1.5"),
         ({"exact_share": 1.0}, r"exact_share: expected a number in \[0, 1\), got 1.0"),
+        ({"exact_share": 0.9, "alpha": 5e-324}, r"exact_share: leaves nothing of alpha 4.94066e-324"),
         ({"exact_share": -0.1}, r"exact_share: expected a number in \[0, 1\), got -0.1"),
         ({"failure_mass": -1.0}, r"failure_mass: expected a finite number ≥ 0, got -1.0"),
         ({"n": 5}, r"radii: 0.25 cannot be proved: .* 5 draws prove at most 0, if all hit"),

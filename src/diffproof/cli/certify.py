@@ -75,8 +75,8 @@ if TYPE_CHECKING:
 @click.option(
     "--exact-share",
     type=float,
-    help="Give this share of alpha to an exact test of all n draws in a sequential run, in [0, 1): more of it"
-    " proves more, with more draws. [default: 0.5, or that of the run in --out]",
+    help="Give this share of alpha to an exact test of all n draws in a sequential run, in [0, 1); more of it"
+    " takes more draws. [default: 0.5, or what a run was begun with]",
 )
 @click.option(
     "--scales",

@@ -77,8 +77,8 @@ def _load(context: click.Context, path: Path, trust: bool) -> None:
             " on a grid, if --noise does not say otherwise",
             stacklevel=2,
         )
-    if "exact_share" in known - values.keys() and values.get("stop") == "sequential" and "futility" in values:
-        # Of a run before there was an exact test.
+    if "exact_share" in known - values.keys() and values.keys() >= {*_WRITTEN, "futility"}:
+        # Of a sequential run before there was an exact test.
         values["exact_share"] = "0"
     context.meta["config"] = path
     for name, value in values.items():

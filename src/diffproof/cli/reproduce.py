@@ -318,7 +318,7 @@ def _print(entry: Entry, lines: Sequence[Line], request: Request, failed: Mappin
     for out, why in failed.items():
         said(f"not done: {out}: {why}")
     if request.attack is not None:
-        said(f"note: attacked by {request.attack}, where the paper's attack is another")
+        said(f"note: attacked by {request.attack} in place of the paper's attacks on pixels")
     if request.quick:
         said("note: sizes are cut down (--quick): no number of yours counts")
     said("note: the paper's numbers are of its networks, data and sample sizes")

@@ -160,12 +160,16 @@ class AttackedTable(Entry):
     def _lacking(self, row: Row, request: Request) -> str:
         return row.why or missing(row.defense, tuple(row.networks.values()), request)
 
+    @staticmethod
+    def _replaced(row: Row, threat: Threat, request: Request) -> bool:
+        """Whether the user's attack stands in place of the paper's."""
+        return request.attack is not None and threat.at not in row.attacks and threat.threat != STADV.threat
+
     def _texts(self, row: Row, threat: Threat, request: Request) -> tuple[str, str]:
         """The defence and the attack of a cell."""
-        own = row.attacks.get(threat.at)
-        text = threat.attack if own is None else own
-        if request.attack is not None and own is None and threat.threat != STADV.threat:
-            text = request.attack
+        text = row.attacks.get(threat.at, threat.attack)
+        if self._replaced(row, threat, request):
+            text = request.attack or ""
         elif text == AUTOATTACK and row.defense == "none":
             text = _STANDARD
         if request.quick:
@@ -177,7 +181,10 @@ class AttackedTable(Entry):
         defense, attack = self._texts(row, threat, request)
         sizes = request.chosen(self.images)[1:]
         budget = threat.budget.replace("/", "over")
-        return request.out / slug(defense, *roles, threat.threat, budget, attack, row.gradient or "", *sizes)
+        # An attack of the same text, but without the paper's protocol, is another run.
+        plain = "plain" if threat.protocol is not None and self._replaced(row, threat, request) else ""
+        parts = (defense, *roles, threat.threat, budget, attack, plain, row.gradient or "", *sizes)
+        return request.out / slug(*parts)
 
     def _attack(self, row: Row, threat: Threat, request: Request) -> Step:
         defense, attack = self._texts(row, threat, request)
@@ -185,7 +192,8 @@ class AttackedTable(Entry):
             word for name, role in row.networks.items() for word in (f"--{name}", request.spec(role) or "")
         ]
         how = ["--threat", threat.threat, "--budget", threat.budget]
-        if threat.protocol is not None and attack == threat.attack:
+        replaced = self._replaced(row, threat, request)
+        if threat.protocol is not None and attack == threat.attack and not replaced:
             how += ["--protocol", threat.protocol]
         else:
             how += ["--attack", attack]

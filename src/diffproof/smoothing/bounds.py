@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_left
 from collections.abc import Sequence
 from enum import StrEnum
@@ -11,6 +12,7 @@ from math import nextafter
 from typing import NamedTuple
 
 import numpy as np
+from scipy.special import bdtrik
 
 from diffproof.checks import (
     check_at_least,
@@ -74,7 +76,17 @@ def lower_bound(count: int, n: int, alpha: float) -> float:
 @lru_cache(maxsize=4096)
 def fewest_hits(n: int, p0: float, alpha: float) -> int:
     """The fewest hits of n draws whose `lower_bound` is p0 or more; n + 1 where that of n hits is less."""
-    return bisect_left(range(n + 1), True, key=lambda hits: lower_bound(hits, n, alpha) >= p0)
+    # From where the tail is about alpha; NaN where that cannot be told.
+    guess = float(bdtrik(1 - alpha, n, p0))
+    low = high = n // 2 if math.isnan(guess) else min(n, max(0, int(guess)))
+    step = 1
+    while low > 0 and lower_bound(low, n, alpha) >= p0:
+        low, step = max(0, low - step), 2 * step
+    step = 1
+    while high < n and lower_bound(high, n, alpha) < p0:
+        high, step = min(n, high + step), 2 * step
+    between = range(low, high + 1)
+    return low + bisect_left(between, True, key=lambda hits: lower_bound(hits, n, alpha) >= p0)
 
 
 def upper_bound(count: int, n: int, alpha: float) -> float:

@@ -189,7 +189,8 @@ class Certificate:
                 self.counts, self.selected, self.alpha, self.sigma, self.bound, failure_mass=self.failure_mass
             )
         names = ("radii", "tolerance", "futility", "exact_share", "n")
-        asked = {name: self.sequential[name] for name in names}
+        asked = {name: value for name, value in self.sequential.items() if name in names}
+        asked.setdefault("exact_share", 0.0)
         test = sequential_test(**asked, sigma=self.sigma, alpha=self.alpha, failure_mass=self.failure_mass)
         return test.proved(self.sequential["hits"])[0]
 

@@ -108,6 +108,8 @@ class _Sequential(ABC):
         )
         self._exact = self.alpha * self.exact_share
         self._anytime = float_below(Fraction(self.alpha) - Fraction(self._exact))
+        if self._anytime <= 0:
+            raise ArgumentError("exact_share", f"leaves nothing of alpha {self.alpha:g}, got {exact_share}")
 
     def _limit(self, hits: int, draws: int) -> float:
         """What the probability is proved to exceed by hits at one look."""

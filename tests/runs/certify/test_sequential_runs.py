@@ -171,6 +171,15 @@ def test_a_run_before_there_was_an_exact_test_goes_on_without(tmp_path: Path) ->
         assert store.settings.exact_share == 0.0
 
 
+def test_a_config_of_ones_own_has_the_exact_test(tmp_path: Path) -> None:
+    own = {"data": "digits", "defense": "none", "classifier": "digits", "sigma": 0.25, "n": 200, "limit": 1}
+    lines = {**own, "stop": "sequential", "radii": 0.1, "futility": 0.05}
+    (tmp_path / "own.yaml").write_text("".join(f"{name}: {value}\n" for name, value in lines.items()))
+    assert run(["certify", "--config", str(tmp_path / "own.yaml"), "--out", str(tmp_path / "run")]) == 0
+    with CertifyStore.reading(tmp_path / "run") as store:
+        assert store.settings.exact_share == 0.5
+
+
 def test_the_exact_test_is_the_default_and_recorded(asked: Path, refused: Refused) -> None:
     shutil.copytree(asked, "run")
     with CertifyStore.reading(Path("run")) as store:
