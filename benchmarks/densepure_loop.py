@@ -148,6 +148,7 @@ class Bench:
             "indices": ",".join(map(str, sorted(block))),
             "radii": ",".join(map(str, asked.radii)),
             "stop": "sequential",
+            "exact-share": asked.exact_share,
             "seed": SEED,
             "out": folder,
         }
@@ -355,6 +356,7 @@ def parsed(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--n0", type=int, default=100)
     parser.add_argument("--n", type=int, default=100_000)
     parser.add_argument("--alpha", type=float, default=0.001)
+    parser.add_argument("--exact-share", type=float, default=0.5, help="see diffproof certify --help")
     parser.add_argument("--batch", type=int, default=256)
     parser.add_argument("--checked-draws", type=int, default=32)
     parser.add_argument("--block", type=int, default=25, help="images certified together")
